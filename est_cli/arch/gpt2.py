@@ -1,0 +1,34 @@
+"""GPT-2: Conv1D projections (weight stored in x out), query, key and value fused as three blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from est_cli.est.spec import ModelSpec, Projection, SampledAttribute
+
+
+def spec(config: Any) -> ModelSpec:
+    if config.add_cross_attention:
+        raise ValueError("model: GPT-2 with cross-attention is not supported; use a decoder-only GPT-2")
+    d, heads = config.n_embd, config.n_head
+    mlp = config.n_inner if config.n_inner is not None else 4 * d
+    head_dim = d // heads
+    return ModelSpec(
+        family="gpt2",
+        layers="transformer.h",
+        num_layers=config.n_layer,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=head_dim,
+        mlp_size=mlp,
+        hidden_size=d,
+        vocab_size=config.vocab_size,
+        max_positions=config.n_positions,
+        projections=(
+            Projection("attn.c_attn", d, 3 * d, "head", "out", blocks=3, transposed=True),
+            Projection("attn.c_proj", d, d, "head", "in", transposed=True),
+            Projection("mlp.c_fc", d, mlp, "column", "out", transposed=True),
+            Projection("mlp.c_proj", mlp, d, "column", "in", transposed=True),
+        ),
+        attributes=(SampledAttribute("attn", "split_size", lambda heads, kv_heads: heads * head_dim),),
+    )

@@ -1,0 +1,163 @@
+"""What a training run keeps: the model as a `from_pretrained` folder, the optimizer by parameter name, a state in JSON.
+
+No pickle and no random-number state: whatever is random is a function of the seed and the step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.optim import Optimizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from est_cli.checkpoint import disk, store, strict_json, tensors
+from est_cli.checkpoint.environment import differences, git_commit, versions
+from est_cli.errors import CheckpointError
+
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optim.safetensors"
+STATE = "state.json"
+_ONE_FILE = 1 << 60
+_LOG = logging.getLogger(__name__)
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    meta: dict[str, Any],
+) -> Path:
+    """Write folder/step-NNNNNN and return it. One process calls it, holding the run's lock.
+
+    Checkpoints of later steps are set aside first: the run has gone back behind them. An intact one of this step stays
+    as it is, since moving it away could leave none. NumericsError, StorageError, CheckpointError: nothing was written.
+    """
+    target = folder / f"step-{step:06d}"
+    store.set_aside_later(folder, step)
+    if store.is_intact(target):
+        return target
+    store.set_aside(target)
+    moments = tensors.optimizer_tensors(model, optimizer)
+    tensors.check_finite({**model.state_dict(), **moments})
+
+    def fill(tmp: Path) -> None:
+        _write_model(tmp, model, tokenizer)
+        with _safetensors_errors():
+            save_file(moments, tmp / OPTIMIZER)
+        disk.write_file(tmp / STATE, strict_json.write_object(state))
+
+    store.write_folder(target, fill, {**meta, **_environment()})
+    return target
+
+
+def save_model(
+    target: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, meta: dict[str, Any]
+) -> None:
+    """Write the model and tokenizer as the folder `target`; one that is already there is set aside first."""
+    tensors.check_finite(model.state_dict())
+    store.set_aside(target)
+    store.write_folder(target, lambda tmp: _write_model(tmp, model, tokenizer), {**meta, **_environment()})
+
+
+def load_checkpoint(
+    path: Path,
+    model: PreTrainedModel,
+    optimizer: Optimizer,
+    warn: Callable[[str], None] = _LOG.warning,
+) -> dict[str, Any]:
+    """Restore `model` and `optimizer` in place from a verified checkpoint and return its state.
+
+    CheckpointError names the file and what is wrong with it; then neither was changed. One warning if the libraries or
+    the number of threads are not those it was saved with: the last bits may then differ.
+    """
+    manifest = store.verify_folder(path)
+    for name in (WEIGHTS, OPTIMIZER, STATE):
+        if name not in manifest["files"]:
+            raise CheckpointError(f"{path / name}: missing, so this is no training checkpoint to continue from")
+    with _blaming(path / STATE):
+        state = strict_json.read_object((path / STATE).read_bytes())
+    with _opened(path / WEIGHTS) as weights, _opened(path / OPTIMIZER) as moments:
+        with _blaming(path / WEIGHTS):
+            tensors.check_weights(weights, model)
+        with _blaming(path / OPTIMIZER):
+            tensors.check_optimizer(moments, model, optimizer)
+        tensors.load_weights(weights, model)
+        tensors.load_optimizer(moments, model, optimizer)
+    _compare_environment(path, manifest["meta"], warn)
+    return state
+
+
+def _write_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    with _safetensors_errors(), _no_progress_bar():
+        model.save_pretrained(folder, max_shard_size=_ONE_FILE)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    # Told now, not when the run is to be continued: some models save under other names than their own.
+    with _opened(folder / WEIGHTS) as weights, _blaming(folder / WEIGHTS):
+        tensors.check_weights(weights, model)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        file = safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as err:
+        raise CheckpointError(f"{path}: not a safetensors file ({err})") from err
+    with file as opened:
+        yield opened
+
+
+@contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError) as err:
+        raise CheckpointError(f"{path}: {err}") from err
+
+
+@contextmanager
+def _safetensors_errors() -> Iterator[None]:
+    """safetensors tells of a full disk in its own exception; make it the OSError it is."""
+    try:
+        yield
+    except SafetensorError as err:
+        code = re.search(r"os error ([0-9]+)", str(err))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from err
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def _environment() -> dict[str, Any]:
+    return {"git_commit": git_commit(), "versions": versions(), "threads": torch.get_num_threads()}
+
+
+def _compare_environment(path: Path, meta: dict[str, Any], warn: Callable[[str], None]) -> None:
+    saved = meta.get("versions")
+    then = {**(saved if isinstance(saved, dict) else {}), "threads": meta.get("threads")}
+    changed = differences(then, {**versions(), "threads": torch.get_num_threads()})
+    if changed:
+        warn(f"{path}: {changed}; continuing may differ in the last bits")

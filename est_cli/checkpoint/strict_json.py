@@ -1,0 +1,53 @@
+"""JSON that may come from someone else: no duplicate keys, no NaN or infinity, an object at the top."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+MAX_BYTES = 1 << 20
+
+
+def read_object(data: bytes) -> dict[str, Any]:
+    """The object written in `data`. ValueError says in one line what is wrong with it."""
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES} bytes")
+    try:
+        found = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_refuse, parse_float=_finite
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 text") from None
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
+
+
+def write_object(obj: dict[str, Any]) -> bytes:
+    """The one way an object is written: sorted keys, a newline at the end. ValueError for what cannot be read back."""
+    try:
+        data = (json.dumps(obj, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES} bytes")
+    return data
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("the same key twice in one object")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse(digits)

@@ -1,0 +1,231 @@
+"""Ranges and contradictions of a configuration, found before anything heavy is imported or written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from est_cli.config import Family, LrSchedule, PlanConfig, RunConfig, SamplingConfig, SchedulerName, Source
+from est_cli.errors import ConfigError
+from est_cli.est.schedule import SamplingRates, SamplingScheduler, boundary_step, dense, three_stage
+from est_cli.est.sizes import SamplingOptions
+
+DEFAULT_STEPS = 300
+SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions")
+
+
+def check(config: RunConfig) -> None:
+    """Raise one ConfigError that names every problem: `<key>: <what, and what would be right>`."""
+    problems = [*_model(config), *_dataset(config), *_train(config), *_optim(config), *_scheduler(config)]
+    if isinstance(config, PlanConfig):
+        problems += _plan(config)
+    if problems:
+        raise ConfigError("; also ".join(problems))
+
+
+def max_steps(config: RunConfig) -> int:
+    """Optimizer steps of the run: given, or the token budget rounded up to whole steps, or 300."""
+    train = config.train
+    if train.max_tokens is not None:
+        return math.ceil(train.max_tokens / train.tokens_per_step)
+    return DEFAULT_STEPS if train.max_steps is None else train.max_steps
+
+
+def scheduler_of(config: RunConfig) -> SamplingScheduler:
+    """The sampling scheduler that the configuration describes."""
+    stage, steps = config.stage, max_steps(config)
+    if config.scheduler.name is SchedulerName.dense:
+        return dense(steps)
+    assert stage.t1 is not None and stage.t2 is not None
+    assert stage.p_h is not None and stage.p_m is not None and stage.p_l is not None
+    return three_stage(steps, stage.t1, stage.t2, SamplingRates(stage.p_h, stage.p_m, stage.p_l))
+
+
+def options_of(sampling: SamplingConfig) -> SamplingOptions:
+    """The sampling options in the form that est_cli.est takes."""
+    return SamplingOptions(
+        redraw=sampling.redraw.value,
+        per_layer=sampling.per_layer,
+        kv_groups=sampling.kv_groups.value,
+        layer_scale=sampling.layer_scale.value,
+        keep_ends=sampling.keep_ends,
+    )
+
+
+def _model(config: RunConfig) -> Iterator[str]:
+    model = config.model
+    if not 0.0 <= model.dropout < 1.0:
+        yield f"model.dropout: {model.dropout} is out of range; it must be in [0, 1)"
+    if model.family is Family.hf:
+        yield from _hf_model(config)
+        return
+    if model.name_or_path is not None:
+        yield "model.name_or_path: has a meaning only with model=hf"
+    missing = [size for size in SIZES if getattr(model, size) is None]
+    yield from (f"model.{size}: null is not a size; give a positive integer" for size in missing)
+    sizes = (*SIZES, "num_kv_heads", "mlp_size")
+    given = [(size, getattr(model, size)) for size in sizes if getattr(model, size) is not None]
+    wrong = [(size, value) for size, value in given if value < 1]
+    yield from (f"model.{size}: {value} is out of range; it must be at least 1" for size, value in wrong)
+    if not missing and not wrong:
+        yield from _heads(config)
+    if model.family is Family.gpt2 and model.rope_theta is not None:
+        yield "model.rope_theta: GPT-2 has learned positions, no rotary ones; leave it null"
+
+
+def _hf_model(config: RunConfig) -> Iterator[str]:
+    model = config.model
+    if not model.name_or_path:
+        yield "model.name_or_path: is missing; model=hf needs a config or checkpoint folder, or a hub id"
+    sizes = (*SIZES, "num_kv_heads", "mlp_size", "rope_theta", "tie_embeddings")
+    for size in sizes:
+        if getattr(model, size) is not None:
+            yield f"model.{size}: comes from model.name_or_path under model=hf; leave it null"
+
+
+def _heads(config: RunConfig) -> Iterator[str]:
+    model = config.model
+    assert model.hidden_size is not None and model.num_heads is not None and model.max_positions is not None
+    if model.hidden_size % model.num_heads:
+        yield f"model.num_heads: {model.num_heads} heads do not divide model.hidden_size={model.hidden_size}"
+    elif model.family is Family.llama and (model.hidden_size // model.num_heads) % 2:
+        yield f"model.num_heads: rotary positions need an even head size, got {model.hidden_size // model.num_heads}"
+    kv_heads = model.num_heads if model.num_kv_heads is None else model.num_kv_heads
+    if model.family is Family.gpt2 and kv_heads != model.num_heads:
+        yield f"model.num_kv_heads: GPT-2 has as many KV heads as heads; leave it null, got {kv_heads}"
+    elif model.num_heads % kv_heads:
+        yield f"model.num_kv_heads: {kv_heads} KV heads do not divide model.num_heads={model.num_heads}"
+    if config.train.seq_len > model.max_positions:
+        yield (
+            f"train.seq_len: {config.train.seq_len} is longer than the model's "
+            f"model.max_positions={model.max_positions}; shorten the one or raise the other"
+        )
+
+
+def _dataset(config: RunConfig) -> Iterator[str]:
+    data = config.dataset
+    if data.source in (Source.files, Source.tokens) and not data.files:
+        yield f"dataset.files: is empty; dataset={data.name} needs paths, for example dataset.files=[corpus/*.txt]"
+    if data.source not in (Source.files, Source.tokens):
+        for key in ("files", "validation_files"):
+            if getattr(data, key):
+                yield f"dataset.{key}: dataset={data.name} reads no files; use dataset=text or dataset=tokens"
+    if data.source is Source.hub and not data.hub_ids:
+        yield "dataset.hub_ids: is empty; name at least one data set of the hub"
+    if data.source is not Source.hub and data.hub_ids:
+        yield f"dataset.hub_ids: dataset={data.name} does not read the hub; use dataset=hub"
+    if not 0.0 < data.validation_fraction < 1.0:
+        yield f"dataset.validation_fraction: {data.validation_fraction} is out of range; it must be in (0, 1)"
+    if data.source is Source.tokens and config.tokenizer == "bpe":
+        yield "tokenizer: dataset=tokens holds ids of a tokenizer that exists; name its folder or hub id"
+    if data.token_dtype not in ("uint16", "uint32"):
+        yield f"dataset.token_dtype: {data.token_dtype!r} is not one of uint16, uint32"
+    if data.num_workers is not None and data.num_workers < 1:
+        yield f"dataset.num_workers: {data.num_workers} is out of range; it must be at least 1"
+
+
+def _train(config: RunConfig) -> Iterator[str]:
+    train = config.train
+    for key in ("tokens_per_step", "micro_batch", "sample_tokens", "max_steps", "max_tokens", "eval_tokens"):
+        value = getattr(train, key)
+        if value is not None and value < 1:
+            yield f"train.{key}: {value} is out of range; it must be at least 1"
+    for key in ("log_every", "eval_every", "checkpoint_every", "keep_every", "sample_every"):
+        if getattr(train, key) < 0:
+            yield f"train.{key}: {getattr(train, key)} is out of range; it must be at least 0 (0 means never)"
+    if train.seq_len < 2:
+        yield f"train.seq_len: {train.seq_len} is out of range; it must be at least 2 (a token and the next one)"
+    elif train.tokens_per_step % train.seq_len:
+        yield f"train.tokens_per_step: {train.tokens_per_step} is not a multiple of train.seq_len={train.seq_len}"
+    if train.max_steps is not None and train.max_tokens is not None:
+        yield "train.max_tokens: the budget is given twice; set train.max_steps=null or leave max_tokens null"
+    if train.keep_last < 2:
+        yield f"train.keep_last: {train.keep_last} is out of range; at least 2, in case the newest is damaged"
+    if config.seed < 0:
+        yield f"seed: {config.seed} is out of range; it must be at least 0"
+
+
+def _optim(config: RunConfig) -> Iterator[str]:
+    optim = config.optim
+    if optim.name != "adamw":
+        yield f"optim.name: {optim.name!r} is not one of adamw"
+    if not (math.isfinite(optim.lr) and optim.lr > 0):
+        yield f"optim.lr: {optim.lr} is out of range; it must be above 0"
+    for key in ("beta1", "beta2"):
+        if not 0.0 <= getattr(optim, key) < 1.0:
+            yield f"optim.{key}: {getattr(optim, key)} is out of range; it must be in [0, 1)"
+    for key in ("weight_decay", "grad_clip"):
+        if not (math.isfinite(getattr(optim, key)) and getattr(optim, key) >= 0):
+            yield f"optim.{key}: {getattr(optim, key)} is out of range; it must be at least 0"
+    if not (math.isfinite(optim.eps) and optim.eps > 0):
+        yield f"optim.eps: {optim.eps} is out of range; it must be above 0"
+    if optim.decay is not None and optim.schedule is not LrSchedule.wsd:
+        yield f"optim.decay: belongs to optim.schedule=wsd and has no meaning under {optim.schedule.value}"
+    if optim.min_lr_ratio is not None:
+        if optim.schedule is LrSchedule.constant:
+            yield "optim.min_lr_ratio: has no meaning under optim.schedule=constant"
+        elif not 0.0 <= optim.min_lr_ratio <= 1.0:
+            yield f"optim.min_lr_ratio: {optim.min_lr_ratio} is out of range; it must be in [0, 1]"
+    yield from _lr_spans(config)
+
+
+def _lr_spans(config: RunConfig) -> Iterator[str]:
+    """warmup and decay are spans of the run; together they must fit into it."""
+    steps, spans = max_steps(config), {}
+    if steps < 1:
+        return
+    for key, default in (("warmup", 0.0), ("decay", 0.2)):
+        value = getattr(config.optim, key)
+        try:
+            spans[key] = boundary_step(default if value is None else value, steps)
+        except ValueError as error:
+            yield f"optim.{key}: {error}"
+    if config.optim.schedule is LrSchedule.wsd and len(spans) == 2 and sum(spans.values()) > steps:
+        yield f"optim.decay: warm-up ({spans['warmup']}) and decay ({spans['decay']}) exceed the run of {steps} steps"
+
+
+def _scheduler(config: RunConfig) -> Iterator[str]:
+    stage = config.stage
+    keys = ("t1", "t2", "p_h", "p_m", "p_l")
+    if config.scheduler.name is SchedulerName.dense:
+        for key in keys:
+            if getattr(stage, key) is not None:
+                yield f"stage.{key}: has no meaning under scheduler=dense; use scheduler=three_stage"
+        for key, default in vars(SamplingConfig()).items():
+            if getattr(config.sampling, key) != default:
+                yield f"sampling.{key}: has no meaning under scheduler=dense; use scheduler=three_stage"
+        return
+    missing = [key for key in keys if getattr(stage, key) is None]
+    yield from (f"stage.{key}: is missing; scheduler={config.scheduler.name.value} needs it" for key in missing)
+    if not missing and max_steps(config) >= 1:
+        yield from _stages(config)
+
+
+def _stages(config: RunConfig) -> Iterator[str]:
+    stage, steps, problems = config.stage, max_steps(config), 0
+    for key in ("t1", "t2"):
+        try:
+            boundary_step(getattr(stage, key), steps)
+        except ValueError as error:
+            problems += 1
+            yield f"stage.{key}: {error}"
+    for key in ("p_h", "p_m", "p_l"):
+        try:
+            SamplingRates(**{key: getattr(stage, key)})
+        except ValueError as error:
+            problems += 1
+            yield f"stage.{error}"
+    if problems == 0:
+        try:
+            scheduler_of(config)
+        except ValueError as error:
+            yield str(error)
+
+
+def _plan(config: PlanConfig) -> Iterator[str]:
+    if config.target_saving is None:
+        return
+    if config.scheduler.name is SchedulerName.dense:
+        yield "target_saving: scheduler=dense saves nothing; use scheduler=three_stage"
+    if not 0.0 < config.target_saving < 1.0:
+        yield f"target_saving: {config.target_saving} is out of range; it is a fraction in (0, 1), 0.25 for a quarter"

@@ -1,0 +1,66 @@
+"""source=tokens: files of raw token ids, used where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from est_cli.config import DatasetConfig
+from est_cli.data.digest import fingerprint
+from est_cli.data.sources import expand
+from est_cli.errors import ConfigError, DataError
+
+DTYPES = {"uint16": "<u2", "uint32": "<u4"}
+CHUNK_TOKENS = 1 << 22
+
+
+def open_token_files(dataset: DatasetConfig, vocab_size: int) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """The training ids, the validation ids where `validation_files` names them, and the digest of both.
+
+    Raises DataError where an id does not fit a vocabulary of `vocab_size`.
+    """
+    if dataset.token_dtype not in DTYPES:
+        raise ConfigError(f"dataset.token_dtype: is {dataset.token_dtype!r}; must be {' or '.join(DTYPES)}")
+    dtype = np.dtype(DTYPES[dataset.token_dtype])
+    paths = [_single(dataset.files, "dataset.files")]
+    if dataset.validation_files:
+        paths.append(_single(dataset.validation_files, "dataset.validation_files"))
+    if len(paths) == 2 and paths[0].samefile(paths[1]):
+        raise DataError("dataset.validation_files: is the file of dataset.files; no text may be in both")
+    arrays = [_mapped(path, dtype) for path in paths]
+    digests = [_checked(array, path, vocab_size) for array, path in zip(arrays, paths, strict=True)]
+    return arrays[0], arrays[1] if len(arrays) == 2 else None, fingerprint("tokens", digests, dtype.str)
+
+
+def _single(patterns: list[str], key: str) -> Path:
+    paths = expand(patterns, key)
+    if len(paths) != 1:
+        raise ConfigError(f"{key}: source=tokens needs exactly one file of token ids, these are {len(paths)}")
+    return paths[0]
+
+
+def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
+    size = path.stat().st_size
+    if size == 0 or size % dtype.itemsize:
+        raise DataError(f"{path}: has {size} bytes, not a whole number of {dtype.name} ids (dataset.token_dtype)")
+    try:
+        return np.memmap(path, dtype=dtype, mode="r")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _checked(tokens: np.ndarray, path: Path, vocab_size: int) -> str:
+    """SHA-256 of the ids, all of which are below `vocab_size`."""
+    digest = hashlib.sha256()
+    for start in range(0, len(tokens), CHUNK_TOKENS):
+        chunk = np.asarray(tokens[start : start + CHUNK_TOKENS])
+        if int(chunk.max()) >= vocab_size:
+            at = start + int(np.argmax(chunk >= vocab_size))
+            raise DataError(
+                f"{path}: id {int(tokens[at])} at position {at}, but the model has {vocab_size} tokens; "
+                "is it another tokenizer's, or another dataset.token_dtype?"
+            )
+        digest.update(chunk.data)
+    return digest.hexdigest()

@@ -1,0 +1,132 @@
+"""The tokenizer of a run: a byte-level BPE trained on the training documents, a folder, or one of the hub."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from est_cli.data.cache import cached
+from est_cli.data.digest import fingerprint
+from est_cli.data.hub import require_hub
+from est_cli.data.pieces import Source, quiet, split
+from est_cli.data.readers import reason
+from est_cli.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+END_OF_TEXT = "<|endoftext|>"
+MAX_BPE_TOKENS = 50_257
+"""A trained BPE stops at the size of GPT-2's, however large the model's vocabulary."""
+TRAINING_CHARACTERS = 50_000_000
+"""A BPE is trained on this much text at most, from the start of the corpus."""
+BPE_VERSION = 1
+"""To be raised with every change below that makes another tokenizer of the same text."""
+
+
+def load_tokenizer(
+    name: str, vocab_size: int, source: Source | None, fraction: float, cache_root: Path
+) -> PreTrainedTokenizerBase:
+    """The tokenizer `name` (`bpe`, a folder or a hub id), fit for a model of `vocab_size` tokens.
+
+    `bpe` is trained on the documents of `source` that are not held out (`fraction`, see pieces.py) and kept in
+    `cache_root`. Raises DataError where it cannot be loaded or used, ConfigError where it is larger than the model's.
+    """
+    tokenizer = _trained(vocab_size, source, fraction, cache_root) if name == "bpe" else _existing(name)
+    _check(tokenizer, name, vocab_size)
+    return tokenizer
+
+
+def backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A copy of the library tokenizer inside that cuts and pads nothing and treats all text as plain text."""
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    copy.encode_special_tokens = True
+    return copy
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of all that decides which ids a text gets."""
+    return fingerprint(backend(tokenizer).to_str(), tokenizer.eos_token_id)
+
+
+def token_count(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest id."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
+def _check(tokenizer: PreTrainedTokenizerBase, name: str, vocab_size: int) -> None:
+    if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
+        raise DataError(f"tokenizer: {name!r} has no tokenizer.json and none could be made of it")
+    if tokenizer.eos_token_id is None:
+        raise DataError(f"tokenizer: {name!r} has no end-of-text token (eos_token), which must stand between documents")
+    count = token_count(tokenizer)
+    if count > vocab_size:
+        raise ConfigError(f"tokenizer: {name!r} has {count} tokens, the model only {vocab_size} (model.vocab_size)")
+    if count < vocab_size:
+        log.info("tokenizer %s has %d tokens, fewer than the model's %d: the rest stay unused", name, count, vocab_size)
+
+
+def _existing(name: str) -> PreTrainedTokenizerBase:
+    """From a folder; from what was downloaded before; or from the hub."""
+    try:
+        return _from_pretrained(name, local=True)
+    except Exception as error:  # the library raises many kinds, bare Exception among them
+        if Path(name).is_dir():
+            raise DataError(f"tokenizer: {name!r} holds no tokenizer that can be loaded ({reason(error)})") from error
+    require_hub("tokenizer", name, "download it elsewhere and give its folder")
+    try:
+        return _from_pretrained(name, local=False)
+    except Exception as error:
+        raise DataError(f"tokenizer: {name!r} cannot be loaded from the hub ({reason(error)})") from error
+
+
+def _from_pretrained(name: str, local: bool) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+
+
+def _trained(vocab_size: int, source: Source | None, fraction: float, cache_root: Path) -> PreTrainedTokenizerBase:
+    if source is None:
+        raise ConfigError("tokenizer: bpe cannot be trained on token ids; name the tokenizer that made dataset.files")
+    size = min(vocab_size, MAX_BPE_TOKENS)
+    smallest = 1 + len(pre_tokenizers.ByteLevel.alphabet())
+    if size < smallest:
+        raise ConfigError(f"model.vocab_size: is {vocab_size}; a byte-level BPE needs at least {smallest}")
+    key = fingerprint("bpe", BPE_VERSION, TRAINING_CHARACTERS, size, fraction, source.fingerprint)
+    folder = cache_root / f"tokenizer-{key[:16]}"
+
+    def build(place: Path) -> dict[str, object]:
+        log.info("training a byte-level BPE of %d tokens", size)
+        _train(source, fraction, size).save_pretrained(place)
+        return {}
+
+    cached(folder, build)
+    return _from_pretrained(str(folder), local=True)
+
+
+def _train(source: Source, fraction: float, size: int) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_training_text(source, fraction), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
+
+
+def _training_text(source: Source, fraction: float) -> Iterator[str]:
+    left = TRAINING_CHARACTERS
+    for piece, held in split(source.train(quiet), fraction):
+        if not held and left > 0:
+            yield piece.text[:left]
+            left -= len(piece.text)
+        if left <= 0:
+            return

@@ -1,0 +1,60 @@
+"""What can go wrong, and the exit code each kind ends with (docs/exit-codes in README.md)."""
+
+from __future__ import annotations
+
+
+class EstError(ValueError):
+    """Something the user can mend. The message is one line: `<key or file>: <what, and what would be right>`."""
+
+    exit_code = 1
+
+
+class ConfigError(EstError):
+    """A setting, an override or the way the command was started."""
+
+    exit_code = 2
+
+
+class DataError(EstError):
+    """A corpus, a token file or a tokenizer."""
+
+    exit_code = 3
+
+
+class CheckpointError(EstError):
+    """A checkpoint that is missing, damaged or does not belong to this run."""
+
+    exit_code = 4
+
+
+class NumericsError(EstError):
+    """Loss or gradient not finite, repeatedly."""
+
+    exit_code = 5
+
+
+class StorageError(EstError):
+    """A disk that is full, read-only or failing."""
+
+    exit_code = 6
+
+
+class RunLockedError(EstError):
+    """Another process owns the run directory."""
+
+    exit_code = 8
+
+
+class OutOfMemory(EstError):
+    """The device's memory is used up."""
+
+    exit_code = 9
+
+
+class StoppedBySignal(BaseException):
+    """The run saved a checkpoint and stopped because signal `signum` asked it to. Exit code 128 + signum."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+        self.exit_code = 128 + signum

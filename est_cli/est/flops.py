@@ -1,0 +1,85 @@
+"""FLOPs of a subnetwork and the ledger of a run. Plain integers, no torch.
+
+A product of an (m, k) with a (k, n) matrix is 2*m*k*n FLOPs; training is 3 times forward (the backward pass has two
+products for each forward one). Two conventions, always named:
+
+- `blocks`: the projections inside the layers, the paper's convention.
+- `total`: also the LM head over every position and the two attention products, counted full T x T.
+
+Not counted: norms, activations, softmax, embeddings look-ups, the optimizer, recomputation under activation
+checkpointing, evaluation. The count follows from the model's structure and the sizes that really ran, so it does not
+depend on the attention backend, fused losses or compilation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .schedule import SamplingScheduler
+from .sizes import SampleSizes, SamplingOptions, full_sizes, sample_sizes
+from .spec import ModelSpec, Projection
+
+
+@dataclass(frozen=True)
+class Flops:
+    """An amount of work in both conventions (FLOPs, not FLOP/s)."""
+
+    blocks: int = 0
+    total: int = 0
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(self.blocks + other.blocks, self.total + other.total)
+
+    def __mul__(self, times: int) -> Flops:
+        return Flops(self.blocks * times, self.total * times)
+
+
+@dataclass
+class FlopsLedger:
+    """What a run has used, and what a dense run would have used by now."""
+
+    used: Flops = Flops()
+    dense: Flops = Flops()
+
+    def add(self, used: Flops, dense: Flops) -> None:
+        self.used += used
+        self.dense += dense
+
+    def saved_pct(self, convention: str) -> float:
+        """Share of the dense FLOPs that was saved, 0-100; `convention` is blocks or total."""
+        dense = getattr(self.dense, convention)
+        return 100.0 * (dense - getattr(self.used, convention)) / dense if dense else 0.0
+
+
+def forward_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int) -> Flops:
+    """FLOPs of one forward pass over `batch` sequences of `seq_len` tokens."""
+    tokens = batch * seq_len
+    projections = sum(2 * tokens * _kept_weights(spec, projection, sizes) for projection in spec.projections)
+    attention = 2 * (2 * batch * sizes.heads * seq_len * seq_len * spec.head_dim)
+    lm_head = 2 * tokens * spec.hidden_size * spec.vocab_size
+    blocks = sizes.layers * projections
+    return Flops(blocks, blocks + sizes.layers * attention + lm_head)
+
+
+def training_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int) -> Flops:
+    """FLOPs of one forward and backward pass: 3 times forward."""
+    return forward_flops(spec, sizes, batch, seq_len) * 3
+
+
+def planned_ledger(
+    spec: ModelSpec, scheduler: SamplingScheduler, options: SamplingOptions, batch: int, seq_len: int
+) -> FlopsLedger:
+    """The ledger that a finished run of `scheduler` will show, at `batch` sequences per optimizer step."""
+    dense = training_flops(spec, full_sizes(spec), batch, seq_len)
+    ledger = FlopsLedger()
+    for stage, steps in zip(scheduler.stages, scheduler.stage_steps(), strict=True):
+        used = training_flops(spec, sample_sizes(spec, stage.rates, options), batch, seq_len)
+        ledger.add(used * steps, dense * steps)
+    return ledger
+
+
+def _kept_weights(spec: ModelSpec, projection: Projection, sizes: SampleSizes) -> int:
+    """Entries of the projection's weight that take part."""
+    kept = {"head": sizes.heads, "kv_head": sizes.kv_heads, "column": sizes.columns}[projection.unit]
+    weights = projection.in_features * projection.out_features
+    return weights // spec.unit_count(projection.unit) * kept

@@ -1,0 +1,118 @@
+"""apply_est: give an existing model the two states that EST knows, a subnetwork or the full model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .index import FULL, Subnetwork
+from .layers import RoutedLayer, SampledProjection, swap
+from .spec import ModelSpec, Projection
+
+
+@dataclass(frozen=True)
+class EstHandle:
+    """Switches the wrapped model between subnetworks. A subnetwork must stay active until its backward is done."""
+
+    spec: ModelSpec
+    layers: tuple[nn.Module, ...]
+
+    def activate(self, subnetwork: Subnetwork) -> None:
+        """Run only `subnetwork` from now on. Indices are moved to the model's device, once for all layers."""
+        spec = self.spec
+        heads = spec.num_heads if subnetwork.head_idx is None else subnetwork.head_idx.shape[1]
+        kv_heads = spec.num_kv_heads if subnetwork.kv_idx is None else subnetwork.kv_idx.shape[1]
+        columns = spec.mlp_size if subnetwork.mlp_idx is None else subnetwork.mlp_idx.shape[1]
+        scales = {"head": spec.num_heads / heads, "kv_head": 1.0, "column": spec.mlp_size / columns}
+        for projection in spec.projections:
+            units = self._units(projection, subnetwork)
+            for number, layer in enumerate(self.layers):
+                module = _projection(layer, projection)
+                module.est_units = None if units is None else units[number]
+                module.est_scale = scales[projection.unit]
+                module.est_layer_scale = subnetwork.layer_scale if projection.side == "in" else 1.0
+        self._set_attributes(heads, kv_heads)
+        self._route(subnetwork.layer_idx)
+
+    def activate_full(self) -> None:
+        """Run the complete model, for evaluation, saving and the last stage."""
+        self.activate(FULL)
+
+    def _units(self, projection: Projection, subnetwork: Subnetwork) -> Tensor | None:
+        """(L, blocks * k) units on the projection's sampled side, on the model's device; None: all."""
+        idx = {"head": subnetwork.head_idx, "kv_head": subnetwork.kv_idx, "column": subnetwork.mlp_idx}[projection.unit]
+        if idx is None:
+            return None
+        count = self.spec.unit_count(projection.unit)
+        if projection.blocks > 1:
+            idx = torch.cat([idx + block * count for block in range(projection.blocks)], dim=1)
+        return idx.to(next(self.layers[0].parameters()).device, non_blocking=True)
+
+    def _set_attributes(self, heads: int, kv_heads: int) -> None:
+        for attribute in self.spec.attributes:
+            for layer in self.layers:
+                setattr(layer.get_submodule(attribute.path), attribute.name, attribute.value(heads, kv_heads))
+
+    def _route(self, layer_idx: tuple[int, ...] | None) -> None:
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, RoutedLayer)
+            layer.est_active = layer_idx is None or number in layer_idx
+
+
+def apply_est(model: nn.Module, spec: ModelSpec) -> EstHandle:
+    """Make `model` able to run subnetworks; it starts complete, and behaves then exactly as before.
+
+    Everything is checked before anything is changed: ValueError where the model is not built as `spec` says, or was
+    wrapped before. No parameter is added, renamed or copied.
+    """
+    layers = _checked_layers(model, spec)
+    for layer in layers:
+        for projection in spec.projections:
+            module = swap(layer.get_submodule(projection.path), SampledProjection)
+            module.est_projection = projection
+            module.est_unit_size = _unit_size(spec, projection)
+        swap(layer, RoutedLayer)
+    handle = EstHandle(spec, layers)
+    handle.activate_full()
+    return handle
+
+
+def _checked_layers(model: nn.Module, spec: ModelSpec) -> tuple[nn.Module, ...]:
+    try:
+        layers = tuple(model.get_submodule(spec.layers).children())
+        modules = {(n, p.path): layer.get_submodule(p.path) for n, layer in enumerate(layers) for p in spec.projections}
+    except AttributeError as error:
+        raise ValueError(
+            f"model: {type(model).__name__} is not built as the family {spec.family} is: {error}"
+        ) from error
+    if len(layers) != spec.num_layers:
+        raise ValueError(f"model: {spec.layers} holds {len(layers)} layers, the specification says {spec.num_layers}")
+    if any(isinstance(layer, RoutedLayer) for layer in layers):
+        raise ValueError("model: apply_est was already called on this model")
+    for projection in spec.projections:
+        for number in range(len(layers)):
+            _check_shape(modules[number, projection.path], projection, f"{spec.layers}.{number}.{projection.path}")
+    return layers
+
+
+def _check_shape(module: nn.Module, projection: Projection, name: str) -> None:
+    shape = (projection.out_features, projection.in_features)
+    expected = shape[::-1] if projection.transposed else shape
+    found = tuple(getattr(module, "weight", torch.empty(0)).shape)
+    if found != expected:
+        raise ValueError(f"model: {name}.weight has shape {found}, the specification says {expected}")
+
+
+def _unit_size(spec: ModelSpec, projection: Projection) -> int:
+    features = projection.out_features if projection.side == "out" else projection.in_features
+    units = projection.blocks * spec.unit_count(projection.unit)
+    assert features % units == 0, f"{projection.path}: {features} features are not {units} equal units"
+    return features // units
+
+
+def _projection(layer: nn.Module, projection: Projection) -> SampledProjection:
+    module = layer.get_submodule(projection.path)
+    assert isinstance(module, SampledProjection)
+    return module

@@ -1,0 +1,217 @@
+"""Put a run together: data, model, optimizer, run folder, and the checkpoint it continues from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from est_cli.arch import spec_of
+from est_cli.checkpoint.content import load_checkpoint
+from est_cli.checkpoint.store import clean_leftovers, newest_valid
+from est_cli.checks import options_of, scheduler_of
+from est_cli.config import RunConfig
+from est_cli.data import BlockOrder, Corpus, TokenBlocks, load_corpus
+from est_cli.errors import CheckpointError, ConfigError
+from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingScheduler, apply_est, training_flops
+from est_cli.est.flops import planned_ledger
+from est_cli.est.sizes import SamplingOptions, full_sizes, sample_sizes
+from est_cli.loop.device import build_accelerator
+from est_cli.loop.run import Run, RunState, ledger_at
+from est_cli.models import build_model, hf_config
+from est_cli.optim import build_optimizer
+from est_cli.resume import OUTPUTS, Start
+from est_cli.run_dir import RunDir, create_run_dir, default_run_name, lock
+from est_cli.schema import leaves_of, plain, to_yaml
+from est_cli.tracking import MetricsFile, Tracker, WandbSink, new_run_id
+from est_cli.tracking.progress import RunProgress, StagePlan
+
+log = logging.getLogger(__name__)
+
+CACHE = Path("data")
+"""Tokenised corpora and trained tokenizers, below the current folder."""
+
+W_AND_B_KEYS = ("seed", "model", "scheduler", "stage", "sampling", "optim", "train", "dataset.name")
+"""What W&B is told of the configuration: nothing that can hold a path or a credential."""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is built before anything is written."""
+
+    corpus: Corpus
+    model: PreTrainedModel
+    spec: ModelSpec
+    scheduler: SamplingScheduler
+    options: SamplingOptions
+    accelerator: Accelerator
+
+
+@contextmanager
+def build(start: Start) -> Iterator[Run]:
+    """A run ready for train(); its folder is locked until the end of the block. Any EstError may come out of it."""
+    config = start.config
+    parts = _build_parts(config)
+    with ExitStack() as stack:
+        run_dir = _run_dir(start)
+        stack.enter_context(lock(run_dir))
+        if start.folder is None:
+            run_dir.config.write_text(to_yaml(config), "utf-8")
+        run = _assemble(config, parts, run_dir)
+        stack.callback(run.progress.close)
+        stack.callback(run.tracker.close, None)
+        yield run
+
+
+def _build_parts(config: RunConfig) -> _Parts:
+    hf = hf_config(config.model)
+    spec = spec_of(hf)
+    scheduler, options = scheduler_of(config), options_of(config.sampling)
+    _check_fit(config, spec, scheduler, options)
+    corpus = load_corpus(config.dataset, config.tokenizer, spec.vocab_size, CACHE, config.train.seq_len)
+    hf = hf_config(config.model, corpus.tokenizer.eos_token_id)
+    return _Parts(
+        corpus=corpus,
+        model=build_model(config.model, hf, config.seed),
+        spec=spec,
+        scheduler=scheduler,
+        options=options,
+        accelerator=build_accelerator(config.train.precision),
+    )
+
+
+def _check_fit(config: RunConfig, spec: ModelSpec, scheduler: SamplingScheduler, options: SamplingOptions) -> None:
+    """What can be told only once the model's sizes are known. Raises ConfigError."""
+    if config.train.seq_len > spec.max_positions:
+        raise ConfigError(f"train.seq_len: {config.train.seq_len} exceeds the model's {spec.max_positions} positions")
+    try:
+        for number in scheduler.occupied():
+            sample_sizes(spec, scheduler.stages[number - 1].rates, options)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _run_dir(start: Start) -> RunDir:
+    if start.folder is not None:
+        return RunDir(start.folder)
+    config = start.config
+    if config.run_name is None:
+        config.run_name = default_run_name(config.model.name, config.scheduler.name.value, datetime.now())
+    return create_run_dir(OUTPUTS, config.run_name)
+
+
+def _assemble(config: RunConfig, parts: _Parts, run_dir: RunDir) -> Run:
+    corpus, seq_len = parts.corpus, config.train.seq_len
+    train_blocks = TokenBlocks(corpus.train, seq_len)
+    model, handle = _prepare_model(config, parts)
+    optimizer = build_optimizer(model, config.optim)
+    clean_leftovers(run_dir.checkpoints)
+    state = _restored_state(run_dir, model, optimizer, corpus) or _fresh_state(corpus)
+    batch = config.train.tokens_per_step // seq_len
+    progress = RunProgress(parts.scheduler.max_steps, state.step, _stage_plans(parts, batch, seq_len))
+    return Run(
+        config=config,
+        dir=run_dir,
+        accelerator=parts.accelerator,
+        model=model,
+        handle=handle,
+        optimizer=optimizer,
+        scheduler=parts.scheduler,
+        generator=IndexGenerator(parts.spec, config.seed, parts.options),
+        corpus=corpus,
+        train_blocks=train_blocks,
+        validation_blocks=TokenBlocks(corpus.validation, seq_len, "validation"),
+        order=BlockOrder(train_blocks.num_blocks, config.seed),
+        ledger=ledger_at(state, training_flops(parts.spec, full_sizes(parts.spec), batch, seq_len)),
+        planned=planned_ledger(parts.spec, parts.scheduler, parts.options, batch, seq_len),
+        state=state,
+        tracker=_tracker(config, run_dir, state, progress),
+        progress=progress,
+    )
+
+
+def _prepare_model(config: RunConfig, parts: _Parts) -> tuple[PreTrainedModel, EstHandle]:
+    model = parts.model.to(parts.accelerator.device)
+    handle = apply_est(model, parts.spec)
+    if config.train.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    on_cuda = parts.accelerator.device.type == "cuda"
+    if config.train.compile or (config.train.compile is None and on_cuda):
+        for layer in handle.layers:  # one graph for all layers; the router stays outside of it
+            layer.compile()
+    model.train()
+    return model, handle
+
+
+def _restored_state(
+    run_dir: RunDir, model: PreTrainedModel, optimizer: torch.optim.Optimizer, corpus: Corpus
+) -> RunState | None:
+    """Load the newest intact checkpoint into model and optimizer; None if the run has none yet."""
+    path = newest_valid(run_dir.checkpoints, log.warning)
+    if path is None:
+        return None
+    state = RunState.from_json(load_checkpoint(path, model, optimizer, log.warning), str(path))
+    for what, saved, now in (
+        ("dataset", state.data_hash, corpus.data_hash),
+        ("tokenizer", state.tokenizer_hash, corpus.tokenizer_hash),
+    ):
+        if saved != now:
+            raise CheckpointError(f"{path}: was made with another {what} ({saved[:12]}, now {now[:12]}); restore that")
+    return state
+
+
+def _fresh_state(corpus: Corpus) -> RunState:
+    return RunState(wandb_run_id=new_run_id(), data_hash=corpus.data_hash, tokenizer_hash=corpus.tokenizer_hash)
+
+
+def _stage_plans(parts: _Parts, batch: int, seq_len: int) -> list[StagePlan]:
+    plans = []
+    for number in parts.scheduler.occupied():
+        stage = parts.scheduler.stages[number - 1]
+        sizes = sample_sizes(parts.spec, stage.rates, parts.options)
+        flops = training_flops(parts.spec, sizes, batch, seq_len).total
+        plans.append(StagePlan(number, stage.until_step, flops))
+    return plans
+
+
+def _tracker(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress) -> Tracker:
+    metrics = MetricsFile(run_dir.metrics)
+    metrics.truncate_after(state.step)
+    told = {key: value for key, value in leaves_of(plain(config)).items() if key.startswith(W_AND_B_KEYS)}
+    told = {key: value for key, value in told.items() if key != "model.name_or_path"}
+    assert config.run_name is not None
+    sink = WandbSink(config.tracking, run_dir.root, config.run_name, state.wandb_run_id, told, progress.line)
+    return Tracker(metrics, sink)
+
+
+def describe(run: Run) -> list[str]:
+    """What a person wants to know before the first step, one line each."""
+    train, parameters = run.config.train, sum(p.numel() for p in run.model.parameters())
+    tokens = run.scheduler.max_steps * train.tokens_per_step
+    micro_steps = -(-run.sequences_per_step // train.micro_batch)
+    stages = ", ".join(_stage_line(run, number) for number in run.scheduler.occupied())
+    return [
+        f"run       {run.dir.root} on {run.accelerator.device}, W&B {run.tracker.wandb.mode.value}",
+        f"model     {run.config.model.name}: {parameters:,} parameters, vocabulary {run.spec.vocab_size:,}",
+        f"data      {run.config.dataset.name}: {len(run.corpus.train):,} training tokens, "
+        f"{len(run.corpus.validation):,} for validation; this run reads {tokens:,}",
+        f"step      {train.tokens_per_step:,} tokens = {run.sequences_per_step} sequences of {train.seq_len}, "
+        f"in {micro_steps} micro-batches",
+        f"stages    {stages}",
+        f"saving    {run.planned.saved_pct('blocks'):.2f} % of the block FLOPs, "
+        f"{run.planned.saved_pct('total'):.2f} % of the total, at the end",
+    ]
+
+
+def _stage_line(run: Run, number: int) -> str:
+    steps: Any = run.scheduler.stage_steps()[number - 1]
+    rates = run.scheduler.stages[number - 1].rates
+    return f"{number}: {steps} steps at p_h={rates.p_h:g} p_m={rates.p_m:g} p_l={rates.p_l:g}"

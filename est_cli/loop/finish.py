@@ -1,0 +1,60 @@
+"""The end of a run: the final model, the summary, plots and the table. May be repeated after a kill."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from est_cli.checkpoint.content import save_model
+from est_cli.checkpoint.environment import git_commit, versions
+from est_cli.checkpoint.store import verify_folder
+from est_cli.errors import CheckpointError
+from est_cli.loop.run import Run
+from est_cli.report.figures import plot_run
+from est_cli.run_dir import write_json
+from est_cli.tracking import read_metrics
+from est_cli.tracking.summary import print_summary, time_saved_pct
+
+
+def finish(run: Run) -> dict[str, Any]:
+    """Write model/, plots/ and, last, summary.json, whose presence says that the run is done."""
+    run.handle.activate_full()
+    run.progress.close()
+    if not _is_intact(run):
+        save_model(run.dir.model, run.model, run.corpus.tokenizer, {"step": run.state.step})
+    metrics = read_metrics(run.dir.metrics)
+    plot_run(metrics, run.dir.plots, run.dir.root.name)
+    summary = _summary(run, metrics)
+    run.tracker.close(summary)
+    write_json(run.dir.summary, summary)
+    print_summary(summary, metrics, run.dir.root)
+    return summary
+
+
+def _is_intact(run: Run) -> bool:
+    """Whether an earlier process got as far as writing the final model."""
+    try:
+        verify_folder(run.dir.model)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _summary(run: Run, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    losses = [record["val_loss"] for record in metrics if record.get("val_loss") is not None]
+    final = losses[-1] if losses else None
+    return {
+        "steps": run.state.step,
+        "tokens": run.state.step * run.config.train.tokens_per_step,
+        "final_val_loss": final,
+        "perplexity": None if final is None or final > 700 else math.exp(final),
+        "flops": run.ledger.used.total,
+        "flops_dense": run.ledger.dense.total,
+        "flops_saved_pct_blocks": run.ledger.saved_pct("blocks"),
+        "flops_saved_pct_total": run.ledger.saved_pct("total"),
+        "time_s": run.state.time_s,
+        "time_saved_pct": time_saved_pct(metrics),
+        "transitions": [record for record in metrics if record.get("event") == "stage_transition"],
+        "git_commit": git_commit(),
+        "versions": versions(),
+    }

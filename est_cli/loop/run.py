@@ -1,0 +1,99 @@
+"""A run in memory: its parts, and the few numbers that it must remember from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from est_cli.config import RunConfig
+from est_cli.data import BlockOrder, Corpus, TokenBlocks
+from est_cli.errors import CheckpointError
+from est_cli.est import EstHandle, Flops, FlopsLedger, IndexGenerator, ModelSpec, SamplingScheduler
+from est_cli.run_dir import RunDir
+from est_cli.tracking import Tracker
+from est_cli.tracking.progress import RunProgress
+
+
+@dataclass
+class RunState:
+    """All that a checkpoint must hold beside weights and moments; everything random is recomputed from the step."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    last_loss: float | None = None
+    rejected_in_a_row: int = 0
+    """Steps just before this one whose gradient was not finite."""
+    time_s: float = 0.0
+    """Wall-clock seconds of the whole run so far, evaluation and saving included."""
+    flops_blocks: int = 0
+    flops_total: int = 0
+    wandb_run_id: str = ""
+    data_hash: str = ""
+    tokenizer_hash: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], path: str) -> RunState:
+        """Raises CheckpointError where `data` is not what as_json() gives."""
+        expected = {field.name for field in fields(cls)}
+        if set(data) != expected:
+            raise CheckpointError(f"{path}: state.json has the keys {sorted(data)}, expected {sorted(expected)}")
+        return cls(**data)
+
+
+@dataclass
+class Run:
+    """Everything that train() works with; build() makes it."""
+
+    config: RunConfig
+    dir: RunDir
+    accelerator: Accelerator
+    model: PreTrainedModel
+    handle: EstHandle
+    optimizer: torch.optim.Optimizer
+    scheduler: SamplingScheduler
+    generator: IndexGenerator
+    corpus: Corpus
+    train_blocks: TokenBlocks
+    validation_blocks: TokenBlocks
+    order: BlockOrder
+    ledger: FlopsLedger
+    planned: FlopsLedger
+    state: RunState
+    tracker: Tracker
+    progress: RunProgress
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.handle.spec
+
+    @property
+    def sequences_per_step(self) -> int:
+        return self.config.train.tokens_per_step // self.config.train.seq_len
+
+    def step_tokens(self, step: int) -> Tensor:
+        """(sequences_per_step, T) int64 on the CPU: a pure function of (seed, step)."""
+        numbers = self.order.blocks(step * self.sequences_per_step, self.sequences_per_step)
+        return self.train_blocks.take(numbers)
+
+    def validation_batches(self) -> Iterator[Tensor]:
+        """(B, T) int64 blocks from the start of the validation set, at most `train.eval_tokens` of them."""
+        train, blocks = self.config.train, self.validation_blocks
+        wanted = blocks.num_blocks if train.eval_tokens is None else max(1, train.eval_tokens // train.seq_len)
+        end = min(wanted, blocks.num_blocks)
+        for begin in range(0, end, train.micro_batch):
+            yield blocks.take(np.arange(begin, min(end, begin + train.micro_batch)))
+
+
+def ledger_at(state: RunState, dense_step: Flops) -> FlopsLedger:
+    """The ledger as it stood when `state` was saved."""
+    return FlopsLedger(Flops(state.flops_blocks, state.flops_total), dense_step * state.step)

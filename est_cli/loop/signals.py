@@ -1,0 +1,40 @@
+"""SIGTERM and SIGINT: the first asks the run to stop at the next step boundary, the second stops at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+HANDLED = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass
+class StopRequest:
+    """`signum` is the signal that asked the run to stop, or None."""
+
+    signum: int | None = None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Note the first signal instead of dying from it, and restore the handlers at the end or after it."""
+    request = StopRequest()
+    previous = {number: signal.getsignal(number) for number in HANDLED}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        request.signum = signum
+        restore()
+
+    for number in HANDLED:
+        signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        restore()

@@ -1,0 +1,113 @@
+"""Which run a command line means: a new one, or one in outputs/ that is continued with its own configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from est_cli.checks import check
+from est_cli.config import FREE_KEYS, RunConfig
+from est_cli.errors import CheckpointError, ConfigError
+from est_cli.run_dir import RunDir, check_run_name, find_unfinished
+from est_cli.schema import leaves_of, plain, typed
+
+OUTPUTS = Path("outputs")
+MAX_CONFIG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run to be started (`folder` None) or continued."""
+
+    config: RunConfig
+    folder: Path | None
+
+
+def resolve_resume(config: RunConfig, given: set[str]) -> Start:
+    """Find what `resume` means; `given` are the keys that the command line sets.
+
+    A continued run keeps its stored configuration, with the free keys of `given` laid over it. Raises ConfigError where
+    there is no such run or a frozen key differs, and for whatever check() finds.
+    """
+    folder = _folder(config)
+    if folder is None:
+        check(config)
+        if config.run_name is not None:
+            check_run_name(config.run_name)
+        return Start(config, None)
+    merged = _merge(stored_config(folder), config, given, folder)
+    check(merged)
+    return Start(merged, folder)
+
+
+def stored_config(folder: Path) -> RunConfig:
+    """The configuration a run was started with, from its config.yaml: plain data, no links between its parts."""
+    path = RunDir(folder).config
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise CheckpointError(f"{path}: is larger than {MAX_CONFIG_BYTES} bytes; that is no configuration of a run")
+        text = path.read_text("utf-8")
+        if any(isinstance(token, yaml.AliasToken | yaml.AnchorToken) for token in yaml.scan(text)):
+            raise CheckpointError(f"{path}: holds YAML aliases; a stored configuration has none")
+        tree = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{path}: holds no settings")
+    try:
+        return typed(OmegaConf.create(tree), RunConfig)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _folder(config: RunConfig) -> Path | None:
+    if config.resume is None:
+        return None
+    if config.resume != "auto":
+        folder = Path(config.resume)
+        if not RunDir(folder).config.exists():
+            raise ConfigError(f"resume: {folder} is not the folder of a run (it has no config.yaml)")
+        return folder
+    if config.run_name is not None:
+        check_run_name(config.run_name)
+        folder = OUTPUTS / config.run_name
+        return folder if RunDir(folder).config.exists() else None
+    return find_unfinished(OUTPUTS, lambda folder: _same_run(folder, config))
+
+
+def _same_run(folder: Path, config: RunConfig) -> bool:
+    """Whether all frozen keys agree, so that `resume=auto` without a run name may take this run."""
+    try:
+        stored = _frozen(stored_config(folder))
+    except CheckpointError:
+        return False
+    return stored == _frozen(config)
+
+
+def _merge(stored: RunConfig, config: RunConfig, given: set[str], folder: Path) -> RunConfig:
+    wanted, tree = leaves_of(plain(config)), plain(stored)
+    for key in sorted(given & wanted.keys()):
+        if key == "resume" or (key == "run_name" and wanted[key] == folder.name):
+            continue
+        group, _, name = key.rpartition(".")
+        parent = tree[group] if group else tree
+        if parent[name] != wanted[key] and (key == "run_name" or not _is_free(key)):
+            raise ConfigError(
+                f"{key}: the run in {folder} was started with {parent[name]!r}, not {wanted[key]!r}; a key that "
+                "defines the run cannot change when it is resumed"
+            )
+        parent[name] = wanted[key]
+    tree["run_name"], tree["resume"] = folder.name, str(folder)
+    return typed(OmegaConf.create(tree), RunConfig)
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+
+
+def _frozen(config: RunConfig) -> dict[str, Any]:
+    return {key: value for key, value in leaves_of(plain(config)).items() if not _is_free(key)}

@@ -1,0 +1,122 @@
+"""From a tree of settings to typed dataclasses and back: keys, types, and messages a user understands."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from est_cli.errors import ConfigError
+
+C = TypeVar("C")
+
+
+def typed(composed: DictConfig, schema: type[C]) -> C:
+    """The composed tree as `schema`. Raises ConfigError for unknown keys, wrong types and missing values."""
+    try:
+        _refuse_resolvers(leaves_of(OmegaConf.to_container(composed, resolve=False)))
+        tree = _as_lists(OmegaConf.to_container(composed, resolve=True), schema)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), tree)
+        return typing.cast(C, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise config_error(error, schema) from error
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved configuration as YAML, enum values as plain words."""
+    return OmegaConf.to_yaml(OmegaConf.create(plain(config)))
+
+
+def plain(value: Any) -> Any:
+    """A dataclass tree as dicts, lists and scalars."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def leaf_types(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, type) of every setting."""
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from leaf_types(typing.cast(type, hint), f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", hint
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """`key: unknown key; did you mean ...?`"""
+    close = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]  # wrong or missing group
+    close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"{key}: unknown key; did you mean {close[0]!r}?" if close else f"{key}: unknown key; --help lists all keys"
+
+
+def leaves_of(tree: Any, prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= leaves_of(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
+
+
+def config_error(error: Exception, schema: type) -> ConfigError:
+    """One line for what Hydra or OmegaConf found wrong."""
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    key = getattr(cause, "full_key", None)
+    leaves = dict(leaf_types(schema))
+    first_line = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+    if not key:
+        return ConfigError(f"configuration: {first_line}")
+    if key not in leaves and type(cause).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
+        return ConfigError(unknown_key(key, list(leaves)))
+    if key in leaves and "Interpolation" not in type(cause).__name__:
+        return ConfigError(f"{key}: {_value_in(cause)} is not {describe_type(leaves[key])}")
+    return ConfigError(f"{key}: {first_line}")
+
+
+def _value_in(cause: BaseException) -> str:
+    value = getattr(cause, "value", None)
+    return "null" if value is None else repr(value)
+
+
+def describe_type(hint: Any) -> str:
+    """A type in words that a user of the command line knows."""
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "one of " + ", ".join(member.value for member in hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(describe_type(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is list:
+        return "a list, [a,b]"
+    return words.get(hint, str(hint))
+
+
+def _as_lists(tree: Any, schema: type) -> Any:
+    """Let a single string stand for a list of one (`dataset.files=corpus.txt`)."""
+    for key, hint in leaf_types(schema):
+        group, _, name = key.rpartition(".")
+        parent = tree.get(group) if group else tree
+        if hint == list[str] and isinstance(parent, dict) and isinstance(parent.get(name), str):
+            parent[name] = [parent[name]]
+    return tree
+
+
+def _refuse_resolvers(leaves: dict[str, Any]) -> None:
+    """`${group.key}` is allowed; `${oc.env:X}` and its like would carry secrets into files and logs."""
+    for key, value in leaves.items():
+        if isinstance(value, str) and re.search(r"\$\{[^}]*:", value):
+            raise ConfigError(
+                f"{key}: resolvers are not allowed; write the value, or ${{group.key}} for another setting"
+            )

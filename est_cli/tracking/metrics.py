@@ -1,0 +1,106 @@
+"""metrics.jsonl: one JSON object a line, the record of a run. Everything else is made from it or mirrors it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from est_cli.errors import StorageError
+
+Record = dict[str, Any]
+
+
+class MetricsFile:
+    """The record of one run, written by one process. Used after a crash only once `truncate_after` mended its end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: FileIO | None = None
+
+    def append(self, record: Record) -> None:
+        """Write `record` as one line at once; floats read back exactly, NaN and infinities become null.
+
+        Raises StorageError if the disk refuses it.
+        """
+        line = json.dumps({key: _finite(value) for key, value in record.items()}, allow_nan=False).encode() + b"\n"
+        try:
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as exc:
+            raise _storage_error(self.path, exc) from exc
+
+    def truncate_after(self, step: int) -> None:
+        """Keep only the lines of steps up to `step`, byte for byte; a torn last line goes. Old or new file, never half.
+
+        Raises StorageError if the file is damaged elsewhere or the disk refuses the new one.
+        """
+        self.close()
+        if not self.path.exists():
+            return
+        kept = b"".join(line + b"\n" for line, record in _lines(self.path) if record["step"] <= step)
+        try:
+            _replace(self.path, kept)
+        except OSError as exc:
+            raise _storage_error(self.path, exc) from exc
+
+    def close(self) -> None:
+        """Close the file; a later `append` opens it again."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """All records of a metrics file, without a torn last line. Raises StorageError if it is missing or damaged."""
+    return [record for _, record in _lines(path)]
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as exc:
+        raise StorageError(f"{path}: cannot be read ({exc.strerror})") from exc
+    while lines and not lines[-1]:
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
+        record = _parse(line)
+        if record is not None:
+            yield line, record
+        elif number < len(lines):
+            raise StorageError(f"{path}: line {number} is damaged; each line should be one JSON object with a `step`")
+
+
+def _parse(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _storage_error(path: Path, exc: OSError) -> StorageError:
+    return StorageError(f"{path}: cannot be written ({exc.strerror}); a writable disk with free space is needed")

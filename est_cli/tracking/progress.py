@@ -1,0 +1,93 @@
+"""What a person sees of a running training: a live bar in a terminal, plain lines now and then everywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from est_cli.tracking.eta import StagePlan, hours_minutes, remaining_seconds
+
+__all__ = ["RunProgress", "StagePlan"]
+
+PLAIN_EVERY_S = 60.0
+PLAIN_EVERY_FRAC = 0.05
+LIVE_EVERY_S = 0.2
+MEDIAN_OVER_STEPS = 200
+
+
+class RunProgress:
+    """Shows stage, loss, FLOPs saved so far and by the end (convention `blocks`), speed and time left of one run; for rank 0 only."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        first_step: int,
+        stages: list[StagePlan],
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`first_step`: steps done before this process began (0 unless resumed). Writes to stderr by default."""
+        self._total, self._stages, self._clock = total_steps, stages, clock
+        self._console = console or Console(stderr=True)
+        self._observed_s = {stage.number: deque[float](maxlen=MEDIAN_OVER_STEPS) for stage in stages}
+        self._shown_step, self._shown_at = first_step, clock()
+        self._bar = _bar(self._console) if self._console.is_terminal else None
+        if self._bar is not None:
+            self._task = self._bar.add_task("", total=total_steps, completed=first_step, state="", eta="--:--")
+            self._bar.start()
+
+    def update(
+        self,
+        step: int,
+        stage: int,
+        step_s: float,
+        loss: float,
+        saved_pct: float,
+        saved_pct_end: float,
+        tokens_per_s: float,
+    ) -> None:
+        """Tell that `step` steps are done, the last in `step_s` seconds; shown only as often as a person can read."""
+        self._observed_s[stage].append(step_s)
+        if not self._due(step):
+            return
+        self._shown_step, self._shown_at = step, self._clock()
+        eta = hours_minutes(remaining_seconds(self._stages, step, self._observed_s))
+        state = (
+            f"stage {stage}/{len(self._stages)}  loss {loss:.4f}  "
+            f"saved {saved_pct:.1f} % (end {saved_pct_end:.1f} %)  {tokens_per_s:,.0f} tok/s"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, state=state, eta=eta)
+        else:
+            self.line(f"step {step}/{self._total}  {state}  left {eta}")
+
+    def line(self, text: str) -> None:
+        """Write one message, above the bar where there is one."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the bar off the screen; may be called twice."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _due(self, step: int) -> bool:
+        waited_s = self._clock() - self._shown_at
+        if step >= self._total:
+            return True
+        if self._bar is not None:
+            return waited_s >= LIVE_EVERY_S
+        return waited_s >= PLAIN_EVERY_S or step - self._shown_step >= PLAIN_EVERY_FRAC * self._total
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.completed}/{task.total}  left {task.fields[eta]}  {task.fields[state]}", markup=False),
+        BarColumn(bar_width=None),
+        console=console,
+        refresh_per_second=4,
+        expand=True,
+    )

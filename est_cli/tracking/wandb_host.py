@@ -1,0 +1,60 @@
+"""Is there a key for the W&B host, and does the host answer: asked before W&B itself would prompt or wait."""
+
+from __future__ import annotations
+
+import http.client
+import netrc
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+PROBE_TIMEOUT_S = 3.0
+
+SAME_KEY = {"api.forge.coreweave.com": "api.wandb.ai"}
+"""Newer releases of wandb reach the public server under another name; keys in netrc keep the old one."""
+
+
+def key_configured(base_url: str, environ: Mapping[str, str]) -> bool:
+    """Whether W&B would find credentials for `base_url` without asking: in its variables or in netrc."""
+    if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    try:
+        entries = netrc.netrc(_netrc_path(environ))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    host = urlsplit(base_url).netloc
+    found = [entries.authenticators(name) for name in (host, SAME_KEY.get(host, host))]
+    return any(entry is not None and entry[2] for entry in found)
+
+
+def reachable(base_url: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+    """Whether anything answers at `base_url` in time, be it an error; proxies of the environment are used."""
+    answered: list[bool] = []
+    # In a thread, for looking a name up has no time limit of its own.
+    probe = threading.Thread(target=lambda: answered.append(_answers(base_url, timeout_s)), daemon=True)
+    probe.start()
+    probe.join(timeout_s)
+    return answered == [True]
+
+
+def _answers(url: str, timeout_s: float) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=timeout_s).close()
+    except urllib.error.HTTPError:
+        return True
+    except urllib.error.URLError as exc:
+        return isinstance(exc.reason, ssl.SSLError)  # W&B has certificates and settings of its own
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    return True
+
+
+def _netrc_path(environ: Mapping[str, str]) -> Path:
+    if environ.get("NETRC"):
+        return Path(environ["NETRC"]).expanduser()
+    usual, windows = Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()
+    return windows if windows.exists() and not usual.exists() else usual

@@ -1,0 +1,44 @@
+"""est-train: pre-train a language model. `est-train --help` explains the settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from est_cli.checks import check
+from est_cli.compose import run_hydra
+from est_cli.config import RunConfig
+from est_cli.door import enter
+from est_cli.errors import ConfigError
+
+
+def main(argv: Sequence[str]) -> None:
+    _refuse_several_processes()
+    run_hydra("train", RunConfig, argv, _train)
+
+
+def _train(config: RunConfig, given: set[str]) -> None:
+    from est_cli.resume import resolve_resume
+
+    if config.resume is None:
+        check(config)
+    resumed = resolve_resume(config, given)
+    from est_cli.loop import build, train  # torch and transformers: only once the configuration is accepted
+
+    with build(resumed) as run:
+        train(run)
+
+
+def _refuse_several_processes() -> None:
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    if world_size != "1":
+        raise ConfigError(f"WORLD_SIZE={world_size}: this version trains on one process; start it without a launcher")
+
+
+def console() -> None:
+    sys.exit(enter("est-train", main))
+
+
+if __name__ == "__main__":
+    console()
