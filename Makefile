@@ -1,5 +1,5 @@
 # Everything a fresh machine needs is Python 3.11 or 3.12; `make train` and `make test` do the rest.
-PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c "" 2>/dev/null && echo python3.12 || (command -v python3.11 >/dev/null 2>&1 && python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3))
+PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TRAIN_ARGS ?=

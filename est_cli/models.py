@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, masking_utils
 
 from est_cli.arch import spec_of
 from est_cli.config import Family, ModelConfig
@@ -36,6 +38,20 @@ def build_model(model: ModelConfig, config: Any, seed: int) -> PreTrainedModel:
     if model.family is Family.hf and model.pretrained:
         return _pretrained(str(model.name_or_path), config)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+
+
+@contextmanager
+def unpacked_sequences() -> Iterator[None]:
+    """Tell transformers that no row of a batch holds several sequences, instead of letting it look.
+
+    Looking reads values of the position ids, which fake tensors do not have.
+    """
+    look = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = look
 
 
 def _preset_config(model: ModelConfig) -> Any:

@@ -138,7 +138,7 @@ def _read_jsonl(file: BinaryIO, name: str, fields: Sequence[str]) -> Iterator[Pi
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         if line and not line.isspace():
-            yield Piece(row_text(_json(line, where), fields, where), ends=True)
+            yield Piece(row_text(_json(line.rstrip(b"\r\n"), where), fields, where), ends=True)
 
 
 def _json(line: bytes, where: str) -> Any:

@@ -20,8 +20,12 @@ class EstHandle:
     layers: tuple[nn.Module, ...]
 
     def activate(self, subnetwork: Subnetwork) -> None:
-        """Run only `subnetwork` from now on. Indices are moved to the model's device, once for all layers."""
+        """Run only `subnetwork` from now on. Indices are moved to the model's device, once for all layers.
+
+        Raises ValueError where the subnetwork was drawn for a model with another number of layers.
+        """
         spec = self.spec
+        self._check(subnetwork)
         heads = spec.num_heads if subnetwork.head_idx is None else subnetwork.head_idx.shape[1]
         kv_heads = spec.num_kv_heads if subnetwork.kv_idx is None else subnetwork.kv_idx.shape[1]
         columns = spec.mlp_size if subnetwork.mlp_idx is None else subnetwork.mlp_idx.shape[1]
@@ -39,6 +43,11 @@ class EstHandle:
     def activate_full(self) -> None:
         """Run the complete model, for evaluation, saving and the last stage."""
         self.activate(FULL)
+
+    def _check(self, subnetwork: Subnetwork) -> None:
+        rows = {len(idx) for idx in (subnetwork.head_idx, subnetwork.kv_idx, subnetwork.mlp_idx) if idx is not None}
+        if rows - {len(self.layers)} or max(subnetwork.layer_idx or (0,)) >= len(self.layers):
+            raise ValueError(f"subnetwork: was not drawn for a model of {len(self.layers)} layers")
 
     def _units(self, projection: Projection, subnetwork: Subnetwork) -> Tensor | None:
         """(L, blocks * k) units on the projection's sampled side, on the model's device; None: all."""

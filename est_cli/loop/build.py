@@ -24,7 +24,7 @@ from est_cli.errors import CheckpointError, ConfigError
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingScheduler, apply_est, training_flops
 from est_cli.est.flops import planned_ledger
 from est_cli.est.sizes import SamplingOptions, full_sizes, sample_sizes
-from est_cli.loop.device import build_accelerator
+from est_cli.loop.device import build_accelerator, keep_freed_memory
 from est_cli.loop.run import Run, RunState, ledger_at
 from est_cli.models import build_model, hf_config
 from est_cli.optim import build_optimizer
@@ -59,6 +59,7 @@ class _Parts:
 def build(start: Start) -> Iterator[Run]:
     """A run ready for train(); its folder is locked until the end of the block. Any EstError may come out of it."""
     config = start.config
+    keep_freed_memory()
     parts = _build_parts(config)
     with ExitStack() as stack:
         run_dir = _run_dir(start)

@@ -108,7 +108,8 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     index = np.arange(len(values))
     low, high = np.maximum(index - width // 2, 0), np.minimum(index + width // 2 + 1, len(values))
     with np.errstate(invalid="ignore"):
-        return (sums[high] - sums[low]) / (counts[high] - counts[low])
+        mean: np.ndarray = (sums[high] - sums[low]) / (counts[high] - counts[low])
+    return mean
 
 
 def _draw_train_loss(axes: Axes, train: Sequence[Record]) -> np.ndarray:
@@ -128,7 +129,13 @@ def _draw_train_loss(axes: Axes, train: Sequence[Record]) -> np.ndarray:
 
 
 def _draw_validation(axes: Axes, validation: Sequence[Record]) -> None:
-    style = {"marker": "o", "markersize": 4, "linewidth": 1.4, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    style: dict[str, Any] = {
+        "marker": "o",
+        "markersize": 4,
+        "linewidth": 1.4,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.6,
+    }
     steps, losses = _column(validation, "step"), _column(validation, "val_loss")
     axes.plot(steps, losses, color=ORANGE, label="validation (complete model)", zorder=4, **style)
 
@@ -197,7 +204,12 @@ def _finish(figure: Figure, all_axes: Sequence[Axes], title: str) -> None:
     figure.align_ylabels()
     figure.suptitle(title, fontsize=11)
     names = sorted(entries, key=lambda label: label.startswith("stage"))  # curves first, stages and transitions last
-    columns = {"loc": "outside lower center", "ncols": 4 if len(names) <= 4 else 3, "fontsize": 8, "frameon": False}
+    columns: dict[str, Any] = {
+        "loc": "outside lower center",
+        "ncols": 4 if len(names) <= 4 else 3,
+        "fontsize": 8,
+        "frameon": False,
+    }
     figure.legend([entries[name] for name in names], names, **columns)
 
 

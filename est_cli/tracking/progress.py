@@ -20,7 +20,7 @@ MEDIAN_OVER_STEPS = 200
 
 
 class RunProgress:
-    """Shows stage, loss, FLOPs saved so far and by the end (convention `blocks`), speed and time left of one run; for rank 0 only."""
+    """Shows stage, loss, FLOPs saved (now and at the end, convention `blocks`), speed and time left; for rank 0."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from est_cli.config import TrackingConfig, WandbMode
 from est_cli.tracking.metrics import Record
@@ -85,7 +85,7 @@ class WandbSink:
         self._opened = self.mode is not WandbMode.off
         if not self._opened:
             return
-        identity = {"project": tracking.project, "entity": tracking.entity, "tags": tracking.tags or None}
+        identity: dict[str, Any] = {"project": tracking.project, "entity": tracking.entity, "tags": tracking.tags}
         identity |= {"id": run_id, "name": run_name, "dir": str(run_dir), "config": clean_config(config)}
         self._guarded("init", lambda: self._open(identity))
 
@@ -176,7 +176,7 @@ def _prepare_environment() -> None:
         del os.environ["WANDB_MODE"]  # W&B refuses an empty value; everybody else takes it as unset
 
 
-def _init(identity: dict[str, Any], mode: str) -> Any:
+def _init(identity: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
     import wandb
 
     run = wandb.init(mode=mode, resume="allow", settings=wandb.Settings(**QUIET), **identity)

@@ -1,0 +1,182 @@
+"""A plan: the stages of a run with their steps, tokens, FLOPs and memory, from the configuration alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from est_cli.arch import spec_of
+from est_cli.checks import options_of, scheduler_of
+from est_cli.config import PlanConfig, Precision
+from est_cli.errors import ConfigError
+from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingRates, SamplingScheduler, training_flops
+from est_cli.est.flops import planned_ledger
+from est_cli.est.sizes import SamplingOptions, full_sizes, realised_rates, sample_sizes
+from est_cli.est.target import boundaries_for, stage_savings
+from est_cli.memory import MemoryEstimate, estimate_memory
+from est_cli.models import hf_config
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage of the plan; FLOPs of all its steps."""
+
+    number: int
+    first_step: int
+    steps: int
+    tokens: int
+    rates: SamplingRates
+    """As realised, k/N."""
+    flops: Flops
+    dense: Flops
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    model: str
+    spec: ModelSpec
+    scheduler: SamplingScheduler
+    stages: list[StagePlan]
+    ledger: FlopsLedger
+    """What the finished run's ledger will show."""
+    memory: MemoryEstimate
+    tokens_per_step: int
+    micro_batch: int
+    asked: str | None
+    """What target_saving asked for."""
+
+
+def make_plan(config: PlanConfig) -> Plan:
+    """The plan of a checked configuration. Raises ConfigError where the model or a target does not allow it."""
+    hf = hf_config(config.model)
+    spec, options, train = spec_of(hf), options_of(config.sampling), config.train
+    batch = train.tokens_per_step // train.seq_len
+    try:
+        scheduler = _scheduler(config, spec, options)
+        sizes = {n: sample_sizes(spec, scheduler.stages[n - 1].rates, options) for n in scheduler.occupied()}
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    rates = [scheduler.stages[number - 1].rates for number in sizes]
+    memory = estimate_memory(
+        hf,
+        spec,
+        options,
+        rates,
+        min(train.micro_batch, batch),
+        train.seq_len,
+        train.precision is Precision.bf16,
+        train.activation_checkpointing,
+    )
+    dense = training_flops(spec, full_sizes(spec), batch, train.seq_len)
+    stages = []
+    for index, (number, size) in enumerate(sizes.items()):
+        steps = scheduler.stage_steps()[number - 1]
+        stages.append(
+            StagePlan(
+                number=number,
+                first_step=scheduler.stages[number - 1].until_step - steps,
+                steps=steps,
+                tokens=steps * train.tokens_per_step,
+                rates=realised_rates(spec, size),
+                flops=training_flops(spec, size, batch, train.seq_len) * steps,
+                dense=dense * steps,
+                activation_bytes=memory.activations[index],
+            )
+        )
+    return Plan(
+        model=config.model.name,
+        spec=spec,
+        scheduler=scheduler,
+        stages=stages,
+        ledger=planned_ledger(spec, scheduler, options, batch, train.seq_len),
+        memory=memory,
+        tokens_per_step=train.tokens_per_step,
+        micro_batch=min(train.micro_batch, batch),
+        asked=_asked(config),
+    )
+
+
+def print_plan(plan: Plan, console: Console | None = None) -> None:
+    """The plan as tables on stdout."""
+    console = console or Console()
+    table = Table(box=box.SIMPLE_HEAD, title=f"est-plan: {plan.model}, {plan.scheduler.name}", title_justify="left")
+    for name in ("stage", "from step", "steps", "tokens", "p_H", "p_M", "p_L"):
+        table.add_column(name, justify="right")
+    for name in ("FLOPs blocks", "FLOPs total", "saved blocks", "saved total", "memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for stage in plan.stages:
+        table.add_row(*_stage_row(stage, plan.memory.states))
+    table.add_section()
+    table.add_row(*_sum_row(plan))
+    console.print(table, soft_wrap=True)
+    for line in _notes(plan):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _scheduler(config: PlanConfig, spec: ModelSpec, options: SamplingOptions) -> SamplingScheduler:
+    scheduler = scheduler_of(config)
+    if config.target_saving is None:
+        return scheduler
+    savings = stage_savings(spec, scheduler, options, config.train.seq_len, config.target_convention.value)
+    return boundaries_for(config.target_saving, scheduler, savings, config.target_keep.value)
+
+
+def _stage_row(stage: StagePlan, states: int) -> list[str]:
+    saved = FlopsLedger(stage.flops, stage.dense)
+    return [
+        str(stage.number),
+        f"{stage.first_step:,}",
+        f"{stage.steps:,}",
+        f"{stage.tokens:,}",
+        f"{stage.rates.p_h:.4g}",
+        f"{stage.rates.p_m:.4g}",
+        f"{stage.rates.p_l:.4g}",
+        f"{stage.flops.blocks:.3e}",
+        f"{stage.flops.total:.3e}",
+        f"{saved.saved_pct('blocks'):.2f} %",
+        f"{saved.saved_pct('total'):.2f} %",
+        f"{(states + stage.activation_bytes) / 1e9:.2f} GB",
+    ]
+
+
+def _sum_row(plan: Plan) -> list[str]:
+    steps, ledger = plan.scheduler.max_steps, plan.ledger
+    most = plan.memory.states + max(plan.memory.activations)
+    return [
+        "all",
+        "",
+        f"{steps:,}",
+        f"{steps * plan.tokens_per_step:,}",
+        "",
+        "",
+        "",
+        f"{ledger.used.blocks:.3e}",
+        f"{ledger.used.total:.3e}",
+        f"{ledger.saved_pct('blocks'):.2f} %",
+        f"{ledger.saved_pct('total'):.2f} %",
+        f"{most / 1e9:.2f} GB",
+    ]
+
+
+def _notes(plan: Plan) -> list[str]:
+    ends = [stage.until_step for stage in plan.scheduler.stages]
+    memory, lines = plan.memory, []
+    if plan.asked:
+        lines.append(f"{plan.asked}: stage.t1={ends[0]} stage.t2={ends[1]} (steps)")
+    lines += [
+        f"dense would use {plan.ledger.dense.blocks:.4e} FLOPs (blocks), {plan.ledger.dense.total:.4e} (total)",
+        "blocks: the layers' projections (the paper's convention); total: also the LM head and the attention products",
+        f"memory (estimate): {memory.parameters:,} parameters with gradients and AdamW moments in fp32 take "
+        f"{memory.states / 1e9:.2f} GB, the rest is kept for the backward pass of {plan.micro_batch} sequences",
+    ]
+    return lines
+
+
+def _asked(config: PlanConfig) -> str | None:
+    if config.target_saving is None:
+        return None
+    return f"target_saving={config.target_saving:g} ({config.target_convention.value})"

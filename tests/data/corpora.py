@@ -1,0 +1,63 @@
+"""Small corpora for the tests, and a child process that can be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from est_cli.config import DatasetConfig, Source
+
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "früh", "東京", "counts:", "one,\n", "🦊"]
+
+
+def documents(count: int, seed: int = 0, words: int = 60) -> list[str]:
+    """Reproducible texts that are all different."""
+    rng = random.Random(seed)
+    return [f"document {i} of {seed} " + " ".join(rng.choices(WORDS, k=words)) for i in range(count)]
+
+
+def write_jsonl(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts)))
+    return path
+
+
+def files(*paths: Path | str, **settings: object) -> DatasetConfig:
+    """A configuration with source=files."""
+    return DatasetConfig(source=Source.files, files=[str(path) for path in paths], **settings)  # type: ignore[arg-type]
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Fork, do `work` in the child; returns the child's process id (see `status`)."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def status(child: int) -> int:
+    """How a child ended: 0, its exit code, or minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_at(call: int, function: Callable[..., object]) -> Callable[..., object]:
+    """`function`, but its `call`-th call (from 1) kills the process as a power cut would."""
+    calls = 0
+
+    def counted(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    return counted

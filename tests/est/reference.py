@@ -1,0 +1,153 @@
+"""The method written a second time: the dense model, masked and rescaled.
+
+Nothing is left out of the computation here: every head and column is computed, then multiplied by 0 or by N/k just
+before the output projection, so that its bias stays unscaled. Only the tests use it, and it shares no code with
+`est_cli.est`: it reads the index sets of a subnetwork and the plain Hugging Face modules, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    return model.transformer.h if model.config.model_type == "gpt2" else model.model.layers
+
+
+def output_projections(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The output projections of the attention and of the MLP of one layer."""
+    if hasattr(layer, "attn"):
+        return layer.attn.c_proj, layer.mlp.c_proj
+    return layer.self_attn.o_proj, layer.mlp.down_proj
+
+
+def multiply_input(factor: torch.Tensor) -> Callable[[nn.Module, tuple[torch.Tensor]], tuple[torch.Tensor]]:
+    return lambda module, args: (args[0] * factor,)
+
+
+def multiply_output(factor: float) -> Callable[[nn.Module, tuple[torch.Tensor], torch.Tensor], torch.Tensor]:
+    return lambda module, args, output: output * factor
+
+
+def skip(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return hidden_states
+
+
+def mask(index: torch.Tensor, size: int, repeat: int = 1) -> torch.Tensor:
+    """(size * repeat,) float64: size/k at the k units of `index`, 0 elsewhere; each unit is `repeat` wide."""
+    factors = torch.zeros(size, dtype=torch.float64)
+    factors[index] = size / len(index)
+    return factors.repeat_interleave(repeat)
+
+
+def mlp_size(model: PreTrainedModel) -> int:
+    config = model.config
+    return config.n_inner or 4 * config.n_embd if config.model_type == "gpt2" else config.intermediate_size
+
+
+def head_dim(model: PreTrainedModel) -> int:
+    config = model.config
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def active_layers(model: PreTrainedModel, subnetwork: Any) -> tuple[int, ...]:
+    return tuple(range(len(layers_of(model)))) if subnetwork.layer_idx is None else tuple(subnetwork.layer_idx)
+
+
+def masked_dense(model: PreTrainedModel, subnetwork: Any, layer_scale: str = "none") -> PreTrainedModel:
+    """A copy of the untouched `model` that computes what the subnetwork computes."""
+    copy = deepcopy(model)
+    dtype = next(copy.parameters()).dtype
+    active = active_layers(copy, subnetwork)
+    for number, layer in enumerate(layers_of(copy)):
+        if number not in active:
+            layer.forward = skip
+            continue
+        attention, mlp = output_projections(layer)
+        if subnetwork.head_idx is not None:
+            heads = mask(subnetwork.head_idx[number], copy.config.num_attention_heads, head_dim(copy))
+            attention.register_forward_pre_hook(multiply_input(heads.to(dtype)))
+        if subnetwork.mlp_idx is not None:
+            columns = mask(subnetwork.mlp_idx[number], mlp_size(copy))
+            mlp.register_forward_pre_hook(multiply_input(columns.to(dtype)))
+        if layer_scale == "inverse":
+            branch = multiply_output(len(layers_of(copy)) / len(active))
+            attention.register_forward_hook(branch)
+            mlp.register_forward_hook(branch)
+    return copy
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward and backward pass leaves behind."""
+
+    loss: torch.Tensor
+    logits: torch.Tensor
+    gradients: dict[str, torch.Tensor | None]
+    input_gradient: torch.Tensor
+
+
+def forward_backward(model: PreTrainedModel, ids: torch.Tensor, accumulate: bool = False) -> Pass:
+    """One pass with the plain next-token loss; gradients of all parameters and of the input embeddings."""
+    if not accumulate:
+        model.zero_grad(set_to_none=True)
+    embeddings = model.get_input_embeddings()(ids)
+    embeddings.retain_grad()
+    logits = model(inputs_embeds=embeddings, use_cache=False).logits
+    loss = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32)), ids[:, 1:].flatten()
+    )
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return Pass(loss.detach(), logits.detach(), gradients, embeddings.grad)
+
+
+def outside(index: torch.Tensor, size: int, repeat: int = 1) -> torch.Tensor:
+    """Positions of the units not in `index`, each unit `repeat` wide."""
+    return (mask(index, size, repeat) == 0).nonzero().flatten()
+
+
+def unused_slices(model: PreTrainedModel, subnetwork: Any) -> list[tuple[str, int, torch.Tensor]]:
+    """(parameter name, dimension, positions) of everything inside used tensors that the subnetwork leaves out."""
+    unused = unused_gpt2 if model.config.model_type == "gpt2" else unused_llama
+    return [entry for layer in active_layers(model, subnetwork) for entry in unused(model, subnetwork, layer)]
+
+
+def unused_gpt2(model: PreTrainedModel, subnetwork: Any, layer: int) -> list[tuple[str, int, torch.Tensor]]:
+    prefix, slices = f"transformer.h.{layer}", []
+    if subnetwork.head_idx is not None:
+        heads = outside(subnetwork.head_idx[layer], model.config.n_head, head_dim(model))
+        qkv = torch.cat([heads + part * model.config.n_embd for part in range(3)])
+        slices += [(f"{prefix}.attn.c_attn.weight", 1, qkv), (f"{prefix}.attn.c_attn.bias", 0, qkv)]
+        slices += [(f"{prefix}.attn.c_proj.weight", 0, heads)]
+    if subnetwork.mlp_idx is not None:
+        columns = outside(subnetwork.mlp_idx[layer], mlp_size(model))
+        slices += [(f"{prefix}.mlp.c_fc.weight", 1, columns), (f"{prefix}.mlp.c_fc.bias", 0, columns)]
+        slices += [(f"{prefix}.mlp.c_proj.weight", 0, columns)]
+    return slices
+
+
+def unused_llama(model: PreTrainedModel, subnetwork: Any, layer: int) -> list[tuple[str, int, torch.Tensor]]:
+    prefix, slices = f"model.layers.{layer}", []
+    if subnetwork.head_idx is not None:
+        kept, config = subnetwork.head_idx[layer], model.config
+        groups = torch.unique(kept // (config.num_attention_heads // config.num_key_value_heads))
+        heads = outside(kept, config.num_attention_heads, head_dim(model))
+        pairs = outside(groups, config.num_key_value_heads, head_dim(model))
+        for name, rows in (("q_proj", heads), ("k_proj", pairs), ("v_proj", pairs)):
+            slices += [(f"{prefix}.self_attn.{name}.{kind}", 0, rows) for kind in ("weight", "bias")]
+        slices += [(f"{prefix}.self_attn.o_proj.weight", 1, heads)]
+    if subnetwork.mlp_idx is not None:
+        columns = outside(subnetwork.mlp_idx[layer], mlp_size(model))
+        for name in ("gate_proj", "up_proj"):
+            slices += [(f"{prefix}.mlp.{name}.{kind}", 0, columns) for kind in ("weight", "bias")]
+        slices += [(f"{prefix}.mlp.down_proj.weight", 1, columns)]
+    return slices

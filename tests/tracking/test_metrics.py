@@ -1,0 +1,82 @@
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from est_cli.errors import StorageError
+from est_cli.tracking.metrics import MetricsFile, read_metrics
+
+
+def written(path, *records):
+    metrics = MetricsFile(path)
+    for record in records:
+        metrics.append(record)
+    return metrics
+
+
+def test_floats_read_back_exactly(tmp_path):
+    records = [{"step": 1, "loss": 0.1 + 0.2, "lr": 1e-300}, {"step": 2, "loss": math.pi, "lr": 5e-324}]
+    written(tmp_path / "m.jsonl", *records)
+    assert read_metrics(tmp_path / "m.jsonl") == records
+
+
+def test_each_line_is_on_disk_at_once(tmp_path):
+    metrics = written(tmp_path / "m.jsonl", {"step": 1})
+    assert (tmp_path / "m.jsonl").read_bytes() == b'{"step": 1}\n'
+    metrics.append({"step": 2})
+    assert len((tmp_path / "m.jsonl").read_bytes().splitlines()) == 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_not_finite_becomes_null(tmp_path, value):
+    written(tmp_path / "m.jsonl", {"step": 1, "loss": value})
+    line = (tmp_path / "m.jsonl").read_text()
+    assert json.loads(line, parse_constant=lambda name: pytest.fail(name)) == {"step": 1, "loss": None}
+
+
+def test_truncate_keeps_lines_up_to_the_step_and_drops_the_torn_tail(tmp_path):
+    path = tmp_path / "m.jsonl"
+    metrics = written(path, *({"step": step, "loss": step / 3} for step in (1, 2, 2, 3, 4)))
+    kept = path.read_bytes()[: sum(len(line) + 1 for line in path.read_bytes().split(b"\n")[:3])]
+    with path.open("ab") as file:
+        file.write(b'{"step": 5, "lo')
+    metrics.truncate_after(2)
+    assert path.read_bytes() == kept
+    metrics.append({"step": 3})
+    assert [record["step"] for record in read_metrics(path)] == [1, 2, 2, 3]
+    assert os.listdir(tmp_path) == ["m.jsonl"]
+
+
+def test_every_torn_end_is_tolerated(tmp_path):
+    path = tmp_path / "m.jsonl"
+    written(path, {"step": 1}, {"step": 2, "loss": 1.5})
+    whole = path.read_bytes()
+    for cut in range(len(b'{"step": 1}\n'), len(whole) - 2):
+        path.write_bytes(whole[:cut])
+        MetricsFile(path).truncate_after(9)
+        assert path.read_bytes() == b'{"step": 1}\n'
+
+
+def test_truncate_without_a_file_makes_none(tmp_path):
+    MetricsFile(tmp_path / "m.jsonl").truncate_after(5)
+    assert os.listdir(tmp_path) == []
+
+
+def test_damage_in_the_middle_is_told_and_nothing_is_changed(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"ste\n{"step": 3}\n')
+    with pytest.raises(StorageError, match=r"m\.jsonl: line 2 is damaged"):
+        MetricsFile(path).truncate_after(1)
+    assert path.read_bytes() == b'{"step": 1}\n{"ste\n{"step": 3}\n'
+
+
+def test_a_failing_disk_is_a_storage_error():
+    with pytest.raises(StorageError, match="/dev/full: cannot be written"):
+        written(Path("/dev/full"), {"step": 1})
+
+
+def test_a_missing_file_is_a_storage_error(tmp_path):
+    with pytest.raises(StorageError, match="cannot be read"):
+        read_metrics(tmp_path / "none.jsonl")
