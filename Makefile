@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TRAIN_ARGS ?=
+GPU_PYTHON ?= $(BIN)/python
+GPU_RUN := model=gpt2 train.max_steps=300 train.seq_len=1024 train.tokens_per_step=32768 train.precision=bf16 tracking.wandb=off
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint bench clean
+.PHONY: help install train test lint bench gpu clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -35,6 +37,13 @@ lint: install ## ruff and mypy only
 
 bench: install ## time of a sampled step against its ideal, and of p = 1 against plain Hugging Face
 	$(BIN)/python benchmarks/stage_time.py
+
+gpu: ## the open items of docs/gpu-runs.md, on a machine with a GPU
+	mkdir -p outputs/gpu
+	$(GPU_PYTHON) -m pytest tests/gpu
+	$(GPU_PYTHON) benchmarks/stage_time.py --json outputs/gpu/stage_time.json
+	$(GPU_PYTHON) -m est_cli.train $(GPU_RUN) run_name=gpu-three_stage
+	$(GPU_PYTHON) -m est_cli.train $(GPU_RUN) run_name=gpu-dense scheduler=dense
 
 clean: ## remove caches and the virtual environment, never outputs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

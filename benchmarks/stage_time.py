@@ -30,7 +30,7 @@ import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -241,3 +241,32 @@ def _keep_freed_memory() -> None:
 def main() -> int:
     arguments = _arguments()
     _keep_freed_memory()
+    torch.set_num_threads(1)
+    device, console = torch.device(arguments.device), Console()
+    cases = _cases(arguments)
+    lines: list[Result] = []
+    for case in cases:
+        with console.status(case.family) as status:
+            compiled = device.type == "cuda" if arguments.compile is None else arguments.compile
+            bench = build(case, device, compiled)
+            lines += results(case, bench.spec, measure(case, bench, arguments.rounds, status.update))
+    console.print(table(lines, cases))
+    about = environment(device)
+    console.print(", ".join(f"{key} {value}" for key, value in about.items() if value is not None))
+    if arguments.json is not None:
+        report = {"environment": about, "cases": [asdict(case) for case in cases], "rounds": arguments.rounds}
+        arguments.json.write_text(json.dumps({**report, "results": [asdict(line) for line in lines]}, indent=2) + "\n")
+    return 0 if all(line.passed for line in lines) else 1
+
+
+def _cases(arguments: argparse.Namespace) -> tuple[Case, ...]:
+    chosen = [case for case in CASES[arguments.device] if case.family in arguments.families]
+    if arguments.tokens is not None:
+        chosen = [replace(case, tokens=arguments.tokens) for case in chosen]
+    if any(case.tokens % case.seq_len for case in chosen):
+        sys.exit(f"--tokens: must be a multiple of the sequence length, {', '.join(str(c.seq_len) for c in chosen)}")
+    return tuple(chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,12 +46,19 @@ def run_hydra(config_name: str, schema: type[C], argv: Sequence[str], main: Call
     # Hydra would print reports of its own; with this it raises, and the door prints one line. For the same reason
     # the work is done after Hydra has returned: it reports a failing job before it passes the exception on.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [argv[0], *_for_hydra(argv[1:], schema)]
     try:
         hand_over()
     except (HydraException, OmegaConfBaseException) as error:
         raise config_error(error, schema) from error
     for config, bare in composed:  # none after --help and the like
         main(typed(config, schema), _given_keys(config, bare, overrides))
+
+
+def _for_hydra(args: Sequence[str], schema: type) -> list[str]:
+    """The arguments as Hydra, which reads sys.argv, wants them: `++` for a setting that no file of conf/ mentions."""
+    leaves = dict(leaf_types(schema))
+    return [f"++{arg}" if arg.partition("=")[0] in leaves else arg for arg in args]
 
 
 def _checked_overrides(args: list[str], schema: type) -> list[Override]:

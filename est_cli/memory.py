@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
 from est_cli.est.sizes import SamplingOptions
 from est_cli.evaluate import next_token_loss
-from est_cli.models import unpacked_sequences
+from est_cli.models import checkpoint_activations, unpacked_sequences
 
 ADAMW_COPIES = 4
 """fp32 copies of each parameter: itself, its gradient and two moments."""
@@ -53,7 +53,7 @@ def estimate_memory(
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
         handle = apply_est(model, spec)
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_activations(model)
         tokens = torch.zeros(micro_batch, seq_len, dtype=torch.int64)
         for subnetwork in subnetworks:
             handle.activate(subnetwork)

@@ -40,6 +40,14 @@ def build_model(model: ModelConfig, config: Any, seed: int) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Recompute each layer in the backward pass instead of keeping its activations."""
+    if hasattr(model, "activation_checkpointing_enable"):  # transformers 5.23 renamed it
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 @contextmanager
 def unpacked_sequences() -> Iterator[None]:
     """Tell transformers that no row of a batch holds several sequences, instead of letting it look.

@@ -26,7 +26,7 @@ from est_cli.est.flops import planned_ledger
 from est_cli.est.sizes import SamplingOptions, full_sizes, sample_sizes
 from est_cli.loop.device import build_accelerator, keep_freed_memory
 from est_cli.loop.run import Run, RunState, ledger_at
-from est_cli.models import build_model, hf_config
+from est_cli.models import build_model, checkpoint_activations, hf_config
 from est_cli.optim import build_optimizer
 from est_cli.resume import OUTPUTS, Start
 from est_cli.run_dir import RunDir, create_run_dir, default_run_name, lock
@@ -143,7 +143,7 @@ def _prepare_model(config: RunConfig, parts: _Parts) -> tuple[PreTrainedModel, E
     model = parts.model.to(parts.accelerator.device)
     handle = apply_est(model, parts.spec)
     if config.train.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     on_cuda = parts.accelerator.device.type == "cuda"
     if config.train.compile or (config.train.compile is None and on_cuda):
         for layer in handle.layers:  # one graph for all layers; the router stays outside of it

@@ -1,0 +1,61 @@
+"""What reading the data costs of a training step.
+
+    python benchmarks/data_time.py
+
+Times the reading of one step's tokens (order, gather from the memory-mapped file, conversion) against the whole step of
+the smallest preset, gpt2_tiny at its default 4,096 tokens, which is the worst case: every larger model's step is longer.
+The token file is larger than the corpus of most runs of that size (100 M tokens), and positions are random.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from est_cli.arch import spec_of
+from est_cli.config import ModelConfig, OptimConfig
+from est_cli.data import BlockOrder, TokenBlocks
+from est_cli.est import apply_est
+from est_cli.evaluate import next_token_loss, target_count
+from est_cli.models import build_model, hf_config
+from est_cli.optim import build_optimizer
+
+GPT2_TINY = ModelConfig(vocab_size=4096, hidden_size=128, num_layers=4, num_heads=4, max_positions=512)
+SEQ_LEN, SEQUENCES, ROUNDS, TOKENS = 256, 16, 20, 100_000_000
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokens.bin"
+        np.random.default_rng(0).integers(0, 4096, TOKENS, dtype=np.uint16).tofile(path)
+        blocks = TokenBlocks(np.memmap(path, np.uint16, "r"), SEQ_LEN)
+        order = BlockOrder(blocks.num_blocks, seed=0)
+        model = build_model(GPT2_TINY, hf_config(GPT2_TINY), seed=0)
+        apply_est(model, spec_of(model))
+        optimizer = build_optimizer(model, OptimConfig())
+        order.blocks(0, 1)  # the permutation of the epoch is drawn once
+        reading, step = [], []
+        for number in range(ROUNDS):
+            begin = time.perf_counter()
+            tokens = blocks.take(order.blocks(number * SEQUENCES, SEQUENCES))
+            read = time.perf_counter()
+            loss = next_token_loss(model(input_ids=tokens, use_cache=False).logits, tokens) / target_count(tokens)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            reading.append(read - begin)
+            step.append(time.perf_counter() - begin)
+    share = median(r / s for r, s in zip(reading, step, strict=True))
+    print(
+        f"reading {1e3 * median(reading):.3f} ms of a {1e3 * median(step):.0f} ms step: {100 * share:.3f} % (goal: < 2 %)"
+    )
+
+
+if __name__ == "__main__":
+    main()
