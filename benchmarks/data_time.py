@@ -2,8 +2,8 @@
 
     python benchmarks/data_time.py
 
-Times the reading of one step's tokens (order, gather from the memory-mapped file, conversion) against the whole step of
-the smallest preset, gpt2_tiny at its default 4,096 tokens, which is the worst case: every larger model's step is longer.
+Times the reading of one step's tokens (order, gather from the memory-mapped file, conversion) against the whole step
+of the smallest preset, gpt2_tiny at its default 4,096 tokens: the worst case, since larger models have longer steps.
 The token file is larger than the corpus of most runs of that size (100 M tokens), and positions are random.
 """
 
@@ -52,9 +52,7 @@ def main() -> None:
             reading.append(read - begin)
             step.append(time.perf_counter() - begin)
     share = median(r / s for r, s in zip(reading, step, strict=True))
-    print(
-        f"reading {1e3 * median(reading):.3f} ms of a {1e3 * median(step):.0f} ms step: {100 * share:.3f} % (goal: < 2 %)"
-    )
+    print(f"reading {1e3 * median(reading):.3f} ms, step {1e3 * median(step):.0f} ms: {100 * share:.3f} % (goal: < 2 %)")
 
 
 if __name__ == "__main__":

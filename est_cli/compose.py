@@ -28,6 +28,8 @@ _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 """The config folder: inside the wheel, or beside the package in a checkout."""
 
+_FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn", "--info", "-i")
+
 C = TypeVar("C")
 
 
@@ -36,7 +38,7 @@ def run_hydra(config_name: str, schema: type[C], argv: Sequence[str], main: Call
 
     Raises ConfigError for anything that is wrong with the command line or the configuration files.
     """
-    overrides = _checked_overrides([arg for arg in argv[1:] if not arg.startswith("-")], schema)
+    overrides = _checked_overrides(_overrides_in(argv[1:]), schema)
     composed: list[tuple[DictConfig, DictConfig]] = []
 
     @hydra_main(version_base="1.3", config_path=str(CONF), config_name=config_name)
@@ -53,6 +55,12 @@ def run_hydra(config_name: str, schema: type[C], argv: Sequence[str], main: Call
         raise config_error(error, schema) from error
     for config, bare in composed:  # none after --help and the like
         main(typed(config, schema), _given_keys(config, bare, overrides))
+
+
+def _overrides_in(args: Sequence[str]) -> list[str]:
+    """The arguments that are neither one of Hydra's flags nor the value of one."""
+    values = {n + 1 for n, arg in enumerate(args) if arg in _FLAGS_WITH_VALUE}
+    return [arg for n, arg in enumerate(args) if not arg.startswith("-") and n not in values]
 
 
 def _for_hydra(args: Sequence[str], schema: type) -> list[str]:

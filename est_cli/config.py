@@ -140,7 +140,7 @@ class DatasetConfig:
     token_dtype: str = "uint16"
     """source=tokens: how the ids are stored, uint16 or uint32 (little-endian)."""
     num_workers: int | None = None
-    """Processes that tokenise; None: one per CPU core."""
+    """Threads that tokenise; None: one per CPU core."""
 
 
 @dataclass
