@@ -52,7 +52,8 @@ def main() -> None:
             reading.append(read - begin)
             step.append(time.perf_counter() - begin)
     share = median(r / s for r, s in zip(reading, step, strict=True))
-    print(f"reading {1e3 * median(reading):.3f} ms, step {1e3 * median(step):.0f} ms: {100 * share:.3f} % (goal: < 2 %)")
+    times = f"reading {1e3 * median(reading):.3f} ms, step {1e3 * median(step):.0f} ms"
+    print(f"{times}: {100 * share:.3f} % (goal: < 2 %)")
 
 
 if __name__ == "__main__":

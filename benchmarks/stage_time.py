@@ -1,20 +1,24 @@
 """Time of a sampled step against its ideal, and of the complete model under EST against plain Hugging Face.
 
-    make bench                                                    # CPU: one thread, about five minutes
+    make bench                                                    # CPU: one thread, about four minutes
     python benchmarks/stage_time.py --rounds 30 --families llama --json llama.json
 
-One step is draw, activate, forward, backward, clip and fused AdamW. In each round every variant takes one step on the
-same tokens: stage 1 and stage 2 (rates 0.5, drawn anew), the complete model under EST, and an untouched Hugging Face
-model. Reported are medians of the ratios inside a round with a 95 % bootstrap interval:
+One step is draw, activate, forward, backward, clipping and fused AdamW. In each round every variant takes two steps on
+the same tokens: stage 1 and stage 2 (rates 0.5, drawn anew), the complete model under EST, and an untouched Hugging
+Face model. Reported are medians of the ratios inside a round, with a 95 % bootstrap interval:
 
 - stage 1 and 2: time / time of the complete model, held against the ideal, the ratio of the ledger's `total` FLOPs
 - p = 1: time of the complete model under EST / time of the untouched model, whose interval must contain 1.00
 
-What keeps the ratios clean: all variants run in one process; the order is shuffled and each order is followed by its
-reverse; the untouched model shares parameters and optimizer with the wrapped one, so that both read the same memory;
-on the CPU one thread runs and its CPU time counts, on a GPU synchronised wall time. The script restarts itself with
-glibc told to keep freed memory (MALLOC_*), for all variants alike: otherwise every large tensor is paid for in page
-faults, and these vary with the load of the machine.
+What keeps the ratios clean:
+
+- all variants run in one process; a round is a shuffled order and its reverse, so that a machine that slows down or
+  speeds up during a round hits all variants alike
+- the untouched model shares parameters and optimizer with the wrapped one: both read the same memory
+- on a CPU one thread runs and its CPU time counts; on a GPU (bf16 autocast, layers compiled) synchronised wall time
+- the script starts itself anew with glibc told to keep freed memory (MALLOC_MMAP_MAX_, MALLOC_TRIM_THRESHOLD_), for
+  all variants alike: otherwise every large tensor costs page faults, which hit the complete model hardest and
+  flatter the sampled stages
 
 Exits with 1 if a gate fails.
 """
@@ -36,6 +40,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -50,16 +55,19 @@ from est_cli.evaluate import next_token_loss, target_count
 from est_cli.models import build_model, hf_config
 from est_cli.optim import build_optimizer
 
-STAGES = {"stage 1": SamplingRates(0.5, 0.5, 0.5), "stage 2": SamplingRates(0.5, 0.5, 1.0), "full": SamplingRates()}
-VARIANTS = (*STAGES, "plain")
+SAMPLED = {"stage 1": SamplingRates(0.5, 0.5, 0.5), "stage 2": SamplingRates(0.5, 0.5, 1.0)}
+RATES = {**SAMPLED, "full": SamplingRates()}
+VARIANTS = (*RATES, "plain")
 WARM_UP_ROUNDS = 1
+RESAMPLES = 4000
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
+OPTIM = OptimConfig()
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model and the largest achieved / ideal that passes."""
+    """A model, its batch, and the largest achieved / ideal that passes."""
 
     model: ModelConfig
     seq_len: int
@@ -71,38 +79,44 @@ class Case:
     def family(self) -> str:
         return self.model.family.value
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, T) of a step."""
+        return self.tokens // self.seq_len, self.seq_len
 
-def _gpt2(width: int, layers: int, heads: int, vocab: int, positions: int) -> ModelConfig:
+
+def _gpt2(vocab: int, width: int, layers: int, heads: int, positions: int) -> ModelConfig:
     return ModelConfig("gpt2", Family.gpt2, vocab, width, layers, heads, max_positions=positions)
 
 
-def _llama(width: int, layers: int, heads: int, kv: int, mlp: int, vocab: int, positions: int) -> ModelConfig:
-    return ModelConfig("llama", Family.llama, vocab, width, layers, heads, kv, mlp, positions)
+def _llama(vocab: int, width: int, layers: int, heads: int, kv_heads: int, mlp: int, positions: int) -> ModelConfig:
+    return ModelConfig("llama", Family.llama, vocab, width, layers, heads, kv_heads, mlp, positions)
 
 
 CASES = {
     "cpu": (
-        Case(_gpt2(512, 8, 8, 8192, 256), seq_len=256, tokens=1024, limit=1.05),
-        Case(_llama(512, 8, 8, 4, 1408, 8192, 256), seq_len=256, tokens=1024, limit=1.10),
+        Case(_gpt2(8192, 512, 8, 8, 256), seq_len=256, tokens=1024, limit=1.05),
+        Case(_llama(8192, 512, 8, 8, 4, 1408, 256), seq_len=256, tokens=1024, limit=1.10),
     ),
     "cuda": (  # GPT-2 base and TinyLlama
-        Case(_gpt2(768, 12, 12, 50304, 1024), seq_len=1024, tokens=16384, limit=1.10),
-        Case(_llama(2048, 22, 32, 4, 5632, 32000, 2048), seq_len=2048, tokens=16384, limit=1.10),
+        Case(_gpt2(50304, 768, 12, 12, 1024), seq_len=1024, tokens=16384, limit=1.10),
+        Case(_llama(32000, 2048, 22, 32, 4, 5632, 2048), seq_len=2048, tokens=16384, limit=1.10),
     ),
 }
 
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table; times are seconds per step."""
+    """One line of the table."""
 
     family: str
     what: str
     time_s: float
+    """Median seconds per step."""
     ratio: float
     low: float
     high: float
-    """95 % interval of the ratio."""
+    """The 95 % interval of the ratio."""
     ideal: float
     passed: bool
 
@@ -114,25 +128,27 @@ class Bench:
     device: torch.device
     spec: ModelSpec
     handle: EstHandle
+    generator: IndexGenerator
     wrapped: PreTrainedModel
     plain: PreTrainedModel
     optimizer: torch.optim.Optimizer
 
     def step(self, variant: str, number: int, tokens: Tensor) -> None:
-        """One optimizer step on tokens (B, T), drawing the subnetwork of step `number`."""
-        model = self.plain if variant == "plain" else self.wrapped
-        if variant != "plain":
-            self.handle.activate(IndexGenerator(self.spec, SEED).draw(number, STAGES[variant]))
+        """One optimizer step on tokens (B, T) with the subnetwork of step `number`."""
+        model = self.plain
+        if variant in RATES:
+            model = self.wrapped
+            self.handle.activate(self.generator.draw(number, RATES[variant]))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             logits = model(input_ids=tokens, use_cache=False).logits
         (next_token_loss(logits, tokens) / target_count(tokens)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIM.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
 
 def build(case: Case, device: torch.device, compiled: bool) -> Bench:
-    """The pair of models in training mode on `device`; `compiled`: layer by layer, as est-train does."""
+    """The two models on `device`; `compiled`: layer by layer, as est-train does it."""
     plain = build_model(case.model, hf_config(case.model), SEED).to(device).train()
     wrapped = deepcopy(plain, {id(parameter): parameter for parameter in plain.parameters()})
     spec = spec_of(wrapped)
@@ -140,52 +156,32 @@ def build(case: Case, device: torch.device, compiled: bool) -> Bench:
     if compiled:
         for layer in (*handle.layers, *plain.get_submodule(spec.layers).children()):
             layer.compile()
-    return Bench(device, spec, handle, wrapped, plain, build_optimizer(plain, OptimConfig(lr=1e-4)))
+    return Bench(device, spec, handle, IndexGenerator(spec, SEED), wrapped, plain, build_optimizer(plain, OPTIM))
 
 
 def measure(case: Case, bench: Bench, rounds: int, progress: Callable[[str], None]) -> dict[str, list[float]]:
-    """Seconds of each variant's step in each round, without the warm-up."""
+    """Seconds per step of each variant in each round, the warm-up left out."""
     seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     rng = random.Random(SEED)
-    order = list(VARIANTS)
     for number in range(WARM_UP_ROUNDS + rounds):
         progress(f"{case.family}: round {number + 1} of {WARM_UP_ROUNDS + rounds}")
-        if number % 2:
-            order.reverse()
-        else:
-            rng.shuffle(order)
-        shape = (case.tokens // case.seq_len, case.seq_len)
-        tokens = torch.randint(case.model.vocab_size or 0, shape, device=bench.device)
-        for variant in order:
-            begin = _clock(bench.device)
-            bench.step(variant, number, tokens)
-            seconds[variant].append(_clock(bench.device) - begin)
+        tokens = torch.randint(bench.spec.vocab_size, case.shape, device=bench.device)
+        order = rng.sample(VARIANTS, len(VARIANTS))
+        there = _timed(bench, order, 2 * number, tokens)
+        back = _timed(bench, order[::-1], 2 * number + 1, tokens)
+        for variant in VARIANTS:
+            seconds[variant].append((there[variant] + back[variant]) / 2)
     return {variant: times[WARM_UP_ROUNDS:] for variant, times in seconds.items()}
 
 
-def results(case: Case, spec: ModelSpec, seconds: dict[str, list[float]]) -> list[Result]:
-    """The table's lines for one case."""
-    lines = []
-    for stage in ("stage 1", "stage 2"):
-        time_s, ratio, low, high = _compare(seconds[stage], seconds["full"])
-        ideal = _ideal(spec, STAGES[stage], case)
-        lines.append(Result(case.family, stage, time_s, ratio, low, high, ideal, ratio / ideal <= case.limit))
-    time_s, ratio, low, high = _compare(seconds["full"], seconds["plain"])
-    return [*lines, Result(case.family, "p = 1", time_s, ratio, low, high, 1.0, low <= 1.0 <= high)]
-
-
-def _compare(times: list[float], base: list[float]) -> tuple[float, float, float, float]:
-    """(median time, median of the paired ratios, the bounds of its 95 % bootstrap interval)."""
-    ratios = [a / b for a, b in zip(times, base, strict=True)]
-    rng = random.Random(SEED)
-    medians = sorted(median(rng.choices(ratios, k=len(ratios))) for _ in range(4000))
-    return median(times), median(ratios), medians[100], medians[-101]
-
-
-def _ideal(spec: ModelSpec, rates: SamplingRates, case: Case) -> float:
-    batch = case.tokens // case.seq_len
-    sampled = training_flops(spec, sample_sizes(spec, rates, DEFAULTS), batch, case.seq_len)
-    return sampled.total / training_flops(spec, full_sizes(spec), batch, case.seq_len).total
+def _timed(bench: Bench, order: list[str], number: int, tokens: Tensor) -> dict[str, float]:
+    """Seconds of one step of each variant, taken in this order."""
+    seconds = {}
+    for variant in order:
+        begin = _clock(bench.device)
+        bench.step(variant, number, tokens)
+        seconds[variant] = _clock(bench.device) - begin
+    return seconds
 
 
 def _clock(device: torch.device) -> float:
@@ -196,76 +192,110 @@ def _clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    threads = {"threads": torch.get_num_threads(), "clock": "wall" if gpu else "CPU time"}
-    precision = "bf16 autocast" if gpu else "fp32"
-    return {"cpu": _cpu_model(), "gpu": gpu, **threads, "precision": precision, "commit": git_commit(), **versions()}
+def results(case: Case, spec: ModelSpec, seconds: dict[str, list[float]]) -> list[Result]:
+    """The table's lines of one case."""
+    lines = []
+    for stage in SAMPLED:
+        ratio, low, high = paired_ratio(seconds[stage], seconds["full"])
+        ideal = ideal_ratio(case, spec, stage)
+        passed = ratio / ideal <= case.limit
+        lines.append(Result(case.family, stage, median(seconds[stage]), ratio, low, high, ideal, passed))
+    ratio, low, high = paired_ratio(seconds["full"], seconds["plain"])
+    passed = low <= 1.0 <= high
+    return [*lines, Result(case.family, "p = 1", median(seconds["full"]), ratio, low, high, 1.0, passed)]
 
 
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+def paired_ratio(times: list[float], base: list[float]) -> tuple[float, float, float]:
+    """Median of times / base, pair by pair, and the bounds of its 95 % bootstrap interval."""
+    ratios = [time_s / base_s for time_s, base_s in zip(times, base, strict=True)]
+    rng = random.Random(SEED)
+    medians = sorted(median(rng.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
+    tail = RESAMPLES * 25 // 1000
+    return median(ratios), medians[tail], medians[-1 - tail]
 
 
-def table(lines: list[Result], cases: tuple[Case, ...]) -> Table:
-    limits = {case.family: case.limit for case in cases}
-    shown = Table("model", "what", "s / step", "ratio", "95 % interval", "ideal", "ratio / ideal", "gate", "holds")
+def ideal_ratio(case: Case, spec: ModelSpec, stage: str) -> float:
+    """FLOPs of a step of `stage` / FLOPs of a step of the complete model."""
+    sampled = training_flops(spec, sample_sizes(spec, SAMPLED[stage], DEFAULTS), *case.shape)
+    return sampled.total / training_flops(spec, full_sizes(spec), *case.shape).total
+
+
+def table(lines: list[Result], cases: list[Case]) -> Table:
+    """What the terminal shows; fits 80 columns."""
+    limits = {case.family: f"<= {case.limit:.2f}" for case in cases}
+    shown = Table("step", "s", "ratio", "95 % interval", "ideal", "/ ideal", "gate", "holds", box=box.SIMPLE_HEAD)
     for line in lines:
-        gate = "interval holds 1.00" if line.what == "p = 1" else f"<= {limits[line.family]:.2f}"
-        interval, share = f"{line.low:.3f} - {line.high:.3f}", f"{line.ratio / line.ideal:.3f}"
-        numbers = (f"{line.time_s:.3f}", f"{line.ratio:.3f}", interval, f"{line.ideal:.3f}", share)
-        shown.add_row(line.family, line.what, *numbers, gate, "yes" if line.passed else "[bold red]NO")
+        numbers = (f"{line.time_s:.3f}", f"{line.ratio:.3f}", f"{line.low:.3f} - {line.high:.3f}", f"{line.ideal:.3f}")
+        gate = limits[line.family] if line.what in SAMPLED else "has 1.00"
+        holds = "yes" if line.passed else "[bold red]NO"
+        shown.add_row(f"{line.family} {line.what}", *numbers, f"{line.ratio / line.ideal:.3f}", gate, holds)
     return shown
 
 
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    cuda = device.type == "cuda"
+    return {
+        "cpu": _cpu_name(),
+        "gpu": torch.cuda.get_device_name(device) if cuda else None,
+        "clock": "wall" if cuda else "CPU time",
+        "precision": "bf16 autocast" if cuda else "fp32",
+        "threads": torch.get_num_threads(),
+        "commit": git_commit(),
+        **versions(),
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=12, help="measured rounds, at least 10 for a gate (12)")
-    parser.add_argument("--tokens", type=int, help="tokens per step (1024 on a CPU, 16384 on a GPU)")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=12, help="measured rounds; 10 or more for a gate (default 12)")
+    parser.add_argument("--tokens", type=int, help="tokens per step (default 1024 on a CPU, 16384 on a GPU)")
     parser.add_argument("--families", nargs="+", choices=["gpt2", "llama"], default=["gpt2", "llama"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="compile layers (default: on a GPU)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write results and environment there as well")
-    return parser.parse_args()
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write results and environment there")
+    arguments = parser.parse_args()
+    if arguments.compile is None:
+        arguments.compile = arguments.device == "cuda"
+    lengths = [case.seq_len for case in CASES[arguments.device] if case.family in arguments.families]
+    if arguments.rounds < 1 or any((arguments.tokens or length) % length for length in lengths):
+        parser.error(f"--rounds must be positive and --tokens a multiple of {max(lengths)}")
+    return arguments
 
 
 def _keep_freed_memory() -> None:
-    """Start this process anew with MALLOC in its environment, which glibc reads only at the start."""
-    if platform.libc_ver()[0] == "glibc" and any(name not in os.environ for name in MALLOC):
-        os.execve(sys.executable, sys.orig_argv, {**MALLOC, **os.environ})
+    """Start this process anew with MALLOC in its environment: glibc reads that only at the start."""
+    if platform.libc_ver()[0] == "glibc" and not os.environ.keys() >= MALLOC.keys():
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **MALLOC})
 
 
 def main() -> int:
-    arguments = _arguments()
     _keep_freed_memory()
+    arguments = _arguments()
     torch.set_num_threads(1)
     device, console = torch.device(arguments.device), Console()
-    cases = _cases(arguments)
+    cases = [case for case in CASES[arguments.device] if case.family in arguments.families]
+    cases = [replace(case, tokens=arguments.tokens or case.tokens) for case in cases]
     lines: list[Result] = []
     for case in cases:
         with console.status(case.family) as status:
-            compiled = device.type == "cuda" if arguments.compile is None else arguments.compile
-            bench = build(case, device, compiled)
+            bench = build(case, device, arguments.compile)
             lines += results(case, bench.spec, measure(case, bench, arguments.rounds, status.update))
-    console.print(table(lines, cases))
     about = environment(device)
-    console.print(", ".join(f"{key} {value}" for key, value in about.items() if value is not None))
+    report = {"environment": about, "rounds": arguments.rounds, "compiled": arguments.compile}
+    console.print(table(lines, cases))
+    console.print(", ".join(f"{name} {value}" for name, value in {**report, **about}.items() if name != "environment"))
     if arguments.json is not None:
-        report = {"environment": about, "cases": [asdict(case) for case in cases], "rounds": arguments.rounds}
-        arguments.json.write_text(json.dumps({**report, "results": [asdict(line) for line in lines]}, indent=2) + "\n")
+        whole = {**report, "cases": [asdict(case) for case in cases], "results": [asdict(line) for line in lines]}
+        arguments.json.write_text(json.dumps(whole, indent=2) + "\n", "utf-8")
     return 0 if all(line.passed for line in lines) else 1
-
-
-def _cases(arguments: argparse.Namespace) -> tuple[Case, ...]:
-    chosen = [case for case in CASES[arguments.device] if case.family in arguments.families]
-    if arguments.tokens is not None:
-        chosen = [replace(case, tokens=arguments.tokens) for case in chosen]
-    if any(case.tokens % case.seq_len for case in chosen):
-        sys.exit(f"--tokens: must be a multiple of the sequence length, {', '.join(str(c.seq_len) for c in chosen)}")
-    return tuple(chosen)
 
 
 if __name__ == "__main__":

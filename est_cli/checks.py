@@ -5,10 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from est_cli.config import Family, LrSchedule, PlanConfig, RunConfig, SamplingConfig, SchedulerName, Source
+from est_cli.config import (
+    Family,
+    LrSchedule,
+    ModelConfig,
+    PlanConfig,
+    RunConfig,
+    SamplingConfig,
+    SchedulerName,
+    Source,
+)
 from est_cli.errors import ConfigError
 from est_cli.est.schedule import SamplingRates, SamplingScheduler, boundary_step, dense, three_stage
-from est_cli.est.sizes import SamplingOptions
+from est_cli.est.sizes import SamplingOptions, sample_sizes
+from est_cli.est.spec import ModelSpec
 
 DEFAULT_STEPS = 300
 SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions")
@@ -19,16 +29,32 @@ def check(config: RunConfig) -> None:
     problems = [*_model(config), *_dataset(config), *_train(config), *_optim(config), *_scheduler(config)]
     if isinstance(config, PlanConfig):
         problems += _plan(config)
+    if not problems and config.model.family is not Family.hf:
+        problems = [*_fit(config, _preset_sizes(config.model))]
     if problems:
         raise ConfigError("; also ".join(problems))
+
+
+def check_fit(config: RunConfig, sizes: ModelSpec) -> None:
+    """Raise ConfigError where the run does not fit the model. check() does it for presets, whose sizes it knows."""
+    for problem in _fit(config, sizes):
+        raise ConfigError(problem)
 
 
 def max_steps(config: RunConfig) -> int:
     """Optimizer steps of the run: given, or the token budget rounded up to whole steps, or 300."""
     train = config.train
-    if train.max_tokens is not None:
-        return math.ceil(train.max_tokens / train.tokens_per_step)
+    if train.max_tokens is not None and train.tokens_per_step > 0:
+        return -(-train.max_tokens // train.tokens_per_step)
     return DEFAULT_STEPS if train.max_steps is None else train.max_steps
+
+
+def tokenizer_of(config: RunConfig) -> str:
+    """The tokenizer's name: under `auto` that of the pre-trained model that is continued, else `bpe`."""
+    if config.tokenizer != "auto":
+        return config.tokenizer
+    continued = config.model.family is Family.hf and config.model.pretrained
+    return str(config.model.name_or_path) if continued else "bpe"
 
 
 def scheduler_of(config: RunConfig) -> SamplingScheduler:
@@ -85,7 +111,7 @@ def _hf_model(config: RunConfig) -> Iterator[str]:
 
 def _heads(config: RunConfig) -> Iterator[str]:
     model = config.model
-    assert model.hidden_size is not None and model.num_heads is not None and model.max_positions is not None
+    assert model.hidden_size is not None and model.num_heads is not None
     if model.hidden_size % model.num_heads:
         yield f"model.num_heads: {model.num_heads} heads do not divide model.hidden_size={model.hidden_size}"
     elif model.family is Family.llama and (model.hidden_size // model.num_heads) % 2:
@@ -95,11 +121,37 @@ def _heads(config: RunConfig) -> Iterator[str]:
         yield f"model.num_kv_heads: GPT-2 has as many KV heads as heads; leave it null, got {kv_heads}"
     elif model.num_heads % kv_heads:
         yield f"model.num_kv_heads: {kv_heads} KV heads do not divide model.num_heads={model.num_heads}"
-    if config.train.seq_len > model.max_positions:
-        yield (
-            f"train.seq_len: {config.train.seq_len} is longer than the model's "
-            f"model.max_positions={model.max_positions}; shorten the one or raise the other"
-        )
+
+
+def _preset_sizes(model: ModelConfig) -> ModelSpec:
+    """The specification of a checked preset as far as its sizes go, without the modules."""
+    assert model.hidden_size is not None and model.num_heads is not None and model.num_layers is not None
+    assert model.vocab_size is not None and model.max_positions is not None
+    return ModelSpec(
+        family=model.family.value,
+        layers="",
+        num_layers=model.num_layers,
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_heads if model.num_kv_heads is None else model.num_kv_heads,
+        head_dim=model.hidden_size // model.num_heads,
+        mlp_size=4 * model.hidden_size if model.mlp_size is None else model.mlp_size,
+        hidden_size=model.hidden_size,
+        vocab_size=model.vocab_size,
+        max_positions=model.max_positions,
+        projections=(),
+    )
+
+
+def _fit(config: RunConfig, sizes: ModelSpec) -> Iterator[str]:
+    seq_len, positions = config.train.seq_len, sizes.max_positions
+    if seq_len > positions:
+        yield f"train.seq_len: {seq_len} is longer than the model's {positions} positions (model.max_positions)"
+    scheduler, options = scheduler_of(config), options_of(config.sampling)
+    try:
+        for number in scheduler.occupied():
+            sample_sizes(sizes, scheduler.stages[number - 1].rates, options)
+    except ValueError as error:
+        yield str(error)
 
 
 def _dataset(config: RunConfig) -> Iterator[str]:
@@ -116,7 +168,7 @@ def _dataset(config: RunConfig) -> Iterator[str]:
         yield f"dataset.hub_ids: dataset={data.name} does not read the hub; use dataset=hub"
     if not 0.0 < data.validation_fraction < 1.0:
         yield f"dataset.validation_fraction: {data.validation_fraction} is out of range; it must be in (0, 1)"
-    if data.source is Source.tokens and config.tokenizer == "bpe":
+    if data.source is Source.tokens and tokenizer_of(config) == "bpe":
         yield "tokenizer: dataset=tokens holds ids of a tokenizer that exists; name its folder or hub id"
     if data.token_dtype not in ("uint16", "uint32"):
         yield f"dataset.token_dtype: {data.token_dtype!r} is not one of uint16, uint32"

@@ -6,15 +6,20 @@ told with the nearest key, also when it is smuggled in with `+`.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import difflib
+import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from hydra import compose
 from hydra import main as hydra_main
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -28,8 +33,6 @@ _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 """The config folder: inside the wheel, or beside the package in a checkout."""
 
-_FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn", "--info", "-i")
-
 C = TypeVar("C")
 
 
@@ -38,38 +41,57 @@ def run_hydra(config_name: str, schema: type[C], argv: Sequence[str], main: Call
 
     Raises ConfigError for anything that is wrong with the command line or the configuration files.
     """
-    overrides = _checked_overrides(_overrides_in(argv[1:]), schema)
+    arguments = _parsed(argv)
+    overrides = _checked_overrides(arguments.overrides, schema, _groups(arguments.config_dir))
+    experiment = any(override.key_or_group == "experiment" for override in overrides)
     composed: list[tuple[DictConfig, DictConfig]] = []
 
     @hydra_main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def hand_over(config: DictConfig) -> None:
-        composed.append((config, compose(config_name)))
+        composed.append((config, compose(config_name) if experiment else config))
 
     # Hydra would print reports of its own; with this it raises, and the door prints one line. For the same reason
     # the work is done after Hydra has returned: it reports a failing job before it passes the exception on.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [argv[0], *_for_hydra(argv[1:], schema)]
     try:
-        hand_over()
+        with _command_line(argv):
+            hand_over()
     except (HydraException, OmegaConfBaseException) as error:
         raise config_error(error, schema) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration: a file cannot be read as YAML: {error}") from error
     for config, bare in composed:  # none after --help and the like
         main(typed(config, schema), _given_keys(config, bare, overrides))
 
 
-def _overrides_in(args: Sequence[str]) -> list[str]:
-    """The arguments that are neither one of Hydra's flags nor the value of one."""
-    values = {n + 1 for n, arg in enumerate(args) if arg in _FLAGS_WITH_VALUE}
-    return [arg for n, arg in enumerate(args) if not arg.startswith("-") and n not in values]
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """What Hydra's own parser finds in the command line; its usage text is cut down to the error."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            arguments = get_args_parser().parse_args(list(argv[1:]))
+    except SystemExit as stop:
+        if not stop.code:  # --version
+            raise
+        told = said.getvalue().rpartition("error: ")[2].strip()
+        raise ConfigError(f"command line: {told}; options come before the settings, see --help") from None
+    for flag in ("multirun", "experimental_rerun", "config_name", "config_path"):
+        if getattr(arguments, flag):
+            raise ConfigError(f"--{flag.replace('_', '-')}: is not supported; one command is one run")
+    return arguments
 
 
-def _for_hydra(args: Sequence[str], schema: type) -> list[str]:
-    """The arguments as Hydra, which reads sys.argv, wants them: `++` for a setting that no file of conf/ mentions."""
-    leaves = dict(leaf_types(schema))
-    return [f"++{arg}" if arg.partition("=")[0] in leaves else arg for arg in args]
+@contextlib.contextmanager
+def _command_line(argv: Sequence[str]) -> Iterator[None]:
+    """Hydra reads sys.argv and nothing else."""
+    before, sys.argv = sys.argv, list(argv)
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
-def _checked_overrides(args: list[str], schema: type) -> list[Override]:
+def _checked_overrides(args: list[str], schema: type, groups: dict[str, list[str]]) -> list[Override]:
     overrides = []
     for arg in args:
         try:
@@ -78,40 +100,43 @@ def _checked_overrides(args: list[str], schema: type) -> list[Override]:
             raise ConfigError(
                 f"{arg}: not an override; write KEY=VALUE, and quote values with special signs"
             ) from error
-        _check_override(override, arg, dict(leaf_types(schema)))
+        _check_override(override, arg, dict(leaf_types(schema)), groups)
         overrides.append(override)
     return overrides
 
 
-def _check_override(override: Override, arg: str, leaves: dict[str, Any]) -> None:
-    key = override.key_or_group
+def _check_override(override: Override, arg: str, leaves: dict[str, Any], groups: dict[str, list[str]]) -> None:
+    key = override.get_key_element().lstrip("+~")
     if key.split(".")[0].split("/")[0] == "hydra":
-        return
+        raise ConfigError(f"{key}: Hydra's own settings are fixed; a run writes to outputs/RUN_NAME only")
     if override.is_delete():
-        raise ConfigError(f"{arg}: settings cannot be removed; set a value, or null where the setting allows it")
+        raise ConfigError(f"{key}: settings cannot be removed; set a value, or null where the setting allows it")
     if override.is_sweep_override():
         raise ConfigError(f"{key}: a list of values to sweep over is not a value; write a list as [a,b]")
-    groups = _groups()
+    if key not in leaves and key not in groups:
+        raise ConfigError(unknown_key(key or arg, [*leaves, *groups]))
+    if override.is_add():
+        raise ConfigError(f"{key}: is known; write it without the +")
     if key in groups:
         _check_choice(key, override.value(), groups[key])
-    elif key not in leaves:
-        raise ConfigError(unknown_key(key, [*leaves, *groups]))
-    elif override.is_add():
-        raise ConfigError(f"{key}: is known; write it without the +")
 
 
 def _check_choice(group: str, choice: Any, options: list[str]) -> None:
-    if choice is None and group == "experiment":
+    if (choice is None and group == "experiment") or (isinstance(choice, str) and choice in options):
         return
-    if str(choice) not in options:
-        hint = difflib.get_close_matches(str(choice), options, n=1)
-        did = f"; did you mean {hint[0]!r}?" if hint else ""
-        raise ConfigError(f"{group}: no option {str(choice)!r}; choose one of {', '.join(options)}{did}")
+    told = "null" if choice is None else repr(choice)
+    hint = difflib.get_close_matches(str(choice), options, n=1)
+    did = f"; did you mean {hint[0]!r}?" if hint else ""
+    raise ConfigError(f"{group}: no option {told}; choose one of {', '.join(options)}{did}")
 
 
-def _groups() -> dict[str, list[str]]:
-    folders = [path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"]
-    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in sorted(folders)}
+def _groups(config_dir: str | None) -> dict[str, list[str]]:
+    """Config groups and their options, those of --config-dir included."""
+    groups: dict[str, set[str]] = {}
+    for root in [CONF, *([Path(config_dir)] if config_dir else [])]:
+        for file in root.glob("*/*.yaml"):
+            groups.setdefault(file.parent.name, set()).add(file.stem)
+    return {group: sorted(options) for group, options in sorted(groups.items()) if group != "hydra"}
 
 
 def _given_keys(composed: DictConfig, bare_config: DictConfig, overrides: list[Override]) -> set[str]:

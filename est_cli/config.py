@@ -240,8 +240,9 @@ class RunConfig:
     resume: str | None = None
     """A run folder to continue, or `auto`."""
     seed: int = 0
-    tokenizer: str = "bpe"
-    """`bpe`: byte-level BPE trained on the corpus and cached; otherwise a folder or a hub id."""
+    tokenizer: str = "auto"
+    """`bpe`: byte-level BPE trained on the corpus and cached; otherwise a folder or a hub id. `auto`: that of a
+    pre-trained model that is continued, else bpe."""
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)

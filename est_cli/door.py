@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from est_cli.errors import EstError, OutOfMemory, StoppedBySignal, StorageError
 
@@ -15,8 +19,10 @@ STORAGE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EACC
 
 def enter(program: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run `main` on the command line and return the exit code (README.md lists them)."""
+    _show_messages()
     try:
-        main(sys.argv if argv is None else argv)
+        with _sigterm_raises():
+            main(sys.argv if argv is None else argv)
         return 0
     except StoppedBySignal as stop:
         return _report(program, "stopped", stop, stop.exit_code)
@@ -36,6 +42,29 @@ def enter(program: str, main: Callable[[Sequence[str]], None], argv: Sequence[st
             raise
         message = f"train.micro_batch: out of memory; use a smaller one ({_first_line(error)})"
         return _report(program, "error", error, OutOfMemory.exit_code, message)
+
+
+def _show_messages() -> None:
+    """Information and warnings of our own modules, as plain lines on stderr."""
+    logger = logging.getLogger("est_cli")
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM unwind and be told as Ctrl-C is, wherever a command does not handle it in a better way."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise StoppedBySignal(signum, "by SIGTERM before a checkpoint could be saved")
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _report(program: str, what: str, error: BaseException, code: int, message: str | None = None) -> int:

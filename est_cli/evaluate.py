@@ -48,15 +48,21 @@ def validation_loss(
 def sample_text(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, new_tokens: int, seed: int
 ) -> str:
-    """`prompt` and a continuation drawn at temperature 0.8 from the 40 likeliest tokens; the global RNG is kept."""
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    """`prompt` and a continuation drawn at temperature 0.8 from the 40 likeliest tokens; the global RNG is kept.
+
+    Both are cut to the positions that the model has; an empty prompt is the end of a text.
+    """
+    positions = model.config.max_position_embeddings
+    ids = (tokenizer(prompt).input_ids or [tokenizer.eos_token_id or 0])[1 - positions :]
+    inputs = torch.tensor([ids], device=model.device)
     was_training = model.training
     model.eval()
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         tokens = model.generate(
-            **inputs,
-            max_new_tokens=new_tokens,
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=min(new_tokens, positions - len(ids)),
             do_sample=True,
             temperature=0.8,
             top_k=40,

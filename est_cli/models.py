@@ -8,15 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, masking_utils
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    masking_utils,
+)
+from transformers.utils import logging
 
 from est_cli.arch import spec_of
 from est_cli.config import Family, ModelConfig
 from est_cli.data.hub import require_hub
 from est_cli.errors import ConfigError
 
-CODE_KEYS = ("auto_map", "_attn_implementation_internal")
-"""Keys of a config.json that would load or choose code; a config with one of them is refused."""
+CODE_KEYS = (
+    "auto_map",
+    "_attn_implementation_internal",
+    "_attn_implementation",
+    "attn_implementation",
+    "quantization_config",
+)
+"""Keys of a config.json that load or choose code (an attention may name a repository); they are refused."""
 
 
 def hf_config(model: ModelConfig, end_of_text_id: int | None = None) -> Any:
@@ -24,10 +39,6 @@ def hf_config(model: ModelConfig, end_of_text_id: int | None = None) -> Any:
     config = _loaded_config(model) if model.family is Family.hf else _preset_config(model)
     if end_of_text_id is not None and not (model.family is Family.hf and model.pretrained):
         config.bos_token_id = config.eos_token_id = end_of_text_id
-    try:
-        spec_of(config)
-    except ValueError as error:
-        raise ConfigError(str(error).replace("model:", "model.name_or_path:", 1)) from error
     _set_dropout(config, model.dropout)
     return config
 
@@ -35,9 +46,18 @@ def hf_config(model: ModelConfig, end_of_text_id: int | None = None) -> Any:
 def build_model(model: ModelConfig, config: Any, seed: int) -> PreTrainedModel:
     """The model in fp32 on the CPU: pre-trained weights under family=hf, otherwise initialised from `seed`."""
     torch.manual_seed(seed)
-    if model.family is Family.hf and model.pretrained:
-        return _pretrained(str(model.name_or_path), config)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    if model.family is not Family.hf:
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    name = str(model.name_or_path)
+    try:
+        if model.pretrained:
+            return _pretrained(name, config)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever transformers and safetensors raise for files that are not ours
+        hint = "; model.pretrained=false starts afresh" if model.pretrained else ""
+        raise ConfigError(f"model.name_or_path: {name} cannot be loaded: {_reason(error)}{hint}") from error
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
@@ -96,15 +116,36 @@ def _loaded_config(model: ModelConfig) -> Any:
     name = str(model.name_or_path)
     local = _is_local(name)
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"model.name_or_path: {name} holds no config that transformers can read: {reason}") from error
-    code = [key for key in CODE_KEYS if config.to_dict().get(key)]
+        raw, _ = PreTrainedConfig.get_config_dict(name, local_files_only=local)
+        code = [key for key in CODE_KEYS if raw.get(key) is not None]
+        if not code:
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local)
+    except Exception as error:  # whatever transformers raises for files that are not ours
+        raise ConfigError(
+            f"model.name_or_path: {name} holds no config that transformers can read: {_reason(error)}"
+        ) from error
     if code:
         keys = ", ".join(code)
         raise ConfigError(f"model.name_or_path: {name} would choose code to run ({keys} in config.json); remove that")
+    _check_sizes(name, config)
     return config
+
+
+def _check_sizes(name: str, config: Any) -> None:
+    """Raise ConfigError for an architecture that EST does not support, and for sizes that make no model."""
+    try:
+        spec = spec_of(config)
+    except ZeroDivisionError:
+        raise ConfigError(f"model.name_or_path: {name} has no heads in its config.json") from None
+    except ValueError as error:
+        raise ConfigError(str(error).replace("model:", "model.name_or_path:", 1)) from error
+    counts = (spec.num_layers, spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.mlp_size, spec.vocab_size)
+    if min(counts) < 1 or spec.num_heads % spec.num_kv_heads:
+        raise ConfigError(
+            f"model.name_or_path: {name} has sizes in its config.json that make no model: {spec.num_layers} layers, "
+            f"{spec.num_heads} heads of {spec.head_dim}, {spec.num_kv_heads} KV heads, {spec.mlp_size} MLP columns, "
+            f"{spec.vocab_size} tokens"
+        )
 
 
 def _is_local(name: str) -> bool:
@@ -118,20 +159,43 @@ def _is_local(name: str) -> bool:
 
 
 def _pretrained(name: str, config: Any) -> PreTrainedModel:
-    try:
-        return AutoModelForCausalLM.from_pretrained(
+    """The model with the weights of `name`, which must hold every one of them."""
+    with _quiet_transformers():
+        model, info = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,
             dtype=torch.float32,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=Path(name).is_dir(),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+    wrong = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+    if wrong:
         raise ConfigError(
-            f"model.name_or_path: {name} has no weights in safetensors ({reason}); model.pretrained=false starts afresh"
-        ) from error
+            f"model.name_or_path: {name} does not fit its config.json: {len(wrong)} weights are missing or "
+            f"have another shape, such as {wrong[0]}"
+        )
+    return model
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar and no report on stderr: what is wrong is told in one line."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _set_dropout(config: Any, dropout: float) -> None:

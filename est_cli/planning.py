@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from est_cli.arch import spec_of
-from est_cli.checks import options_of, scheduler_of
+from est_cli.checks import check_fit, options_of, scheduler_of
 from est_cli.config import PlanConfig, Precision
 from est_cli.errors import ConfigError
 from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingRates, SamplingScheduler, training_flops
@@ -55,6 +55,7 @@ def make_plan(config: PlanConfig) -> Plan:
     hf = hf_config(config.model)
     spec, options, train = spec_of(hf), options_of(config.sampling), config.train
     batch = train.tokens_per_step // train.seq_len
+    check_fit(config, spec)
     try:
         scheduler = _scheduler(config, spec, options)
         sizes = {n: sample_sizes(spec, scheduler.stages[n - 1].rates, options) for n in scheduler.occupied()}
@@ -101,18 +102,25 @@ def make_plan(config: PlanConfig) -> Plan:
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
-    """The plan as tables on stdout."""
+    """The plan as two tables, each narrower than 80 columns, and notes on stdout."""
     console = console or Console()
-    table = Table(box=box.SIMPLE_HEAD, title=f"est-plan: {plan.model}, {plan.scheduler.name}", title_justify="left")
-    for name in ("stage", "from step", "steps", "tokens", "p_H", "p_M", "p_L"):
-        table.add_column(name, justify="right")
-    for name in ("FLOPs blocks", "FLOPs total", "saved blocks", "saved total", "memory"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for stage in plan.stages:
-        table.add_row(*_stage_row(stage, plan.memory.states))
-    table.add_section()
-    table.add_row(*_sum_row(plan))
-    console.print(table, soft_wrap=True)
+    console.print(f"est-plan: {plan.model}, {plan.scheduler.name}", markup=False, highlight=False)
+    for titles, row, total in (
+        (("stage", "from step", "steps", "tokens", "p_H", "p_M", "p_L"), _schedule_row, _schedule_total(plan)),
+        (
+            ("stage", "FLOPs blocks", "FLOPs total", "saved blocks", "saved total", "memory"),
+            _cost_row,
+            _cost_total(plan),
+        ),
+    ):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for title in titles:
+            table.add_column(title, justify="right", no_wrap=True)
+        for stage in plan.stages:
+            table.add_row(*row(plan, stage))
+        table.add_section()
+        table.add_row(*total)
+        console.print(table)
     for line in _notes(plan):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -125,41 +133,30 @@ def _scheduler(config: PlanConfig, spec: ModelSpec, options: SamplingOptions) ->
     return boundaries_for(config.target_saving, scheduler, savings, config.target_keep.value)
 
 
-def _stage_row(stage: StagePlan, states: int) -> list[str]:
-    saved = FlopsLedger(stage.flops, stage.dense)
-    return [
-        str(stage.number),
-        f"{stage.first_step:,}",
-        f"{stage.steps:,}",
-        f"{stage.tokens:,}",
-        f"{stage.rates.p_h:.4g}",
-        f"{stage.rates.p_m:.4g}",
-        f"{stage.rates.p_l:.4g}",
-        f"{stage.flops.blocks:.3e}",
-        f"{stage.flops.total:.3e}",
-        f"{saved.saved_pct('blocks'):.2f} %",
-        f"{saved.saved_pct('total'):.2f} %",
-        f"{(states + stage.activation_bytes) / 1e9:.2f} GB",
-    ]
+def _schedule_row(plan: Plan, stage: StagePlan) -> list[str]:
+    rates = (stage.rates.p_h, stage.rates.p_m, stage.rates.p_l)
+    numbers = [f"{number:,}" for number in (stage.first_step, stage.steps, stage.tokens)]
+    return [str(stage.number), *numbers, *(f"{rate:.4g}" for rate in rates)]
 
 
-def _sum_row(plan: Plan) -> list[str]:
-    steps, ledger = plan.scheduler.max_steps, plan.ledger
-    most = plan.memory.states + max(plan.memory.activations)
-    return [
-        "all",
-        "",
-        f"{steps:,}",
-        f"{steps * plan.tokens_per_step:,}",
-        "",
-        "",
-        "",
-        f"{ledger.used.blocks:.3e}",
-        f"{ledger.used.total:.3e}",
-        f"{ledger.saved_pct('blocks'):.2f} %",
-        f"{ledger.saved_pct('total'):.2f} %",
-        f"{most / 1e9:.2f} GB",
-    ]
+def _schedule_total(plan: Plan) -> list[str]:
+    steps = plan.scheduler.max_steps
+    return ["all", "", f"{steps:,}", f"{steps * plan.tokens_per_step:,}", "", "", ""]
+
+
+def _cost_row(plan: Plan, stage: StagePlan) -> list[str]:
+    ledger = FlopsLedger(stage.flops, stage.dense)
+    return [str(stage.number), *_cost(ledger, plan.memory.states + stage.activation_bytes)]
+
+
+def _cost_total(plan: Plan) -> list[str]:
+    return ["all", *_cost(plan.ledger, plan.memory.states + max(plan.memory.activations))]
+
+
+def _cost(ledger: FlopsLedger, memory: int) -> list[str]:
+    flops = [f"{amount:.3e}" for amount in (ledger.used.blocks, ledger.used.total)]
+    saved = [f"{ledger.saved_pct(convention):.2f} %" for convention in ("blocks", "total")]
+    return [*flops, *saved, f"{memory / 1e9:.2f} GB"]
 
 
 def _notes(plan: Plan) -> list[str]:

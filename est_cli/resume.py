@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
 from est_cli.checks import check
 from est_cli.config import FREE_KEYS, RunConfig
 from est_cli.errors import CheckpointError, ConfigError
-from est_cli.run_dir import RunDir, check_run_name, find_unfinished
+from est_cli.run_dir import RunDir, check_run_name, find_finished, find_unfinished
 from est_cli.schema import leaves_of, plain, typed
 
 OUTPUTS = Path("outputs")
@@ -25,6 +24,11 @@ class Start:
 
     config: RunConfig
     folder: Path | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.folder is not None and RunDir(self.folder).is_finished()
 
 
 def resolve_resume(config: RunConfig, given: set[str]) -> Start:
@@ -54,12 +58,14 @@ def stored_config(folder: Path) -> RunConfig:
         if any(isinstance(token, yaml.AliasToken | yaml.AnchorToken) for token in yaml.scan(text)):
             raise CheckpointError(f"{path}: holds YAML aliases; a stored configuration has none")
         tree = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path}: holds no settings")
     try:
-        return typed(OmegaConf.create(tree), RunConfig)
+        return typed(tree, RunConfig)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -76,7 +82,11 @@ def _folder(config: RunConfig) -> Path | None:
         check_run_name(config.run_name)
         folder = OUTPUTS / config.run_name
         return folder if RunDir(folder).config.exists() else None
-    return find_unfinished(OUTPUTS, lambda folder: _same_run(folder, config))
+
+    def matches(folder: Path) -> bool:
+        return _same_run(folder, config)
+
+    return find_unfinished(OUTPUTS, matches) or find_finished(OUTPUTS, matches)
 
 
 def _same_run(folder: Path, config: RunConfig) -> bool:
@@ -85,24 +95,29 @@ def _same_run(folder: Path, config: RunConfig) -> bool:
         stored = _frozen(stored_config(folder))
     except CheckpointError:
         return False
-    return stored == _frozen(config)
+    return _same(stored, _frozen(config))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal in value and type: as a stage boundary 1 is a step and 1.0 the end."""
+    return repr(one) == repr(other)
 
 
 def _merge(stored: RunConfig, config: RunConfig, given: set[str], folder: Path) -> RunConfig:
     wanted, tree = leaves_of(plain(config)), plain(stored)
     for key in sorted(given & wanted.keys()):
-        if key == "resume" or (key == "run_name" and wanted[key] == folder.name):
+        if key == "resume" or (key == "run_name" and wanted[key] == folder.resolve().name):
             continue
         group, _, name = key.rpartition(".")
         parent = tree[group] if group else tree
-        if parent[name] != wanted[key] and (key == "run_name" or not _is_free(key)):
+        if not _same(parent[name], wanted[key]) and (key == "run_name" or not _is_free(key)):
             raise ConfigError(
                 f"{key}: the run in {folder} was started with {parent[name]!r}, not {wanted[key]!r}; a key that "
                 "defines the run cannot change when it is resumed"
             )
         parent[name] = wanted[key]
-    tree["run_name"], tree["resume"] = folder.name, str(folder)
-    return typed(OmegaConf.create(tree), RunConfig)
+    tree["run_name"], tree["resume"] = folder.resolve().name, str(folder)
+    return typed(tree, RunConfig)
 
 
 def _is_free(key: str) -> bool:

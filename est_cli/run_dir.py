@@ -96,13 +96,22 @@ def create_run_dir(outputs: Path, name: str) -> RunDir:
 
 def find_unfinished(outputs: Path, matches: Callable[[Path], bool]) -> Path | None:
     """The newest unfinished run folder in `outputs` for which `matches(folder)` is true, by the time it was started."""
+    return _newest(outputs, RunDir.is_unfinished, matches)
+
+
+def find_finished(outputs: Path, matches: Callable[[Path], bool]) -> Path | None:
+    """The same among the finished ones."""
+    return _newest(outputs, lambda run: run.config.exists() and run.is_finished(), matches)
+
+
+def _newest(outputs: Path, wanted: Callable[[RunDir], bool], matches: Callable[[Path], bool]) -> Path | None:
     if not outputs.is_dir():
         return None
     with disk.storage_errors(outputs):
         runs = [RunDir(path) for path in outputs.iterdir() if path.is_dir() and not path.is_symlink()]
-        unfinished = [run for run in runs if run.is_unfinished()]
-        unfinished.sort(key=lambda run: (run.config.stat().st_mtime_ns, run.root.name), reverse=True)
-    return next((run.root for run in unfinished if matches(run.root)), None)
+        found = [run for run in runs if wanted(run)]
+        found.sort(key=lambda run: (run.config.stat().st_mtime_ns, run.root.name), reverse=True)
+    return next((run.root for run in found if matches(run.root)), None)
 
 
 def write_json(path: Path, obj: dict[str, Any]) -> None:

@@ -19,15 +19,20 @@ from est_cli.errors import ConfigError
 C = TypeVar("C")
 
 
-def typed(composed: DictConfig, schema: type[C]) -> C:
-    """The composed tree as `schema`. Raises ConfigError for unknown keys, wrong types and missing values."""
+def typed(tree: DictConfig | dict[str, Any], schema: type[C]) -> C:
+    """The tree as `schema`. Raises ConfigError for unknown keys, wrong types and missing values."""
     try:
-        _refuse_resolvers(leaves_of(OmegaConf.to_container(composed, resolve=False)))
-        tree = _as_lists(OmegaConf.to_container(composed, resolve=True), schema)
-        merged = OmegaConf.merge(OmegaConf.structured(schema), tree)
+        composed = tree if isinstance(tree, DictConfig) else OmegaConf.create(tree)
+        _refuse_resolvers(OmegaConf.to_container(composed, resolve=False))
+        resolved = OmegaConf.to_container(composed, resolve=True)
+        _require_groups(resolved, schema)
+        resolved = _as_lists(resolved, schema)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), resolved)
         return typing.cast(C, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise config_error(error, schema) from error
+    except RecursionError:
+        raise ConfigError("configuration: is nested without end; two settings refer to each other") from None
 
 
 def to_yaml(config: Any) -> str:
@@ -57,9 +62,15 @@ def leaf_types(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
     """`key: unknown key; did you mean ...?`"""
-    close = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]  # wrong or missing group
-    close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    name, names = _name(key), {_name(other): other for other in reversed(known)}
+    close = [names[name]] if name in names else []  # wrong or missing group
+    close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+    close = close or [names[other] for other in difflib.get_close_matches(name, names, n=1)]
     return f"{key}: unknown key; did you mean {close[0]!r}?" if close else f"{key}: unknown key; --help lists all keys"
+
+
+def _name(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def leaves_of(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -74,7 +85,7 @@ def config_error(error: Exception, schema: type) -> ConfigError:
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
-    key = getattr(cause, "full_key", None)
+    key = re.sub(r"\[\d+\]$", "", str(getattr(cause, "full_key", None) or ""))  # of an item: the list's key
     leaves = dict(leaf_types(schema))
     first_line = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
     if not key:
@@ -87,8 +98,8 @@ def config_error(error: Exception, schema: type) -> ConfigError:
 
 
 def _value_in(cause: BaseException) -> str:
-    value = getattr(cause, "value", None)
-    return "null" if value is None else repr(value)
+    told = repr(getattr(cause, "value", None))
+    return "null" if told == "None" else told[:80]
 
 
 def describe_type(hint: Any) -> str:
@@ -99,8 +110,16 @@ def describe_type(hint: Any) -> str:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(describe_type(part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is list:
-        return "a list, [a,b]"
+        return "a list of words, [a,b]"
     return words.get(hint, str(hint))
+
+
+def _require_groups(tree: Any, schema: type) -> None:
+    if "experiment" in tree:
+        raise ConfigError("experiment: its file must hold settings by name, below a first line `# @package _global_`")
+    for group, hint in typing.get_type_hints(schema).items():
+        if dataclasses.is_dataclass(hint) and not isinstance(tree.get(group, {}), dict):
+            raise ConfigError(f"{group}: {str(tree[group])[:80]!r} is not a group of settings, {group}: {{KEY: VALUE}}")
 
 
 def _as_lists(tree: Any, schema: type) -> Any:
@@ -113,10 +132,13 @@ def _as_lists(tree: Any, schema: type) -> Any:
     return tree
 
 
-def _refuse_resolvers(leaves: dict[str, Any]) -> None:
+def _refuse_resolvers(tree: Any, key: str = "configuration") -> None:
     """`${group.key}` is allowed; `${oc.env:X}` and its like would carry secrets into files and logs."""
-    for key, value in leaves.items():
-        if isinstance(value, str) and re.search(r"\$\{[^}]*:", value):
-            raise ConfigError(
-                f"{key}: resolvers are not allowed; write the value, or ${{group.key}} for another setting"
-            )
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            _refuse_resolvers(value, str(name) if key == "configuration" else f"{key}.{name}")
+    elif isinstance(tree, list):
+        for value in tree:
+            _refuse_resolvers(value, key)
+    elif isinstance(tree, str) and "${" in re.sub(r"(?<!\\)\$\{[\w.]+\}", "", tree):
+        raise ConfigError(f"{key}: resolvers are not allowed; write the value, or ${{group.key}} for another setting")

@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from est_cli.checks import check
 from est_cli.compose import run_hydra
 from est_cli.config import RunConfig
 from est_cli.door import enter
 from est_cli.errors import ConfigError
+from est_cli.resume import resolve_resume
 
 
 def main(argv: Sequence[str]) -> None:
@@ -19,14 +19,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _train(config: RunConfig, given: set[str]) -> None:
-    from est_cli.resume import resolve_resume
-
-    if config.resume is None:
-        check(config)
-    resumed = resolve_resume(config, given)
+    start = resolve_resume(config, given)
+    if start.finished:
+        print(f"{start.folder}: this run is finished, nothing is left to do")
+        return
     from est_cli.loop import build, train  # torch and transformers: only once the configuration is accepted
 
-    with build(resumed) as run:
+    with build(start) as run:
         train(run)
 
 

@@ -20,8 +20,8 @@ from est_cli.data.pieces import Advance, Piece, Pieces, Source
 from est_cli.data.readers import file_kind, read_file
 from est_cli.errors import ConfigError, DataError
 
-NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-"""Folders below the standard library's that are left out: other people's packages, and tests."""
+NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings"}
+"""Folders below the standard library's that are left out: other people's packages, tests, and generated tables."""
 
 
 def open_source(dataset: DatasetConfig) -> Source:
@@ -87,7 +87,7 @@ def _reading(paths: list[Path], fields: Sequence[str]) -> Pieces:
 
 
 def _stdlib_source(root: Path) -> Source:
-    """Every .py file below `root` but tests and installed packages, one document each."""
+    """Every .py file below `root` but tests, tables of codecs and installed packages, one document each."""
     paths = sorted(path for path in root.rglob("*.py") if not NOT_STDLIB.intersection(path.relative_to(root).parts))
     if not paths:
         raise DataError(f"dataset: {root} has no .py files; give your own text with dataset=text dataset.files=[...]")

@@ -72,7 +72,8 @@ def planned_ledger(
     """The ledger that a finished run of `scheduler` will show, at `batch` sequences per optimizer step."""
     dense = training_flops(spec, full_sizes(spec), batch, seq_len)
     ledger = FlopsLedger()
-    for stage, steps in zip(scheduler.stages, scheduler.stage_steps(), strict=True):
+    for number in scheduler.occupied():  # an empty stage may have rates that this model cannot be sampled at
+        stage, steps = scheduler.stages[number - 1], scheduler.stage_steps()[number - 1]
         used = training_flops(spec, sample_sizes(spec, stage.rates, options), batch, seq_len)
         ledger.add(used * steps, dense * steps)
     return ledger

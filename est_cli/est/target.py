@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from .flops import training_flops
@@ -37,8 +38,8 @@ def boundaries_for(saving: float, scheduler: SamplingScheduler, savings: list[fl
         lowest, highest = t2 * s2 / steps, t2 * s1 / steps
     if not lowest <= saving <= highest or lowest == highest:
         raise ValueError(
-            f"target_saving: {saving:g} is out of reach; while target_keep={keep} stays as it is, these rates save "
-            f"{lowest:.4f} to {highest:.4f}"
+            f"target_saving: {saving:g} is out of reach; with target_keep={keep} these rates save "
+            f"{math.ceil(lowest * 1e4) / 1e4:g} to {math.floor(highest * 1e4) / 1e4:g}"
         )
     part = (saving - lowest) / (highest - lowest)
     if keep == "ratio":

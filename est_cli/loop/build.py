@@ -15,12 +15,13 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from est_cli.arch import spec_of
+from est_cli.checkpoint import disk
 from est_cli.checkpoint.content import load_checkpoint
 from est_cli.checkpoint.store import clean_leftovers, newest_valid
-from est_cli.checks import options_of, scheduler_of
+from est_cli.checks import check_fit, options_of, scheduler_of, tokenizer_of
 from est_cli.config import RunConfig
 from est_cli.data import BlockOrder, Corpus, TokenBlocks, load_corpus
-from est_cli.errors import CheckpointError, ConfigError
+from est_cli.errors import CheckpointError
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingScheduler, apply_est, training_flops
 from est_cli.est.flops import planned_ledger
 from est_cli.est.sizes import SamplingOptions, full_sizes, sample_sizes
@@ -53,6 +54,8 @@ class _Parts:
     scheduler: SamplingScheduler
     options: SamplingOptions
     accelerator: Accelerator
+    train_blocks: TokenBlocks
+    validation_blocks: TokenBlocks
 
 
 @contextmanager
@@ -64,8 +67,10 @@ def build(start: Start) -> Iterator[Run]:
     with ExitStack() as stack:
         run_dir = _run_dir(start)
         stack.enter_context(lock(run_dir))
+        clean_leftovers(run_dir.root)
         if start.folder is None:
-            run_dir.config.write_text(to_yaml(config), "utf-8")
+            create_run_dir(OUTPUTS, run_dir.root.name)  # again: another process may have used it before we owned it
+            disk.replace_file(run_dir.config, to_yaml(config).encode())
         run = _assemble(config, parts, run_dir)
         stack.callback(run.progress.close)
         stack.callback(run.tracker.close, None)
@@ -76,8 +81,8 @@ def _build_parts(config: RunConfig) -> _Parts:
     hf = hf_config(config.model)
     spec = spec_of(hf)
     scheduler, options = scheduler_of(config), options_of(config.sampling)
-    _check_fit(config, spec, scheduler, options)
-    corpus = load_corpus(config.dataset, config.tokenizer, spec.vocab_size, CACHE, config.train.seq_len)
+    check_fit(config, spec)
+    corpus = load_corpus(config.dataset, tokenizer_of(config), spec.vocab_size, CACHE, config.train.seq_len)
     hf = hf_config(config.model, corpus.tokenizer.eos_token_id)
     return _Parts(
         corpus=corpus,
@@ -86,18 +91,9 @@ def _build_parts(config: RunConfig) -> _Parts:
         scheduler=scheduler,
         options=options,
         accelerator=build_accelerator(config.train.precision),
+        train_blocks=TokenBlocks(corpus.train, config.train.seq_len),
+        validation_blocks=TokenBlocks(corpus.validation, config.train.seq_len, "validation"),
     )
-
-
-def _check_fit(config: RunConfig, spec: ModelSpec, scheduler: SamplingScheduler, options: SamplingOptions) -> None:
-    """What can be told only once the model's sizes are known. Raises ConfigError."""
-    if config.train.seq_len > spec.max_positions:
-        raise ConfigError(f"train.seq_len: {config.train.seq_len} exceeds the model's {spec.max_positions} positions")
-    try:
-        for number in scheduler.occupied():
-            sample_sizes(spec, scheduler.stages[number - 1].rates, options)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _run_dir(start: Start) -> RunDir:
@@ -111,7 +107,6 @@ def _run_dir(start: Start) -> RunDir:
 
 def _assemble(config: RunConfig, parts: _Parts, run_dir: RunDir) -> Run:
     corpus, seq_len = parts.corpus, config.train.seq_len
-    train_blocks = TokenBlocks(corpus.train, seq_len)
     model, handle = _prepare_model(config, parts)
     optimizer = build_optimizer(model, config.optim)
     clean_leftovers(run_dir.checkpoints)
@@ -128,9 +123,9 @@ def _assemble(config: RunConfig, parts: _Parts, run_dir: RunDir) -> Run:
         scheduler=parts.scheduler,
         generator=IndexGenerator(parts.spec, config.seed, parts.options),
         corpus=corpus,
-        train_blocks=train_blocks,
-        validation_blocks=TokenBlocks(corpus.validation, seq_len, "validation"),
-        order=BlockOrder(train_blocks.num_blocks, config.seed),
+        train_blocks=parts.train_blocks,
+        validation_blocks=parts.validation_blocks,
+        order=BlockOrder(parts.train_blocks.num_blocks, config.seed),
         ledger=ledger_at(state, training_flops(parts.spec, full_sizes(parts.spec), batch, seq_len)),
         planned=planned_ledger(parts.spec, parts.scheduler, parts.options, batch, seq_len),
         state=state,

@@ -7,8 +7,7 @@ from typing import Any
 
 from est_cli.checkpoint.content import save_model
 from est_cli.checkpoint.environment import git_commit, versions
-from est_cli.checkpoint.store import verify_folder
-from est_cli.errors import CheckpointError
+from est_cli.checkpoint.store import is_intact
 from est_cli.loop.run import Run
 from est_cli.report.figures import plot_run
 from est_cli.run_dir import write_json
@@ -20,7 +19,7 @@ def finish(run: Run) -> dict[str, Any]:
     """Write model/, plots/ and, last, summary.json, whose presence says that the run is done."""
     run.handle.activate_full()
     run.progress.close()
-    if not _is_intact(run):
+    if not is_intact(run.dir.model):  # else an earlier process got as far as that
         save_model(run.dir.model, run.model, run.corpus.tokenizer, {"step": run.state.step})
     metrics = read_metrics(run.dir.metrics)
     plot_run(metrics, run.dir.plots, run.dir.root.name)
@@ -29,15 +28,6 @@ def finish(run: Run) -> dict[str, Any]:
     write_json(run.dir.summary, summary)
     print_summary(summary, metrics, run.dir.root)
     return summary
-
-
-def _is_intact(run: Run) -> bool:
-    """Whether an earlier process got as far as writing the final model."""
-    try:
-        verify_folder(run.dir.model)
-    except CheckpointError:
-        return False
-    return True
 
 
 def _summary(run: Run, metrics: list[dict[str, Any]]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def train(run: Run) -> dict[str, Any]:
             _one_step(loop, step)
             run.state.time_s = time_before + time.monotonic() - loop.began
             _what_is_due(loop, step + 1)
-    return finish(run)
+        return finish(run)
 
 
 def _one_step(loop: _Loop, step: int) -> None:
@@ -157,7 +157,8 @@ def _what_is_due(loop: _Loop, done: int) -> None:
     if loop.stop.signum is not None and not last:
         if loop.saved_step != done:
             _save(loop)
-        message = f"{run.dir.root}: saved at step {done}; resume={run.dir.root} continues"
+        saved = "saved" if loop.saved_step == done else "no checkpoint could be saved"
+        message = f"{run.dir.root}: {saved} at step {done}; resume={run.dir.root} continues"
         raise StoppedBySignal(loop.stop.signum, message)
 
 
@@ -196,14 +197,16 @@ def _save(loop: _Loop) -> None:
             run.state.as_json(),
             meta,
         )
+        loop.saved_step = run.state.step
         boundaries = run.scheduler.transitions()
         retain(run.dir.checkpoints, train.keep_last, lambda step: step in boundaries or _every(step, train.keep_every))
-        loop.failed_saves, loop.saved_step = 0, run.state.step
+        loop.failed_saves = 0
     except StorageError as error:
         loop.failed_saves += 1
         if loop.failed_saves >= MAX_FAILED_SAVES or not step_folders(run.dir.checkpoints):
             raise
-        run.progress.line(f"warning: no checkpoint at step {run.state.step}: {error}")
+        failed = "old checkpoints not removed" if loop.saved_step == run.state.step else "no checkpoint"
+        run.progress.line(f"warning: {failed} at step {run.state.step}: {error}")
 
 
 def _every(step: int, interval: int) -> bool:

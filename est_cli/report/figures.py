@@ -162,7 +162,7 @@ def _draw_stages(axes: Axes, train: Sequence[Record], metrics: Iterable[Record],
         area = axes.axvspan(span.begin, span.end, facecolor=shade, linewidth=0, zorder=0)
         if labels and not _label_stage(axes, span, width_frac=(span.end - span.begin) / (last - first)):
             area.set(label=f"stage {span.number}: {_rates(span)}", edgecolor=GREY)
-    for index, step in enumerate(sorted({record["step"] for record in metrics if "event" in record})):
+    for index, step in enumerate(sorted({record["step"] for record in metrics if "from_stage" in record})):
         label = "stage transition" if index == 0 else None
         axes.axvline(step, color=GREY, linestyle=(0, (4, 3)), linewidth=1.0, label=label, zorder=1)
 

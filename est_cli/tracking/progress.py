@@ -57,7 +57,7 @@ class RunProgress:
         self._shown_step, self._shown_at = step, self._clock()
         eta = hours_minutes(remaining_seconds(self._stages, step, self._observed_s))
         state = (
-            f"stage {stage}/{len(self._stages)}  loss {loss:.4f}  "
+            f"stage {stage}/{self._stages[-1].number}  loss {loss:.4f}  "
             f"saved {saved_pct:.1f} % (end {saved_pct_end:.1f} %)  {tokens_per_s:,.0f} tok/s"
         )
         if self._bar is not None:

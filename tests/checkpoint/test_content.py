@@ -123,8 +123,9 @@ def test_continuing_after_save_and_load_is_the_same_to_the_last_bit(
     model = build(0)
     optimizer = make(model)
     train(model, optimizer, range(3))
-    at_save = everything(model, optimizer)
+    at_save, with_state = everything(model, optimizer), len(optimizer.state)
     path = save_checkpoint(tmp_path / "checkpoints", 3, model, None, optimizer, STATE, {})
+    assert len(optimizer.state) == with_state
     assert_same(everything(model, optimizer), at_save)
     train(model, optimizer, range(3, 8))
 

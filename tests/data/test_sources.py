@@ -25,8 +25,8 @@ def test_stdlib_is_the_running_pythons_own() -> None:
     assert 2_000_000 < sum(map(len, found)) < 40_000_000
 
 
-def test_stdlib_leaves_out_packages_tests_and_what_is_not_utf8(tmp_path: Path) -> None:
-    for name in ("b.py", "a/z.py", "site-packages/x.py", "a/test/x.py", "a/tests/x.py", "readme.txt"):
+def test_stdlib_leaves_out_packages_tests_tables_and_what_is_not_utf8(tmp_path: Path) -> None:
+    for name in ("b.py", "a/z.py", "site-packages/x.py", "a/test/x.py", "a/tests/x.py", "encodings/x.py", "readme.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "latin.py").write_bytes(b"\xff")

@@ -200,7 +200,7 @@ def test_wrapped_leaves_are_still_what_they_were(family: str) -> None:
 
 @every_family
 def test_a_subnetwork_of_another_model_is_refused(family: str) -> None:
-    _, model, handle, _ = sampled(family)
+    _, _, handle, _ = sampled(family)
     other = spec_of(config_of(family, **{"n_layer" if family == "gpt2" else "num_hidden_layers": 7}))
     with pytest.raises(ValueError, match="5 layers"):
         handle.activate(IndexGenerator(other, 0).draw(0, RATES))

@@ -1,0 +1,147 @@
+"""What tests plant into a victim: a kill, a signal or an exception at one exact point, or something broken.
+
+Each function is named in a request to the fork server and changes the modules of that one process.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from est_cli.checkpoint import disk, tensors
+from est_cli.loop import finish, step
+from est_cli.loop.run import Run
+
+build: Any = importlib.import_module("est_cli.loop.build")  # the package has a function of that name
+
+
+def at(target: str, call: int, when: str, action: str) -> None:
+    """Do `action` before, or after, the `call`-th call (from 1) of module.function `target`."""
+    count = 0
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            due = count == call
+            if due and when == "before":
+                act(action)
+            result = function(*args, **kwargs)
+            if due and when == "after":
+                act(action)
+            return result
+
+        return counted
+
+    _replace(target, wrap)
+
+
+def at_step(target: str, number: int, when: str, action: str) -> None:
+    """The same at the call that is for step `number` (0-based) of the run: function(run, step, ...)."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(run: Run, step: int, *args: Any) -> Any:
+            if step == number and when == "before":
+                act(action)
+            result = function(run, step, *args)
+            if step == number and when == "after":
+                act(action)
+            return result
+
+        return watched
+
+    _replace(target, wrap)
+
+
+def at_fault_point(name: str, action: str) -> None:
+    """Do `action` just before the first change of the disk whose name begins so."""
+
+    def fault_point(point: str) -> None:
+        if point.startswith(name):
+            act(action)
+
+    disk.fault_point = fault_point
+
+
+def disk_full(name: str, times: int) -> None:
+    """Fail with ENOSPC the first `times` times that the fault point `name` is passed."""
+    left = times
+
+    def fault_point(point: str) -> None:
+        nonlocal left
+        if point.startswith(name) and left:
+            left -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    disk.fault_point = fault_point
+
+
+def act(action: str) -> None:
+    if action == "out of memory":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore lines.")
+    os.kill(os.getpid(), signal.Signals[action])
+
+
+def quick() -> None:
+    """No pictures, which take longer than all steps of a tiny run, and no waiting for the disk: no power fails here."""
+    finish.plot_run = lambda *args: []
+    os.fsync = lambda fd: None
+
+
+def not_finite(calls: list[int]) -> None:
+    """NaN as the loss of these calls (from 1, one per micro-batch)."""
+    count, real = 0, step.next_token_loss
+
+    def next_token_loss(*args: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return real(*args) * (float("nan") if count in calls else 1.0)
+
+    step.next_token_loss = next_token_loss
+
+
+def drop_optimizer_state() -> None:
+    tensors.load_optimizer = lambda file, model, optimizer: optimizer.state.clear()
+
+
+def skip_a_batch() -> None:
+    real = Run.step_tokens
+    Run.step_tokens = lambda run, number: real(run, number + 1)
+
+
+def reuse_the_last_draw() -> None:
+    real = build.IndexGenerator.draw
+
+    def draw(self: Any, number: int, *args: Any) -> Any:
+        return real(self, number - 1, *args)
+
+    build.IndexGenerator.draw = draw
+
+
+def shift_the_learning_rate() -> None:
+    real = step.lr_at
+    step.lr_at = lambda number, *args: real(number + 1, *args)
+
+
+def forget_last_loss() -> None:
+    real = build._restored_state
+
+    def restored_state(*args: Any) -> Any:
+        state = real(*args)
+        if state is not None:
+            state.last_loss = None
+        return state
+
+    build._restored_state = restored_state
+
+
+def _replace(target: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    module_name, _, name = target.rpartition(".")
+    module = importlib.import_module(module_name)
+    setattr(module, name, wrap(getattr(module, name)))
