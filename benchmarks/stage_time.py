@@ -223,7 +223,8 @@ def ideal_ratio(case: Case, spec: ModelSpec, stage: str) -> float:
 def table(lines: list[Result], cases: list[Case]) -> Table:
     """What the terminal shows; fits 80 columns."""
     limits = {case.family: f"<= {case.limit:.2f}" for case in cases}
-    shown = Table("step", "s", "ratio", "95 % interval", "ideal", "/ ideal", "gate", "holds", box=box.SIMPLE_HEAD)
+    columns = ("step", "s", "ratio", "95 % interval", "ideal", "/ ideal", "gate", "holds")
+    shown = Table(*columns, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False)
     for line in lines:
         numbers = (f"{line.time_s:.3f}", f"{line.ratio:.3f}", f"{line.low:.3f} - {line.high:.3f}", f"{line.ideal:.3f}")
         gate = limits[line.family] if line.what in SAMPLED else "has 1.00"
@@ -264,6 +265,8 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.compile is None:
         arguments.compile = arguments.device == "cuda"
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here")
     lengths = [case.seq_len for case in CASES[arguments.device] if case.family in arguments.families]
     if arguments.rounds < 1 or any((arguments.tokens or length) % length for length in lengths):
         parser.error(f"--rounds must be positive and --tokens a multiple of {max(lengths)}")

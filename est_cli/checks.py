@@ -95,8 +95,12 @@ def _model(config: RunConfig) -> Iterator[str]:
     yield from (f"model.{size}: {value} is out of range; it must be at least 1" for size, value in wrong)
     if not missing and not wrong:
         yield from _heads(config)
-    if model.family is Family.gpt2 and model.rope_theta is not None:
+    if model.rope_theta is None:
+        return
+    if model.family is Family.gpt2:
         yield "model.rope_theta: GPT-2 has learned positions, no rotary ones; leave it null"
+    elif not (math.isfinite(model.rope_theta) and model.rope_theta > 0):
+        yield f"model.rope_theta: {model.rope_theta} is out of range; it must be above 0"
 
 
 def _hf_model(config: RunConfig) -> Iterator[str]:

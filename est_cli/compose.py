@@ -44,11 +44,11 @@ def run_hydra(config_name: str, schema: type[C], argv: Sequence[str], main: Call
     arguments = _parsed(argv)
     overrides = _checked_overrides(arguments.overrides, schema, _groups(arguments.config_dir))
     experiment = any(override.key_or_group == "experiment" for override in overrides)
-    composed: list[tuple[DictConfig, DictConfig]] = []
+    composed: list[tuple[DictConfig, DictConfig | None]] = []
 
     @hydra_main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def hand_over(config: DictConfig) -> None:
-        composed.append((config, compose(config_name) if experiment else config))
+        composed.append((config, compose(config_name) if experiment else None))
 
     # Hydra would print reports of its own; with this it raises, and the door prints one line. For the same reason
     # the work is done after Hydra has returned: it reports a failing job before it passes the exception on.
@@ -139,14 +139,17 @@ def _groups(config_dir: str | None) -> dict[str, list[str]]:
     return {group: sorted(options) for group, options in sorted(groups.items()) if group != "hydra"}
 
 
-def _given_keys(composed: DictConfig, bare_config: DictConfig, overrides: list[Override]) -> set[str]:
-    """Keys that the command line decides: those it names, all of a group it chooses, all that an experiment sets."""
+def _given_keys(composed: DictConfig, bare: DictConfig | None, overrides: list[Override]) -> set[str]:
+    """Keys that the command line decides: those it names, all of a group it chooses, all that an experiment sets.
+
+    The last are those that differ from `bare`, what no command line gives; None without an experiment.
+    """
     given: set[str] = set()
     leaves = leaves_of(OmegaConf.to_container(composed, resolve=True))
     for override in overrides:
         key = override.key_or_group
         given |= {leaf for leaf in leaves if leaf == key or leaf.startswith(f"{key}.")}
-    if any(override.key_or_group == "experiment" for override in overrides):
-        bare = leaves_of(OmegaConf.to_container(bare_config, resolve=True))
-        given |= {leaf for leaf, value in leaves.items() if leaf not in bare or bare[leaf] != value}
+    if bare is not None:
+        before = leaves_of(OmegaConf.to_container(bare, resolve=True))
+        given |= {leaf for leaf, value in leaves.items() if leaf not in before or before[leaf] != value}
     return given

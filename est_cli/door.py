@@ -22,7 +22,7 @@ def enter(program: str, main: Callable[[Sequence[str]], None], argv: Sequence[st
     _show_messages()
     try:
         with _sigterm_raises():
-            main(sys.argv if argv is None else argv)
+            _run_and_flush(main, sys.argv if argv is None else argv)
         return 0
     except StoppedBySignal as stop:
         return _report(program, "stopped", stop, stop.exit_code)
@@ -36,12 +36,25 @@ def enter(program: str, main: Callable[[Sequence[str]], None], argv: Sequence[st
     except OSError as error:
         if error.errno not in STORAGE_ERRNOS:
             raise
-        return _report(program, "error", error, StorageError.exit_code, f"{error.filename}: {error.strerror}")
+        if error.filename is None:
+            _silence_stdout()
+        told = f"{error.filename or 'standard output'}: {error.strerror}"
+        return _report(program, "error", error, StorageError.exit_code, told)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
         message = f"train.micro_batch: out of memory; use a smaller one ({_first_line(error)})"
         return _report(program, "error", error, OutOfMemory.exit_code, message)
+
+
+def _run_and_flush(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+    """Output that cannot be written is told here, and not by Python when it shuts down."""
+    try:
+        main(argv)
+    except SystemExit:  # how Hydra ends --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 def _show_messages() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -150,7 +150,7 @@ def _check_sizes(name: str, config: Any) -> None:
 
 def _is_local(name: str) -> bool:
     """Whether `name` is a folder; a hub id is looked up quickly, so that being offline is told in seconds."""
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return True
     if name.startswith((".", "/", "~")):
         raise ConfigError(f"model.name_or_path: there is no folder {name}")
@@ -167,7 +167,7 @@ def _pretrained(name: str, config: Any) -> PreTrainedModel:
             dtype=torch.float32,
             trust_remote_code=False,
             use_safetensors=True,
-            local_files_only=Path(name).is_dir(),
+            local_files_only=os.path.isdir(name),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ from est_cli.schema import leaves_of, plain, typed
 
 OUTPUTS = Path("outputs")
 MAX_CONFIG_BYTES = 1 << 20
+MAX_CONFIG_DEPTH = 20
+
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 
 
 @dataclass(frozen=True)
@@ -55,12 +65,11 @@ def stored_config(folder: Path) -> RunConfig:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise CheckpointError(f"{path}: is larger than {MAX_CONFIG_BYTES} bytes; that is no configuration of a run")
         text = path.read_text("utf-8")
-        if any(isinstance(token, yaml.AliasToken | yaml.AnchorToken) for token in yaml.scan(text)):
-            raise CheckpointError(f"{path}: holds YAML aliases; a stored configuration has none")
+        _refuse_odd_yaml(text, path)
         tree = yaml.safe_load(text)
     except CheckpointError:
         raise
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path}: holds no settings")
@@ -70,12 +79,23 @@ def stored_config(folder: Path) -> RunConfig:
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def _refuse_odd_yaml(text: str, path: Path) -> None:
+    """What no run writes and what can grow without limit when it is loaded: aliases and deep nesting."""
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken | yaml.AnchorToken):
+            raise CheckpointError(f"{path}: holds YAML aliases; a stored configuration has none")
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > MAX_CONFIG_DEPTH:
+            raise CheckpointError(f"{path}: is nested too deeply; that is no configuration of a run")
+
+
 def _folder(config: RunConfig) -> Path | None:
     if config.resume is None:
         return None
     if config.resume != "auto":
         folder = Path(config.resume)
-        if not RunDir(folder).config.exists():
+        if not os.path.isfile(RunDir(folder).config):  # unlike Path's, it takes any string for a path
             raise ConfigError(f"resume: {folder} is not the folder of a run (it has no config.yaml)")
         return folder
     if config.run_name is not None:

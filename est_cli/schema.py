@@ -31,8 +31,6 @@ def typed(tree: DictConfig | dict[str, Any], schema: type[C]) -> C:
         return typing.cast(C, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise config_error(error, schema) from error
-    except RecursionError:
-        raise ConfigError("configuration: is nested without end; two settings refer to each other") from None
 
 
 def to_yaml(config: Any) -> str:
@@ -91,7 +89,7 @@ def config_error(error: Exception, schema: type) -> ConfigError:
     if not key:
         return ConfigError(f"configuration: {first_line}")
     if key not in leaves and type(cause).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
-        return ConfigError(unknown_key(key, list(leaves)))
+        return ConfigError(unknown_key(key, [*leaves, *{leaf.partition(".")[0] for leaf in leaves}]))
     if key in leaves and "Interpolation" not in type(cause).__name__:
         return ConfigError(f"{key}: {_value_in(cause)} is not {describe_type(leaves[key])}")
     return ConfigError(f"{key}: {first_line}")
@@ -126,9 +124,13 @@ def _as_lists(tree: Any, schema: type) -> Any:
     """Let a single string stand for a list of one (`dataset.files=corpus.txt`)."""
     for key, hint in leaf_types(schema):
         group, _, name = key.rpartition(".")
-        parent = tree.get(group) if group else tree
-        if hint == list[str] and isinstance(parent, dict) and isinstance(parent.get(name), str):
+        parent = tree.get(group, {}) if group else tree
+        if hint != list[str] or name not in parent:
+            continue
+        if isinstance(parent[name], str):
             parent[name] = [parent[name]]
+        elif isinstance(parent[name], dict):  # OmegaConf would not tell the key
+            raise ConfigError(f"{key}: {str(parent[name])[:80]} is not {describe_type(hint)}")
     return tree
 
 

@@ -39,11 +39,10 @@ class SampledProjection(nn.Module):
     def _sampled(self, x: Tensor, units: Tensor) -> Tensor:
         projection, bias = self.est_projection, self.bias
         sampled_out = projection.side == "out"
-        weight = _take(self.weight, int(sampled_out == projection.transposed), units, self.est_unit_size)
-        if sampled_out:
-            bias = None if bias is None else _take(bias, 0, units, self.est_unit_size)
-        else:
-            weight = weight * self.est_scale
+        dim, scale = int(sampled_out == projection.transposed), 1.0 if sampled_out else self.est_scale
+        weight = _take(self.weight, dim, units, self.est_unit_size, scale)
+        if sampled_out and bias is not None:
+            bias = _take(bias, 0, units, self.est_unit_size)
         return F.linear(x, weight.t() if projection.transposed else weight, bias)
 
 
@@ -74,8 +73,10 @@ def swap(module: nn.Module, mixin: type[M]) -> M:
 _SWAPPED: dict[tuple[type, type], type] = {}  # one class per pair, so that all layers of a model share theirs
 
 
-def _take(x: Tensor, dim: int, units: Tensor, unit_size: int) -> Tensor:
-    """Keep whole units of `unit_size` entries along `dim` of a weight (2-d) or bias (1-d)."""
-    if unit_size == 1:
-        return x.index_select(dim, units)
-    return x.unflatten(dim, (-1, unit_size)).index_select(dim, units).flatten(dim, dim + 1)
+def _take(x: Tensor, dim: int, units: Tensor, unit_size: int, scale: float = 1.0) -> Tensor:
+    """Keep whole units of `unit_size` entries along `dim` of a weight (2-d) or bias (1-d), times `scale`."""
+    whole = x if unit_size == 1 else x.unflatten(dim, (-1, unit_size))
+    taken = whole.index_select(dim, units)
+    if scale != 1.0:
+        taken.mul_(scale)  # in place: the copy is ours and still in the cache
+    return taken if unit_size == 1 else taken.flatten(dim, dim + 1)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from est_cli.arch import spec_of
 from est_cli.checkpoint import disk
 from est_cli.checkpoint.content import load_checkpoint
-from est_cli.checkpoint.store import clean_leftovers, newest_valid
+from est_cli.checkpoint.store import clean_leftovers, newest_valid, set_aside_later
 from est_cli.checks import check_fit, options_of, scheduler_of, tokenizer_of
 from est_cli.config import RunConfig
 from est_cli.data import BlockOrder, Corpus, TokenBlocks, load_corpus
@@ -101,7 +101,9 @@ def _run_dir(start: Start) -> RunDir:
         return RunDir(start.folder)
     config = start.config
     if config.run_name is None:
-        config.run_name = default_run_name(config.model.name, config.scheduler.name.value, datetime.now())
+        name = default_run_name(config.model.name, config.scheduler.name.value, datetime.now())
+        taken = sum(1 for _ in OUTPUTS.glob(f"{name}*"))  # runs started in the same second
+        config.run_name = f"{name}-{taken + 1}" if taken else name
     return create_run_dir(OUTPUTS, config.run_name)
 
 
@@ -161,6 +163,7 @@ def _restored_state(
     ):
         if saved != now:
             raise CheckpointError(f"{path}: was made with another {what} ({saved[:12]}, now {now[:12]}); restore that")
+    set_aside_later(run_dir.checkpoints, state.step)  # now, or retain() would count a damaged one among the newest
     return state
 
 

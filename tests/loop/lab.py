@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from est_cli.checkpoint.store import step_folders, verify_folder
 from est_cli.tracking.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "EST_DEBUG": "0"}
-WORDS = "the quick brown fox jumps over a lazy dog and then it counts one two three on red green blue stones".split()
+WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "then", "counts", "red", "stones")
 
 STEPS, T1, T2 = 30, 8, 18
 """A tiny run: stages of 8, 10 and 12 steps; a checkpoint every 5 steps and at 8 and 18, an evaluation every 4."""
@@ -73,7 +75,7 @@ class Server:
         self._process.wait(30)
 
 
-def write_corpus(path: Path, documents: int = 16, seed: int = 0) -> Path:
+def write_corpus(path: Path, documents: int = 18, seed: int = 0) -> Path:
     """Few enough blocks that a tiny run sees each of them several times: its epochs end in the middle of steps."""
     rng = random.Random(seed)
     texts = [" ".join(rng.choices(WORDS, k=60)) for _ in range(documents)]
@@ -131,6 +133,13 @@ class Lab:
         return self.golden_runs[overrides]
 
 
+def cached_tokens(data: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """What the cache remembers of the only corpus in it, and the tokens: to train on first, then the held-out ones."""
+    (file,) = data.glob("*/tokens.bin")
+    remembered = json.loads((file.parent / "meta.json").read_text())["remembered"]
+    return remembered, np.fromfile(file, remembered["dtype"])
+
+
 TIMES = {"tokens_per_s", "step_s", "mem_gb", "time_s", "time_saved_pct"}
 
 
@@ -144,6 +153,7 @@ def outcome(run: Path) -> dict[str, Any]:
         "summary": _without_times(summary),
         "sha256": {name: entry["sha256"] for name, entry in files.items() if name != "state.json"},
         "checkpoints": [path.name for _, path in step_folders(run / "checkpoints")],
+        "left over": [path.name for path in run.rglob(".*") if path.name != ".lock"],
     }
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -85,7 +87,10 @@ def disk_full(name: str, times: int) -> None:
 def act(action: str) -> None:
     if action == "out of memory":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore lines.")
-    os.kill(os.getpid(), signal.Signals[action])
+    elif action == "pause":
+        time.sleep(0.5)
+    else:
+        os.kill(os.getpid(), signal.Signals[action])
 
 
 def quick() -> None:
@@ -104,6 +109,27 @@ def not_finite(calls: list[int]) -> None:
         return real(*args) * (float("nan") if count in calls else 1.0)
 
     step.next_token_loss = next_token_loss
+
+
+def count_graphs(path: str) -> None:
+    """Write the number of graphs compiled so far, after each step, as a JSON list to `path`."""
+    from torch._dynamo.utils import counters
+    from torch._inductor import config
+
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{path}.cache"
+    config.compile_threads, config.cpp.vec_isa_ok = 1, True
+    config.aot_inductor.debug_compile = True  # unoptimised code, which is compiled twice as fast
+    loop, graphs = importlib.import_module("est_cli.loop.train"), []
+    real = loop.train_step
+
+    def train_step(*args: Any) -> Any:
+        result = real(*args)
+        graphs.append(counters["stats"]["unique_graphs"])
+        with open(path, "w") as file:
+            json.dump(graphs, file)
+        return result
+
+    loop.train_step = train_step
 
 
 def drop_optimizer_state() -> None:

@@ -11,17 +11,27 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
+import hydra._internal.hydra
+import hydra.core.utils
+
 import est_cli.loop  # noqa: F401  (imported here so that no victim has to)
+from est_cli import train
+from est_cli.compose import run_hydra
+from est_cli.config import RunConfig
 from est_cli.door import enter
-from est_cli.train import main as est_train
+from est_cli.errors import ConfigError
 from tests.loop import plants
 
 ALARM_S = 120
 
 
 def serve() -> None:
+    # Hydra silences all loggers that were made before it; in a real process ours come after it.
+    hydra.core.utils.configure_log = hydra._internal.hydra.configure_log = lambda *args: None
     for line in sys.stdin:
         request = json.loads(line)
         answer = _ended(request["wait"]) if "wait" in request else _fork(request)
@@ -34,6 +44,7 @@ def _ended(pid: int) -> int:
 
 
 def _fork(request: dict[str, Any]) -> int:
+    _composed(tuple(request["argv"]))  # here, so that the next victim with these arguments need not do it again
     pid = os.fork()
     if pid:
         return pid
@@ -55,7 +66,27 @@ def _victim(request: dict[str, Any]) -> int:
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666), number)
     for name, *arguments in request["plants"]:
         getattr(plants, name)(*arguments)
-    return enter("est-train", est_train, ["est-train", *request["argv"]])
+    return enter("est-train", _est_train, request["argv"])
+
+
+def _est_train(argv: Sequence[str]) -> None:
+    """What est-train does, with the configuration that was composed before."""
+    found = _composed(tuple(argv))
+    if found is None:
+        train.main(["est-train", *argv])
+    else:
+        train._train(*found)
+
+
+@cache
+def _composed(argv: tuple[str, ...]) -> tuple[RunConfig, set[str]] | None:
+    """The configuration and the keys given, or None where the command line is refused."""
+    found: list[tuple[RunConfig, set[str]]] = []
+    try:
+        run_hydra("train", RunConfig, ["est-train", *argv], lambda *composed: found.append(composed))
+    except ConfigError:
+        return None
+    return found[0]
 
 
 if __name__ == "__main__":

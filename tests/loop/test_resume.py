@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.loop.lab import STEPS, T1, T2, Lab, Plant, outcome
+from est_cli.checkpoint.store import step_folders
+from tests.loop.lab import STEPS, T1, T2, Lab, Plant, cached_tokens, outcome
 
 Golden = Callable[..., dict[str, Any]]
 
@@ -22,17 +23,15 @@ def before_step(step: int) -> Plant:
 
 
 def around_steps(boundary: int) -> list[Plant]:
-    """Every place of the last step of one stage, of the checkpoint between, and of the first step of the next."""
-    last, first, train_step, update = boundary - 1, boundary, f"{LOOP}.train.train_step", f"{LOOP}.step._update"
+    """The last step of one stage, the checkpoint between, and the first step of the next stage."""
+    last, first, update = boundary - 1, boundary, f"{LOOP}.step._update"
     return [
-        ("at_step", train_step, last, "before", KILL),
         ("at_step", update, last, "before", KILL),
         ("at_step", update, last, "after", KILL),
         ("at_fault_point", f"rename .tmp-step-{boundary:06d}", KILL),
-        ("at_step", train_step, first, "before", KILL),
-        ("at_step", update, first, "before", KILL),
+        before_step(first),
         ("at_step", update, first, "after", KILL),
-        ("at_step", train_step, first, "after", KILL),
+        ("at_step", f"{LOOP}.train.train_step", first, "after", KILL),
     ]
 
 
@@ -133,9 +132,18 @@ def test_every_kind_of_run_survives_two_kills(lab: Lab, golden: Golden, override
     assert golden(*overrides)["records"] != golden()["records"], "these settings change nothing"
 
 
+def test_the_time_of_a_run_is_that_of_all_its_processes(lab: Lab) -> None:
+    pause = ("at_step", f"{LOOP}.train.train_step", T1 - 1, "after", "pause")
+    assert lab.tiny("x", plants=[pause, before_step(T1 + 1)]).code == -9
+    assert lab.tiny("x", "train.keep_last=99").code == 0
+    states = [json.loads((path / "state.json").read_text()) for _, path in step_folders(lab.at("x") / "checkpoints")]
+    times = [state["time_s"] for state in states if state["step"] >= T1]
+    assert times == sorted(times) and times[0] > 0.5
+    assert json.loads((lab.at("x") / "summary.json").read_text())["time_s"] == times[-1]
+
+
 def test_the_tiny_run_passes_ends_of_epochs(lab: Lab) -> None:
-    (meta,) = (json.loads(path.read_text())["remembered"] for path in lab.folder.glob("data/*/meta.json"))
-    blocks = meta["train_tokens"] // 32
+    blocks = cached_tokens(lab.folder / "data")[0]["train_tokens"] // 32
     assert 2 * blocks < STEPS * 4, "two ends of epochs at least"
     assert blocks % 4, "and they fall inside of steps"
 

@@ -1,0 +1,22 @@
+"""train.compile=true on a CPU: the same training, and no graph is compiled again because other units were drawn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.loop.lab import Lab, losses
+
+SHORT = ("train.max_steps=6", "stage.t1=2", "stage.t2=4", "train.eval_every=0", "train.checkpoint_every=0")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is no g++")
+def test_compiled_layers(lab: Lab) -> None:
+    assert lab.tiny("eager", *SHORT).code == 0
+    ended = lab.tiny("compiled", *SHORT, "train.compile=true", plants=[("count_graphs", str(lab.folder / "graphs"))])
+    assert ended.code == 0, ended.err
+    assert losses(lab.at("compiled")) == pytest.approx(losses(lab.at("eager")), rel=1e-5)
+    graphs = json.loads((lab.folder / "graphs").read_text())
+    assert graphs == [1, 1, 1, 1, 2, 2], "after each step: one graph for all sampled layers, one for the full ones"

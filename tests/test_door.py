@@ -1,0 +1,126 @@
+"""What a command ends with: one line on stderr and the promised exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from est_cli import errors
+from est_cli.door import enter
+
+
+def ends_with(error: BaseException) -> int:
+    def main(argv: Sequence[str]) -> None:
+        raise error
+
+    return enter("est-x", main, ["est-x"])
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names its own on a GPU."""
+
+
+CASES: list[tuple[BaseException, int, str]] = [
+    (errors.ConfigError("seed: is bad"), 2, "error: seed: is bad"),
+    (errors.DataError("a.txt:3: is no text"), 3, "error: a.txt:3: is no text"),
+    (errors.CheckpointError("step-1: is damaged"), 4, "error: step-1: is damaged"),
+    (errors.NumericsError("loss: is not finite"), 5, "error: loss: is not finite"),
+    (errors.StorageError("outputs: is full"), 6, "error: outputs: is full"),
+    (errors.RunLockedError("outputs/x: in use"), 8, "error: outputs/x: in use"),
+    (errors.OutOfMemory("train.micro_batch: too large"), 9, "error: train.micro_batch: too large"),
+    (errors.StoppedBySignal(15, "after step 7"), 143, "stopped: after step 7"),
+    (errors.StoppedBySignal(2, "after step 7"), 130, "stopped: after step 7"),
+    (KeyboardInterrupt(), 130, "stopped: by the keyboard before a checkpoint could be saved"),
+    (OSError(errno.ENOSPC, "No space left on device", "a/b"), 6, "error: a/b: No space left on device"),
+    (PermissionError(errno.EACCES, "Permission denied", "a/b"), 6, "error: a/b: Permission denied"),
+    (MemoryError(), 9, "error: train.micro_batch: out of memory; use a smaller one (MemoryError)"),
+    (OutOfMemoryError("CUDA\nout"), 9, "error: train.micro_batch: out of memory; use a smaller one (CUDA)"),
+    (RuntimeError("[enforce fail] can't allocate memory"), 9, "error: train.micro_batch: out of memory; use a smaller"),
+    (errors.ConfigError("first\n  second\tthird\n"), 2, "error: first second third"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "line"), CASES)
+def test_one_line_and_the_promised_code(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, line: str
+) -> None:
+    assert ends_with(error) == code
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"est-x: {line}") and err.count("\n") == 1 and err.endswith("\n")
+
+
+def test_every_error_class_has_its_own_code() -> None:
+    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.EstError)]
+    codes = [kind.exit_code for kind in classes]
+    assert sorted(codes) == [1, 2, 3, 4, 5, 6, 8, 9]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("ours"), RuntimeError("ours"), KeyError("ours"), FileNotFoundError("ours")]
+)
+def test_a_bug_of_ours_is_not_dressed_up(error: Exception) -> None:
+    with pytest.raises(type(error), match="ours"):
+        ends_with(error)
+
+
+def test_debugging_adds_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EST_DEBUG", "1")
+    assert ends_with(errors.ConfigError("seed: is bad")) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback") and any("ends_with" in line or "in main" in line for line in lines)
+    assert lines[-1] == "est-x: error: seed: is bad"
+
+
+def test_success_is_silent_and_the_arguments_arrive(capsys: pytest.CaptureFixture[str]) -> None:
+    got: list[Sequence[str]] = []
+    assert enter("est-x", got.append, ["est-x", "a=1"]) == 0
+    assert got == [["est-x", "a=1"]] and capsys.readouterr() == ("", "")
+
+
+def test_sigterm_is_told_and_the_old_handler_comes_back(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def main(argv: Sequence[str]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert enter("est-x", main, []) == 143
+    assert capsys.readouterr().err == "est-x: stopped: by SIGTERM before a checkpoint could be saved\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+PRINTS = """
+import sys
+from est_cli.door import enter
+
+def main(argv):
+    for _ in range({lines}):
+        print("line")
+    {end}
+
+sys.exit(enter("est-x", main, []))
+"""
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])  # what fits into the buffer is written last of all
+@pytest.mark.parametrize("end", ["return", "sys.exit(0)"])
+@pytest.mark.parametrize(
+    ("broken", "code", "told"),
+    [("closed", 128 + signal.SIGPIPE, ""), ("full", 6, "est-x: error: standard output: No space left on device\n")],
+)
+def test_output_that_cannot_be_written(lines: int, end: str, broken: str, code: int, told: str) -> None:
+    if broken == "full":
+        out = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    program = [sys.executable, "-c", PRINTS.format(lines=lines, end=end)]
+    ended = subprocess.run(program, stdout=out, stderr=subprocess.PIPE, text=True, env=BUFFERED, check=False)
+    os.close(out)
+    assert (ended.returncode, ended.stderr) == (code, told)
