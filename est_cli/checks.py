@@ -197,8 +197,8 @@ def _train(config: RunConfig) -> Iterator[str]:
         yield "train.max_tokens: the budget is given twice; set train.max_steps=null or leave max_tokens null"
     if train.keep_last < 2:
         yield f"train.keep_last: {train.keep_last} is out of range; at least 2, in case the newest is damaged"
-    if config.seed < 0:
-        yield f"seed: {config.seed} is out of range; it must be at least 0"
+    if not 0 <= config.seed < 1 << 63:
+        yield f"seed: {config.seed} is out of range; it must be at least 0 and below 2**63"
 
 
 def _optim(config: RunConfig) -> Iterator[str]:

@@ -12,12 +12,12 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,6 +33,9 @@ _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 """The config folder: inside the wheel, or beside the package in a checkout."""
 
+_QUESTIONS = ("help", "hydra_help", "cfg", "info", "shell_completion")
+"""Flags that Hydra itself answers."""
+
 C = TypeVar("C")
 
 
@@ -43,25 +46,40 @@ def run_hydra(config_name: str, schema: type[C], argv: Sequence[str], main: Call
     """
     arguments = _parsed(argv)
     overrides = _checked_overrides(arguments.overrides, schema, _groups(arguments.config_dir))
-    experiment = any(override.key_or_group == "experiment" for override in overrides)
-    composed: list[tuple[DictConfig, DictConfig | None]] = []
-
-    @hydra_main(version_base="1.3", config_path=str(CONF), config_name=config_name)
-    def hand_over(config: DictConfig) -> None:
-        composed.append((config, compose(config_name) if experiment else None))
-
-    # Hydra would print reports of its own; with this it raises, and the door prints one line. For the same reason
-    # the work is done after Hydra has returned: it reports a failing job before it passes the exception on.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        with _command_line(argv):
-            hand_over()
+        if any(getattr(arguments, flag) for flag in _QUESTIONS):
+            _answer(config_name, argv)
+            return
+        config, bare = _composed(config_name, arguments)
     except (HydraException, OmegaConfBaseException) as error:
         raise config_error(error, schema) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration: a file cannot be read as YAML: {error}") from error
-    for config, bare in composed:  # none after --help and the like
-        main(typed(config, schema), _given_keys(config, bare, overrides))
+    main(typed(config, schema), _given_keys(config, bare, overrides))
+
+
+def _answer(config_name: str, argv: Sequence[str]) -> None:
+    """Let Hydra answer --help and the like; it composes, prints and ends."""
+
+    @hydra_main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    def nothing(config: DictConfig) -> None:
+        raise AssertionError("Hydra was asked a question and runs")
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, and print no report of its own: the door prints one line
+    before, sys.argv = sys.argv, list(argv)  # Hydra reads these and nothing else
+    try:
+        nothing()
+    finally:
+        sys.argv = before
+
+
+def _composed(config_name: str, arguments: argparse.Namespace) -> tuple[DictConfig, DictConfig | None]:
+    """The configuration, and where an experiment is chosen what it is without any override."""
+    search = [f"hydra.searchpath=['file://{Path(arguments.config_dir).resolve()}']"] if arguments.config_dir else []
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        config = compose(config_name, overrides=[*search, *arguments.overrides])
+        experiment = any(override.startswith("experiment=") for override in arguments.overrides)
+        return config, compose(config_name) if experiment else None
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
@@ -78,17 +96,9 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     for flag in ("multirun", "experimental_rerun", "config_name", "config_path"):
         if getattr(arguments, flag):
             raise ConfigError(f"--{flag.replace('_', '-')}: is not supported; one command is one run")
+    if arguments.config_dir and not os.path.isdir(arguments.config_dir):
+        raise ConfigError(f"--config-dir: there is no folder {arguments.config_dir}")
     return arguments
-
-
-@contextlib.contextmanager
-def _command_line(argv: Sequence[str]) -> Iterator[None]:
-    """Hydra reads sys.argv and nothing else."""
-    before, sys.argv = sys.argv, list(argv)
-    try:
-        yield
-    finally:
-        sys.argv = before
 
 
 def _checked_overrides(args: list[str], schema: type, groups: dict[str, list[str]]) -> list[Override]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from est_cli.checks import check
-from est_cli.config import FREE_KEYS, RunConfig
+from est_cli.config import FREE_KEYS, Redraw, RunConfig
 from est_cli.errors import CheckpointError, ConfigError
 from est_cli.run_dir import RunDir, check_run_name, find_finished, find_unfinished
 from est_cli.schema import leaves_of, plain, typed
@@ -130,7 +130,7 @@ def _merge(stored: RunConfig, config: RunConfig, given: set[str], folder: Path) 
             continue
         group, _, name = key.rpartition(".")
         parent = tree[group] if group else tree
-        if not _same(parent[name], wanted[key]) and (key == "run_name" or not _is_free(key)):
+        if not _same(parent[name], wanted[key]) and (key == "run_name" or not _is_free(key, stored)):
             raise ConfigError(
                 f"{key}: the run in {folder} was started with {parent[name]!r}, not {wanted[key]!r}; a key that "
                 "defines the run cannot change when it is resumed"
@@ -140,9 +140,12 @@ def _merge(stored: RunConfig, config: RunConfig, given: set[str], folder: Path) 
     return typed(tree, RunConfig)
 
 
-def _is_free(key: str) -> bool:
+def _is_free(key: str, run: RunConfig) -> bool:
+    """Whether `key` may change on resume; the micro-batch may not where what is random depends on the micro-step."""
+    if key == "train.micro_batch" and (run.sampling.redraw is Redraw.forward or run.model.dropout > 0):
+        return False
     return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
 
 
 def _frozen(config: RunConfig) -> dict[str, Any]:
-    return {key: value for key, value in leaves_of(plain(config)).items() if not _is_free(key)}
+    return {key: value for key, value in leaves_of(plain(config)).items() if not _is_free(key, config)}

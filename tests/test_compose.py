@@ -267,7 +267,7 @@ def test_the_walk_over_conf_sees_the_files() -> None:
             "command line: unrecognized arguments: seed=2; options come",
         ),
         (["--config-dir"], "command line: argument --config-dir/-cd: expected one argument; "),
-        (["--config-dir=nowhere"], "configuration: Additional config directory "),
+        (["--config-dir=nowhere"], "--config-dir: there is no folder nowhere"),
         (["-m", "seed=1"], "--multirun: is not supported"),
         (["--experimental-rerun=config.pickle"], "--experimental-rerun: is not supported"),
         (["-cn", "plan"], "--config-name: is not supported"),

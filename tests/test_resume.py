@@ -237,3 +237,10 @@ def test_a_stored_configuration_out_of_range_is_refused() -> None:
     (make_run("x") / "config.yaml").write_text(to_yaml(config))
     with pytest.raises(ConfigError, match=r"^train\.seq_len: 0 is out of range"):
         start("resume=outputs/x")
+
+
+@pytest.mark.parametrize("setting", ["sampling.redraw=forward", "model.dropout=0.1"])
+def test_the_micro_batch_is_frozen_where_randomness_depends_on_it(setting: str) -> None:
+    make_run("x", setting)
+    with pytest.raises(ConfigError, match=r"^train\.micro_batch: the run in outputs/x was started with 16, not 3"):
+        start("resume=outputs/x", "train.micro_batch=3")

@@ -188,6 +188,7 @@ def _save(loop: _Loop) -> None:
     run.handle.activate_full()
     meta = {"step": run.state.step}
     try:
+        run.tracker.metrics.sync()
         save_checkpoint(
             run.dir.checkpoints,
             run.state.step,
