@@ -95,8 +95,8 @@ def _llama(vocab: int, width: int, layers: int, heads: int, kv_heads: int, mlp: 
 
 CASES = {
     "cpu": (
-        Case(_gpt2(8192, 512, 8, 8, 256), seq_len=256, tokens=1024, limit=1.05),
-        Case(_llama(8192, 512, 8, 8, 4, 1408, 256), seq_len=256, tokens=1024, limit=1.10),
+        Case(_gpt2(8192, 512, 8, 8, 256), seq_len=256, tokens=2048, limit=1.05),
+        Case(_llama(8192, 512, 8, 8, 4, 1408, 256), seq_len=256, tokens=2048, limit=1.10),
     ),
     "cuda": (  # GPT-2 base and TinyLlama
         Case(_gpt2(50304, 768, 12, 12, 1024), seq_len=1024, tokens=16384, limit=1.10),

@@ -96,6 +96,8 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     for flag in ("multirun", "experimental_rerun", "config_name", "config_path"):
         if getattr(arguments, flag):
             raise ConfigError(f"--{flag.replace('_', '-')}: is not supported; one command is one run")
+    if arguments.resolve and not (arguments.cfg or arguments.help):
+        raise ConfigError("--resolve: goes with --cfg or --help")
     if arguments.config_dir and not os.path.isdir(arguments.config_dir):
         raise ConfigError(f"--config-dir: there is no folder {arguments.config_dir}")
     return arguments

@@ -271,6 +271,7 @@ def test_the_walk_over_conf_sees_the_files() -> None:
         (["-m", "seed=1"], "--multirun: is not supported"),
         (["--experimental-rerun=config.pickle"], "--experimental-rerun: is not supported"),
         (["-cn", "plan"], "--config-name: is not supported"),
+        (["--resolve"], "--resolve: goes with --cfg or --help"),
         (["seed=${oc.env:HOME}"], "seed: resolvers are not allowed"),
         (["seed=${nowhere.seed}"], "seed: Interpolation key 'nowhere.seed' not found"),
         (["run_name=${tokenizer}", "tokenizer=${run_name}"], "run_name: Recursive interpolation"),
@@ -328,13 +329,19 @@ GLOBAL = "# @package _global_\n"
         (f"{GLOBAL}defaults: [{{override /model: qqq}}]", "configuration: In 'train': Could not find 'model/qqq'"),
         (f"{GLOBAL}defaults: [{{qqq: zzz}}]", "configuration: In 'experiment/mine': Could not find "),
         (f"{GLOBAL}train: {{seq_len: 1}}", "train.seq_len: 1 is out of range"),
+        (f"{GLOBAL}hydra: {{run: {{dir: zz}}}}\nseed: -1", "seed: -1 is out of range"),
         ("train: {seq_len: 64}", "experiment: its file must hold settings by name, below a first line `# @package"),
         ("- 1", "experiment: its file must hold settings by name"),
     ],
 )
-def test_recipes_that_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str) -> None:
+def test_recipes_that_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, message: str
+) -> None:
     write_recipe(tmp_path, text)
-    assert told(capsys, f"--config-dir={tmp_path}", "experiment=mine").startswith(message)
+    monkeypatch.chdir(tmp_path)
+    before = tree(tmp_path)
+    assert told(capsys, "--config-dir=.", "experiment=mine").startswith(message)
+    assert tree(tmp_path) == before
 
 
 def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
