@@ -114,6 +114,9 @@ def _checked_overrides(args: list[str], schema: type, groups: dict[str, list[str
             ) from error
         _check_override(override, arg, dict(leaf_types(schema)), groups)
         overrides.append(override)
+    chosen = {override.key_or_group: override.value() for override in overrides}
+    if "stage" in chosen and chosen.get("scheduler") == "dense":
+        raise ConfigError("stage: has no meaning under scheduler=dense; use scheduler=three_stage")
     return overrides
 
 

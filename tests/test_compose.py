@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import types
 import typing
 from enum import Enum
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from est_cli.checks import check
-from est_cli.compose import CONF
+from est_cli.compose import CONF, run_hydra
 from est_cli.config import PlanConfig, RunConfig
 from est_cli.errors import ConfigError
 from est_cli.schema import leaf_types, leaves_of, plain, typed
@@ -233,6 +234,11 @@ def test_a_recipe_has_its_dense_baseline(experiment: str) -> None:
     assert set(plain(config.stage).values()) == {None} and config.scheduler.name.value == "dense"
 
 
+def test_stages_chosen_for_a_dense_run_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^stage: has no meaning under scheduler=dense"):
+        accepted("scheduler=dense", "stage=paper")
+
+
 def test_the_walk_over_conf_sees_the_files() -> None:
     assert {("model", "gpt2"), ("experiment", "paper_gpt2"), ("stage", "paper")} <= set(OPTIONS)
 
@@ -407,3 +413,10 @@ def test_help_teaches(tmp_path: Path, name: str, schema: type[RunConfig]) -> Non
     for group, option in OPTIONS:
         assert any(line.startswith(f"{group}: ") and option in line for line in intro.splitlines()), (group, option)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["poison"]
+
+
+def test_hydra_answers_about_the_command_line_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    before = list(sys.argv)
+    run_hydra("train", RunConfig, ["est-train", "--cfg", "job", "seed=5"], lambda config, given: pytest.fail("it ran"))
+    assert yaml.safe_load(capsys.readouterr().out)["seed"] == 5
+    assert sys.argv == before
