@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-install: $(VENV)/.installed ## make .venv and install everything into it (about 2 minutes, 1.7 GB without CUDA)
+install: $(VENV)/.installed ## make .venv and install everything into it (a minute or two, 1.9 GB without CUDA)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d" % v)'
@@ -21,10 +21,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
 	touch $@
 
-train: install ## pre-train a tiny GPT-2 with EST on Python's own source text (CPU, about 3 minutes)
+train: install ## pre-train a tiny GPT-2 with EST on Python's own source text (CPU, a minute and a half)
 	$(BIN)/est-train $(TRAIN_ARGS)
 
-test: install ## ruff, mypy and all tests (CPU, about 10 minutes)
+test: install ## ruff, mypy and all tests (CPU, about 4 minutes)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
