@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from est_cli.config import (
+    DEFAULT_DECAY,
     Family,
     LrSchedule,
     ModelConfig,
@@ -230,7 +231,7 @@ def _lr_spans(config: RunConfig) -> Iterator[str]:
     steps, spans = max_steps(config), {}
     if steps < 1:
         return
-    for key, default in (("warmup", 0.0), ("decay", 0.2)):
+    for key, default in (("warmup", 0.0), ("decay", DEFAULT_DECAY)):
         value = getattr(config.optim, key)
         try:
             spans[key] = boundary_step(default if value is None else value, steps)

@@ -172,6 +172,12 @@ class SamplingConfig:
     keep_ends: bool = False
 
 
+DEFAULT_DECAY = 0.2
+"""What `optim.decay: null` means: the last fifth of the run."""
+DEFAULT_MIN_LR_RATIO = 0.1
+"""What `optim.min_lr_ratio: null` means."""
+
+
 @dataclass
 class OptimConfig:
     name: str = "adamw"

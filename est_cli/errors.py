@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code each kind ends with (docs/exit-codes in README.md)."""
+"""What can go wrong, and the exit code each kind ends with (README.md lists the codes)."""
 
 from __future__ import annotations
 

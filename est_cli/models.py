@@ -34,13 +34,17 @@ CODE_KEYS = (
 """Keys of a config.json that load or choose code (an attention may name a repository); they are refused."""
 
 
-def hf_config(model: ModelConfig, end_of_text_id: int | None = None) -> Any:
+def hf_config(model: ModelConfig) -> Any:
     """The Hugging Face config of the run's model. Raises ConfigError for a model that EST does not support."""
     config = _loaded_config(model) if model.family is Family.hf else _preset_config(model)
-    if end_of_text_id is not None and not (model.family is Family.hf and model.pretrained):
-        config.bos_token_id = config.eos_token_id = end_of_text_id
     _set_dropout(config, model.dropout)
     return config
+
+
+def set_end_of_text(config: Any, model: ModelConfig, token_id: int) -> None:
+    """Write the tokenizer's end-of-text id into `config`, in place; a model that is continued keeps its own."""
+    if not (model.family is Family.hf and model.pretrained):
+        config.bos_token_id = config.eos_token_id = token_id
 
 
 def build_model(model: ModelConfig, config: Any, seed: int) -> PreTrainedModel:

@@ -7,11 +7,8 @@ import math
 import torch
 from torch import nn
 
-from est_cli.config import LrSchedule, OptimConfig
+from est_cli.config import DEFAULT_DECAY, DEFAULT_MIN_LR_RATIO, LrSchedule, OptimConfig
 from est_cli.est.schedule import boundary_step
-
-DEFAULT_DECAY = 0.2
-DEFAULT_MIN_LR_RATIO = 0.1
 
 
 def lr_at(step: int, max_steps: int, optim: OptimConfig) -> float:

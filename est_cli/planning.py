@@ -21,7 +21,7 @@ from est_cli.models import hf_config
 
 
 @dataclass(frozen=True)
-class StagePlan:
+class PlannedStage:
     """One stage of the plan; FLOPs of all its steps."""
 
     number: int
@@ -40,7 +40,7 @@ class Plan:
     model: str
     spec: ModelSpec
     scheduler: SamplingScheduler
-    stages: list[StagePlan]
+    stages: list[PlannedStage]
     ledger: FlopsLedger
     """What the finished run's ledger will show."""
     memory: MemoryEstimate
@@ -77,7 +77,7 @@ def make_plan(config: PlanConfig) -> Plan:
     for index, (number, size) in enumerate(sizes.items()):
         steps = scheduler.stage_steps()[number - 1]
         stages.append(
-            StagePlan(
+            PlannedStage(
                 number=number,
                 first_step=scheduler.stages[number - 1].until_step - steps,
                 steps=steps,
@@ -133,7 +133,7 @@ def _scheduler(config: PlanConfig, spec: ModelSpec, options: SamplingOptions) ->
     return boundaries_for(config.target_saving, scheduler, savings, config.target_keep.value)
 
 
-def _schedule_row(plan: Plan, stage: StagePlan) -> list[str]:
+def _schedule_row(plan: Plan, stage: PlannedStage) -> list[str]:
     rates = (stage.rates.p_h, stage.rates.p_m, stage.rates.p_l)
     numbers = [f"{number:,}" for number in (stage.first_step, stage.steps, stage.tokens)]
     return [str(stage.number), *numbers, *(f"{rate:.4g}" for rate in rates)]
@@ -144,7 +144,7 @@ def _schedule_total(plan: Plan) -> list[str]:
     return ["all", "", f"{steps:,}", f"{steps * plan.tokens_per_step:,}", "", "", ""]
 
 
-def _cost_row(plan: Plan, stage: StagePlan) -> list[str]:
+def _cost_row(plan: Plan, stage: PlannedStage) -> list[str]:
     ledger = FlopsLedger(stage.flops, stage.dense)
     return [str(stage.number), *_cost(ledger, plan.memory.states + stage.activation_bytes)]
 

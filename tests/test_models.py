@@ -17,7 +17,7 @@ from transformers.utils import logging
 from est_cli.compose import CONF
 from est_cli.config import Family, ModelConfig
 from est_cli.errors import ConfigError, DataError
-from est_cli.models import CODE_KEYS, build_model, hf_config
+from est_cli.models import CODE_KEYS, build_model, hf_config, set_end_of_text
 
 from .commands import accepted
 from .est.models import FAMILIES, build, config_of
@@ -47,7 +47,8 @@ def test_presets_have_the_published_sizes(name: str) -> None:
 def test_presets_take_their_numbers() -> None:
     gpt2, llama = (accepted(f"model={name}_tiny").model for name in ("gpt2", "llama"))
     gpt2.mlp_size, gpt2.tie_embeddings, gpt2.dropout = 300, False, 0.2
-    config = hf_config(gpt2, end_of_text_id=7)
+    config = hf_config(gpt2)
+    set_end_of_text(config, gpt2, 7)
     assert (config.n_inner, config.tie_word_embeddings, config.n_positions) == (300, False, 512)
     assert (config.bos_token_id, config.eos_token_id) == (7, 7)
     llama.num_kv_heads, llama.mlp_size, llama.tie_embeddings, llama.rope_theta = None, None, True, 5e5
@@ -131,8 +132,11 @@ def test_only_the_architecture_of_a_folder(tmp_path: Path, family: str) -> None:
 
 def test_the_end_of_text_of_a_continued_model_is_its_own(tmp_path: Path) -> None:
     config_of("gpt2", eos_token_id=3).save_pretrained(tmp_path)
-    assert hf_config(foreign(tmp_path), end_of_text_id=7).eos_token_id == 3
-    assert hf_config(foreign(tmp_path, pretrained=False), end_of_text_id=7).eos_token_id == 7
+    for pretrained, expected in ((True, 3), (False, 7)):
+        model = foreign(tmp_path, pretrained)
+        config = hf_config(model)
+        set_end_of_text(config, model, 7)
+        assert config.eos_token_id == expected
 
 
 def refusal(model: ModelConfig) -> str:

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,7 +26,7 @@ from est_cli.est.flops import planned_ledger
 from est_cli.est.sizes import SamplingOptions, full_sizes, sample_sizes
 from est_cli.loop.device import build_accelerator, keep_freed_memory
 from est_cli.loop.run import Run, RunState, ledger_at
-from est_cli.models import build_model, checkpoint_activations, hf_config
+from est_cli.models import build_model, checkpoint_activations, hf_config, set_end_of_text
 from est_cli.optim import build_optimizer
 from est_cli.resume import OUTPUTS, Start
 from est_cli.run_dir import RunDir, create_run_dir, default_run_name, lock
@@ -40,8 +39,9 @@ log = logging.getLogger(__name__)
 CACHE = Path("data")
 """Tokenised corpora and trained tokenizers, below the current folder."""
 
-W_AND_B_KEYS = ("seed", "model", "scheduler", "stage", "sampling", "optim", "train", "dataset.name")
-"""What W&B is told of the configuration: nothing that can hold a path or a credential."""
+W_AND_B_KEYS = ("seed", "model.", "scheduler.", "stage.", "sampling.", "optim.", "train.", "dataset.name")
+NOT_FOR_W_AND_B = ("model.name_or_path", "train.sample_prompt")
+"""What W&B is told of the configuration: these keys and groups without those, which hold paths or free text."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _build_parts(config: RunConfig) -> _Parts:
     scheduler, options = scheduler_of(config), options_of(config.sampling)
     check_fit(config, spec)
     corpus = load_corpus(config.dataset, tokenizer_of(config), spec.vocab_size, CACHE, config.train.seq_len)
-    hf = hf_config(config.model, corpus.tokenizer.eos_token_id)
+    set_end_of_text(hf, config.model, corpus.tokenizer.eos_token_id)
     return _Parts(
         corpus=corpus,
         model=build_model(config.model, hf, config.seed),
@@ -184,8 +184,8 @@ def _stage_plans(parts: _Parts, batch: int, seq_len: int) -> list[StagePlan]:
 def _tracker(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress) -> Tracker:
     metrics = MetricsFile(run_dir.metrics)
     metrics.truncate_after(state.step)
-    told = {key: value for key, value in leaves_of(plain(config)).items() if key.startswith(W_AND_B_KEYS)}
-    told = {key: value for key, value in told.items() if key != "model.name_or_path"}
+    leaves = leaves_of(plain(config)).items()
+    told = {key: value for key, value in leaves if key.startswith(W_AND_B_KEYS) and key not in NOT_FOR_W_AND_B}
     assert config.run_name is not None
     sink = WandbSink(config.tracking, run_dir.root, config.run_name, state.wandb_run_id, told, progress.line)
     return Tracker(metrics, sink)
@@ -211,6 +211,6 @@ def describe(run: Run) -> list[str]:
 
 
 def _stage_line(run: Run, number: int) -> str:
-    steps: Any = run.scheduler.stage_steps()[number - 1]
+    steps = run.scheduler.stage_steps()[number - 1]
     rates = run.scheduler.stages[number - 1].rates
     return f"{number}: {steps} steps at p_h={rates.p_h:g} p_m={rates.p_m:g} p_l={rates.p_l:g}"
