@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,33 +12,40 @@ from .layers import RoutedLayer, SampledProjection, swap
 from .spec import ModelSpec, Projection
 
 
-@dataclass(frozen=True)
 class EstHandle:
     """Switches the wrapped model between subnetworks. A subnetwork must stay active until its backward is done."""
 
-    spec: ModelSpec
-    layers: tuple[nn.Module, ...]
+    def __init__(self, spec: ModelSpec, layers: tuple[nn.Module, ...]) -> None:
+        self.spec = spec
+        self.layers = layers
+        self._modules = {p: tuple(_projection(layer, p) for layer in layers) for p in spec.projections}
+        self._active: Subnetwork | None = None
 
     def activate(self, subnetwork: Subnetwork) -> None:
-        """Run only `subnetwork` from now on. Indices are moved to the model's device, once for all layers.
+        """Run only `subnetwork` from now on; nothing is touched if it is active already, as FULL is all along at p = 1.
 
-        Raises ValueError where the subnetwork was drawn for a model with another number of layers.
+        Indices are sent to the model's device in one copy, without waiting for it. Raises ValueError where the
+        subnetwork was drawn for a model with another number of layers.
         """
-        spec = self.spec
+        if subnetwork is self._active:
+            return
         self._check(subnetwork)
+        spec, on_device = self.spec, subnetwork.to(next(self.layers[0].parameters()).device)
         heads = spec.num_heads if subnetwork.head_idx is None else subnetwork.head_idx.shape[1]
         kv_heads = spec.num_kv_heads if subnetwork.kv_idx is None else subnetwork.kv_idx.shape[1]
         columns = spec.mlp_size if subnetwork.mlp_idx is None else subnetwork.mlp_idx.shape[1]
         scales = {"head": spec.num_heads / heads, "kv_head": 1.0, "column": spec.mlp_size / columns}
-        for projection in spec.projections:
-            units = self._units(projection, subnetwork)
-            for number, layer in enumerate(self.layers):
-                module = _projection(layer, projection)
-                module.est_units = None if units is None else units[number]
-                module.est_scale = scales[projection.unit]
-                module.est_layer_scale = subnetwork.layer_scale if projection.side == "in" else 1.0
+        running = range(len(self.layers)) if subnetwork.layer_idx is None else subnetwork.layer_idx
+        for projection, modules in self._modules.items():
+            units = self._units(projection, on_device)
+            layer_scale = subnetwork.layer_scale if projection.side == "in" else 1.0
+            for number in running:  # a module's own __setattr__ costs more than the rest of this
+                modules[number].__dict__.update(
+                    est_units=units[number], est_scale=scales[projection.unit], est_layer_scale=layer_scale
+                )
         self._set_attributes(heads, kv_heads)
         self._route(subnetwork.layer_idx)
+        self._active = subnetwork
 
     def activate_full(self) -> None:
         """Run the complete model, for evaluation, saving and the last stage."""
@@ -49,15 +56,15 @@ class EstHandle:
         if rows - {len(self.layers)} or max(subnetwork.layer_idx or (0,)) >= len(self.layers):
             raise ValueError(f"subnetwork: was not drawn for a model of {len(self.layers)} layers")
 
-    def _units(self, projection: Projection, subnetwork: Subnetwork) -> Tensor | None:
-        """(L, blocks * k) units on the projection's sampled side, on the model's device; None: all."""
+    def _units(self, projection: Projection, subnetwork: Subnetwork) -> Sequence[Tensor | None]:
+        """For each layer the (blocks * k,) units on the projection's sampled side; None: all."""
         idx = {"head": subnetwork.head_idx, "kv_head": subnetwork.kv_idx, "column": subnetwork.mlp_idx}[projection.unit]
         if idx is None:
-            return None
-        count = self.spec.unit_count(projection.unit)
+            return [None] * len(self.layers)
         if projection.blocks > 1:
+            count = self.spec.unit_count(projection.unit)
             idx = torch.cat([idx + block * count for block in range(projection.blocks)], dim=1)
-        return idx.to(next(self.layers[0].parameters()).device, non_blocking=True)
+        return idx.unbind(0)
 
     def _set_attributes(self, heads: int, kv_heads: int) -> None:
         for attribute in self.spec.attributes:
