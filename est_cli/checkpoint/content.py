@@ -18,29 +18,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as hf_logging
 
 from est_cli.checkpoint import disk, store, strict_json, tensors
 from est_cli.checkpoint.environment import differences, git_commit, versions
+from est_cli.checkpoint.manifest import Manifest
+from est_cli.checkpoint.snapshot import Snapshot
 from est_cli.errors import CheckpointError
 
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optim.safetensors"
 STATE = "state.json"
-_ONE_FILE = 1 << 60
 _LOG = logging.getLogger(__name__)
 
 
 def save_checkpoint(
     folder: Path,
     step: int,
-    model: PreTrainedModel,
+    snapshot: Snapshot,
     tokenizer: PreTrainedTokenizerBase | None,
-    optimizer: Optimizer,
     state: dict[str, Any],
     meta: dict[str, Any],
 ) -> Path:
-    """Write folder/step-NNNNNN and return it. One process calls it, holding the run's lock.
+    """Write folder/step-NNNNNN and return it. One thread of one process calls it, the process holding the run's lock.
 
     Checkpoints of later steps are set aside first: the run has gone back behind them. An intact one of this step stays
     as it is, since moving it away could leave none. NumericsError, StorageError, CheckpointError: nothing was written.
@@ -50,13 +49,12 @@ def save_checkpoint(
     if store.is_intact(target):
         return target
     store.set_aside(target)
-    moments = tensors.optimizer_tensors(model, optimizer)
-    tensors.check_finite({**model.state_dict(), **moments})
+    _check(snapshot)
 
     def fill(tmp: Path) -> None:
-        _write_model(tmp, model, tokenizer)
+        _write_model(tmp, snapshot, tokenizer)
         with _safetensors_errors():
-            save_file(moments, tmp / OPTIMIZER)
+            save_file(snapshot.moments, tmp / OPTIMIZER)
         disk.write_file(tmp / STATE, strict_json.write_object(state))
 
     store.write_folder(target, fill, {**meta, **_environment()})
@@ -64,12 +62,12 @@ def save_checkpoint(
 
 
 def save_model(
-    target: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, meta: dict[str, Any]
+    target: Path, snapshot: Snapshot, tokenizer: PreTrainedTokenizerBase | None, meta: dict[str, Any]
 ) -> None:
     """Write the model and tokenizer as the folder `target`; one that is already there is set aside first."""
-    tensors.check_finite(model.state_dict())
+    _check(snapshot)
     store.set_aside(target)
-    store.write_folder(target, lambda tmp: _write_model(tmp, model, tokenizer), {**meta, **_environment()})
+    store.write_folder(target, lambda tmp: _write_model(tmp, snapshot, tokenizer), {**meta, **_environment()})
 
 
 def load_checkpoint(
@@ -77,13 +75,15 @@ def load_checkpoint(
     model: PreTrainedModel,
     optimizer: Optimizer,
     warn: Callable[[str], None] = _LOG.warning,
+    verified: Manifest | None = None,
 ) -> dict[str, Any]:
-    """Restore `model` and `optimizer` in place from a verified checkpoint and return its state.
+    """Restore `model` and `optimizer` in place from a checkpoint and return its state.
 
-    CheckpointError names the file and what is wrong with it; then neither was changed. One warning if the libraries or
-    the number of threads are not those it was saved with: the last bits may then differ.
+    `verified`: its manifest where that was just verified, else it is verified here. CheckpointError names the file and
+    what is wrong with it; then neither was changed. One warning if the libraries or the number of threads are not those
+    it was saved with: the last bits may then differ.
     """
-    manifest = store.verify_folder(path)
+    manifest = store.verify_folder(path) if verified is None else verified
     for name in (WEIGHTS, OPTIMIZER, STATE):
         if name not in manifest["files"]:
             raise CheckpointError(f"{path / name}: missing, so this is no training checkpoint to continue from")
@@ -100,14 +100,20 @@ def load_checkpoint(
     return state
 
 
-def _write_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
-    with _safetensors_errors(), _no_progress_bar():
-        model.save_pretrained(folder, max_shard_size=_ONE_FILE)
+def _check(snapshot: Snapshot) -> None:
+    snapshot.wait()
+    tensors.check_finite({**snapshot.weights, **snapshot.moments})
+
+
+def _write_model(folder: Path, snapshot: Snapshot, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """The files that `save_pretrained` of model and tokenizer would write."""
+    with _safetensors_errors():
+        save_file(snapshot.weights, folder / WEIGHTS, metadata={"format": "pt"})
+    snapshot.config.save_pretrained(folder)
+    if snapshot.generation_config is not None:
+        snapshot.generation_config.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    # Told now, not when the run is to be continued: some models save under other names than their own.
-    with _opened(folder / WEIGHTS) as weights, _blaming(folder / WEIGHTS):
-        tensors.check_weights(weights, model)
 
 
 @contextmanager
@@ -138,17 +144,6 @@ def _safetensors_errors() -> Iterator[None]:
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from err
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()
 
 
 def _environment() -> dict[str, Any]:

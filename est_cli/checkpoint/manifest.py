@@ -17,6 +17,9 @@ MANIFEST = "MANIFEST.json"
 CODE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".py", ".so")
 """Files that run code when the usual readers open them; a folder of ours never holds one."""
 
+Manifest = dict[str, Any]
+"""What `parse` gives: format_version, files ({name: {"sha256", "bytes"}}), meta and its own digest."""
+
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]+")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -28,7 +31,7 @@ def render(files: dict[str, dict[str, Any]], meta: dict[str, Any]) -> bytes:
     return strict_json.write_object({**body, "manifest_sha256": digest})
 
 
-def parse(data: bytes) -> dict[str, Any]:
+def parse(data: bytes) -> Manifest:
     """The manifest in `data`, its own form checked. ValueError says in one line what is wrong."""
     found = strict_json.read_object(data)
     version = found.get("format_version")

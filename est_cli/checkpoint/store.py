@@ -15,13 +15,14 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from est_cli.checkpoint import disk, manifest, strict_json
-from est_cli.checkpoint.manifest import MANIFEST
+from est_cli.checkpoint.manifest import MANIFEST, Manifest
 from est_cli.errors import CheckpointError
 
 _STEP = re.compile(r"step-([0-9]{6,})")
+_PIECE = 1 << 23
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -65,10 +66,18 @@ def _seal_file(entry: os.DirEntry[str], mode: int) -> dict[str, Any]:
     with os.fdopen(os.open(entry.path, _READ), "rb") as file:
         disk.fault_point(f"chmod {entry.name}")
         os.fchmod(file.fileno(), mode)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _sha256(file)
         disk.fault_point(f"fsync {entry.name}")
         os.fsync(file.fileno())
         return {"sha256": digest, "bytes": os.fstat(file.fileno()).st_size}
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    # hashlib.file_digest reads small pieces: beside a busy thread it waits for the interpreter's lock at each of them.
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _refuse_existing(target: Path) -> None:
@@ -76,7 +85,7 @@ def _refuse_existing(target: Path) -> None:
         raise CheckpointError(f"{target}: exists already and is never overwritten")
 
 
-def verify_folder(path: Path) -> dict[str, Any]:
+def verify_folder(path: Path) -> Manifest:
     """The manifest of `path`, after every file in it was found to be there, plain, and the same to the last bit.
 
     CheckpointError names the file and what is wrong. Links are refused, also `path` itself: resolve it first.
@@ -117,7 +126,7 @@ def _check_file(folder: int, name: str, entry: dict[str, Any]) -> None:
         size = os.fstat(file.fileno()).st_size
         if size != entry["bytes"]:
             raise ValueError(f"damaged: {size} bytes instead of {entry['bytes']}")
-        if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+        if _sha256(file) != entry["sha256"]:
             raise ValueError("damaged: its SHA-256 is not the one it was saved with")
 
 
@@ -153,19 +162,17 @@ def step_folders(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), folder / match[0]) for match in matches)
 
 
-def newest_valid(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that verifies, one warning for each newer one that does not; None if there are none.
+def newest_valid(folder: Path, warn: Callable[[str], None]) -> tuple[Path, Manifest] | None:
+    """The newest checkpoint that verifies, with its manifest; None if there are none. One warning for each newer one.
 
     CheckpointError if there are some and none verifies: a run must not start anew over the remains of another.
     """
     found = step_folders(folder)
     for _, path in reversed(found):
         try:
-            verify_folder(path)
+            return path, verify_folder(path)
         except CheckpointError as err:
             warn(f"{err}; this checkpoint is skipped")
-        else:
-            return path
     if found:
         raise CheckpointError(f"{folder}: none of its {len(found)} checkpoints is intact; start a new run_name instead")
     return None

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from est_cli.errors import NumericsError
 
@@ -28,18 +29,23 @@ def check_finite(tensors: dict[str, Tensor]) -> None:
             raise NumericsError(f"{name}: not finite, so nothing was saved")
 
 
-def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """{`PARAMETER/KEY`: state}, contiguous and on the CPU; a parameter that has no state yet has no entry."""
+def model_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+    """{name: weight or buffer} where it lives, each shared one once, under the first of its names."""
+    return {names[0]: tensor.detach() for names, tensor in _weights(model)}
+
+
+def optimizer_tensors(model: PreTrainedModel, optimizer: Optimizer) -> dict[str, Tensor]:
+    """{`PARAMETER/KEY`: state} where it lives; a parameter that has no state yet has no entry."""
     found = {}
     for name, param, _ in _optimized(model, optimizer):
         # `get`, because looking a parameter up in this defaultdict would give it a state.
         for key, value in optimizer.state.get(param, {}).items():
             assert isinstance(value, Tensor), f"the state {key} of {name} is no tensor"
-            found[f"{name}/{key}"] = value.detach().cpu().contiguous()
+            found[f"{name}/{key}"] = value.detach()
     return found
 
 
-def check_weights(file: Any, model: nn.Module) -> None:
+def check_weights(file: Any, model: PreTrainedModel) -> None:
     """ValueError unless `file` holds exactly the weights of `model`: names, shapes and dtypes, each shared one once."""
     left = set(file.keys())
     for names, tensor in _weights(model):
@@ -52,7 +58,7 @@ def check_weights(file: Any, model: nn.Module) -> None:
         raise ValueError(f"has {min(left)!r}, which the model has not")
 
 
-def load_weights(file: Any, model: nn.Module) -> None:
+def load_weights(file: Any, model: PreTrainedModel) -> None:
     """Copy the weights of a checked `file` into the existing tensors of `model`."""
     present = set(file.keys())
     with torch.no_grad():
@@ -60,7 +66,7 @@ def load_weights(file: Any, model: nn.Module) -> None:
             tensor.copy_(file.get_tensor(next(name for name in names if name in present)))
 
 
-def check_optimizer(file: Any, model: nn.Module, optimizer: Optimizer) -> None:
+def check_optimizer(file: Any, model: PreTrainedModel, optimizer: Optimizer) -> None:
     """ValueError unless every entry of `file` belongs to an optimized parameter and fits its shape."""
     params = {name: param for name, param, _ in _optimized(model, optimizer)}
     for entry in file.keys():  # noqa: SIM118  (not a dict)
@@ -72,7 +78,7 @@ def check_optimizer(file: Any, model: nn.Module, optimizer: Optimizer) -> None:
             raise ValueError(f"{entry} has shape {shape}, the parameter {whole}")
 
 
-def load_optimizer(file: Any, model: nn.Module, optimizer: Optimizer) -> None:
+def load_optimizer(file: Any, model: PreTrainedModel, optimizer: Optimizer) -> None:
     """Replace the whole state of `optimizer` by that of a checked `file`; parameters not in it have none afterwards."""
     entries = sorted(entry.rpartition("/") for entry in file.keys())  # noqa: SIM118
     owners = {name: (param, group) for name, param, group in _optimized(model, optimizer)}
@@ -80,11 +86,11 @@ def load_optimizer(file: Any, model: nn.Module, optimizer: Optimizer) -> None:
     for name, _, key in entries:
         param, group = owners[name]
         # A copy, because what safetensors returns is the file itself, mapped: it would keep a deleted file alive.
-        value = file.get_tensor(f"{name}/{key}").to(_device(param, group, key), copy=True)
-        optimizer.state[param][key] = value
+        value = file.get_tensor(f"{name}/{key}")
+        optimizer.state[param][key] = value.to(_device(param, group, key), copy=True)
 
 
-def _weights(model: nn.Module) -> Iterator[tuple[list[str], Tensor]]:
+def _weights(model: PreTrainedModel) -> Iterator[tuple[list[str], Tensor]]:
     """Each tensor of the state dict once, with all its names (tied weights have several)."""
     shared: dict[int, tuple[list[str], Tensor]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -92,7 +98,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[list[str], Tensor]]:
     yield from shared.values()
 
 
-def _optimized(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, Tensor, dict[str, Any]]]:
+def _optimized(model: PreTrainedModel, optimizer: Optimizer) -> Iterator[tuple[str, Tensor, dict[str, Any]]]:
     """(name, parameter, its group) in the optimizer's order."""
     names = {param: name for name, param in model.named_parameters()}
     for group in optimizer.param_groups:

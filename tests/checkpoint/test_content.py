@@ -13,86 +13,26 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from torch.optim import Optimizer
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from est_cli.checkpoint import content, manifest, store
-from est_cli.checkpoint.content import load_checkpoint, save_checkpoint, save_model
+from est_cli.checkpoint.content import load_checkpoint, save_model
+from est_cli.checkpoint.snapshot import take_snapshot
 from est_cli.errors import CheckpointError, NumericsError, StorageError
-
-LAYERS = 3
-STATE = {"step": 3, "tokens": 96, "flops": 1.1e18, "wandb_id": "abc"}
-
-
-def gpt2(seed: int, width: int = 16) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    config = GPT2Config(
-        vocab_size=64, n_embd=width, n_layer=LAYERS, n_head=2, n_positions=8, bos_token_id=0, eos_token_id=0,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-    )  # fmt: skip
-    return GPT2LMHeadModel(config)
-
-
-def llama(seed: int, tied: bool = False) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=16, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=32, max_position_embeddings=8, tie_word_embeddings=tied, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    return LlamaForCausalLM(config)
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(64)}, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words)
-
-
-def adamw(model: PreTrainedModel, **options: Any) -> Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=1e-2, **options)
-
-
-def train(model: PreTrainedModel, optimizer: Optimizer, steps: range) -> None:
-    """The batch is a function of the step. Layer 1 never gets a gradient, layer 2 from step 5 on, as if skipped."""
-    for step in steps:
-        ids = torch.randint(64, (2, 8), generator=torch.Generator().manual_seed(step))
-        model(input_ids=ids, labels=ids).loss.backward()
-        for name, param in model.named_parameters():
-            if ".1." in name or (".2." in name and step < 5):
-                param.grad = None
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-
-def everything(model: PreTrainedModel, optimizer: Optimizer) -> dict[str, Tensor]:
-    found = dict(model.named_parameters())
-    for name, param in model.named_parameters():
-        for key, value in optimizer.state.get(param, {}).items():
-            found[f"{name}/{key}"] = value
-    return {name: tensor.detach().clone() for name, tensor in found.items()}
-
-
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        other = found[name]
-        assert (other.dtype, other.shape, other.device) == (tensor.dtype, tensor.shape, tensor.device), name
-        assert torch.equal(other, tensor), name
-
-
-def silent(message: str) -> None:
-    raise AssertionError(message)
+from tests.checkpoint.models import (
+    STATE,
+    adamw,
+    assert_same,
+    everything,
+    gpt2,
+    llama,
+    save,
+    silent,
+    tokenizer,
+    train,
+)
 
 
 @pytest.fixture
@@ -100,7 +40,7 @@ def saved(tmp_path: Path) -> Path:
     model = gpt2(0)
     optimizer = adamw(model)
     train(model, optimizer, range(3))
-    return save_checkpoint(tmp_path / "checkpoints", 3, model, tokenizer(), optimizer, STATE, {"run": "a"})
+    return save(tmp_path / "checkpoints", 3, model, optimizer, tokenizer(), run="a")
 
 
 OPTIMIZERS: dict[str, Callable[[PreTrainedModel], Optimizer]] = {
@@ -124,7 +64,7 @@ def test_continuing_after_save_and_load_is_the_same_to_the_last_bit(
     optimizer = make(model)
     train(model, optimizer, range(3))
     at_save, with_state = everything(model, optimizer), len(optimizer.state)
-    path = save_checkpoint(tmp_path / "checkpoints", 3, model, None, optimizer, STATE, {})
+    path = save(tmp_path / "checkpoints", 3, model, optimizer)
     assert len(optimizer.state) == with_state
     assert_same(everything(model, optimizer), at_save)
     train(model, optimizer, range(3, 8))
@@ -152,7 +92,7 @@ def test_a_dtype_narrower_than_the_moments(tmp_path: Path) -> None:
     train(model, optimizer, range(2))
     for state in optimizer.state.values():
         state["exp_avg"] = state["exp_avg"].float()
-    path = save_checkpoint(tmp_path, 2, model, None, optimizer, STATE, {})
+    path = save(tmp_path, 2, model, optimizer)
     other = gpt2(1).to(torch.bfloat16)
     restored = adamw(other)
     load_checkpoint(path, other, restored, silent)
@@ -162,7 +102,7 @@ def test_a_dtype_narrower_than_the_moments(tmp_path: Path) -> None:
 def test_both_kinds_of_folder_open_with_transformers(tmp_path: Path, saved: Path) -> None:
     model = gpt2(0)
     train(model, adamw(model), range(3))
-    save_model(tmp_path / "model", model, tokenizer(), {})
+    save_model(tmp_path / "model", take_snapshot(model, None), tokenizer(), {})
     assert not (tmp_path / "model" / content.STATE).exists()
     ids = torch.arange(8)[None]
     for path in (saved, tmp_path / "model"):
@@ -181,7 +121,7 @@ def test_the_manifest_says_with_what_it_was_made(saved: Path) -> None:
 
 
 def test_no_progress_bar_on_the_way(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    save_model(saved.parent / "model", gpt2(0), tokenizer(), {})
+    save_model(saved.parent / "model", take_snapshot(gpt2(0), None), tokenizer(), {})
     assert capfd.readouterr() == ("", "")
 
 
@@ -204,10 +144,10 @@ def test_values_that_are_not_finite_are_never_saved(tmp_path: Path, where: str) 
     with torch.no_grad():
         tensor.view(-1)[5] = float("inf")
     with pytest.raises(NumericsError, match=r"transformer\.h\.0\.mlp\.c_fc\.weight.*not finite"):
-        save_checkpoint(tmp_path / "checkpoints", 1, model, None, optimizer, {}, {})
+        save(tmp_path / "checkpoints", 1, model, optimizer)
     if where == "weight":
         with pytest.raises(NumericsError):
-            save_model(tmp_path / "model", model, None, {})
+            save_model(tmp_path / "model", take_snapshot(model, None), None, {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -215,19 +155,19 @@ def test_an_intact_checkpoint_of_the_same_step_stays_and_later_ones_are_set_asid
     model = gpt2(1)
     optimizer = adamw(model)
     folder = saved.parent
-    later = save_checkpoint(folder, 9, model, None, optimizer, {}, {})
+    later = save(folder, 9, model, optimizer)
     before = (saved / "MANIFEST.json").read_bytes()
-    assert save_checkpoint(folder, 3, model, None, optimizer, {}, {}) == saved
+    assert save(folder, 3, model, optimizer) == saved
     assert (saved / "MANIFEST.json").read_bytes() == before
     assert not later.exists() and store.is_intact(folder / "aside-step-000009-0")
     (saved / content.STATE).unlink()
-    save_checkpoint(folder, 3, model, None, optimizer, {}, {})
+    save(folder, 3, model, optimizer)
     assert store.is_intact(saved) and (folder / "aside-step-000003-0").exists()
 
 
 def test_a_second_final_model_does_not_overwrite_the_first(tmp_path: Path) -> None:
     for seed in (0, 1):
-        save_model(tmp_path / "model", gpt2(seed), None, {})
+        save_model(tmp_path / "model", take_snapshot(gpt2(seed), None), None, {})
     assert store.is_intact(tmp_path / "model") and store.is_intact(tmp_path / "aside-model-0")
 
 
@@ -235,15 +175,16 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.Monk
     # A link to the device that is always full, where the optimizer's file goes: the kernel's own ENOSPC.
     real = content.save_file
 
-    def on_a_full_disk(tensors: dict[str, Tensor], path: Path) -> None:
-        with open("/dev/full", "wb", buffering=0) as full:
-            full.write(b"x")
-        real(tensors, path)
+    def on_a_full_disk(tensors: dict[str, Tensor], path: Path, **options: Any) -> None:
+        if path.name == content.OPTIMIZER:
+            with open("/dev/full", "wb", buffering=0) as full:
+                full.write(b"x")
+        real(tensors, path, **options)
 
     model = gpt2(0)
     monkeypatch.setattr(content, "save_file", on_a_full_disk)
     with pytest.raises(StorageError, match="ENOSPC"):
-        save_checkpoint(tmp_path / "checkpoints", 1, model, None, adamw(model), {}, {})
+        save(tmp_path / "checkpoints", 1, model, adamw(model))
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
@@ -254,6 +195,14 @@ def test_an_error_of_safetensors_about_the_disk_is_a_storage_error(tmp_path: Pat
 
     with pytest.raises(StorageError, match="ENOENT"):
         store.write_folder(tmp_path / "model", fill, {})
+
+
+def test_what_was_just_verified_is_not_read_a_second_time(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = store.newest_valid(saved.parent, silent)
+    assert found is not None
+    monkeypatch.setattr(store, "verify_folder", lambda path: pytest.fail("verified again"))
+    model = gpt2(1)
+    assert load_checkpoint(found[0], model, adamw(model), silent, verified=found[1]) == STATE
 
 
 def reseal(path: Path, **replaced: bytes | None) -> None:

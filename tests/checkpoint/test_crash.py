@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,11 @@ from tests.checkpoint.folders import REFUSALS, fail_at, is_whole, killed_at, lef
 
 def no_warning(message: str) -> None:
     raise AssertionError(message)
+
+
+def newest_of(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    found = store.newest_valid(folder, warn)
+    return None if found is None else found[0]
 
 
 def save_and_retain(folder: Path, step: int) -> None:
@@ -33,7 +39,7 @@ def test_kill_at_every_point_of_save_and_retention_leaves_the_old_or_the_new(tmp
     for k in range(1, 1000):
         folder = with_three(tmp_path / str(k))
         killed = killed_at(k, lambda folder=folder: save_and_retain(folder, 40))
-        newest = store.newest_valid(folder, no_warning)
+        newest = newest_of(folder, no_warning)
         assert newest is not None and newest.name in ("step-000030", "step-000040") and is_whole(newest)
         assert is_whole(folder / "step-000010") and is_whole(folder / "step-000030")
         ends.append(newest.name)
@@ -56,7 +62,7 @@ def test_kill_at_every_point_of_setting_aside(tmp_path: Path) -> None:
             save(folder, step)
         (folder / "step-000040" / "state.json").write_bytes(b"")
         killed = killed_at(k, lambda folder=folder: store.set_aside_later(folder, 20))
-        newest = store.newest_valid(folder, lambda _: None)
+        newest = newest_of(folder, lambda _: None)
         assert newest is not None and newest.name in ("step-000020", "step-000030")
         if not killed:
             break
@@ -92,7 +98,7 @@ def test_a_disk_that_refuses_any_change_is_a_storage_error(tmp_path: Path, monke
         assert "\n" not in str(caught.value)
         assert not [name for name in names(folder) if name.startswith(".tmp-")]
         assert is_whole(folder / "step-000010") and is_whole(folder / "step-000030")
-        newest = store.newest_valid(folder, no_warning)
+        newest = newest_of(folder, no_warning)
         assert newest is not None and is_whole(newest)
 
 

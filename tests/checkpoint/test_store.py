@@ -63,11 +63,11 @@ def test_newest_valid_skips_with_one_line_each_and_never_starts_fresh(tmp_path: 
     assert store.newest_valid(tmp_path / "none", lines.append) is None
     assert store.newest_valid(tmp_path, lines.append) is None
     paths = [save(tmp_path, step) for step in (999_999, 1_000_000, 1_000_100)]
-    assert store.newest_valid(tmp_path, lines.append) == paths[2]
+    assert store.newest_valid(tmp_path, lines.append) == (paths[2], store.verify_folder(paths[2]))
     assert lines == []
     (paths[2] / NAMES[0]).unlink()
     (paths[1] / NAMES[1]).write_bytes(b"")
-    assert store.newest_valid(tmp_path, lines.append) == paths[0]
+    assert store.newest_valid(tmp_path, lines.append) == (paths[0], store.verify_folder(paths[0]))
     assert len(lines) == 2 and NAMES[0] in lines[0] and NAMES[1] in lines[1]
     (paths[0] / "MANIFEST.json").unlink()
     with pytest.raises(CheckpointError, match="none of its 3 checkpoints"):
