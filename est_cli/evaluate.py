@@ -1,4 +1,4 @@
-"""Loss of next-token prediction, validation, and text samples. B sequences, T tokens, V vocabulary."""
+"""Validation and text samples. B sequences, T tokens."""
 
 from __future__ import annotations
 
@@ -6,43 +6,29 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-IGNORED = -100
-
-
-def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Sum of the cross-entropy (nats) of each token given those before it: logits (B, T, V), tokens (B, T).
-
-    The labels are shifted, not the logits: slicing these would copy the largest tensor of the step.
-    """
-    labels = F.pad(tokens[:, 1:], (0, 1), value=IGNORED)
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-
-
-def target_count(tokens: Tensor) -> int:
-    """Predictions that `next_token_loss` sums over: all but the first token of each sequence."""
-    return tokens.shape[0] * (tokens.shape[1] - 1)
+from est_cli.lm_loss import LmLoss, target_count
 
 
 def validation_loss(
-    model: PreTrainedModel, batches: Iterable[Tensor], autocast: Callable[[], AbstractContextManager[None]]
+    model: PreTrainedModel,
+    batches: Iterable[Tensor],
+    lm_loss: LmLoss,
+    autocast: Callable[[], AbstractContextManager[None]],
 ) -> float:
     """Token mean of the loss over `batches` of (B, T) tokens, dropout off. Activate the full model first."""
-    total, count = 0.0, 0
+    total, count = torch.zeros((), dtype=torch.float64), 0
     was_training = model.training
     model.eval()
     with torch.no_grad():
         for tokens in batches:
-            tokens = tokens.to(model.device)
             with autocast():
-                logits = model(input_ids=tokens, use_cache=False).logits
-            total += next_token_loss(logits, tokens).item()
-            count += target_count(tokens)
+                loss = lm_loss(model, tokens.to(model.device, non_blocking=True), 1)
+            total, count = total.to(loss.device) + loss, count + target_count(tokens)
     model.train(was_training)
-    return total / count
+    return total.item() / count
 
 
 def sample_text(
@@ -57,7 +43,7 @@ def sample_text(
     inputs = torch.tensor([ids], device=model.device)
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad(), torch.compiler.set_stance("force_eager"):  # each length is a shape
         torch.manual_seed(seed)
         tokens = model.generate(
             inputs,

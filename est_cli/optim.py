@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from est_cli.config import DEFAULT_DECAY, DEFAULT_MIN_LR_RATIO, LrSchedule, OptimConfig
 from est_cli.est.schedule import boundary_step
@@ -42,6 +42,20 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def update(optimizer: torch.optim.Optimizer, lr: float, max_norm: float, loss: Tensor) -> tuple[Tensor, Tensor]:
+    """Clip to the gradient norm `max_norm` (0: never) and take a step at rate `lr`; then drop the gradients.
+
+    Returns (gradient norm before clipping, 1.0 if loss or norm is not finite), both on the device and not waited for.
+    In the second case weights, moments and step counts stay as they are: the optimizer's kernel decides that, and it
+    also scales the gradients while it reads them.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    rejected = (~torch.isfinite(norm + loss)).to(torch.float32)
+    divisor = (norm / max_norm).clamp(min=1.0) if max_norm else None
+    optimizer.grad_scale, optimizer.found_inf = divisor, rejected  # type: ignore[attr-defined]  # as torch.amp does it
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm, rejected

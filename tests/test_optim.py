@@ -1,14 +1,15 @@
-"""Learning rates by hand, and which parameters decay."""
+"""Learning rates by hand, which parameters decay, and an update against torch's own parts."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 
 from est_cli.config import LrSchedule, OptimConfig
-from est_cli.optim import build_optimizer, lr_at, set_lr
+from est_cli.optim import build_optimizer, lr_at, update
 
 from .est.models import FAMILIES, build, config_of
 
@@ -109,7 +110,54 @@ def test_frozen_parameters_are_left_out() -> None:
     assert [len(group["params"]) for group in build_optimizer(model, OptimConfig()).param_groups] == [1, 0]
 
 
-def test_set_lr_reaches_every_group() -> None:
-    optimizer = build_optimizer(torch.nn.Linear(3, 3), OptimConfig())
-    set_lr(optimizer, 0.25)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+def gradients(model: torch.nn.Module, largest: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator) * largest
+
+
+def state_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    moments = [optimizer.state[p][name] for p in model.parameters() for name in ("exp_avg", "exp_avg_sq", "step")]
+    return [tensor.detach().clone() for tensor in (*model.parameters(), *moments)]
+
+
+@pytest.mark.parametrize("largest", [0.01, 100.0], ids=["not clipped", "clipped"])
+@pytest.mark.parametrize("max_norm", [1.0, 0.0])
+def test_update_is_torchs_clipping_and_its_unfused_adamw(largest: float, max_norm: float) -> None:
+    ours = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Linear(5, 3))
+    theirs = deepcopy(ours)
+    optimizer = build_optimizer(ours, OptimConfig())
+    reference = torch.optim.AdamW(
+        [{"params": [p for p in theirs.parameters() if p.dim() == 2], "weight_decay": 0.1},
+         {"params": [p for p in theirs.parameters() if p.dim() < 2], "weight_decay": 0.0}],
+        lr=0.25, betas=(0.9, 0.95), foreach=False, fused=False,
+    )  # fmt: skip
+    for _ in range(3):
+        for model in (ours, theirs):
+            gradients(model, largest)
+        norm, rejected = update(optimizer, 0.25, max_norm, torch.tensor(1.0))
+        expected = torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm or float("inf"))
+        reference.step()
+        assert norm == expected and rejected == 0.0
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert mine.grad is None
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_update_rejects_what_is_not_finite(bad: str) -> None:
+    model = torch.nn.Linear(3, 3)
+    optimizer = build_optimizer(model, OptimConfig())
+    gradients(model, 1.0)
+    update(optimizer, 0.1, 1.0, torch.tensor(1.0))
+    before = state_of(model, optimizer)
+    gradients(model, 1.0)
+    if bad == "gradient":
+        assert model.bias.grad is not None
+        model.bias.grad[1] = float("inf")
+    _, rejected = update(optimizer, 0.1, 1.0, torch.tensor(float("nan") if bad == "loss" else 1.0))
+    assert rejected == 1.0
+    assert all(torch.equal(old, new) for old, new in zip(before, state_of(model, optimizer), strict=True))
+    gradients(model, 1.0)
+    update(optimizer, 0.1, 1.0, torch.tensor(1.0))
+    assert not torch.equal(before[0], model.weight)

@@ -1,0 +1,172 @@
+"""LM head and next-token loss in one, piece by piece: the logits of all positions are never in memory at once.
+
+The gradients of a piece are formed while its logits are at hand (the loss is a sum over positions, so its gradient
+needs no other piece): three matrix products as in plain training, none of them twice, and nothing of the size of the
+logits is kept for the backward pass.
+
+Shapes: B sequences, T tokens, N = B * T positions, D model, V vocabulary, n positions of a piece.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
+
+IGNORED = -100
+
+CHUNK = {"cpu": 256, "cuda": 8192}
+"""Positions of a piece where none are given, as measured (docs/performance.md): on a CPU they stay in the cache."""
+
+
+@dataclass(frozen=True)
+class LmLoss:
+    """How a training loss is computed; call it to compute one."""
+
+    kind: str = "chunked"
+    """`chunked`: piece by piece, as above; `torch`: the same by torch's own linear_cross_entropy (torch 2.13 and
+    later); `whole`: Hugging Face's logits of all positions, then torch's cross-entropy, the plain way."""
+    chunk: int | None = None
+    """Positions of a piece; None: CHUNK."""
+    pad_to: int = 1
+    """chunked: the product's columns are filled up to a multiple of this; the filling takes no part in the softmax."""
+    compiled: bool = False
+    """chunked: the softmax of a piece is one compiled kernel."""
+
+    def __call__(self, model: PreTrainedModel, tokens: Tensor, targets: int) -> Tensor:
+        """Sum of the cross-entropy (nats) of each token given those before it, divided by `targets`: tokens (B, T)."""
+        if self.kind == "whole":
+            return next_token_loss(model(input_ids=tokens, use_cache=False).logits, tokens) / targets
+        head = model.get_output_embeddings()
+        assert getattr(head, "bias", None) is None, "an LM head with a bias needs lm_loss=whole"
+        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        chunk = self.chunk or CHUNK.get(tokens.device.type, CHUNK["cuda"])
+        if self.kind == "torch":
+            return _torch_loss(hidden, head.weight, tokens, chunk) / targets
+        backward = torch.is_grad_enabled()
+        return _Chunked.apply(hidden, head.weight, tokens, targets, chunk, self.pad_to, self.compiled, backward)
+
+
+def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Sum of the cross-entropy (nats) of each token given those before it: logits (B, T, V), tokens (B, T).
+
+    The labels are shifted, not the logits: slicing these would copy the largest tensor of the step.
+    """
+    return F.cross_entropy(logits.flatten(0, 1).float(), _labels(tokens), ignore_index=IGNORED, reduction="sum")
+
+
+def target_count(tokens: Tensor) -> int:
+    """Predictions that a loss sums over: all but the first token of each sequence."""
+    return tokens.shape[0] * (tokens.shape[1] - 1)
+
+
+def _labels(tokens: Tensor) -> Tensor:
+    """(N,): each position's next token; the last position of a sequence has none."""
+    return F.pad(tokens[:, 1:], (0, 1), value=IGNORED).flatten()
+
+
+def _torch_loss(hidden: Tensor, weight: Tensor, tokens: Tensor, chunk: int) -> Tensor:
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk)
+    return F.linear_cross_entropy(
+        hidden.flatten(0, 1), weight, _labels(tokens), reduction="sum", ignore_index=IGNORED, options=options
+    )
+
+
+class _Chunked(torch.autograd.Function):
+    """hidden (B, T, D), weight (V, D), tokens (B, T) -> the loss, with its gradients already formed if `backward`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        tokens: Tensor,
+        targets: int,
+        chunk: int,
+        pad_to: int,
+        compiled: bool,
+        backward: bool,
+    ) -> Tensor:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        positions, rows = hidden.flatten(0, 1).to(dtype), _padded(weight, dtype, pad_to)
+        exact = torch.promote_types(dtype, torch.float32)
+        factor = torch.full((), 1.0 / targets, dtype=exact, device=hidden.device)
+        grad_hidden = torch.empty_like(positions) if backward else None
+        grad_weight: Tensor | None = None
+        loss = torch.zeros_like(factor)
+        for begin in range(0, len(positions), chunk):
+            here = positions[begin : begin + chunk]
+            logits = torch.mm(here, rows.t())
+            loss += _loss_of_piece(logits, tokens, begin, len(weight), factor, compiled)
+            if grad_hidden is not None:
+                torch.mm(logits, rows, out=grad_hidden[begin : begin + chunk])
+                grad_weight = _added(grad_weight, logits, here, weight.dtype)
+        if grad_hidden is not None and grad_weight is not None:
+            ctx.save_for_backward(grad_hidden.view(hidden.shape).to(hidden.dtype), grad_weight[: len(weight)])
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        if grad.device.type != "cpu" or grad != 1.0:  # on a GPU, looking would wait for it
+            grad_hidden, grad_weight = grad_hidden.mul_(grad), grad_weight.mul_(grad)
+        return grad_hidden, grad_weight, *[None] * 6
+
+
+def _padded(weight: Tensor, dtype: torch.dtype, pad_to: int) -> Tensor:
+    """(V, D) in `dtype`, with rows of zeros up to a multiple of `pad_to`."""
+    size = -(-len(weight) // pad_to) * pad_to
+    if size == len(weight):
+        return weight.to(dtype)
+    rows = weight.new_zeros(size, weight.shape[1], dtype=dtype)
+    rows[: len(weight)].copy_(weight)
+    return rows
+
+
+def _loss_of_piece(
+    logits: Tensor, tokens: Tensor, begin: int, vocab_size: int, factor: Tensor, compiled: bool
+) -> Tensor:
+    """The loss of positions `begin` ..., times `factor`; logits (n, V or more) become the gradient of it."""
+    seq_len = tokens.shape[1]
+    labels = tokens.flatten().roll(-1)[begin : begin + len(logits)].unsqueeze(1)
+    logits[:, vocab_size:] = -torch.inf
+    label_logits = logits.gather(1, labels).to(factor.dtype)
+    log_sum = (_compiled_softmax() if compiled else _softmax)(logits, factor)
+    log_p = label_logits - log_sum
+    logits.scatter_(1, labels, (log_p.expm1() * factor).to(logits.dtype))
+    without_label = slice((-1 - begin) % seq_len, None, seq_len)  # the last position of each sequence
+    logits[without_label] = 0.0
+    log_p[without_label] = 0.0
+    return -(log_p.sum() * factor)
+
+
+def _softmax(logits: Tensor, factor: Tensor) -> Tensor:
+    """logits (n, V) become softmax * factor, computed in factor's dtype; returns their log-sum-exp, (n, 1)."""
+    x = logits.to(factor.dtype)
+    largest = x.amax(1, keepdim=True)
+    x.sub_(largest).exp_()
+    total = x.sum(1, keepdim=True)
+    logits.copy_(x.mul_(factor / total))
+    return largest + total.log()
+
+
+@cache
+def _compiled_softmax() -> Any:
+    return torch.compile(_softmax, dynamic=False)
+
+
+def _added(grad_weight: Tensor | None, logits: Tensor, here: Tensor, dtype: torch.dtype) -> Tensor:
+    """grad_weight + logits^T here, (V, D) in `dtype`; None counts as zero."""
+    if grad_weight is None:
+        return torch.mm(logits.t(), here).to(dtype)
+    if logits.dtype == dtype:
+        return grad_weight.addmm_(logits.t(), here)
+    return grad_weight.add_(torch.mm(logits.t(), here))
