@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from est_cli.batch_sizes import micro_batch_problems, stage_problems
 from est_cli.config import (
     DEFAULT_DECAY,
     Family,
+    LmLossKind,
     LrSchedule,
     ModelConfig,
     PlanConfig,
+    Redraw,
     RunConfig,
     SamplingConfig,
     SchedulerName,
@@ -32,6 +35,8 @@ def check(config: RunConfig) -> None:
         problems += _plan(config)
     if not problems and config.model.family is not Family.hf:
         problems = [*_fit(config, _preset_sizes(config.model))]
+    if not problems:
+        problems = [*_micro_batches(config)]
     if problems:
         raise ConfigError("; also ".join(problems))
 
@@ -183,10 +188,12 @@ def _dataset(config: RunConfig) -> Iterator[str]:
 
 def _train(config: RunConfig) -> Iterator[str]:
     train = config.train
-    for key in ("tokens_per_step", "micro_batch", "sample_tokens", "max_steps", "max_tokens", "eval_tokens"):
+    positive = ("tokens_per_step", "sample_tokens", "max_steps", "max_tokens", "eval_tokens")
+    for key in (*positive, "lm_chunk", "pad_vocab_to", "profile_step", "profile_steps"):
         value = getattr(train, key)
         if value is not None and value < 1:
             yield f"train.{key}: {value} is out of range; it must be at least 1"
+    yield from micro_batch_problems(train.micro_batch)
     for key in ("log_every", "eval_every", "checkpoint_every", "keep_every", "sample_every"):
         if getattr(train, key) < 0:
             yield f"train.{key}: {getattr(train, key)} is out of range; it must be at least 0 (0 means never)"
@@ -196,10 +203,19 @@ def _train(config: RunConfig) -> Iterator[str]:
         yield f"train.tokens_per_step: {train.tokens_per_step} is not a multiple of train.seq_len={train.seq_len}"
     if train.max_steps is not None and train.max_tokens is not None:
         yield "train.max_tokens: the budget is given twice; set train.max_steps=null or leave max_tokens null"
+    if train.lm_loss is LmLossKind.whole and train.lm_chunk is not None:
+        yield "train.lm_chunk: has no meaning under train.lm_loss=whole"
+    if train.lm_loss is not LmLossKind.chunked and train.pad_vocab_to is not None:
+        yield f"train.pad_vocab_to: has no meaning under train.lm_loss={train.lm_loss.value}"
     if train.keep_last < 2:
         yield f"train.keep_last: {train.keep_last} is out of range; at least 2, in case the newest is damaged"
     if not 0 <= config.seed < 1 << 63:
         yield f"seed: {config.seed} is out of range; it must be at least 0 and below 2**63"
+
+
+def _micro_batches(config: RunConfig) -> Iterator[str]:
+    random = config.sampling.redraw is Redraw.forward or config.model.dropout > 0
+    yield from stage_problems(config.train.micro_batch, len(scheduler_of(config).stages), random)
 
 
 def _optim(config: RunConfig) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Union
+from typing import Any, Union
 
 
 class Family(StrEnum):
@@ -73,6 +73,22 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
+class LmLossKind(StrEnum):
+    chunked = "chunked"
+    torch = "torch"
+    whole = "whole"
+
+
+class Attention(StrEnum):
+    """Which of torch's attention kernels; auto: torch chooses the fastest that can do it."""
+
+    auto = "auto"
+    flash = "flash"
+    cudnn = "cudnn"
+    efficient = "efficient"
+    math = "math"
+
+
 class WandbMode(StrEnum):
     auto = "auto"
     online = "online"
@@ -118,6 +134,9 @@ class ModelConfig:
     """family=hf: a local config or checkpoint folder, or a hub id."""
     pretrained: bool = True
     """family=hf: continue from the weights found there; false: only the architecture, freshly initialised."""
+    fused_activation: bool = True
+    """Compute GPT-2's `gelu_new` by torch's fused GELU, the same function to rounding; config.json then says
+    `gelu_pytorch_tanh`."""
 
 
 @dataclass
@@ -209,17 +228,29 @@ class TrainConfig:
     seq_len: int = 256
     tokens_per_step: int = 4096
     """Tokens per optimizer step over all micro-batches; a multiple of seq_len."""
-    micro_batch: int = 16
-    """Sequences per forward pass and rank."""
+    micro_batch: Any = 16  # OmegaConf knows no Union with a list; batch_sizes.py checks what it holds
+    """Sequences per forward pass and rank: an int, `auto` (the largest that fits, found when the run starts), or a list
+    with one of these for each stage, [32,24,16]."""
     precision: Precision = Precision.fp32
     compile: bool | None = None
     """Regional torch.compile of each layer; None: on CUDA only."""
+    attention: Attention = Attention.auto
+    lm_loss: LmLossKind = LmLossKind.chunked
+    """How the LM head's loss is computed: piece by piece with its gradients (chunked), by torch's own function of that
+    kind (torch 2.13 and later), or from the logits of all positions as plain Hugging Face does it (whole)."""
+    lm_chunk: int | None = None
+    """Positions of a piece under lm_loss=chunked and torch; None: as measured for the device."""
+    pad_vocab_to: int | None = None
+    """lm_loss=chunked: fill the columns of the LM head's product up to a multiple of this, outside of the model and its
+    softmax; None: 128 on CUDA, where odd sizes are slow, else 1 (none)."""
     activation_checkpointing: bool = False
     log_every: int = 1
     eval_every: int = 50
     eval_tokens: int | None = 131072
     """Validation tokens read at each evaluation, from the start of the validation split; None: all of it."""
     checkpoint_every: int = 100
+    async_checkpoints: bool | None = None
+    """Copy what is saved to the host and write it while training goes on; None: on CUDA only."""
     keep_last: int = 2
     """Newest checkpoints kept (at least 2); those at stage transitions are kept beside them."""
     keep_every: int = 0
@@ -228,6 +259,9 @@ class TrainConfig:
     """Print a continuation of sample_prompt every so many steps, and at the end."""
     sample_prompt: str = "def "
     sample_tokens: int = 64
+    profile_step: int | None = None
+    """Record a profiler trace of profile_steps steps from this one on, into the run's folder profile/; None: never."""
+    profile_steps: int = 3
 
 
 @dataclass
@@ -269,9 +303,10 @@ class PlanConfig(RunConfig):
 
 
 FREE_KEYS = (
-    "run_name", "resume", "train.micro_batch", "train.compile", "train.activation_checkpointing",
-    "train.log_every", "train.eval_every", "train.eval_tokens", "train.checkpoint_every", "train.keep_last",
-    "train.keep_every", "train.sample_every", "train.sample_prompt", "train.sample_tokens", "tracking",
-    "dataset.num_workers",
+    "run_name", "resume", "train.micro_batch", "train.compile", "train.activation_checkpointing", "train.attention",
+    "train.lm_loss", "train.lm_chunk", "train.pad_vocab_to", "train.profile_step", "train.profile_steps",
+    "train.log_every", "train.eval_every", "train.eval_tokens", "train.checkpoint_every",
+    "train.async_checkpoints", "train.keep_last", "train.keep_every", "train.sample_every", "train.sample_prompt",
+    "train.sample_tokens", "tracking", "dataset.num_workers",
 )  # fmt: skip
 """Keys (or whole groups) that may change when a run is resumed; every other key defines the run and is frozen."""

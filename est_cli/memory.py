@@ -7,7 +7,9 @@ pass. Not counted: the allocator's fragmentation, temporary buffers, and the lib
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +19,26 @@ from transformers import AutoModelForCausalLM
 
 from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
 from est_cli.est.sizes import SamplingOptions
-from est_cli.evaluate import next_token_loss
+from est_cli.lm_loss import LmLoss
 from est_cli.models import checkpoint_activations, unpacked_sequences
 
 ADAMW_COPIES = 4
 """fp32 copies of each parameter: itself, its gradient and two moments."""
+
+
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that one set of rates keeps for the backward pass of a micro-batch; they grow linearly with it."""
+
+    fixed: int
+    """Kept however many sequences there are, such as the gathered weights of a subnetwork."""
+    per_sequence: int
+
+    def of(self, sequences: int) -> int:
+        return self.fixed + self.per_sequence * sequences
 
 
 @dataclass(frozen=True)
@@ -32,8 +49,8 @@ class MemoryEstimate:
     """Number of parameters, tied ones once (not bytes)."""
     states: int
     """Parameters, gradients and moments."""
-    activations: list[int]
-    """Kept for the backward pass of one micro-batch, per set of rates."""
+    activations: list[Activations]
+    """Per set of rates."""
 
 
 def estimate_memory(
@@ -41,12 +58,12 @@ def estimate_memory(
     spec: ModelSpec,
     options: SamplingOptions,
     rates: list[SamplingRates],
-    micro_batch: int,
     seq_len: int,
     bf16: bool,
     checkpointing: bool,
+    lm_loss: LmLoss,
 ) -> MemoryEstimate:
-    """Estimate for the model of `config` at each of `rates`; `micro_batch` sequences of `seq_len` tokens."""
+    """Estimate for the model of `config` at each of `rates`, for any number of sequences of `seq_len` tokens."""
     subnetworks = [IndexGenerator(spec, 0, options).draw(0, rate) for rate in rates]
     activations = []
     with FakeTensorMode(allow_non_fake_inputs=True), unpacked_sequences():
@@ -54,15 +71,34 @@ def estimate_memory(
         handle = apply_est(model, spec)
         if checkpointing:
             checkpoint_activations(model)
-        tokens = torch.zeros(micro_batch, seq_len, dtype=torch.int64)
         for subnetwork in subnetworks:
             handle.activate(subnetwork)
-            activations.append(_kept_bytes(model, tokens, bf16))
+            one, two = (
+                _kept_bytes(model, torch.zeros(size, seq_len, dtype=torch.int64), bf16, lm_loss) for size in (1, 2)
+            )
+            activations.append(Activations(2 * one - two, two - one))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return MemoryEstimate(parameters, ADAMW_COPIES * 4 * parameters, activations)
 
 
-def _kept_bytes(model: Any, tokens: Tensor, bf16: bool) -> int:
+def available_bytes() -> int:
+    """Memory of this machine, or of this container where it has less, that can be taken without swapping."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError, KeyError):  # Linux: what caches hold can be taken too
+        free = _numbers(MEMINFO)["MemAvailable"] * 1024
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a control group's limit (version 2)
+        used = int((CGROUP / "memory.current").read_text()) - _numbers(CGROUP / "memory.stat")["inactive_file"]
+        free = min(free, int((CGROUP / "memory.max").read_text()) - used)  # `max` is no number and no limit
+    return free
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """`NAME: 123 kB` or `name 123` in each line."""
+    words = (line.replace(":", " ").split() for line in path.read_text().splitlines())
+    return {name: int(number) for name, number, *_ in words}
+
+
+def _kept_bytes(model: Any, tokens: Tensor, bf16: bool, lm_loss: LmLoss) -> int:
     """Bytes of all storages that autograd keeps for backward, parameters left out."""
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, Tensor] = {}  # the tensors are held, so that no storage's address is used twice
@@ -74,8 +110,6 @@ def _kept_bytes(model: Any, tokens: Tensor, bf16: bool) -> int:
         return tensor
 
     autocast = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        with autocast:
-            logits = model(input_ids=tokens, use_cache=False).logits
-        next_token_loss(logits, tokens)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
+        replace(lm_loss, compiled=False)(model, tokens, 1)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

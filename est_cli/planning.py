@@ -9,14 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from est_cli.arch import spec_of
+from est_cli.batch_sizes import in_stages, requested, sequences_by_stage
 from est_cli.checks import check_fit, options_of, scheduler_of
-from est_cli.config import PlanConfig, Precision
+from est_cli.config import LmLossKind, PlanConfig, Precision
 from est_cli.errors import ConfigError
 from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingRates, SamplingScheduler, training_flops
 from est_cli.est.flops import planned_ledger
 from est_cli.est.sizes import SamplingOptions, full_sizes, realised_rates, sample_sizes
 from est_cli.est.target import boundaries_for, stage_savings
-from est_cli.memory import MemoryEstimate, estimate_memory
+from est_cli.lm_loss import LmLoss
+from est_cli.memory import Activations, MemoryEstimate, estimate_memory
 from est_cli.models import hf_config
 
 
@@ -32,7 +34,14 @@ class PlannedStage:
     """As realised, k/N."""
     flops: Flops
     dense: Flops
-    activation_bytes: int
+    micro_batch: int | None
+    """Sequences per forward pass; None: chosen when the run starts."""
+    activations: Activations
+
+    @property
+    def activation_bytes(self) -> int:
+        """Kept for the backward pass of a micro-batch, of one sequence where the size is not chosen yet."""
+        return self.activations.of(self.micro_batch or 1)
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,6 @@ class Plan:
     """What the finished run's ledger will show."""
     memory: MemoryEstimate
     tokens_per_step: int
-    micro_batch: int
     asked: str | None
     """What target_saving asked for."""
 
@@ -67,11 +75,12 @@ def make_plan(config: PlanConfig) -> Plan:
         spec,
         options,
         rates,
-        min(train.micro_batch, batch),
         train.seq_len,
         train.precision is Precision.bf16,
         train.activation_checkpointing,
+        LmLoss("whole" if train.lm_loss is LmLossKind.whole else "chunked"),  # torch's own keeps what chunked keeps
     )
+    micro_batches = requested(train.micro_batch, len(scheduler.stages))
     dense = training_flops(spec, full_sizes(spec), batch, train.seq_len)
     stages = []
     for index, (number, size) in enumerate(sizes.items()):
@@ -85,7 +94,8 @@ def make_plan(config: PlanConfig) -> Plan:
                 rates=realised_rates(spec, size),
                 flops=training_flops(spec, size, batch, train.seq_len) * steps,
                 dense=dense * steps,
-                activation_bytes=memory.activations[index],
+                micro_batch=None if (asked := micro_batches[number - 1]) is None else min(asked, batch),
+                activations=memory.activations[index],
             )
         )
     return Plan(
@@ -96,7 +106,6 @@ def make_plan(config: PlanConfig) -> Plan:
         ledger=planned_ledger(spec, scheduler, options, batch, train.seq_len),
         memory=memory,
         tokens_per_step=train.tokens_per_step,
-        micro_batch=min(train.micro_batch, batch),
         asked=_asked(config),
     )
 
@@ -150,7 +159,7 @@ def _cost_row(plan: Plan, stage: PlannedStage) -> list[str]:
 
 
 def _cost_total(plan: Plan) -> list[str]:
-    return ["all", *_cost(plan.ledger, plan.memory.states + max(plan.memory.activations))]
+    return ["all", *_cost(plan.ledger, plan.memory.states + max(stage.activation_bytes for stage in plan.stages))]
 
 
 def _cost(ledger: FlopsLedger, memory: int) -> list[str]:
@@ -162,15 +171,28 @@ def _cost(ledger: FlopsLedger, memory: int) -> list[str]:
 def _notes(plan: Plan) -> list[str]:
     ends = [stage.until_step for stage in plan.scheduler.stages]
     memory, lines = plan.memory, []
+    sequences = sequences_by_stage({stage.number: stage.micro_batch or 1 for stage in plan.stages})
     if plan.asked:
         lines.append(f"{plan.asked}: stage.t1={ends[0]} stage.t2={ends[1]} (steps)")
     lines += [
         f"dense would use {plan.ledger.dense.blocks:.4e} FLOPs (blocks), {plan.ledger.dense.total:.4e} (total)",
         "blocks: the layers' projections (the paper's convention); total: also the LM head and the attention products",
         f"memory (estimate): {memory.parameters:,} parameters with gradients and AdamW moments in fp32 take "
-        f"{memory.states / 1e9:.2f} GB, the rest is kept for the backward pass of {plan.micro_batch} sequences",
+        f"{memory.states / 1e9:.2f} GB, the rest is kept for the backward pass of {sequences}",
     ]
-    return lines
+    return [*lines, *_auto_note([stage for stage in plan.stages if stage.micro_batch is None])]
+
+
+def _auto_note(stages: list[PlannedStage]) -> list[str]:
+    """What the memory of stages whose micro-batch is chosen later depends on."""
+    if not stages:
+        return []
+    added = " / ".join(f"{stage.activations.per_sequence / 1e9:.3g}" for stage in stages)
+    where = in_stages([stage.number for stage in stages])
+    return [
+        f"train.micro_batch=auto: est-train finds the size on its device when it starts; the memory of {where} is that "
+        f"of 1 sequence, and each further one adds {added} GB"
+    ]
 
 
 def _asked(config: PlanConfig) -> str | None:

@@ -109,7 +109,7 @@ def describe_type(hint: Any) -> str:
         return " or ".join(describe_type(part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is list:
         return "a list of words, [a,b]"
-    return words.get(hint, str(hint))
+    return "a value this setting can have" if hint is Any else words.get(hint, str(hint))
 
 
 def _require_groups(tree: Any, schema: type) -> None:
@@ -125,11 +125,11 @@ def _as_lists(tree: Any, schema: type) -> Any:
     for key, hint in leaf_types(schema):
         group, _, name = key.rpartition(".")
         parent = tree.get(group, {}) if group else tree
-        if hint != list[str] or name not in parent:
+        if hint not in (list[str], Any) or name not in parent:
             continue
-        if isinstance(parent[name], str):
+        if hint is not Any and isinstance(parent[name], str):
             parent[name] = [parent[name]]
-        elif isinstance(parent[name], dict):  # OmegaConf would not tell the key
+        elif isinstance(parent[name], dict):  # OmegaConf would not tell the key, or take it
             raise ConfigError(f"{key}: {str(parent[name])[:80]} is not {describe_type(hint)}")
     return tree
 

@@ -66,6 +66,10 @@ OUT_OF_RANGE = {
     "train.eval_tokens": "0",
     "train.checkpoint_every": "-1",
     "train.keep_last": "1",
+    "train.lm_chunk": "0",
+    "train.pad_vocab_to": "0",
+    "train.profile_step": "0",
+    "train.profile_steps": "0",
     "train.keep_every": "-1",
     "train.sample_every": "-1",
     "train.sample_tokens": "0",
@@ -79,6 +83,7 @@ ANYTHING_GOES = {
     *("dataset.name", "dataset.files", "dataset.validation_files", "dataset.hub_ids", "dataset.hub_config"),
     *("dataset.hub_split", "dataset.hub_validation_split", "dataset.text_fields"),
     *("sampling.per_layer", "sampling.keep_ends", "train.compile", "train.activation_checkpointing"),
+    *("train.async_checkpoints", "model.fused_activation"),
     *("train.sample_prompt", "tracking.project", "tracking.entity", "tracking.tags"),
 }
 """Names, paths and switches: every value of the right type is in range (what it means is told where it is used)."""

@@ -16,9 +16,9 @@ ROOT = Path(est_cli.__file__).parent
 
 LEVELS = (
     {"errors", "est"},
-    {"config", "arch"},
+    {"config", "arch", "batch_sizes"},
     {"schema", "checks"},
-    {"checkpoint", "data", "optim", "tracking", "glue", "analysis", "report"},
+    {"checkpoint", "data", "lm_loss", "optim", "tracking", "glue", "analysis", "report"},
     {"evaluate", "models", "run_dir"},
     {"memory", "resume"},
     {"loop", "planning"},
@@ -44,7 +44,7 @@ THIRD_PARTY = {"est": {"torch"}, "arch": set()}
 """Units whose third-party imports are limited to these packages; the standard library is always allowed."""
 
 LIGHT = (
-    *("errors", "config", "schema", "checks", "compose", "door", "train", "plan"),
+    *("errors", "config", "batch_sizes", "schema", "checks", "compose", "door", "train", "plan"),
     *("est", "est.schedule", "est.sizes", "est.spec", "est.flops"),
 )
 """Modules that must not import anything heavy: they run before the configuration is accepted."""

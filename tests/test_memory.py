@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from est_cli import memory
 from est_cli.arch import spec_of
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
 from est_cli.est.sizes import SamplingOptions
-from est_cli.evaluate import next_token_loss
+from est_cli.lm_loss import LmLoss
 from est_cli.memory import MemoryEstimate, estimate_memory
 from est_cli.models import checkpoint_activations
 
@@ -27,11 +30,15 @@ def small(family: str, **changes: Any) -> Any:
     return config_of(family, attn_implementation="sdpa", **changes)
 
 
-def estimate(config: Any, batch: int = BATCH, bf16: bool = False, checkpointing: bool = False) -> MemoryEstimate:
-    return estimate_memory(config, spec_of(config), OPTIONS, RATES, batch, SEQ_LEN, bf16, checkpointing)
+def estimate(config: Any, bf16: bool = False, checkpointing: bool = False, loss: str = "chunked") -> MemoryEstimate:
+    return estimate_memory(config, spec_of(config), OPTIONS, RATES, SEQ_LEN, bf16, checkpointing, LmLoss(loss))
 
 
-def really_kept(config: Any, rates: SamplingRates, bf16: bool, checkpointing: bool) -> int:
+def kept(found: MemoryEstimate, batch: int = BATCH) -> list[int]:
+    return [activations.of(batch) for activations in found.activations]
+
+
+def really_kept(config: Any, rates: SamplingRates, bf16: bool, checkpointing: bool, loss: str, batch: int) -> int:
     """Bytes of the different storages that autograd holds at the end of a forward pass, parameters left out."""
     spec = spec_of(config)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -47,23 +54,24 @@ def really_kept(config: Any, rates: SamplingRates, bf16: bool, checkpointing: bo
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    tokens = torch.randint(0, config.vocab_size, (BATCH, SEQ_LEN))
+    tokens = torch.randint(0, config.vocab_size, (batch, SEQ_LEN))
     autocast = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
-    with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
-        with autocast:
-            logits = model(input_ids=tokens, use_cache=False).logits
-        loss = next_token_loss(logits, tokens)
-    assert loss.requires_grad
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor), autocast:
+        graph = LmLoss(loss)(model, tokens, 1)
+    assert graph.requires_grad
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("loss", ["chunked", "whole"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_kept_activations_are_those_of_a_real_model(family: str, checkpointing: bool, bf16: bool) -> None:
+def test_kept_activations_are_those_of_a_real_model(family: str, loss: str, checkpointing: bool, bf16: bool) -> None:
+    """For any micro-batch, from an estimate that was made once."""
     config = small(family)
-    wanted = [really_kept(config, rates, bf16, checkpointing) for rates in RATES]
-    assert estimate(config, bf16=bf16, checkpointing=checkpointing).activations == wanted
+    found = estimate(config, bf16, checkpointing, loss)
+    for batch in (1, BATCH, 8):
+        assert kept(found, batch) == [really_kept(config, rates, bf16, checkpointing, loss, batch) for rates in RATES]
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -82,17 +90,37 @@ def test_parameters_gradients_and_moments(family: str, tied: bool) -> None:
 
 
 def test_a_smaller_subnetwork_and_checkpointing_keep_less() -> None:
-    kept, checkpointed = (estimate(small("gpt2"), checkpointing=on).activations for on in (False, True))
-    assert kept == sorted(kept) and len(set(kept)) == 3
-    assert all(less < more for less, more in zip(checkpointed, kept, strict=True))
+    plain, checkpointed = (kept(estimate(small("gpt2"), checkpointing=on)) for on in (False, True))
+    assert plain == sorted(plain) and len(set(plain)) == 3
+    assert all(less < more for less, more in zip(checkpointed, plain, strict=True))
     config = small("gpt2")
     inputs_of_layers = config.n_layer * BATCH * SEQ_LEN * config.n_embd * 4
     assert checkpointed[-1] > inputs_of_layers  # they are what checkpointing has to keep
 
 
-def test_activations_grow_with_the_batch() -> None:
-    one, two, four = (estimate(small("llama"), batch=batch).activations[-1] for batch in (1, 2, 4))
-    assert four - two == 2 * (two - one) > 0
+@pytest.mark.parametrize(
+    ("limit", "free"),
+    [
+        ("max\n", 4000 * 1024),
+        ("9000000\n", 4000 * 1024),
+        ("3000000\n", 3_000_000 - (1_500_000 - 700_000)),
+        (None, 4000 * 1024),
+    ],
+)
+def test_memory_that_can_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, free: int
+) -> None:
+    """Of the machine, or of a container with less: its caches do not count as used."""
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:   4000 kB\nHugePages_Total:  0\n")
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+        (tmp_path / "memory.current").write_text("1500000\n")
+        (tmp_path / "memory.stat").write_text("anon 800000\ninactive_file 700000\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert memory.available_bytes() == free
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
+    assert 0 < memory.available_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_nothing_is_changed_by_estimating() -> None:

@@ -62,7 +62,7 @@ def test_the_stages_add_up(args: list[str]) -> None:
     assert sum((stage.dense for stage in found.stages), Flops()) == found.ledger.dense
     assert sum(stage.steps for stage in found.stages) == 30 == found.scheduler.max_steps
     assert sum(stage.tokens for stage in found.stages) == 30 * 4096
-    assert [stage.activation_bytes for stage in found.stages] == found.memory.activations
+    assert [stage.activation_bytes for stage in found.stages] == [kept.of(2) for kept in found.memory.activations]
     assert all(stage.steps > 0 for stage in found.stages)
 
 
@@ -73,7 +73,38 @@ def test_rates_are_those_realised() -> None:
 
 
 def test_the_micro_batch_is_no_larger_than_the_step() -> None:
-    assert plan("train.micro_batch=64", "train.tokens_per_step=1024").micro_batch == 4
+    found = plan("train.micro_batch=64", "train.tokens_per_step=1024")
+    assert [stage.micro_batch for stage in found.stages] == [4, 4, 4]
+    assert printed(found).splitlines()[-1].endswith("the rest is kept for the backward pass of 4 sequences")
+
+
+def memory_column(text: str) -> list[str]:
+    """The memory of stages 1, 2, 3 and of all, as printed."""
+    rows = [line.split() for line in text.splitlines() if re.match(r" *([123]|all) .* GB *$", line)]
+    return [row[-2] for row in rows]
+
+
+def test_the_memory_of_each_stage_is_that_of_its_own_micro_batch() -> None:
+    args = ("model=gpt2", "train.micro_batch=[16,2,1]", "train.tokens_per_step=4096")
+    found = plan(*args)
+    wanted = [kept.of(size) for kept, size in zip(found.memory.activations, (16, 2, 1), strict=True)]
+    assert [stage.activation_bytes for stage in found.stages] == wanted and wanted[0] > max(wanted[1:])
+    numbers = [f"{(found.memory.states + kept) / 1e9:.2f}" for kept in (*wanted, max(wanted))]
+    assert memory_column(printed(found)) == numbers and len(set(numbers)) == 3
+    assert printed(found).splitlines()[-1].endswith("of 16 / 2 / 1 sequences in stages 1 / 2 / 3")
+
+
+def test_a_micro_batch_that_is_not_chosen_yet_is_said_to_be_so() -> None:
+    found = plan("train.micro_batch=[auto,auto,2]")
+    assert [stage.micro_batch for stage in found.stages] == [None, None, 2]
+    kept = found.memory.activations
+    assert [stage.activation_bytes for stage in found.stages] == [kept[0].of(1), kept[1].of(1), kept[2].of(2)]
+    added = " / ".join(f"{stage.activations.per_sequence / 1e9:.3g}" for stage in found.stages[:2])
+    assert printed(found).splitlines()[-1] == (
+        "train.micro_batch=auto: est-train finds the size on its device when it starts; the memory of stages 1 / 2 is "
+        f"that of 1 sequence, and each further one adds {added} GB"
+    )
+    assert "auto" not in printed(plan("train.micro_batch=2"))
 
 
 @pytest.mark.parametrize("convention", ["blocks", "total"])

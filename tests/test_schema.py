@@ -29,6 +29,7 @@ def test_leaf_types_are_the_leaves_of_a_configuration() -> None:
         (int | float | None, "an integer or a number or null"),
         (list[str], "a list of words, [a,b]"),
         (WandbMode, "one of auto, online, offline, off"),
+        (Any, "a value this setting can have"),
     ],
 )
 def test_types_in_words(hint: Any, words: str) -> None:
@@ -83,6 +84,14 @@ def test_yaml_gives_back_what_was_written(text: str) -> None:
     assert "&" not in to_yaml(config).replace("'&a'", "")  # equal lists are written twice, not linked
 
 
+@pytest.mark.parametrize("value", [3, "auto", [3], [3, "auto", 1]])
+def test_a_number_a_word_or_a_list_of_them_is_kept_as_it_is(value: Any) -> None:
+    config = RunConfig()
+    config.train.micro_batch = value
+    again = typed(yaml.safe_load(to_yaml(config)), RunConfig).train.micro_batch
+    assert (again, type(again)) == (value, type(value))
+
+
 def test_plain_has_no_classes_of_ours() -> None:
     tree = plain(RunConfig())
     assert tree["tracking"]["wandb"] == "auto" and type(tree["tracking"]["wandb"]) is str
@@ -108,6 +117,9 @@ def test_plain_has_no_classes_of_ours() -> None:
         ({"seed": "${"}, "seed: "),
         ({"seed": object()}, "seed: "),
         ({"run_name": {"a": "x" * 1000}}, "run_name: {'a': 'xxxx"),
+        ({"train": {"micro_batch": {"a": "x" * 1000}}}, "train.micro_batch: {'a': 'xxxx"),
+        ({"train": {"micro_batch": object()}}, "train.micro_batch: "),
+        ({"train": {"micro_batch": [1, "${oc.env:HOME}"]}}, "train.micro_batch: resolvers are not allowed"),
     ],
 )
 def test_what_is_no_configuration(tree: dict[Any, Any], message: str) -> None:

@@ -14,19 +14,23 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from est_cli.arch import spec_of
+from est_cli.batch_sizes import describe_micro_batches, requested
 from est_cli.checkpoint import disk
 from est_cli.checkpoint.content import load_checkpoint
 from est_cli.checkpoint.store import clean_leftovers, newest_valid, set_aside_later
 from est_cli.checks import check_fit, options_of, scheduler_of, tokenizer_of
-from est_cli.config import RunConfig
+from est_cli.config import LmLossKind, RunConfig, TrainConfig
 from est_cli.data import BlockOrder, Corpus, TokenBlocks, load_corpus
-from est_cli.errors import CheckpointError
+from est_cli.errors import CheckpointError, ConfigError
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingScheduler, apply_est, training_flops
 from est_cli.est.flops import planned_ledger
-from est_cli.est.sizes import SamplingOptions, full_sizes, sample_sizes
-from est_cli.loop.device import build_accelerator, keep_freed_memory
-from est_cli.loop.run import Run, RunState, ledger_at
-from est_cli.models import build_model, checkpoint_activations, hf_config, set_end_of_text
+from est_cli.est.sizes import SamplingOptions, full_sizes, realised_rates, sample_sizes
+from est_cli.lm_loss import LmLoss
+from est_cli.loop.device import attention_kernel, build_accelerator, compile_layers, keep_freed_memory, runs_ahead
+from est_cli.loop.feed import Feed, StepInputs
+from est_cli.loop.micro_batch import resolve
+from est_cli.loop.run import Run, RunState, StageCost, ledger_at
+from est_cli.models import build_model, checkpoint_activations, hf_config, set_end_of_text, unpacked_sequences
 from est_cli.optim import build_optimizer
 from est_cli.resume import OUTPUTS, Start
 from est_cli.run_dir import RunDir, create_run_dir, default_run_name, lock
@@ -65,6 +69,8 @@ def build(start: Start) -> Iterator[Run]:
     keep_freed_memory()
     parts = _build_parts(config)
     with ExitStack() as stack:
+        stack.enter_context(unpacked_sequences())
+        stack.enter_context(attention_kernel(config.train.attention, parts.accelerator.device, config.train.precision))
         run_dir = _run_dir(start)
         stack.enter_context(lock(run_dir))
         clean_leftovers(run_dir.root)
@@ -72,6 +78,8 @@ def build(start: Start) -> Iterator[Run]:
             create_run_dir(OUTPUTS, run_dir.root.name)  # again: another process may have used it before we owned it
             disk.replace_file(run_dir.config, to_yaml(config).encode())
         run = _assemble(config, parts, run_dir)
+        _settle_micro_batches(run)
+        stack.callback(run.feed.close)
         stack.callback(run.progress.close)
         stack.callback(run.tracker.close, None)
         yield run
@@ -114,7 +122,11 @@ def _assemble(config: RunConfig, parts: _Parts, run_dir: RunDir) -> Run:
     clean_leftovers(run_dir.checkpoints)
     state = _restored_state(run_dir, model, optimizer, corpus) or _fresh_state(corpus)
     batch = config.train.tokens_per_step // seq_len
-    progress = RunProgress(parts.scheduler.max_steps, state.step, _stage_plans(parts, batch, seq_len))
+    costs = _stage_costs(parts, batch, seq_len)
+    dense_step = training_flops(parts.spec, full_sizes(parts.spec), batch, seq_len)
+    generator = IndexGenerator(parts.spec, config.seed, parts.options)
+    micro_batches = _micro_batches_asked_for(config, parts.scheduler)
+    progress = RunProgress(parts.scheduler.max_steps, state.step, _stage_plans(parts.scheduler, costs))
     return Run(
         config=config,
         dir=run_dir,
@@ -123,12 +135,16 @@ def _assemble(config: RunConfig, parts: _Parts, run_dir: RunDir) -> Run:
         handle=handle,
         optimizer=optimizer,
         scheduler=parts.scheduler,
-        generator=IndexGenerator(parts.spec, config.seed, parts.options),
+        generator=generator,
         corpus=corpus,
         train_blocks=parts.train_blocks,
         validation_blocks=parts.validation_blocks,
-        order=BlockOrder(parts.train_blocks.num_blocks, config.seed),
-        ledger=ledger_at(state, training_flops(parts.spec, full_sizes(parts.spec), batch, seq_len)),
+        feed=_feed(config, parts, generator, micro_batches),
+        lm_loss=_lm_loss(config.train, parts.accelerator.device),
+        micro_batches=micro_batches,
+        costs=costs,
+        dense_step=dense_step,
+        ledger=ledger_at(state, dense_step),
         planned=planned_ledger(parts.spec, parts.scheduler, parts.options, batch, seq_len),
         state=state,
         tracker=_tracker(config, run_dir, state, progress),
@@ -141,10 +157,8 @@ def _prepare_model(config: RunConfig, parts: _Parts) -> tuple[PreTrainedModel, E
     handle = apply_est(model, parts.spec)
     if config.train.activation_checkpointing:
         checkpoint_activations(model)
-    on_cuda = parts.accelerator.device.type == "cuda"
-    if config.train.compile or (config.train.compile is None and on_cuda):
-        for layer in handle.layers:  # one graph for all layers; the router stays outside of it
-            layer.compile()
+    if _compiled(config.train, parts.accelerator.device):
+        compile_layers(handle)
     model.train()
     return model, handle
 
@@ -153,10 +167,12 @@ def _restored_state(
     run_dir: RunDir, model: PreTrainedModel, optimizer: torch.optim.Optimizer, corpus: Corpus
 ) -> RunState | None:
     """Load the newest intact checkpoint into model and optimizer; None if the run has none yet."""
-    path = newest_valid(run_dir.checkpoints, log.warning)
-    if path is None:
+    found = newest_valid(run_dir.checkpoints, log.warning)
+    if found is None:
         return None
-    state = RunState.from_json(load_checkpoint(path, model, optimizer, log.warning), str(path))
+    path, verified = found
+    saved_state = load_checkpoint(path, model, optimizer, log.warning, verified=verified)
+    state = RunState.from_json(saved_state, str(path))
     for what, saved, now in (
         ("dataset", state.data_hash, corpus.data_hash),
         ("tokenizer", state.tokenizer_hash, corpus.tokenizer_hash),
@@ -171,14 +187,57 @@ def _fresh_state(corpus: Corpus) -> RunState:
     return RunState(wandb_run_id=new_run_id(), data_hash=corpus.data_hash, tokenizer_hash=corpus.tokenizer_hash)
 
 
-def _stage_plans(parts: _Parts, batch: int, seq_len: int) -> list[StagePlan]:
-    plans = []
+def _stage_costs(parts: _Parts, batch: int, seq_len: int) -> dict[int, StageCost]:
+    costs = {}
     for number in parts.scheduler.occupied():
-        stage = parts.scheduler.stages[number - 1]
-        sizes = sample_sizes(parts.spec, stage.rates, parts.options)
-        flops = training_flops(parts.spec, sizes, batch, seq_len).total
-        plans.append(StagePlan(number, stage.until_step, flops))
-    return plans
+        sizes = sample_sizes(parts.spec, parts.scheduler.stages[number - 1].rates, parts.options)
+        flops = training_flops(parts.spec, sizes, batch, seq_len)
+        costs[number] = StageCost(flops, realised_rates(parts.spec, sizes))
+    return costs
+
+
+def _stage_plans(scheduler: SamplingScheduler, costs: dict[int, StageCost]) -> list[StagePlan]:
+    return [StagePlan(n, scheduler.stages[n - 1].until_step, cost.flops.total) for n, cost in costs.items()]
+
+
+def _feed(config: RunConfig, parts: _Parts, generator: IndexGenerator, micro_batches: dict[int, int]) -> Feed:
+    """The inputs of step s: samples s * B ... of the shuffled blocks, and what is drawn for them."""
+    batch, scheduler = config.train.tokens_per_step // config.train.seq_len, parts.scheduler
+    order = BlockOrder(parts.train_blocks.num_blocks, config.seed)
+    device = parts.accelerator.device
+
+    def make(step: int) -> StepInputs:
+        tokens = parts.train_blocks.take(order.blocks(step * batch, batch))
+        rates, micro_batch = scheduler.rates_at(step), micro_batches[scheduler.stage_at(step)]
+        draws = -(-batch // micro_batch) if parts.options.redraw == "forward" else 1
+        drawn = tuple(generator.draw(step, rates, micro_step) for micro_step in range(draws))
+        return StepInputs(tokens.pin_memory() if device.type == "cuda" else tokens, drawn)
+
+    return Feed(make, runs_ahead(device))
+
+
+def _compiled(train: TrainConfig, device: torch.device) -> bool:
+    return device.type == "cuda" if train.compile is None else train.compile
+
+
+def _lm_loss(train: TrainConfig, device: torch.device) -> LmLoss:
+    if train.lm_loss is LmLossKind.torch and not hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        raise ConfigError(f"train.lm_loss: torch {torch.__version__} has no loss of that kind; use chunked")
+    pad_to = (128 if device.type == "cuda" else 1) if train.pad_vocab_to is None else train.pad_vocab_to
+    return LmLoss(train.lm_loss.value, train.lm_chunk, pad_to, _compiled(train, device))
+
+
+def _settle_micro_batches(run: Run) -> None:
+    """Sizes that were asked for become those that fit, before the first step is made ready."""
+    run.micro_batches.update(resolve(run))
+    run.state.micro_batches |= {str(stage): size for stage, size in run.micro_batches.items()}
+
+
+def _micro_batches_asked_for(config: RunConfig, scheduler: SamplingScheduler) -> dict[int, int]:
+    """By stage; the whole step where `auto` will say."""
+    batch = config.train.tokens_per_step // config.train.seq_len
+    asked = requested(config.train.micro_batch, len(scheduler.stages))
+    return {number: min(asked[number - 1] or batch, batch) for number in scheduler.occupied()}
 
 
 def _tracker(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress) -> Tracker:
@@ -195,7 +254,6 @@ def describe(run: Run) -> list[str]:
     """What a person wants to know before the first step, one line each."""
     train, parameters = run.config.train, sum(p.numel() for p in run.model.parameters())
     tokens = run.scheduler.max_steps * train.tokens_per_step
-    micro_steps = -(-run.sequences_per_step // train.micro_batch)
     stages = ", ".join(_stage_line(run, number) for number in run.scheduler.occupied())
     return [
         f"run       {run.dir.root} on {run.accelerator.device}, W&B {run.tracker.wandb.mode.value}",
@@ -203,7 +261,7 @@ def describe(run: Run) -> list[str]:
         f"data      {run.config.dataset.name}: {len(run.corpus.train):,} training tokens, "
         f"{len(run.corpus.validation):,} for validation; this run reads {tokens:,}",
         f"step      {train.tokens_per_step:,} tokens = {run.sequences_per_step} sequences of {train.seq_len}, "
-        f"in {micro_steps} micro-batches",
+        + describe_micro_batches(run.micro_batches, requested(train.micro_batch, len(run.scheduler.stages))),
         f"stages    {stages}",
         f"saving    {run.planned.saved_pct('blocks'):.2f} % of the block FLOPs, "
         f"{run.planned.saved_pct('total'):.2f} % of the total, at the end",

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from est_cli.config import Precision
+from est_cli.config import Attention, Precision
+from est_cli.errors import ConfigError
+from est_cli.est import EstHandle
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 PEAK_FLOP_PER_S = {
-    ("NVIDIA A100", Precision.bf16): 312e12,
-    ("NVIDIA A100", Precision.fp32): 19.5e12,
-    ("NVIDIA H100 80GB HBM3", Precision.bf16): 989e12,
-    ("NVIDIA H100 80GB HBM3", Precision.fp32): 67e12,
-    ("NVIDIA H200", Precision.bf16): 989e12,
-    ("NVIDIA H200", Precision.fp32): 67e12,
+    "NVIDIA A10": (125e12, 31.2e12),
+    "NVIDIA A30": (165e12, 10.3e12),
+    "NVIDIA A40": (149.7e12, 37.4e12),
+    "NVIDIA A100": (312e12, 19.5e12),
+    "NVIDIA B200": (2250e12, None),
+    "NVIDIA GeForce RTX 3090": (71e12, 35.6e12),
+    "NVIDIA GeForce RTX 4090": (165.2e12, 82.6e12),
+    "NVIDIA H100 80GB HBM3": (989e12, 67e12),
+    "NVIDIA H100 NVL": (835e12, 60e12),
+    "NVIDIA H100 PCIe": (756e12, 51e12),
+    "NVIDIA H200": (989e12, 67e12),
+    "NVIDIA H200 NVL": (835e12, 60e12),
+    "NVIDIA L4": (121e12, 30.3e12),
+    "NVIDIA L40S": (362e12, 91.6e12),
+    "Tesla V100-SXM2-16GB": (None, 15.7e12),
+    "Tesla V100-SXM2-32GB": (None, 15.7e12),
 }
-"""Dense matrix-product peaks from the makers' data sheets (no sparsity, no TF32), by the beginning of the name."""
+"""(bf16, fp32) peaks of dense matrix products from the makers' data sheets: no sparsity, no TF32, sums in fp32."""
 
 
 def build_accelerator(precision: Precision) -> Accelerator:
@@ -44,13 +60,58 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)  # the top of the heap is never returned
 
 
+def compile_layers(handle: EstHandle) -> None:
+    """Compile layer by layer: one graph for all layers of a shape, with the drawn indices among its inputs.
+
+    The router stays outside of it, so skipping layers makes no graph.
+    """
+    torch._dynamo.config.recompile_limit = 64  # shapes x (stages, evaluation): beyond it torch silently stops compiling
+    for layer in handle.layers:
+        layer.compile(dynamic=False)
+
+
+@contextmanager
+def attention_kernel(attention: Attention, device: torch.device, precision: Precision) -> Iterator[None]:
+    """Have torch use this kernel for attention. Raises ConfigError where the device has none of that name."""
+    if attention is Attention.auto:
+        yield
+        return
+    on_cuda = device.type == "cuda"
+    if not on_cuda and attention in (Attention.cudnn, Attention.efficient):
+        raise ConfigError(f"train.attention: {attention.value} needs a CUDA device; here auto, flash or math")
+    if on_cuda and attention in (Attention.flash, Attention.cudnn) and precision is Precision.fp32:
+        raise ConfigError(f"train.attention: {attention.value} needs train.precision=bf16 on a CUDA device")
+    with sdpa_kernel(_KERNELS[attention]):
+        yield
+
+
+_KERNELS = {
+    Attention.flash: SDPBackend.FLASH_ATTENTION,
+    Attention.cudnn: SDPBackend.CUDNN_ATTENTION,
+    Attention.efficient: SDPBackend.EFFICIENT_ATTENTION,
+    Attention.math: SDPBackend.MATH,
+}
+
+
+def runs_ahead(device: torch.device) -> bool:
+    """Whether the device works on its own while the host goes on to the next step."""
+    return device.type == "cuda"
+
+
 def peak_flop_per_s(device: torch.device, precision: Precision) -> float | None:
     """The device's peak, or None where it is not known: an MFU is never guessed."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    known = (peak for (model, of), peak in PEAK_FLOP_PER_S.items() if name.startswith(model) and of is precision)
-    return next(known, None)
+    return known_peak(torch.cuda.get_device_name(device), precision)
+
+
+def known_peak(name: str, precision: Precision) -> float | None:
+    """The peak of the device of this name; memory sizes and forms may follow the name in the table (A100-SXM4-80GB)."""
+    fitting = [known for known in PEAK_FLOP_PER_S if re.match(rf"{re.escape(known)}(?![0-9A-Z])", name)]
+    if not fitting:
+        return None
+    bf16, fp32 = PEAK_FLOP_PER_S[max(fitting, key=len)]
+    return bf16 if precision is Precision.bf16 else fp32
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 from est_cli.checkpoint.content import save_model
 from est_cli.checkpoint.environment import git_commit, versions
+from est_cli.checkpoint.snapshot import take_snapshot
 from est_cli.checkpoint.store import is_intact
 from est_cli.loop.run import Run
 from est_cli.report.figures import plot_run
@@ -20,7 +21,8 @@ def finish(run: Run) -> dict[str, Any]:
     run.handle.activate_full()
     run.progress.close()
     if not is_intact(run.dir.model):  # else an earlier process got as far as that
-        save_model(run.dir.model, run.model, run.corpus.tokenizer, {"step": run.state.step})
+        snapshot = take_snapshot(run.model, None)
+        save_model(run.dir.model, snapshot, run.corpus.tokenizer, {"step": run.state.step})
     metrics = read_metrics(run.dir.metrics)
     plot_run(metrics, run.dir.plots, run.dir.root.name)
     summary = _summary(run, metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from est_cli.config import RunConfig
-from est_cli.data import BlockOrder, Corpus, TokenBlocks
+from est_cli.data import Corpus, TokenBlocks
 from est_cli.errors import CheckpointError
-from est_cli.est import EstHandle, Flops, FlopsLedger, IndexGenerator, ModelSpec, SamplingScheduler
+from est_cli.est import EstHandle, Flops, FlopsLedger, IndexGenerator, ModelSpec, SamplingRates, SamplingScheduler
+from est_cli.lm_loss import LmLoss
+from est_cli.loop.feed import Feed
 from est_cli.run_dir import RunDir
 from est_cli.tracking import Tracker
 from est_cli.tracking.progress import RunProgress
@@ -34,6 +36,8 @@ class RunState:
     """Wall-clock seconds of the whole run so far, evaluation and saving included."""
     flops_blocks: int = 0
     flops_total: int = 0
+    micro_batches: dict[str, int] = field(default_factory=dict)
+    """Sequences per micro-batch by stage number, in case they were found by `auto`."""
     wandb_run_id: str = ""
     data_hash: str = ""
     tokenizer_hash: str = ""
@@ -48,6 +52,15 @@ class RunState:
         if set(data) != expected:
             raise CheckpointError(f"{path}: state.json has the keys {sorted(data)}, expected {sorted(expected)}")
         return cls(**data)
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a step of a stage costs."""
+
+    flops: Flops
+    rates: SamplingRates
+    """As realised, k/N."""
 
 
 @dataclass
@@ -65,7 +78,14 @@ class Run:
     corpus: Corpus
     train_blocks: TokenBlocks
     validation_blocks: TokenBlocks
-    order: BlockOrder
+    feed: Feed
+    lm_loss: LmLoss
+    micro_batches: dict[int, int]
+    """Sequences per forward pass, by stage number."""
+    costs: dict[int, StageCost]
+    """By stage number."""
+    dense_step: Flops
+    """What a step of the complete model costs."""
     ledger: FlopsLedger
     planned: FlopsLedger
     state: RunState
@@ -80,18 +100,20 @@ class Run:
     def sequences_per_step(self) -> int:
         return self.config.train.tokens_per_step // self.config.train.seq_len
 
-    def step_tokens(self, step: int) -> Tensor:
-        """(sequences_per_step, T) int64 on the CPU: a pure function of (seed, step)."""
-        numbers = self.order.blocks(step * self.sequences_per_step, self.sequences_per_step)
-        return self.train_blocks.take(numbers)
+    def micro_batch_at(self, step: int) -> int:
+        return self.micro_batches[self.scheduler.stage_at(step)]
 
     def validation_batches(self) -> Iterator[Tensor]:
-        """(B, T) int64 blocks from the start of the validation set, at most `train.eval_tokens` of them."""
+        """(B, T) int64 blocks from the start of the validation set, at most `train.eval_tokens` of them.
+
+        In pieces as large as the last stage's micro-batches, since evaluation runs the complete model too.
+        """
         train, blocks = self.config.train, self.validation_blocks
+        size = self.micro_batches[max(self.micro_batches)]
         wanted = blocks.num_blocks if train.eval_tokens is None else max(1, train.eval_tokens // train.seq_len)
         end = min(wanted, blocks.num_blocks)
-        for begin in range(0, end, train.micro_batch):
-            yield blocks.take(np.arange(begin, min(end, begin + train.micro_batch)))
+        for begin in range(0, end, size):
+            yield blocks.take(np.arange(begin, min(end, begin + size)))
 
 
 def ledger_at(state: RunState, dense_step: Flops) -> FlopsLedger:

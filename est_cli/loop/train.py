@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from est_cli.checkpoint.content import save_checkpoint
-from est_cli.checkpoint.store import retain, step_folders
-from est_cli.errors import NumericsError, StoppedBySignal, StorageError
+from est_cli.errors import NumericsError, StoppedBySignal
 from est_cli.evaluate import sample_text, validation_loss
 from est_cli.loop.build import describe
-from est_cli.loop.device import peak_flop_per_s, peak_memory_gb
+from est_cli.loop.device import peak_flop_per_s, peak_memory_gb, runs_ahead
 from est_cli.loop.finish import finish
+from est_cli.loop.profile import StepProfile
 from est_cli.loop.run import Run
+from est_cli.loop.save import Saver
 from est_cli.loop.signals import StopRequest, stop_on_signals
-from est_cli.loop.step import StepResult, count_flops, logged_rates, train_step
+from est_cli.loop.step import StepNumbers, StepResult, train_step
 
 MAX_REJECTED = 3
 """Steps in a row whose gradient is not finite before the run stops."""
-MAX_FAILED_SAVES = 3
 
 
 @dataclass
@@ -41,10 +41,15 @@ class _Loop:
 
     run: Run
     stop: StopRequest
+    saver: Saver
+    profile: StepProfile
     began: float = field(default_factory=time.monotonic)
+    time_before: float = 0.0
     window: _Window = field(default_factory=_Window)
-    failed_saves: int = 0
-    saved_step: int = -1
+    unread: deque[StepResult] = field(default_factory=deque)
+    """Steps that the device has been given and whose numbers nobody has read: those after `run.state.step`."""
+    mark: float = 0.0
+    """When the oldest unread step began, in time.perf_counter() seconds."""
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -52,40 +57,68 @@ def train(run: Run) -> dict[str, Any]:
 
     Raises StoppedBySignal after saving a checkpoint, NumericsError, StorageError.
     """
-    with stop_on_signals() as stop:
+    train, device = run.config.train, run.accelerator.device
+    asynchronous = runs_ahead(device) if train.async_checkpoints is None else train.async_checkpoints
+    with stop_on_signals() as stop, Saver(run, asynchronous) as saver:
         for line in describe(run):
             run.progress.line(line)
-        loop = _Loop(run, stop)
-        time_before = run.state.time_s
+        profile = StepProfile(run.dir.root / "profile", train.profile_step, train.profile_steps, device)
+        loop = _Loop(run, stop, saver, profile, time_before=run.state.time_s)
         if run.state.step:
             run.progress.line(f"resumed   after step {run.state.step}")
+        late = 1 if runs_ahead(device) else 0
         for step in range(run.state.step, run.scheduler.max_steps):
-            _one_step(loop, step)
-            run.state.time_s = time_before + time.monotonic() - loop.began
-            _what_is_due(loop, step + 1)
+            _launch(loop, step)
+            _read(loop, late)
+            saver.poll()
+            if _is_due(loop, step + 1):
+                _read(loop, 0)
+                _what_is_due(loop, step + 1)
+        saver.wait()
         return finish(run)
 
 
-def _one_step(loop: _Loop, step: int) -> None:
+def _launch(loop: _Loop, step: int) -> None:
+    if not loop.unread:
+        loop.mark = time.perf_counter()
+    loop.profile.before(step + 1)
+    loop.unread.append(train_step(loop.run, step))
+    written = loop.profile.after(step + 1, last=step + 1 == loop.run.scheduler.max_steps)
+    if written is not None:
+        loop.run.progress.line(f"profile   {written}")
+
+
+def _read(loop: _Loop, leave: int) -> None:
+    """Account for all but the `leave` newest steps: one late, so that the device never waits to be read."""
+    while len(loop.unread) > leave:
+        step, result = loop.run.state.step, loop.unread[0]
+        numbers = result.read()
+        now = time.perf_counter()
+        loop.unread.popleft()
+        seconds, loop.mark = now - loop.mark, now
+        _account(loop, step, result.lr, numbers, seconds)
+
+
+def _account(loop: _Loop, step: int, lr: float, numbers: StepNumbers, seconds: float) -> None:
+    """Step `step` is done: the ledger, the records, and whether training can go on."""
     run, state = loop.run, loop.run.state
-    begin, used = time.perf_counter(), run.ledger.used.total
-    result = train_step(run, step)
-    seconds = time.perf_counter() - begin
-    count_flops(run, step)
-    loop.window.add(seconds, run.ledger.used.total - used)
-    first_of_stage = step in run.scheduler.transitions()
+    used, dense = run.costs[run.scheduler.stage_at(step)].flops, run.dense_step
+    run.ledger.add(used, dense)
+    state.flops_blocks, state.flops_total = run.ledger.used.blocks, run.ledger.used.total
+    loop.window.add(seconds, used.total)
     loss_before, state.step = state.last_loss, step + 1
-    _record_step(loop, step, result, seconds)
-    if first_of_stage:
-        _record_transition(run, step, loss_before, result.loss)
-    state.last_loss = result.loss if result.finite else loss_before
-    _guard(loop, step, result)
+    _record_step(loop, step, lr, numbers, seconds)
+    if step in run.scheduler.transitions():
+        _record_transition(run, step, loss_before, numbers.loss)
+    state.last_loss = numbers.loss if numbers.finite else loss_before
+    state.time_s = loop.time_before + time.monotonic() - loop.began
+    _guard(loop, step, numbers)
 
 
-def _guard(loop: _Loop, step: int, result: StepResult) -> None:
+def _guard(loop: _Loop, step: int, numbers: StepNumbers) -> None:
     """A step without a finite gradient changed nothing; several in a row mean that training is lost."""
     run, state = loop.run, loop.run.state
-    if result.finite:
+    if numbers.finite:
         state.rejected_in_a_row = 0
         return
     state.rejected_in_a_row += 1
@@ -100,30 +133,31 @@ def _guard(loop: _Loop, step: int, result: StepResult) -> None:
         )
 
 
-def _record_step(loop: _Loop, step: int, result: StepResult, seconds: float) -> None:
+def _record_step(loop: _Loop, step: int, lr: float, numbers: StepNumbers, seconds: float) -> None:
     run, scheduler = loop.run, loop.run.scheduler
     stage, done = scheduler.stage_at(step), step + 1
     tokens_per_s = run.config.train.tokens_per_step * loop.window.steps / loop.window.step_s
     saved, saved_end = run.ledger.saved_pct("blocks"), run.planned.saved_pct("blocks")
-    run.progress.update(done, stage, seconds, result.loss, saved, saved_end, tokens_per_s)
+    run.progress.update(done, stage, seconds, numbers.loss, saved, saved_end, tokens_per_s)
     every = run.config.train.log_every
     last_of_stage = done in (*scheduler.transitions(), scheduler.max_steps)
     if every and (done % every == 0 or last_of_stage or step in scheduler.transitions()):
-        run.tracker.train(_train_record(loop, step, result, tokens_per_s))
+        run.tracker.train(_train_record(loop, step, lr, numbers, tokens_per_s))
         loop.window = _Window()
 
 
-def _train_record(loop: _Loop, step: int, result: StepResult, tokens_per_s: float) -> dict[str, Any]:
+def _train_record(loop: _Loop, step: int, lr: float, numbers: StepNumbers, tokens_per_s: float) -> dict[str, Any]:
     run, window = loop.run, loop.window
+    stage = run.scheduler.stage_at(step)
     peak = peak_flop_per_s(run.accelerator.device, run.config.train.precision)
     return {
         "step": step + 1,
         "tokens": (step + 1) * run.config.train.tokens_per_step,
-        "stage": run.scheduler.stage_at(step),
-        **logged_rates(run, step),
-        "loss": result.loss,
-        "lr": result.lr,
-        "grad_norm": result.grad_norm,
+        "stage": stage,
+        **vars(run.costs[stage].rates),
+        "loss": numbers.loss,
+        "lr": lr,
+        "grad_norm": numbers.grad_norm,
         "flops": run.ledger.used.total,
         "flops_dense": run.ledger.dense.total,
         "flops_saved_pct_blocks": run.ledger.saved_pct("blocks"),
@@ -144,20 +178,30 @@ def _record_transition(run: Run, step: int, loss_before: float | None, loss_afte
     run.progress.line(f"stage {old} -> {new} at step {step + 1}: loss {before} -> {loss_after:.4f}")
 
 
+def _is_due(loop: _Loop, done: int) -> bool:
+    """Whether something follows step number `done` that needs its numbers and weights."""
+    run, train = loop.run, loop.run.config.train
+    intervals = (train.eval_every, train.sample_every, train.checkpoint_every)
+    at_steps = done == run.scheduler.max_steps or done in run.scheduler.transitions()
+    return at_steps or loop.stop.signum is not None or any(_every(done, interval) for interval in intervals)
+
+
 def _what_is_due(loop: _Loop, done: int) -> None:
     """After step number `done`: in this order, so that a checkpoint's record holds its own evaluation."""
-    run, train = loop.run, loop.run.config.train
+    run, train, saver = loop.run, loop.run.config.train, loop.saver
     last = done == run.scheduler.max_steps
     if last or _every(done, train.eval_every):
         evaluate(run)
     if train.sample_every and (last or _every(done, train.sample_every)):
         _sample(run)
-    if last or done in run.scheduler.transitions() or _every(done, train.checkpoint_every):
-        _save(loop)
+    saving = last or done in run.scheduler.transitions() or _every(done, train.checkpoint_every)
+    if saving:
+        saver.save()
     if loop.stop.signum is not None and not last:
-        if loop.saved_step != done:
-            _save(loop)
-        saved = "saved" if loop.saved_step == done else "no checkpoint could be saved"
+        if not saving:
+            saver.save()
+        saver.wait()
+        saved = "saved" if saver.saved_step == done else "no checkpoint could be saved"
         message = f"{run.dir.root}: {saved} at step {done}; resume={run.dir.root} continues"
         raise StoppedBySignal(loop.stop.signum, message)
 
@@ -166,7 +210,7 @@ def evaluate(run: Run) -> float:
     """Validation loss of the complete model, recorded at the present step."""
     train = run.config.train
     run.handle.activate_full()
-    loss = validation_loss(run.model, run.validation_batches(), run.accelerator.autocast)
+    loss = validation_loss(run.model, run.validation_batches(), run.lm_loss, run.accelerator.autocast)
     step = run.state.step
     perplexity = math.exp(loss) if loss < 700 else math.inf
     record = {"step": step, "tokens": step * train.tokens_per_step, "val_loss": loss, "perplexity": perplexity}
@@ -180,34 +224,6 @@ def _sample(run: Run) -> None:
     run.handle.activate_full()
     text = sample_text(run.model, run.corpus.tokenizer, train.sample_prompt, train.sample_tokens, run.config.seed)
     run.progress.line(f"sample at step {run.state.step}: {text}")
-
-
-def _save(loop: _Loop) -> None:
-    """Save a checkpoint and drop old ones. A failure is a warning as long as an older checkpoint is there."""
-    run, train = loop.run, loop.run.config.train
-    run.handle.activate_full()
-    meta = {"step": run.state.step}
-    try:
-        run.tracker.metrics.sync()
-        save_checkpoint(
-            run.dir.checkpoints,
-            run.state.step,
-            run.model,
-            run.corpus.tokenizer,
-            run.optimizer,
-            run.state.as_json(),
-            meta,
-        )
-        loop.saved_step = run.state.step
-        boundaries = run.scheduler.transitions()
-        retain(run.dir.checkpoints, train.keep_last, lambda step: step in boundaries or _every(step, train.keep_every))
-        loop.failed_saves = 0
-    except StorageError as error:
-        loop.failed_saves += 1
-        if loop.failed_saves >= MAX_FAILED_SAVES or not step_folders(run.dir.checkpoints):
-            raise
-        failed = "old checkpoints not removed" if loop.saved_step == run.state.step else "no checkpoint"
-        run.progress.line(f"warning: {failed} at step {run.state.step}: {error}")
 
 
 def _every(step: int, interval: int) -> bool:

@@ -24,7 +24,7 @@ from est_cli.config import (
     WandbMode,
 )
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
-from est_cli.evaluate import next_token_loss
+from est_cli.lm_loss import next_token_loss
 from est_cli.models import build_model, hf_config
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -99,16 +99,28 @@ def quick() -> None:
     os.fsync = lambda fd: None
 
 
-def not_finite(calls: list[int]) -> None:
-    """NaN as the loss of these calls (from 1, one per micro-batch)."""
-    count, real = 0, step.next_token_loss
+def device_works_on_its_own() -> None:
+    """The loop as on a GPU: inputs made ahead, numbers read a step late, checkpoints written by a thread."""
+    for name in ("build", "train"):
+        importlib.import_module(f"est_cli.loop.{name}").runs_ahead = lambda device: True
 
-    def next_token_loss(*args: Any) -> torch.Tensor:
+
+def not_finite(calls: list[int]) -> None:
+    """NaN as the loss and gradient of these calls (from 1, one per micro-batch)."""
+    count, real = 0, step.forward_backward
+
+    def forward_backward(run: Run, *args: Any) -> torch.Tensor:
         nonlocal count
         count += 1
-        return real(*args) * (float("nan") if count in calls else 1.0)
+        loss = real(run, *args)
+        if count not in calls:
+            return loss
+        for parameter in run.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.fill_(float("nan"))
+        return loss * float("nan")
 
-    step.next_token_loss = next_token_loss
+    step.forward_backward = forward_backward
 
 
 def count_graphs(path: str) -> None:
@@ -133,12 +145,12 @@ def count_graphs(path: str) -> None:
 
 
 def drop_optimizer_state() -> None:
-    tensors.load_optimizer = lambda file, model, optimizer: optimizer.state.clear()
+    tensors.load_optimizer = lambda file, model, optimizer, *_: optimizer.state.clear()
 
 
 def skip_a_batch() -> None:
-    real = Run.step_tokens
-    Run.step_tokens = lambda run, number: real(run, number + 1)
+    real = build.BlockOrder.blocks
+    build.BlockOrder.blocks = lambda order, first, count: real(order, first + count, count)
 
 
 def reuse_the_last_draw() -> None:

@@ -19,4 +19,4 @@ def test_compiled_layers(lab: Lab) -> None:
     assert ended.code == 0, ended.err
     assert losses(lab.at("compiled")) == pytest.approx(losses(lab.at("eager")), rel=1e-5)
     graphs = json.loads((lab.folder / "graphs").read_text())
-    assert graphs == [1, 1, 1, 1, 2, 2], "after each step: one graph for all sampled layers, one for the full ones"
+    assert graphs == [2, 2, 2, 2, 3, 3], "one for the softmax, one for all sampled layers, one for the full ones"

@@ -58,11 +58,11 @@ POINTS = {
         ("at_fault_point", "rmdir .trash", KILL),
     ],
     "in evaluation and between micro-batches": [
-        ("at", "est_cli.evaluate.next_token_loss", 1, "before", KILL),
-        ("at", "est_cli.evaluate.next_token_loss", 6, "after", KILL),
+        ("at", "est_cli.evaluate.target_count", 1, "before", KILL),
+        ("at", "est_cli.evaluate.target_count", 6, "after", KILL),
         ("at", f"{LOOP}.train.evaluate", 1, "after", KILL),
-        ("at", f"{LOOP}.step.next_token_loss", 2, "before", KILL),
-        ("at", f"{LOOP}.step.next_token_loss", 2, "after", KILL),
+        ("at", f"{LOOP}.step.forward_backward", 2, "before", KILL),
+        ("at", f"{LOOP}.step.forward_backward", 2, "after", KILL),
     ],
     "while it loads": [
         before_step(13),

@@ -20,8 +20,8 @@ def steps(lab: Lab) -> list[int]:
 
 PLACES: dict[str, tuple[Plant, int]] = {
     "a step": (("at_step", "est_cli.loop.train.train_step", 12, "before"), 13),
-    "a micro-batch": (("at", "est_cli.loop.step.next_token_loss", 14, "before"), 7),
-    "an evaluation": (("at", "est_cli.evaluate.next_token_loss", 2, "before"), 4),
+    "a micro-batch": (("at", "est_cli.loop.step.forward_backward", 14, "before"), 7),
+    "an evaluation": (("at", "est_cli.evaluate.target_count", 2, "before"), 4),
     "a save": (("at_fault_point", "write state.json"), 5),
     "the last but one step": (("at_step", "est_cli.loop.train.train_step", 28, "after"), 29),
 }
@@ -46,8 +46,8 @@ def test_saved_at_the_next_boundary(lab: Lab, golden: Golden, place: str, number
 
 @pytest.mark.parametrize("second", ["SIGTERM", "SIGINT"])
 def test_a_second_signal_stops_at_once(lab: Lab, golden: Golden, second: str) -> None:
-    first = ("at", "est_cli.loop.step.next_token_loss", 25, "before", "SIGTERM")
-    ended = lab.tiny("x", plants=[first, ("at", "est_cli.loop.step.next_token_loss", 26, "before", second)])
+    first = ("at", "est_cli.loop.step.forward_backward", 25, "before", "SIGTERM")
+    ended = lab.tiny("x", plants=[first, ("at", "est_cli.loop.step.forward_backward", 26, "before", second)])
     assert ended.code == 128 + signal.Signals[second]
     assert len(ended.last_words) == 1 and "before a checkpoint could be saved" in ended.last_words[0]
     assert "Traceback" not in ended.err

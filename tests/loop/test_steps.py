@@ -103,7 +103,7 @@ def test_a_learning_rate_that_is_far_too_high(lab: Lab) -> None:
 
 
 def test_out_of_memory_names_the_key_that_helps(lab: Lab) -> None:
-    plant = ("at", "est_cli.loop.step.next_token_loss", 13, "before", "out of memory")
+    plant = ("at", "est_cli.loop.step.forward_backward", 13, "before", "out of memory")
     ended = lab.tiny("x", *SHORT, plants=[plant])
     assert ended.code == 9 and "Traceback" not in ended.err
     assert ended.last_words[0].startswith("est-train: error: train.micro_batch: out of memory; use a smaller one")

@@ -1,0 +1,66 @@
+"""What `train.micro_batch` says: sequences per forward pass, one number for the run or one for each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+AUTO = "auto"
+"""The largest micro-batch that fits into the memory, found when the run starts."""
+
+_KEY = "train.micro_batch"
+_RIGHT = "an integer or auto, or a list with one of these for each stage, such as [32,24,16]"
+
+
+def micro_batch_problems(micro_batch: Any) -> Iterator[str]:
+    """What is wrong with a value of `train.micro_batch`, whatever the run is."""
+    sizes = micro_batch if isinstance(micro_batch, list) else [micro_batch]
+    if not sizes:
+        yield f"{_KEY}: [] is not {_RIGHT}"
+    for size in sizes:
+        if size == AUTO:
+            continue
+        if isinstance(size, bool) or not isinstance(size, int):
+            yield f"{_KEY}: {'null' if size is None else repr(size)[:80]} is not {_RIGHT}"
+            return
+        if size < 1:
+            yield f"{_KEY}: {size} is out of range; it must be at least 1"
+            return
+
+
+def stage_problems(micro_batch: Any, num_stages: int, random: bool) -> Iterator[str]:
+    """What is wrong in a run of `num_stages` stages; `random`: what it draws depends on how a step is cut."""
+    if isinstance(micro_batch, list) and len(micro_batch) != num_stages:
+        entries = f"{len(micro_batch)} {'entry' if len(micro_batch) == 1 else 'entries'}"
+        yield f"{_KEY}: {str(micro_batch)[:80]} has {entries}; this run needs {num_stages}, one for each stage"
+    elif random and None in requested(micro_batch, num_stages):
+        yield (
+            f"{_KEY}: auto may find another number when the run is resumed, which would change a run with "
+            "sampling.redraw=forward or dropout; give a number"
+        )
+
+
+def requested(micro_batch: Any, num_stages: int) -> list[int | None]:
+    """The micro-batch of each of `num_stages` stages as an accepted configuration asks for it; None: auto."""
+    sizes = micro_batch if isinstance(micro_batch, list) else [micro_batch] * num_stages
+    return [None if size == AUTO else size for size in sizes]
+
+
+def describe_micro_batches(chosen: dict[int, int], asked: list[int | None]) -> str:
+    """`micro-batch 32 / 24 / 16 sequences in stages 1 / 2 / 3 (auto)`: `chosen` by stage, `asked` as requested()."""
+    automatic = [stage for stage in chosen if asked[stage - 1] is None]
+    where = "" if len(automatic) == len(chosen) else f" in {in_stages(automatic)}"
+    return f"micro-batch {sequences_by_stage(chosen)}" + (f" (auto{where})" if automatic else "")
+
+
+def sequences_by_stage(chosen: dict[int, int]) -> str:
+    """`16 sequences`, or where the stages differ `32 / 24 / 16 sequences in stages 1 / 2 / 3`."""
+    sizes = list(chosen.values())
+    if len(set(sizes)) == 1:
+        return f"{sizes[0]:,} sequence" + ("s" if sizes[0] != 1 else "")
+    return f"{' / '.join(f'{size:,}' for size in sizes)} sequences in {in_stages(list(chosen))}"
+
+
+def in_stages(stages: list[int]) -> str:
+    """`stage 3`, `stages 1 / 2`."""
+    return f"stage{'s' if len(stages) != 1 else ''} {' / '.join(map(str, stages))}"
