@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TRAIN_ARGS ?=
+BENCH_ARGS ?=
 GPU_PYTHON ?= $(BIN)/python
 GPU_RUN := model=gpt2 train.max_steps=300 train.seq_len=1024 train.tokens_per_step=32768 train.precision=bf16 tracking.wandb=off
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -35,8 +36,10 @@ lint: install ## ruff and mypy only
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install ## time of a sampled step against its ideal, and of p = 1 against plain Hugging Face
-	$(BIN)/python benchmarks/stage_time.py
+bench: install ## tokens/s of dense and each stage against Hugging Face and the ideal (CPU, 5 minutes)
+	mkdir -p outputs/bench
+	$(BIN)/python benchmarks/compare.py --json outputs/bench/compare.json --png outputs/bench/compare.png $(BENCH_ARGS)
+	@echo "The finer gate of the stages, inside one process: $(BIN)/python benchmarks/stage_time.py"
 
 gpu: ## the open items of docs/gpu-runs.md, on a machine with a GPU
 	mkdir -p outputs/gpu

@@ -21,7 +21,7 @@ from est_cli.arch import spec_of
 from est_cli.config import ModelConfig, OptimConfig
 from est_cli.data import BlockOrder, TokenBlocks
 from est_cli.est import apply_est
-from est_cli.evaluate import next_token_loss, target_count
+from est_cli.lm_loss import next_token_loss, target_count
 from est_cli.models import build_model, hf_config
 from est_cli.optim import build_optimizer
 

@@ -37,9 +37,9 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
+from measure import CASES, MALLOC, RATES, SAMPLED, SEED, Case, environment, paired_ratio
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -47,62 +47,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from est_cli.arch import spec_of
-from est_cli.checkpoint.environment import git_commit, versions
-from est_cli.config import Family, ModelConfig, OptimConfig
-from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingRates, apply_est, training_flops
+from est_cli.config import OptimConfig
+from est_cli.est import EstHandle, IndexGenerator, ModelSpec, apply_est, training_flops
 from est_cli.est.sizes import DEFAULTS, full_sizes, sample_sizes
-from est_cli.evaluate import next_token_loss, target_count
+from est_cli.lm_loss import LmLoss, target_count
 from est_cli.models import build_model, hf_config
-from est_cli.optim import build_optimizer
+from est_cli.optim import build_optimizer, update
 
-SAMPLED = {"stage 1": SamplingRates(0.5, 0.5, 0.5), "stage 2": SamplingRates(0.5, 0.5, 1.0)}
-RATES = {**SAMPLED, "full": SamplingRates()}
 VARIANTS = (*RATES, "plain")
 WARM_UP_ROUNDS = 1
-RESAMPLES = 4000
-MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 OPTIM = OptimConfig()
-SEED = 0
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model, its batch, and the largest achieved / ideal that passes."""
-
-    model: ModelConfig
-    seq_len: int
-    tokens: int
-    """Tokens per step."""
-    limit: float
-
-    @property
-    def family(self) -> str:
-        return self.model.family.value
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(B, T) of a step."""
-        return self.tokens // self.seq_len, self.seq_len
-
-
-def _gpt2(vocab: int, width: int, layers: int, heads: int, positions: int) -> ModelConfig:
-    return ModelConfig("gpt2", Family.gpt2, vocab, width, layers, heads, max_positions=positions)
-
-
-def _llama(vocab: int, width: int, layers: int, heads: int, kv_heads: int, mlp: int, positions: int) -> ModelConfig:
-    return ModelConfig("llama", Family.llama, vocab, width, layers, heads, kv_heads, mlp, positions)
-
-
-CASES = {
-    "cpu": (
-        Case(_gpt2(8192, 512, 8, 8, 256), seq_len=256, tokens=2048, limit=1.05),
-        Case(_llama(8192, 512, 8, 8, 4, 1408, 256), seq_len=256, tokens=2048, limit=1.10),
-    ),
-    "cuda": (  # GPT-2 base and TinyLlama
-        Case(_gpt2(50304, 768, 12, 12, 1024), seq_len=1024, tokens=16384, limit=1.10),
-        Case(_llama(32000, 2048, 22, 32, 4, 5632, 2048), seq_len=2048, tokens=16384, limit=1.10),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -132,6 +86,7 @@ class Bench:
     wrapped: PreTrainedModel
     plain: PreTrainedModel
     optimizer: torch.optim.Optimizer
+    lm_loss: LmLoss
 
     def step(self, variant: str, number: int, tokens: Tensor) -> None:
         """One optimizer step on tokens (B, T) with the subnetwork of step `number`."""
@@ -140,11 +95,9 @@ class Bench:
             model = self.wrapped
             self.handle.activate(self.generator.draw(number, RATES[variant]))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits = model(input_ids=tokens, use_cache=False).logits
-        (next_token_loss(logits, tokens) / target_count(tokens)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIM.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            loss = self.lm_loss(model, tokens, target_count(tokens))
+        loss.backward()
+        update(self.optimizer, OPTIM.lr, OPTIM.grad_clip, loss.detach())
 
 
 def build(case: Case, device: torch.device, compiled: bool) -> Bench:
@@ -155,8 +108,10 @@ def build(case: Case, device: torch.device, compiled: bool) -> Bench:
     handle = apply_est(wrapped, spec)
     if compiled:
         for layer in (*handle.layers, *plain.get_submodule(spec.layers).children()):
-            layer.compile()
-    return Bench(device, spec, handle, IndexGenerator(spec, SEED), wrapped, plain, build_optimizer(plain, OPTIM))
+            layer.compile(dynamic=False)
+    optimizer = build_optimizer(plain, OPTIM)
+    lm_loss = LmLoss(pad_to=128 if device.type == "cuda" else 1, compiled=compiled)
+    return Bench(device, spec, handle, IndexGenerator(spec, SEED), wrapped, plain, optimizer, lm_loss)
 
 
 def measure(case: Case, bench: Bench, rounds: int, progress: Callable[[str], None]) -> dict[str, list[float]]:
@@ -205,15 +160,6 @@ def results(case: Case, spec: ModelSpec, seconds: dict[str, list[float]]) -> lis
     return [*lines, Result(case.family, "p = 1", median(seconds["full"]), ratio, low, high, 1.0, passed)]
 
 
-def paired_ratio(times: list[float], base: list[float]) -> tuple[float, float, float]:
-    """Median of times / base, pair by pair, and the bounds of its 95 % bootstrap interval."""
-    ratios = [time_s / base_s for time_s, base_s in zip(times, base, strict=True)]
-    rng = random.Random(SEED)
-    medians = sorted(median(rng.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
-    tail = RESAMPLES * 25 // 1000
-    return median(ratios), medians[tail], medians[-1 - tail]
-
-
 def ideal_ratio(case: Case, spec: ModelSpec, stage: str) -> float:
     """FLOPs of a step of `stage` / FLOPs of a step of the complete model."""
     sampled = training_flops(spec, sample_sizes(spec, SAMPLED[stage], DEFAULTS), *case.shape)
@@ -231,27 +177,6 @@ def table(lines: list[Result], cases: list[Case]) -> Table:
         holds = "yes" if line.passed else "[bold red]NO"
         shown.add_row(f"{line.family} {line.what}", *numbers, f"{line.ratio / line.ideal:.3f}", gate, holds)
     return shown
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    cuda = device.type == "cuda"
-    return {
-        "cpu": _cpu_name(),
-        "gpu": torch.cuda.get_device_name(device) if cuda else None,
-        "clock": "wall" if cuda else "CPU time",
-        "precision": "bf16 autocast" if cuda else "fp32",
-        "threads": torch.get_num_threads(),
-        "commit": git_commit(),
-        **versions(),
-    }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
 
 
 def _arguments() -> argparse.Namespace:
