@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 TRAIN_ARGS ?=
 BENCH_ARGS ?=
 GPU_PYTHON ?= $(BIN)/python
+NANOGPT ?=
+OURS := ours-dense ours-stage1 ours-stage2
+GPU_COMPARE = -$(GPU_PYTHON) benchmarks/compare.py --shape gpu-
 GPU_RUN := model=gpt2 train.max_steps=300 train.seq_len=1024 train.tokens_per_step=32768 train.precision=bf16 tracking.wandb=off
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -41,10 +44,17 @@ bench: install ## tokens/s of dense and each stage against Hugging Face and the 
 	$(BIN)/python benchmarks/compare.py --json outputs/bench/compare.json --png outputs/bench/compare.png $(BENCH_ARGS)
 	@echo "The finer gate of the stages, inside one process: $(BIN)/python benchmarks/stage_time.py"
 
-gpu: ## the open items of docs/gpu-runs.md, on a machine with a GPU
+gpu: ## the open items of docs/gpu-runs.md, on a machine with a GPU (NANOGPT=PATH/train.py for that comparison)
 	mkdir -p outputs/gpu
-	$(GPU_PYTHON) -m pytest tests/gpu
-	$(GPU_PYTHON) benchmarks/stage_time.py --json outputs/gpu/stage_time.json
+	$(GPU_PYTHON) -m pytest tests/gpu tests/checkpoint/test_snapshot.py
+	$(GPU_PYTHON) benchmarks/loss_time.py --positions 16384 --json outputs/gpu/loss.json
+	$(GPU_COMPARE)gpt2 --only ours-dense hf hf-compiled trainer --json outputs/gpu/gpt2-dense.json
+	$(if $(NANOGPT),$(GPU_COMPARE)gpt2 --only ours-dense nanogpt --nanogpt $(NANOGPT) --json outputs/gpu/gpt2-nanogpt.json)
+	$(GPU_COMPARE)gpt2 --micro-batch 32 --tokens 131072 --only $(OURS) ours-stage3 --json outputs/gpu/gpt2-stages.json
+	$(GPU_COMPARE)llama --tokens 65536 --sequential --only $(OURS) --json outputs/gpu/llama-stages.json
+	$(GPU_COMPARE)llama --sequential --only ours-dense hf hf-compiled litgpt --json outputs/gpu/llama-dense.json
+	$(GPU_PYTHON) benchmarks/whole_run.py --gpu --steps 150 --json outputs/gpu/whole-run.json
+	$(GPU_PYTHON) benchmarks/save_time.py --width 2048 --layers 22 --vocab 32000 --tokens 8192 --json outputs/gpu/save.json
 	$(GPU_PYTHON) -m est_cli.train $(GPU_RUN) run_name=gpu-three_stage
 	$(GPU_PYTHON) -m est_cli.train $(GPU_RUN) run_name=gpu-dense scheduler=dense
 

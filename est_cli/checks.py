@@ -25,6 +25,7 @@ from est_cli.est.sizes import SamplingOptions, sample_sizes
 from est_cli.est.spec import ModelSpec
 
 DEFAULT_STEPS = 300
+MAX_PAD = 4096
 SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions")
 
 
@@ -207,6 +208,10 @@ def _train(config: RunConfig) -> Iterator[str]:
         yield "train.lm_chunk: has no meaning under train.lm_loss=whole"
     if train.lm_loss is not LmLossKind.chunked and train.pad_vocab_to is not None:
         yield f"train.pad_vocab_to: has no meaning under train.lm_loss={train.lm_loss.value}"
+    if train.pad_vocab_to is not None and train.pad_vocab_to > MAX_PAD:
+        yield f"train.pad_vocab_to: {train.pad_vocab_to} is out of range; it must be at most {MAX_PAD}"
+    if train.profile_step is not None and train.profile_step > max_steps(config) >= 1:
+        yield f"train.profile_step: {train.profile_step} lies behind the last step, {max_steps(config)}"
     if train.keep_last < 2:
         yield f"train.keep_last: {train.keep_last} is out of range; at least 2, in case the newest is damaged"
     if not 0 <= config.seed < 1 << 63:

@@ -9,8 +9,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from est_cli.errors import EstError, OutOfMemory, StoppedBySignal, StorageError
 
@@ -45,6 +46,19 @@ def enter(program: str, main: Callable[[Sequence[str]], None], argv: Sequence[st
             raise
         message = f"train.micro_batch: out of memory; use a smaller one ({_first_line(error)})"
         return _report(program, "error", error, OutOfMemory.exit_code, message)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code: at once where a signal asked for it, whatever threads are still doing.
+
+    Shutting Python down around a thread that is inside native code, such as a checkpoint's writer, aborts it.
+    """
+    if code <= 128:
+        sys.exit(code)
+    with suppress(OSError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run_and_flush(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:

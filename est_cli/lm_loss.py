@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 IGNORED = -100
 
-CHUNK = {"cpu": 256, "cuda": 8192}
+CHUNK = {"cpu": 512, "cuda": 8192}
 """Positions of a piece where none are given, as measured (docs/performance.md): on a CPU they stay in the cache."""
 
 

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM
 
+from est_cli.config import Attention
 from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
 from est_cli.est.sizes import SamplingOptions
 from est_cli.lm_loss import LmLoss
@@ -62,11 +64,16 @@ def estimate_memory(
     bf16: bool,
     checkpointing: bool,
     lm_loss: LmLoss,
+    attention: Attention = Attention.auto,
 ) -> MemoryEstimate:
-    """Estimate for the model of `config` at each of `rates`, for any number of sequences of `seq_len` tokens."""
+    """Estimate for the model of `config` at each of `rates`, for any number of sequences of `seq_len` tokens.
+
+    Every kernel of attention but `math` keeps what the one that torch chooses here keeps: no T x T matrix.
+    """
+    kernel = sdpa_kernel(SDPBackend.MATH) if attention is Attention.math else contextlib.nullcontext()
     subnetworks = [IndexGenerator(spec, 0, options).draw(0, rate) for rate in rates]
     activations = []
-    with FakeTensorMode(allow_non_fake_inputs=True), unpacked_sequences():
+    with FakeTensorMode(allow_non_fake_inputs=True), unpacked_sequences(), kernel:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
         handle = apply_est(model, spec)
         if checkpointing:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from est_cli.checks import check
 from est_cli.compose import run_hydra
 from est_cli.config import PlanConfig
-from est_cli.door import enter
+from est_cli.door import enter, leave
 from est_cli.errors import ConfigError
 
 
@@ -26,7 +25,7 @@ def _plan(config: PlanConfig, given: set[str]) -> None:
 
 
 def console() -> None:
-    sys.exit(enter("est-plan", main))
+    leave(enter("est-plan", main))
 
 
 if __name__ == "__main__":

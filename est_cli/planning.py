@@ -79,6 +79,7 @@ def make_plan(config: PlanConfig) -> Plan:
         train.precision is Precision.bf16,
         train.activation_checkpointing,
         LmLoss("whole" if train.lm_loss is LmLossKind.whole else "chunked"),  # torch's own keeps what chunked keeps
+        train.attention,
     )
     micro_batches = requested(train.micro_batch, len(scheduler.stages))
     dense = training_flops(spec, full_sizes(spec), batch, train.seq_len)

@@ -27,6 +27,7 @@ def typed(tree: DictConfig | dict[str, Any], schema: type[C]) -> C:
         resolved = OmegaConf.to_container(composed, resolve=True)
         _require_groups(resolved, schema)
         resolved = _as_lists(resolved, schema)
+        _refuse_numbers_for_switches(leaves_of(resolved), schema)
         merged = OmegaConf.merge(OmegaConf.structured(schema), resolved)
         return typing.cast(C, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
@@ -132,6 +133,13 @@ def _as_lists(tree: Any, schema: type) -> Any:
         elif isinstance(parent[name], dict):  # OmegaConf would not tell the key, or take it
             raise ConfigError(f"{key}: {str(parent[name])[:80]} is not {describe_type(hint)}")
     return tree
+
+
+def _refuse_numbers_for_switches(leaves: dict[str, Any], schema: type) -> None:
+    """OmegaConf would take 3 for true."""
+    for key, hint in leaf_types(schema):
+        if bool in (hint, *typing.get_args(hint)) and type(leaves.get(key)) in (int, float):
+            raise ConfigError(f"{key}: {leaves[key]} is not {describe_type(hint)}")
 
 
 def _refuse_resolvers(tree: Any, key: str = "configuration") -> None:

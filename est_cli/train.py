@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 
 from est_cli.compose import run_hydra
 from est_cli.config import RunConfig
-from est_cli.door import enter
+from est_cli.door import enter, leave
 from est_cli.errors import ConfigError
 from est_cli.resume import resolve_resume
 
@@ -36,7 +35,7 @@ def _refuse_several_processes() -> None:
 
 
 def console() -> None:
-    sys.exit(enter("est-train", main))
+    leave(enter("est-train", main))
 
 
 if __name__ == "__main__":

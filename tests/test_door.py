@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -124,3 +125,15 @@ def test_output_that_cannot_be_written(lines: int, end: str, broken: str, code: 
     ended = subprocess.run(program, stdout=out, stderr=subprocess.PIPE, text=True, env=BUFFERED, check=False)
     os.close(out)
     assert (ended.returncode, ended.stderr) == (code, told)
+
+
+@pytest.mark.parametrize("code", [143, 130, 0, 5])
+def test_a_signal_ends_the_process_whatever_its_threads_do(code: int) -> None:
+    script = (
+        "import threading, time; from est_cli.door import leave; "
+        f"threading.Thread(target=time.sleep, args=(3,)).start(); print('told', end=''); leave({code})"
+    )
+    began = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=BUFFERED)
+    assert (ended.returncode, ended.stdout) == (code, "told")
+    assert (time.monotonic() - began < 3.0) == (code > 128)

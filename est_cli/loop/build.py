@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -60,6 +60,7 @@ class _Parts:
     accelerator: Accelerator
     train_blocks: TokenBlocks
     validation_blocks: TokenBlocks
+    lm_loss: LmLoss
 
 
 @contextmanager
@@ -70,7 +71,7 @@ def build(start: Start) -> Iterator[Run]:
     parts = _build_parts(config)
     with ExitStack() as stack:
         stack.enter_context(unpacked_sequences())
-        stack.enter_context(attention_kernel(config.train.attention, parts.accelerator.device, config.train.precision))
+        stack.enter_context(_attention(config, parts))
         run_dir = _run_dir(start)
         stack.enter_context(lock(run_dir))
         clean_leftovers(run_dir.root)
@@ -78,10 +79,10 @@ def build(start: Start) -> Iterator[Run]:
             create_run_dir(OUTPUTS, run_dir.root.name)  # again: another process may have used it before we owned it
             disk.replace_file(run_dir.config, to_yaml(config).encode())
         run = _assemble(config, parts, run_dir)
-        _settle_micro_batches(run)
         stack.callback(run.feed.close)
         stack.callback(run.progress.close)
         stack.callback(run.tracker.close, None)
+        _settle_micro_batches(run)
         yield run
 
 
@@ -90,6 +91,8 @@ def _build_parts(config: RunConfig) -> _Parts:
     spec = spec_of(hf)
     scheduler, options = scheduler_of(config), options_of(config.sampling)
     check_fit(config, spec)
+    accelerator = build_accelerator(config.train.precision)
+    lm_loss = _lm_loss(config.train, accelerator.device)
     corpus = load_corpus(config.dataset, tokenizer_of(config), spec.vocab_size, CACHE, config.train.seq_len)
     set_end_of_text(hf, config.model, corpus.tokenizer.eos_token_id)
     return _Parts(
@@ -98,9 +101,17 @@ def _build_parts(config: RunConfig) -> _Parts:
         spec=spec,
         scheduler=scheduler,
         options=options,
-        accelerator=build_accelerator(config.train.precision),
+        accelerator=accelerator,
         train_blocks=TokenBlocks(corpus.train, config.train.seq_len),
         validation_blocks=TokenBlocks(corpus.validation, config.train.seq_len, "validation"),
+        lm_loss=lm_loss,
+    )
+
+
+def _attention(config: RunConfig, parts: _Parts) -> AbstractContextManager[None]:
+    train = config.train
+    return attention_kernel(
+        train.attention, parts.accelerator.device, train.precision, parts.spec, config.model.dropout
     )
 
 
@@ -140,7 +151,7 @@ def _assemble(config: RunConfig, parts: _Parts, run_dir: RunDir) -> Run:
         train_blocks=parts.train_blocks,
         validation_blocks=parts.validation_blocks,
         feed=_feed(config, parts, generator, micro_batches),
-        lm_loss=_lm_loss(config.train, parts.accelerator.device),
+        lm_loss=parts.lm_loss,
         micro_batches=micro_batches,
         costs=costs,
         dense_step=dense_step,
@@ -229,8 +240,11 @@ def _lm_loss(train: TrainConfig, device: torch.device) -> LmLoss:
 
 def _settle_micro_batches(run: Run) -> None:
     """Sizes that were asked for become those that fit, before the first step is made ready."""
-    run.micro_batches.update(resolve(run))
-    run.state.micro_batches |= {str(stage): size for stage, size in run.micro_batches.items()}
+    chosen = resolve(run)
+    run.micro_batches.clear()  # of stages that lie behind there is nothing to say
+    run.micro_batches.update(chosen)
+    asked = requested(run.config.train.micro_batch, len(run.scheduler.stages))
+    run.state.micro_batches |= {str(stage): size for stage, size in chosen.items() if asked[stage - 1] is None}
 
 
 def _micro_batches_asked_for(config: RunConfig, scheduler: SamplingScheduler) -> dict[int, int]:

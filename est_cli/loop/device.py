@@ -6,16 +6,18 @@ import ctypes
 import re
 import resource
 import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from est_cli.config import Attention, Precision
 from est_cli.errors import ConfigError
-from est_cli.est import EstHandle
+from est_cli.est import EstHandle, ModelSpec
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -71,18 +73,47 @@ def compile_layers(handle: EstHandle) -> None:
 
 
 @contextmanager
-def attention_kernel(attention: Attention, device: torch.device, precision: Precision) -> Iterator[None]:
-    """Have torch use this kernel for attention. Raises ConfigError where the device has none of that name."""
+def attention_kernel(
+    attention: Attention, device: torch.device, precision: Precision, spec: ModelSpec, dropout: float
+) -> Iterator[None]:
+    """Have torch use this kernel for attention. Raises ConfigError where it cannot do what the run needs of it."""
     if attention is Attention.auto:
         yield
         return
-    on_cuda = device.type == "cuda"
-    if not on_cuda and attention in (Attention.cudnn, Attention.efficient):
-        raise ConfigError(f"train.attention: {attention.value} needs a CUDA device; here auto, flash or math")
-    if on_cuda and attention in (Attention.flash, Attention.cudnn) and precision is Precision.fp32:
-        raise ConfigError(f"train.attention: {attention.value} needs train.precision=bf16 on a CUDA device")
     with sdpa_kernel(_KERNELS[attention]):
+        _try_attention(attention, device, precision, spec, dropout)
         yield
+
+
+def any_attention_kernel() -> AbstractContextManager[None]:
+    """Let torch choose again, inside of attention_kernel."""
+    return sdpa_kernel(list(_KERNELS.values()))
+
+
+def _try_attention(
+    attention: Attention, device: torch.device, precision: Precision, spec: ModelSpec, dropout: float
+) -> None:
+    """One small forward and backward pass of the kind that the layers will ask for."""
+    dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
+
+    def projected(heads: int) -> torch.Tensor:
+        return torch.zeros(1, heads, 16, spec.head_dim, dtype=dtype, device=device, requires_grad=True)
+
+    query, key, value = projected(spec.num_heads), projected(spec.num_kv_heads), projected(spec.num_kv_heads)
+    grouped = spec.num_heads != spec.num_kv_heads
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch tells at length why, for each kernel
+            out = F.scaled_dot_product_attention(
+                query, key, value, dropout_p=dropout, is_causal=True, enable_gqa=grouped
+            )
+            out.sum().backward()
+    except RuntimeError as error:
+        needs = f"{precision.value}, heads of {spec.head_dim}" + (", grouped KV heads" if grouped else "")
+        raise ConfigError(
+            f"train.attention: {attention.value} cannot do this on {device.type} ({needs}, dropout {dropout:g}); "
+            "use auto or math"
+        ) from error
 
 
 _KERNELS = {

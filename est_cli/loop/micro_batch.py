@@ -96,13 +96,14 @@ def fits_in_memory(run: Run) -> Fits:
         bf16, checkpointing = train.precision is Precision.bf16, train.activation_checkpointing
         options = run.generator.options
         return estimate_memory(
-            run.model.config, run.spec, options, rates, train.seq_len, bf16, checkpointing, run.lm_loss
+            run.model.config, run.spec, options, rates, train.seq_len, bf16, checkpointing, run.lm_loss, train.attention
         )
 
     @cache
     def room() -> int:
         gradients = sum(parameter.nbytes for parameter in run.model.parameters())
-        return int(CPU_SHARE * available_bytes()) - gradients - _missing_moments(run.optimizer)
+        snapshot = 3 * gradients if run.config.train.async_checkpoints else 0
+        return int(CPU_SHARE * available_bytes()) - gradients - snapshot - _missing_moments(run.optimizer)
 
     def fits(stage: int, size: int) -> bool:
         return asked[stage - 1] is not None or estimate().activations[stages.index(stage)].of(size) <= room()

@@ -2,40 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 
 class StepProfile:
-    """Records the `count` steps from step number `first` on (1-based; None: never) and writes one trace into `folder`.
+    """Records `steps` (1-based; an empty range: none) and writes one trace into `folder`.
 
-    The trace is a file for chrome://tracing or ui.perfetto.dev.
+    The trace is a file for chrome://tracing or ui.perfetto.dev. Use it in a `with` block: a profiler that is left
+    running takes the process down with it. What it has to tell goes to `line`; a disk that refuses stops nothing.
     """
 
-    def __init__(self, folder: Path, first: int | None, count: int, device: torch.device) -> None:
-        self._folder, self._device = folder, device
-        self._steps = range(0) if first is None else range(first, first + count)
+    def __init__(self, folder: Path, steps: range, device: torch.device, line: Callable[[str], None]) -> None:
+        self._folder, self._steps, self._device, self._line = folder, steps, device, line
         self._running: profile | None = None
+        self._recorded: list[int] = []
 
-    def before(self, number: int) -> None:
-        """Call it before step `number` is given to the device."""
-        if number not in self._steps or self._running is not None:
+    def __enter__(self) -> StepProfile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Write what was recorded so far."""
+        if self._running is not None:
+            self._write()
+
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Around the launch of step `number`."""
+        if self._running is None and number in self._steps:
+            self._start()
+        if self._running is None:
+            yield
             return
+        with record_function(f"step {number}"):
+            yield
+        self._recorded.append(number)
+        if number + 1 not in self._steps:
+            self._write()
+
+    def _start(self) -> None:
+        self._synchronize()  # what was launched before does not belong to the trace
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._device.type == "cuda" else [])]
         self._running = profile(activities=activities)
         self._running.start()
 
-    def after(self, number: int, last: bool) -> Path | None:
-        """Call it after step `number`; the file's path once it is written, which is after the last recorded step."""
-        if self._running is None or not (last or number + 1 not in self._steps):
-            return None
+    def _write(self) -> None:
+        assert self._running is not None
+        self._synchronize()
+        running, self._running, self._steps = self._running, None, range(0)
+        running.stop()
+        if not self._recorded:
+            return
+        path = self._folder / f"steps-{self._recorded[0]:06d}-{self._recorded[-1]:06d}.json"
+        try:
+            self._folder.mkdir(exist_ok=True)
+            running.export_chrome_trace(str(path))
+        except (OSError, RuntimeError) as error:
+            self._line(f"warning: no profile written to {path}: {error}")
+        else:
+            self._line(f"profile   {path}")
+
+    def _synchronize(self) -> None:
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # what was launched belongs to the trace
-        self._running.stop()
-        self._folder.mkdir(exist_ok=True)
-        path = self._folder / f"steps-{self._steps.start:06d}-{number:06d}.json"
-        self._running.export_chrome_trace(str(path))
-        self._running, self._steps = None, range(0)
-        return path
+            torch.cuda.synchronize(self._device)

@@ -50,7 +50,10 @@ class RunState:
         """Raises CheckpointError where `data` is not what as_json() gives."""
         expected = {field.name for field in fields(cls)}
         if set(data) != expected:
-            raise CheckpointError(f"{path}: state.json has the keys {sorted(data)}, expected {sorted(expected)}")
+            raise CheckpointError(
+                f"{path}: state.json has the keys {sorted(data)}, expected {sorted(expected)}; another version of est "
+                "wrote it"
+            )
         return cls(**data)
 
 

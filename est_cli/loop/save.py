@@ -39,7 +39,7 @@ class Saver:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Let a write under way come to its end, because the run's lock must outlive it.
 
-        Not so if a second signal ends the process at once: its writer dies with it and leaves what the next start
+        Not so if a second signal ends the process: its writer dies with it (door.leave) and leaves what the next start
         cleans up.
         """
         if self._writing is None or (kind is not None and issubclass(kind, (KeyboardInterrupt, StoppedBySignal))):

@@ -11,7 +11,7 @@ from typing import Any
 from est_cli.errors import NumericsError, StoppedBySignal
 from est_cli.evaluate import sample_text, validation_loss
 from est_cli.loop.build import describe
-from est_cli.loop.device import peak_flop_per_s, peak_memory_gb, runs_ahead
+from est_cli.loop.device import any_attention_kernel, peak_flop_per_s, peak_memory_gb, runs_ahead
 from est_cli.loop.finish import finish
 from est_cli.loop.profile import StepProfile
 from est_cli.loop.run import Run
@@ -59,10 +59,10 @@ def train(run: Run) -> dict[str, Any]:
     """
     train, device = run.config.train, run.accelerator.device
     asynchronous = runs_ahead(device) if train.async_checkpoints is None else train.async_checkpoints
-    with stop_on_signals() as stop, Saver(run, asynchronous) as saver:
+    profile = _profile(run)
+    with stop_on_signals() as stop, Saver(run, asynchronous) as saver, profile:
         for line in describe(run):
             run.progress.line(line)
-        profile = StepProfile(run.dir.root / "profile", train.profile_step, train.profile_steps, device)
         loop = _Loop(run, stop, saver, profile, time_before=run.state.time_s)
         if run.state.step:
             run.progress.line(f"resumed   after step {run.state.step}")
@@ -78,14 +78,20 @@ def train(run: Run) -> dict[str, Any]:
         return finish(run)
 
 
+def _profile(run: Run) -> StepProfile:
+    train, steps = run.config.train, range(0)
+    if train.profile_step is not None:
+        steps = range(train.profile_step, min(train.profile_step + train.profile_steps, run.scheduler.max_steps + 1))
+    if steps and steps.stop <= run.state.step + 1:
+        run.progress.line(f"profile   none: steps {steps.start} to {steps.stop - 1} are done already")
+    return StepProfile(run.dir.root / "profile", steps, run.accelerator.device, run.progress.line)
+
+
 def _launch(loop: _Loop, step: int) -> None:
     if not loop.unread:
         loop.mark = time.perf_counter()
-    loop.profile.before(step + 1)
-    loop.unread.append(train_step(loop.run, step))
-    written = loop.profile.after(step + 1, last=step + 1 == loop.run.scheduler.max_steps)
-    if written is not None:
-        loop.run.progress.line(f"profile   {written}")
+    with loop.profile.step(step + 1):
+        loop.unread.append(train_step(loop.run, step))
 
 
 def _read(loop: _Loop, leave: int) -> None:
@@ -222,7 +228,8 @@ def evaluate(run: Run) -> float:
 def _sample(run: Run) -> None:
     train = run.config.train
     run.handle.activate_full()
-    text = sample_text(run.model, run.corpus.tokenizer, train.sample_prompt, train.sample_tokens, run.config.seed)
+    with run.accelerator.autocast(), any_attention_kernel():  # a token at a time is not what the chosen one is made for
+        text = sample_text(run.model, run.corpus.tokenizer, train.sample_prompt, train.sample_tokens, run.config.seed)
     run.progress.line(f"sample at step {run.state.step}: {text}")
 
 

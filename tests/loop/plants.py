@@ -102,7 +102,36 @@ def quick() -> None:
 def device_works_on_its_own() -> None:
     """The loop as on a GPU: inputs made ahead, numbers read a step late, checkpoints written by a thread."""
     for name in ("build", "train"):
-        importlib.import_module(f"est_cli.loop.{name}").runs_ahead = lambda device: True
+        module = importlib.import_module(f"est_cli.loop.{name}")
+        assert hasattr(module, "runs_ahead")
+        module.runs_ahead = lambda device: True
+
+
+def write_calls(path: str) -> None:
+    """Append to `path` what happens to each step: `launch STEP SHAPES` of its micro-batches, and `account STEP`."""
+    loop = importlib.import_module("est_cli.loop.train")
+    real_step, real_account, real_pass = loop.train_step, loop._account, step.forward_backward
+    shapes: list[int] = []
+
+    def write(*words: Any) -> None:
+        with open(path, "a") as file:
+            print(*words, file=file)
+
+    def forward_backward(run: Run, tokens: torch.Tensor, *args: Any) -> torch.Tensor:
+        shapes.append(len(tokens))
+        return real_pass(run, tokens, *args)
+
+    def train_step(run: Run, number: int) -> Any:
+        shapes.clear()
+        result = real_step(run, number)
+        write("launch", number, shapes)
+        return result
+
+    def account(state: Any, number: int, *args: Any) -> None:
+        write("account", number)
+        real_account(state, number, *args)
+
+    step.forward_backward, loop.train_step, loop._account = forward_backward, train_step, account
 
 
 def not_finite(calls: list[int]) -> None:

@@ -275,6 +275,20 @@ def test_a_resumed_run_keeps_the_sizes_it_had_found_as_long_as_they_fit(monkeypa
 SHORT = ("train.max_steps=12", "stage.t1=4", "stage.t2=8")
 
 
+def test_each_stage_runs_in_micro_batches_of_its_own_size(lab: Lab) -> None:
+    calls = lab.folder / "calls"
+    assert lab.tiny("x", *SHORT, "train.micro_batch=[4,3,1]", plants=[("write_calls", str(calls))]).code == 0
+    shapes = [line.split(maxsplit=2)[2] for line in calls.read_text().splitlines() if line.startswith("launch")]
+    assert shapes == ["[4]"] * 4 + ["[3, 1]"] * 4 + ["[1, 1, 1, 1]"] * 4
+
+
+def test_auto_does_not_take_a_number_for_one_it_had_found(lab: Lab) -> None:
+    stop = ("at_step", "est_cli.loop.train.train_step", 5, "after", "SIGTERM")
+    assert lab.tiny("x", *SHORT, "train.micro_batch=1", plants=[stop]).code == 143
+    ended = lab.tiny("x", *SHORT, "train.micro_batch=auto")
+    assert ended.code == 0 and "micro-batch 4 sequences (auto)" in ended.err
+
+
 @pytest.mark.parametrize("value", ["[4,2,1]", "[1,2,3]", "auto", "[auto,1,auto]"])
 def test_a_run_with_micro_batches_by_stage_is_the_same_training(lab: Lab, value: str) -> None:
     assert lab.tiny("two", *SHORT, "train.micro_batch=2").code == 0
