@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
 	touch $@
 
-train: install ## pre-train a tiny GPT-2 with EST on Python's own source text (CPU, a minute and a half)
+train: install ## pre-train a tiny GPT-2 with EST on Python's own source text (CPU, about a minute)
 	$(BIN)/est-train $(TRAIN_ARGS)
 
 test: install ## ruff, mypy and all tests (CPU, about 4 minutes)

@@ -125,7 +125,8 @@ def main() -> None:
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     width = arguments.width or (768 if device.type == "cuda" else 512)
-    console, report = Console(), {"environment": environment(device), **vars(arguments), "width": width, "results": {}}
+    settings = {key: value for key, value in vars(arguments).items() if key != "json"}
+    console, report = Console(), {"environment": environment(device), **settings, "width": width, "results": {}}
     ways = WAYS[device.type]
     if not hasattr(torch.nn, "LinearCrossEntropyOptions"):
         ways = {name: way for name, way in ways.items() if way.kind != "torch"}

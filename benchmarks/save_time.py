@@ -163,7 +163,11 @@ def main() -> None:
         print(f"{name:50} {value:8.3f}")
     if arguments.json is not None:
         about = environment(torch.device(arguments.device)) | {"clock": "wall"}
-        settings = {name: value if isinstance(value, int) else str(value) for name, value in vars(arguments).items()}
+        settings = {
+            name: value if isinstance(value, int) else str(value)
+            for name, value in vars(arguments).items()
+            if name != "json"
+        }
         report = {"environment": about, "settings": settings, "results": found}
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from est_cli.errors import NumericsError, StoppedBySignal
 from est_cli.evaluate import sample_text, validation_loss
-from est_cli.loop.build import describe
+from est_cli.loop.describe import describe
 from est_cli.loop.device import any_attention_kernel, peak_flop_per_s, peak_memory_gb, runs_ahead
 from est_cli.loop.finish import finish
 from est_cli.loop.profile import StepProfile
