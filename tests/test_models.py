@@ -287,3 +287,36 @@ def test_presets_open_in_plain_transformers(tmp_path: Path) -> None:
         tokens = torch.arange(9)[None]
         assert torch.equal(model(input_ids=tokens).logits, again(input_ids=tokens).logits)
         assert isinstance(again.config, GPT2Config | LlamaConfig)
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(torch.arange(16)[None]).logits
+
+
+def test_the_fused_activation_is_the_same_function_and_is_told_in_the_config(tmp_path: Path) -> None:
+    preset = ModelConfig("x", Family.gpt2, 64, 32, 2, 4, max_positions=16)
+    plain = GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=16)
+    assert plain.activation_function == "gelu_new"
+    fused = build_model(preset, hf_config(preset), seed=0)
+    fused.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["activation_function"] == "gelu_pytorch_tanh"
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(theirs), logits(fused)), "plain transformers runs what the config says"
+    unfused = AutoModelForCausalLM.from_pretrained(tmp_path, config=plain)
+    assert not torch.equal(logits(unfused), logits(fused))
+    torch.testing.assert_close(logits(unfused), logits(fused), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "relu", "gelu"])
+def test_only_gelu_new_is_fused_and_only_if_wanted(tmp_path: Path, activation: str) -> None:
+    GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, activation_function=activation).save_pretrained(tmp_path)
+    for fused in (True, False):
+        config = hf_config(
+            ModelConfig(family=Family.hf, name_or_path=str(tmp_path), pretrained=False, fused_activation=fused)
+        )
+        expected = "gelu_pytorch_tanh" if fused and activation == "gelu_new" else activation
+        assert config.activation_function == expected
+    llama = hf_config(ModelConfig("x", Family.llama, 64, 32, 2, 4, max_positions=16))
+    assert llama.hidden_act == "silu"

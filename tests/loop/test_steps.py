@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import torch
+from safetensors import safe_open
 
 from est_cli.checkpoint.store import step_folders
 from est_cli.tracking import read_metrics
@@ -25,6 +29,26 @@ def test_micro_batches_are_only_a_way_to_save_memory(lab: Lab) -> None:
         validation = [[r["val_loss"] for r in read_metrics(lab.at(name) / "metrics.jsonl") if "val_loss" in r]
                       for name in (size, "4")]  # fmt: skip
         assert validation[0] == pytest.approx(validation[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [("train.lm_loss=whole",), ("train.lm_loss=torch",), ("train.lm_chunk=7",), ("train.pad_vocab_to=128",)],
+    ids=lambda settings: settings[0],
+)
+def test_the_way_of_the_loss_is_only_a_way_to_save_time(lab: Lab, settings: tuple[str, ...]) -> None:
+    if settings[0].endswith("torch") and not hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        pytest.skip("this torch has no linear_cross_entropy")
+    assert lab.tiny("plain", *SHORT).code == 0
+    ended = lab.tiny("x", *SHORT, *settings)
+    assert ended.code == 0, ended.err
+    for key in ("loss", "grad_norm"):
+        expected = [record[key] for record in train_records(lab.at("plain"))]
+        assert [record[key] for record in train_records(lab.at("x"))] == pytest.approx(expected, rel=1e-5)
+    config = json.loads((lab.at("x") / "model" / "config.json").read_text())
+    with safe_open(lab.at("x") / "model" / "model.safetensors", "pt") as weights:
+        rows = weights.get_slice("transformer.wte.weight").get_shape()[0]
+    assert (config["vocab_size"], rows) == (300, 300), "padding is no part of the model"
 
 
 def test_a_draw_for_each_micro_batch_is_another_training(lab: Lab) -> None:
