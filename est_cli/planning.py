@@ -10,8 +10,9 @@ from rich.table import Table
 
 from est_cli.arch import spec_of
 from est_cli.batch_sizes import in_stages, requested, sequences_by_stage
-from est_cli.checks import check_fit, options_of, scheduler_of
+from est_cli.checks import check_fit
 from est_cli.config import LmLossKind, PlanConfig, Precision
+from est_cli.derived import options_of, scheduler_of
 from est_cli.errors import ConfigError
 from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingRates, SamplingScheduler, training_flops
 from est_cli.est.flops import planned_ledger

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from est_cli.arch import gpt2
-from est_cli.checks import check, check_fit, max_steps, options_of, scheduler_of, tokenizer_of
+from est_cli.checks import check, check_fit
 from est_cli.config import PlanConfig, Redraw, RunConfig
+from est_cli.derived import max_steps, options_of, scheduler_of, tokenizer_of
 from est_cli.errors import ConfigError
 from est_cli.est import SamplingRates
 from est_cli.schema import leaves_of, plain, typed

@@ -17,6 +17,7 @@ ROOT = Path(est_cli.__file__).parent
 LEVELS = (
     {"errors", "est"},
     {"config", "arch", "batch_sizes"},
+    {"derived"},
     {"schema", "checks"},
     {"checkpoint", "data", "lm_loss", "optim", "tracking", "glue", "analysis", "report"},
     {"evaluate", "models", "run_dir"},
@@ -44,7 +45,7 @@ THIRD_PARTY = {"est": {"torch"}, "arch": set()}
 """Units whose third-party imports are limited to these packages; the standard library is always allowed."""
 
 LIGHT = (
-    *("errors", "config", "batch_sizes", "schema", "checks", "compose", "door", "train", "plan"),
+    *("errors", "config", "batch_sizes", "derived", "schema", "checks", "compose", "door", "train", "plan"),
     *("est", "est.schedule", "est.sizes", "est.spec", "est.flops"),
 )
 """Modules that must not import anything heavy: they run before the configuration is accepted."""

@@ -18,9 +18,10 @@ from est_cli.batch_sizes import requested
 from est_cli.checkpoint import disk
 from est_cli.checkpoint.content import load_checkpoint
 from est_cli.checkpoint.store import clean_leftovers, newest_valid, set_aside_later
-from est_cli.checks import check_fit, options_of, scheduler_of, tokenizer_of
+from est_cli.checks import check_fit
 from est_cli.config import LmLossKind, RunConfig, TrainConfig
 from est_cli.data import BlockOrder, Corpus, TokenBlocks, load_corpus
+from est_cli.derived import options_of, scheduler_of, tokenizer_of
 from est_cli.errors import CheckpointError, ConfigError
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingScheduler, apply_est, training_flops
 from est_cli.est.flops import planned_ledger
