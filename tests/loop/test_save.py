@@ -209,7 +209,7 @@ def test_a_second_signal_does_not_wait_for_a_write(
     with held(monkeypatch) as go:
         with pytest.raises(type(error)):
             leave_while_writing(run, error)
-        assert not go.is_set() and steps(run) == [], "the writer still stands where it stood"
+        assert not go.is_set() and "checkpoint" in [thread.name for thread in threading.enumerate()]
 
 
 def test_what_failed_is_told_when_the_run_ends_of_another_cause(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
