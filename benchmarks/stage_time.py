@@ -1,6 +1,6 @@
 """Time of a sampled step against its ideal, and of the complete model under EST against plain Hugging Face.
 
-    make bench                                                    # CPU: one thread, about six minutes
+    python benchmarks/stage_time.py                               # CPU: one thread, about six minutes
     python benchmarks/stage_time.py --rounds 30 --families llama --json llama.json
 
 One step is draw, activate, forward, backward, clipping and fused AdamW. In each round every variant takes two steps on
