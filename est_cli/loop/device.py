@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -136,6 +137,7 @@ def peak_flop_per_s(device: torch.device, precision: Precision) -> float | None:
     return known_peak(torch.cuda.get_device_name(device), precision)
 
 
+@cache  # asked for at every logged step
 def known_peak(name: str, precision: Precision) -> float | None:
     """The peak of the device of this name; memory sizes and forms may follow the name in the table (A100-SXM4-80GB)."""
     fitting = [known for known in PEAK_FLOP_PER_S if re.match(rf"{re.escape(known)}(?![0-9A-Z])", name)]
