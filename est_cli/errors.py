@@ -39,6 +39,12 @@ class StorageError(EstError):
     exit_code = 6
 
 
+class PeerLostError(EstError):
+    """Another process of the run died, did not answer in time, or trains something else."""
+
+    exit_code = 7
+
+
 class RunLockedError(EstError):
     """Another process owns the run directory."""
 

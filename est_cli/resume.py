@@ -16,6 +16,7 @@ from est_cli.run_dir import RunDir, check_run_name, find_finished, find_unfinish
 from est_cli.schema import leaves_of, plain, typed
 
 OUTPUTS = Path("outputs")
+"""Every run's folder lies here, or in a folder here that groups the runs of a sweep."""
 MAX_CONFIG_BYTES = 1 << 20
 MAX_CONFIG_DEPTH = 20
 
@@ -50,12 +51,16 @@ def resolve_resume(config: RunConfig, given: set[str]) -> Start:
     folder = _folder(config)
     if folder is None:
         check(config)
-        if config.run_name is not None:
-            check_run_name(config.run_name)
+        _check_names(config)
         return Start(config, None)
     merged = _merge(stored_config(folder), config, given, folder)
     check(merged)
     return Start(merged, folder)
+
+
+def runs_folder(config: RunConfig) -> Path:
+    """Where a run of this configuration has its folder: outputs/, or in it the folder of its sweep."""
+    return OUTPUTS if config.sweep is None else OUTPUTS / config.sweep
 
 
 def stored_config(folder: Path) -> RunConfig:
@@ -98,15 +103,23 @@ def _folder(config: RunConfig) -> Path | None:
         if not os.path.isfile(RunDir(folder).config):  # unlike Path's, it takes any string for a path
             raise ConfigError(f"resume: {folder} is not the folder of a run (it has no config.yaml)")
         return folder
+    _check_names(config)
+    runs = runs_folder(config)
     if config.run_name is not None:
-        check_run_name(config.run_name)
-        folder = OUTPUTS / config.run_name
+        folder = runs / config.run_name
         return folder if RunDir(folder).config.exists() else None
 
     def matches(folder: Path) -> bool:
         return _same_run(folder, config)
 
-    return find_unfinished(OUTPUTS, matches) or find_finished(OUTPUTS, matches)
+    return find_unfinished(runs, matches) or find_finished(runs, matches)
+
+
+def _check_names(config: RunConfig) -> None:
+    if config.sweep is not None:
+        check_run_name(config.sweep, "sweep")
+    if config.run_name is not None:
+        check_run_name(config.run_name)
 
 
 def _same_run(folder: Path, config: RunConfig) -> bool:
@@ -130,7 +143,7 @@ def _merge(stored: RunConfig, config: RunConfig, given: set[str], folder: Path) 
             continue
         group, _, name = key.rpartition(".")
         parent = tree[group] if group else tree
-        if not _same(parent[name], wanted[key]) and (key == "run_name" or not _is_free(key, stored)):
+        if not _same(parent[name], wanted[key]) and (key in ("run_name", "sweep") or not _is_free(key, stored)):
             raise ConfigError(
                 f"{key}: the run in {folder} was started with {parent[name]!r}, not {wanted[key]!r}; a key that "
                 "defines the run cannot change when it is resumed"

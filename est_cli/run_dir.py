@@ -71,11 +71,11 @@ def default_run_name(model: str, scheduler: str, now: datetime) -> str:
     return name.lstrip("_.,=-")[-MAX_NAME:]
 
 
-def check_run_name(name: str) -> None:
+def check_run_name(name: str, key: str = "run_name") -> None:
     """ConfigError unless `name` can be a folder's name: letters, digits and `_.,=-`, no path."""
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
         raise ConfigError(
-            f"run_name: {name!r} is no folder name; use up to {MAX_NAME} letters, digits and `_ . , = -`, "
+            f"{key}: {name!r} is no folder name; use up to {MAX_NAME} letters, digits and `_ . , = -`, "
             "beginning with a letter or digit"
         )
 

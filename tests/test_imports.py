@@ -15,7 +15,7 @@ import est_cli
 ROOT = Path(est_cli.__file__).parent
 
 LEVELS = (
-    {"errors", "est"},
+    {"errors", "est", "rank"},
     {"config", "arch", "batch_sizes"},
     {"derived"},
     {"schema", "checks"},
@@ -45,7 +45,20 @@ THIRD_PARTY = {"est": {"torch"}, "arch": set()}
 """Units whose third-party imports are limited to these packages; the standard library is always allowed."""
 
 LIGHT = (
-    *("errors", "config", "batch_sizes", "derived", "schema", "checks", "compose", "door", "train", "plan"),
+    *(
+        "errors",
+        "config",
+        "config.run",
+        "batch_sizes",
+        "derived",
+        "schema",
+        "checks",
+        "checks.launch",
+        "compose",
+        "door",
+        "train",
+        "plan",
+    ),
     *("est", "est.schedule", "est.sizes", "est.spec", "est.flops"),
 )
 """Modules that must not import anything heavy: they run before the configuration is accepted."""

@@ -111,6 +111,10 @@ FREE = {
     "tracking.project": "other",
     "tracking.entity": "me",
     "tracking.tags": "[a,b]",
+    "launch.num_processes": "2",
+    "launch.strategy": "fsdp",
+    "launch.timeout_s": "9.0",
+    "launch.check_every": "5",
     "dataset.num_workers": "2",
 }
 
@@ -119,7 +123,7 @@ def test_free_keys_are_laid_over_the_stored_ones() -> None:
     every = {
         key for key, _ in leaf_types(RunConfig) if any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
     }
-    assert FREE.keys() | {"run_name", "resume"} == every
+    assert FREE.keys() | {"run_name", "sweep", "resume"} == every
     make_run("x", "seed=3", "train.keep_last=7")
     args = [f"{key}={value}" for key, value in FREE.items()]
     wanted = leaves_of(plain(_composed((*args,))[0]))

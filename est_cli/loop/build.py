@@ -33,7 +33,7 @@ from est_cli.loop.micro_batch import resolve
 from est_cli.loop.run import Run, RunState, StageCost, ledger_at
 from est_cli.models import build_model, checkpoint_activations, hf_config, set_end_of_text, unpacked_sequences
 from est_cli.optim import build_optimizer
-from est_cli.resume import OUTPUTS, Start
+from est_cli.resume import Start, runs_folder
 from est_cli.run_dir import RunDir, create_run_dir, default_run_name, lock
 from est_cli.schema import leaves_of, plain, to_yaml
 from est_cli.tracking import MetricsFile, Tracker, WandbSink, new_run_id
@@ -77,7 +77,7 @@ def build(start: Start) -> Iterator[Run]:
         stack.enter_context(lock(run_dir))
         clean_leftovers(run_dir.root)
         if start.folder is None:
-            create_run_dir(OUTPUTS, run_dir.root.name)  # again: another process may have used it before we owned it
+            create_run_dir(run_dir.root.parent, run_dir.root.name)  # again: another may have used it before we owned it
             disk.replace_file(run_dir.config, to_yaml(config).encode())
         run = _assemble(config, parts, run_dir)
         stack.callback(run.feed.close)
@@ -122,9 +122,9 @@ def _run_dir(start: Start) -> RunDir:
     config = start.config
     if config.run_name is None:
         name = default_run_name(config.model.name, config.scheduler.name.value, datetime.now())
-        taken = sum(1 for _ in OUTPUTS.glob(f"{name}*"))  # runs started in the same second
+        taken = sum(1 for _ in runs_folder(config).glob(f"{name}*"))  # runs started in the same second
         config.run_name = f"{name}-{taken + 1}" if taken else name
-    return create_run_dir(OUTPUTS, config.run_name)
+    return create_run_dir(runs_folder(config), config.run_name)
 
 
 def _assemble(config: RunConfig, parts: _Parts, run_dir: RunDir) -> Run:

@@ -1,0 +1,30 @@
+"""The text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from est_cli.config import RunConfig, Source
+from est_cli.derived import tokenizer_of
+
+
+def dataset_problems(config: RunConfig) -> Iterator[str]:
+    data = config.dataset
+    if data.source in (Source.files, Source.tokens) and not data.files:
+        yield f"dataset.files: is empty; dataset={data.name} needs paths, for example dataset.files=[corpus/*.txt]"
+    if data.source not in (Source.files, Source.tokens):
+        for key in ("files", "validation_files"):
+            if getattr(data, key):
+                yield f"dataset.{key}: dataset={data.name} reads no files; use dataset=text or dataset=tokens"
+    if data.source is Source.hub and not data.hub_ids:
+        yield "dataset.hub_ids: is empty; name at least one data set of the hub"
+    if data.source is not Source.hub and data.hub_ids:
+        yield f"dataset.hub_ids: dataset={data.name} does not read the hub; use dataset=hub"
+    if not 0.0 < data.validation_fraction < 1.0:
+        yield f"dataset.validation_fraction: {data.validation_fraction} is out of range; it must be in (0, 1)"
+    if data.source is Source.tokens and tokenizer_of(config) == "bpe":
+        yield "tokenizer: dataset=tokens holds ids of a tokenizer that exists; name its folder or hub id"
+    if data.token_dtype not in ("uint16", "uint32"):
+        yield f"dataset.token_dtype: {data.token_dtype!r} is not one of uint16, uint32"
+    if data.num_workers is not None and data.num_workers < 1:
+        yield f"dataset.num_workers: {data.num_workers} is out of range; it must be at least 1"

@@ -1,0 +1,36 @@
+"""Several processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from est_cli.config import RunConfig
+
+NOT_DEEPSPEED = (
+    "DeepSpeed keeps weights in flat partitions of its own, in which a layer that is skipped or a row that is not "
+    "sampled has no place; fsdp shards weights, gradients and moments as its ZeRO-3 does"
+)
+
+
+def launch_problems(config: RunConfig) -> Iterator[str]:
+    launch, train = config.launch, config.train
+    if launch.num_processes < 1:
+        yield f"launch.num_processes: {launch.num_processes} is out of range; it must be at least 1"
+    elif train.seq_len > 0 and (train.tokens_per_step // train.seq_len) % launch.num_processes:
+        yield (
+            f"launch.num_processes: the {train.tokens_per_step // train.seq_len} sequences of a step "
+            f"(train.tokens_per_step) do not divide among {launch.num_processes} processes"
+        )
+    if launch.strategy not in ("ddp", "fsdp"):
+        reason = f"; {NOT_DEEPSPEED}" if launch.strategy == "deepspeed" else ""
+        yield f"launch.strategy: {launch.strategy!r} is not one of ddp, fsdp{reason}"
+    if not (math.isfinite(launch.timeout_s) and launch.timeout_s > 0):
+        yield f"launch.timeout_s: {launch.timeout_s} is out of range; it must be above 0"
+    if launch.check_every < 0:
+        yield f"launch.check_every: {launch.check_every} is out of range; it must be at least 0 (0 means never)"
+    if launch.strategy == "fsdp" and config.sampling.ranks.value == "independent":
+        yield (
+            "sampling.ranks: independent has no meaning under launch.strategy=fsdp, where all processes gather the "
+            "weights of the same layer at the same time; use ddp"
+        )

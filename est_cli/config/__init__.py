@@ -1,0 +1,64 @@
+"""One run is one typed value: the dataclasses of every config group.
+
+Composed by Hydra from conf/ (see compose.py), checked once by checks/, then passed on as it is. Nothing heavy is
+imported here: a wrong setting is told before torch starts. Units stand in the names (`_steps`, `_tokens`) or in the
+line under a field. `None` means "not set"; 0 means "never" for every `*_every`.
+"""
+
+from est_cli.config.data import DatasetConfig, Source
+from est_cli.config.launch import LaunchConfig
+from est_cli.config.method import (
+    KvGroups,
+    LayerScale,
+    Ranks,
+    Redraw,
+    SamplingConfig,
+    SchedulerConfig,
+    SchedulerName,
+    StageConfig,
+)
+from est_cli.config.model import Family, ModelConfig
+from est_cli.config.optim import (
+    DEFAULT_DECAY,
+    DEFAULT_MIN_LR_RATIO,
+    LrSchedule,
+    OptimConfig,
+    SkippedLayers,
+    UnsampledRows,
+)
+from est_cli.config.run import FREE_KEYS, Convention, PlanConfig, RunConfig, Target
+from est_cli.config.tracking import TrackingConfig, WandbMode
+from est_cli.config.training import Attention, LmLossKind, Precision, TrainConfig
+
+__all__ = [
+    "DEFAULT_DECAY",
+    "DEFAULT_MIN_LR_RATIO",
+    "FREE_KEYS",
+    "Attention",
+    "Convention",
+    "DatasetConfig",
+    "Family",
+    "KvGroups",
+    "LaunchConfig",
+    "LayerScale",
+    "LmLossKind",
+    "LrSchedule",
+    "ModelConfig",
+    "OptimConfig",
+    "PlanConfig",
+    "Precision",
+    "Ranks",
+    "Redraw",
+    "RunConfig",
+    "SamplingConfig",
+    "SchedulerConfig",
+    "SchedulerName",
+    "SkippedLayers",
+    "Source",
+    "StageConfig",
+    "Target",
+    "TrackingConfig",
+    "TrainConfig",
+    "UnsampledRows",
+    "WandbMode",
+]
