@@ -2,9 +2,9 @@
 
     python benchmarks/data_time.py
 
-Times the reading of one step's tokens (order, gather from the memory-mapped file, conversion) against the whole step
-of the smallest preset, gpt2_tiny at its default 4,096 tokens: the worst case, since larger models have longer steps.
-The token file is larger than the corpus of most runs of that size (100 M tokens), and positions are random.
+Times the reading of one step's tokens (order, gather from memory-mapped files, conversion) against the whole step of
+the smallest preset, gpt2_tiny at its default 4,096 tokens: the worst case, since larger models have longer steps.
+There are more tokens than in the corpus of most runs of that size (100 M, in 20 files), and positions are random.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ import torch
 from est_cli.arch import spec_of
 from est_cli.config import ModelConfig, OptimConfig
 from est_cli.data import BlockOrder, TokenBlocks
+from est_cli.data.stream import Span, Tokens, TokenStream
 from est_cli.est import apply_est
 from est_cli.lm_loss import next_token_loss, target_count
 from est_cli.models import build_model, hf_config
 from est_cli.optim import build_optimizer
 
 GPT2_TINY = ModelConfig(vocab_size=4096, hidden_size=128, num_layers=4, num_heads=4, max_positions=512)
-SEQ_LEN, SEQUENCES, ROUNDS, TOKENS = 256, 16, 20, 100_000_000
+SEQ_LEN, SEQUENCES, ROUNDS, TOKENS, FILES = 256, 16, 20, 100_000_000, 20
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokens.bin"
-        np.random.default_rng(0).integers(0, 4096, TOKENS, dtype=np.uint16).tofile(path)
-        blocks = TokenBlocks(np.memmap(path, np.uint16, "r"), SEQ_LEN)
+        spans = []
+        for number in range(FILES):
+            path = Path(folder) / f"{number}.bin"
+            np.random.default_rng(number).integers(0, 4096, TOKENS // FILES, dtype=np.uint16).tofile(path)
+            spans.append(Span(path, "<u2", 0, TOKENS // FILES))
+        blocks = TokenBlocks(Tokens((TokenStream(spans),)), SEQ_LEN)
         order = BlockOrder(blocks.num_blocks, seed=0)
         model = build_model(GPT2_TINY, hf_config(GPT2_TINY), seed=0)
         apply_est(model, spec_of(model))

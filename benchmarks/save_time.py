@@ -37,8 +37,9 @@ from est_cli.loop.run import RunState
 from est_cli.loop.save import Saver
 from est_cli.models import build_model, hf_config
 from est_cli.optim import build_optimizer
+from est_cli.rank import Rank
 from est_cli.run_dir import RunDir
-from est_cli.tracking import MetricsFile
+from est_cli.tracking import MetricsFile, Tracker
 
 SEQ_LEN, HEAD = 256, 64
 
@@ -57,7 +58,8 @@ def stand_in(arguments: argparse.Namespace, folder: Path) -> Any:
         optimizer=build_optimizer(model, OptimConfig()),
         vocab_size=arguments.vocab,
         corpus=SimpleNamespace(tokenizer=None),
-        tracker=SimpleNamespace(metrics=MetricsFile(folder / "metrics.jsonl")),
+        tracker=Tracker(MetricsFile(folder / "metrics.jsonl"), None),
+        rank=Rank(),
         progress=SimpleNamespace(line=print),
         scheduler=dense(1),
         config=RunConfig(),

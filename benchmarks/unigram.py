@@ -27,9 +27,9 @@ def unigram_loss(run: Path) -> float:
     config = stored_config(run)
     vocab_size = spec_of(hf_config(config.model)).vocab_size
     corpus = load_corpus(config.dataset, tokenizer_of(config), vocab_size, CACHE, config.train.seq_len)
-    counts = np.bincount(corpus.train, minlength=vocab_size) + 1
+    counts = np.bincount(corpus.train.streams[0].read(), minlength=vocab_size) + 1
     log_p = np.log(counts / counts.sum())
-    validation = corpus.validation[: config.train.eval_tokens]
+    validation = corpus.validation.streams[0].read()[: config.train.eval_tokens]
     return float(-log_p[validation].mean())
 
 

@@ -3,11 +3,14 @@
 Rooms, imports pointing downwards only:
 
     train.py plan.py             one door per command
+    sweep/                       est-train -m: many runs, each a process of its own
+    launch/                      one run in several processes: started, watched, ended together
     loop/ planning.py            the training loop; what it would cost
     resume.py memory.py          which run is meant; what fits
     compose.py door.py           command line to configuration; errors to exit codes (compose.py alone uses Hydra)
+    parallel/                    what these processes tell each other: gradients, decisions, alarms
     data/ tracking/ checkpoint/ report/  models.py optim.py evaluate.py run_dir.py
-    config.py checks.py schema.py errors.py
+    config/ checks/ schema.py errors.py rank.py
     arch/                        model families -> ModelSpec
     est/                         the method: pure torch, useful alone
 """

@@ -12,7 +12,8 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,23 +40,57 @@ _QUESTIONS = ("help", "hydra_help", "cfg", "info", "shell_completion")
 C = TypeVar("C")
 
 
-def run_hydra(config_name: str, schema: type[C], argv: Sequence[str], main: Callable[[C, set[str]], None]) -> None:
+@dataclass(frozen=True)
+class SweepCommand:
+    """A command line with -m: its overrides as they were typed, and its --config-dir."""
+
+    overrides: list[str]
+    config_dir: str | None
+
+
+def run_hydra(
+    config_name: str,
+    schema: type[C],
+    argv: Sequence[str],
+    main: Callable[[C, set[str]], None],
+    sweep: Callable[[SweepCommand], None] | None = None,
+) -> None:
     """Compose `config_name` with the overrides in `argv` and call main(config, keys the command line sets).
 
-    Raises ConfigError for anything that is wrong with the command line or the configuration files.
+    With -m `sweep` is called instead, and nothing is composed. Raises ConfigError for anything that is wrong with the
+    command line or the configuration files.
     """
     arguments = _parsed(argv)
-    overrides = _checked_overrides(arguments.overrides, schema, _groups(arguments.config_dir))
-    try:
-        if any(getattr(arguments, flag) for flag in _QUESTIONS):
+    if arguments.multirun and sweep is None:
+        raise ConfigError(f"--multirun: est-{config_name} takes one value of each key; est-train -m sweeps")
+    if arguments.multirun and sweep is not None:
+        sweep(SweepCommand(arguments.overrides, arguments.config_dir))
+        return
+    refuse_stages_of_dense(checked_overrides(arguments.overrides, schema, options_of_groups(arguments.config_dir)))
+    if any(getattr(arguments, flag) for flag in _QUESTIONS):
+        with _told_in_one_line(schema):
             _answer(config_name, argv)
-            return
-        config, bare = _composed(config_name, arguments)
+    else:
+        main(*composed(config_name, schema, arguments.overrides, arguments.config_dir))
+
+
+def composed(config_name: str, schema: type[C], args: list[str], config_dir: str | None) -> tuple[C, set[str]]:
+    """What one command line means: (the configuration, unchecked; the keys that the command line decides)."""
+    overrides = checked_overrides(args, schema, options_of_groups(config_dir))
+    with _told_in_one_line(schema):
+        config, bare = _composed(config_name, args, config_dir)
+    return typed(config, schema), _given_keys(config, bare, overrides)
+
+
+@contextlib.contextmanager
+def _told_in_one_line(schema: type) -> Iterator[None]:
+    """ConfigError for whatever Hydra finds wrong."""
+    try:
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise config_error(error, schema) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration: a file cannot be read as YAML: {error}") from error
-    main(typed(config, schema), _given_keys(config, bare, overrides))
 
 
 def _answer(config_name: str, argv: Sequence[str]) -> None:
@@ -73,12 +108,12 @@ def _answer(config_name: str, argv: Sequence[str]) -> None:
         sys.argv = before
 
 
-def _composed(config_name: str, arguments: argparse.Namespace) -> tuple[DictConfig, DictConfig | None]:
+def _composed(config_name: str, args: list[str], config_dir: str | None) -> tuple[DictConfig, DictConfig | None]:
     """The configuration, and where an experiment is chosen what it is without any override."""
-    search = [f"hydra.searchpath=['file://{Path(arguments.config_dir).resolve()}']"] if arguments.config_dir else []
+    search = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = compose(config_name, overrides=[*search, *arguments.overrides])
-        experiment = any(override.startswith("experiment=") for override in arguments.overrides)
+        config = compose(config_name, overrides=[*search, *args])
+        experiment = any(arg.startswith("experiment=") for arg in args)
         return config, compose(config_name) if experiment else None
 
 
@@ -93,9 +128,11 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
             raise
         told = said.getvalue().rpartition("error: ")[2].strip()
         raise ConfigError(f"command line: {told}; options come before the settings, see --help") from None
-    for flag in ("multirun", "experimental_rerun", "config_name", "config_path"):
+    for flag in ("experimental_rerun", "config_name", "config_path"):
         if getattr(arguments, flag):
-            raise ConfigError(f"--{flag.replace('_', '-')}: is not supported; one command is one run")
+            raise ConfigError(f"--{flag.replace('_', '-')}: is not supported; one command is one run, with -m a sweep")
+    if arguments.multirun and any(getattr(arguments, flag) for flag in _QUESTIONS):
+        raise ConfigError("--multirun: does not go with --help, --cfg and the like; leave it out to ask")
     if arguments.resolve and not (arguments.cfg or arguments.help):
         raise ConfigError("--resolve: goes with --cfg or --help")
     if arguments.config_dir and not os.path.isdir(arguments.config_dir):
@@ -103,7 +140,13 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def _checked_overrides(args: list[str], schema: type, groups: dict[str, list[str]]) -> list[Override]:
+def checked_overrides(
+    args: list[str], schema: type, groups: dict[str, list[str]], sweeping: bool = False
+) -> list[Override]:
+    """The overrides, parsed. ConfigError for an unknown key or option, and for lists of values unless `sweeping`.
+
+    `groups` are the config groups with their options.
+    """
     overrides = []
     for arg in args:
         try:
@@ -113,11 +156,22 @@ def _checked_overrides(args: list[str], schema: type, groups: dict[str, list[str
                 f"{arg}: not an override; write KEY=VALUE, and quote values with special signs"
             ) from error
         _check_override(override, arg, dict(leaf_types(schema)), groups)
+        key = override.key_or_group
+        if override.is_sweep_override() and not sweeping:
+            raise ConfigError(
+                f"{key}: a list of values to sweep over is not a value; write a list as [a,b], and a sweep with -m"
+            )
+        if key in groups and not override.is_sweep_override():
+            check_choice(key, override.value(), groups[key])
         overrides.append(override)
+    return overrides
+
+
+def refuse_stages_of_dense(overrides: list[Override]) -> None:
+    """ConfigError where stages are chosen for a run that has none."""
     chosen = {override.key_or_group: override.value() for override in overrides}
     if "stage" in chosen and chosen.get("scheduler") == "dense":
         raise ConfigError("stage: has no meaning under scheduler=dense; use scheduler=three_stage")
-    return overrides
 
 
 def _check_override(override: Override, arg: str, leaves: dict[str, Any], groups: dict[str, list[str]]) -> None:
@@ -126,17 +180,14 @@ def _check_override(override: Override, arg: str, leaves: dict[str, Any], groups
         raise ConfigError(f"{key}: Hydra's own settings are fixed; a run writes to outputs/RUN_NAME only")
     if override.is_delete():
         raise ConfigError(f"{key}: settings cannot be removed; set a value, or null where the setting allows it")
-    if override.is_sweep_override():
-        raise ConfigError(f"{key}: a list of values to sweep over is not a value; write a list as [a,b]")
     if key not in leaves and key not in groups:
         raise ConfigError(unknown_key(key or arg, [*leaves, *groups]))
     if override.is_add():
         raise ConfigError(f"{key}: is known; write it without the +")
-    if key in groups:
-        _check_choice(key, override.value(), groups[key])
 
 
-def _check_choice(group: str, choice: Any, options: list[str]) -> None:
+def check_choice(group: str, choice: Any, options: list[str]) -> None:
+    """ConfigError unless the group has this option."""
     if (choice is None and group == "experiment") or (isinstance(choice, str) and choice in options):
         return
     told = "null" if choice is None else repr(choice)
@@ -145,7 +196,7 @@ def _check_choice(group: str, choice: Any, options: list[str]) -> None:
     raise ConfigError(f"{group}: no option {told}; choose one of {', '.join(options)}{did}")
 
 
-def _groups(config_dir: str | None) -> dict[str, list[str]]:
+def options_of_groups(config_dir: str | None) -> dict[str, list[str]]:
     """Config groups and their options, those of --config-dir included."""
     groups: dict[str, set[str]] = {}
     for root in [CONF, *([Path(config_dir)] if config_dir else [])]:

@@ -39,6 +39,7 @@ def options_of(sampling: SamplingConfig) -> SamplingOptions:
     """The sampling options in the form that est_cli.est takes."""
     return SamplingOptions(
         redraw=sampling.redraw.value,
+        ranks=sampling.ranks.value,
         per_layer=sampling.per_layer,
         kv_groups=sampling.kv_groups.value,
         layer_scale=sampling.layer_scale.value,

@@ -7,58 +7,107 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-from est_cli.errors import EstError, OutOfMemory, StoppedBySignal, StorageError
+from est_cli.errors import ConfigError, EstError, OutOfMemory, PeerLostError, StoppedBySignal, StorageError
+from est_cli.rank import Rank, rank_of_environment
 
+Tell = Callable[[int, str], None]
+"""Takes an exit code and the line that explains it."""
+
+FIRST_SPEAKS_S = 5.0
+"""How long another rank with the same error waits: a launcher such as torchrun stops all when one has ended."""
 STORAGE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EMFILE}
 
 
-def enter(program: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Run `main` on the command line and return the exit code (README.md lists them)."""
+def enter(
+    program: str,
+    main: Callable[[Sequence[str]], None],
+    argv: Sequence[str] | None = None,
+    tell: Tell | None = None,
+) -> int:
+    """Run `main` on the command line and return the exit code (README.md lists them).
+
+    Where something went wrong, `tell` is called with the code and the line for the user; by default it goes to stderr.
+    """
     _show_messages()
     try:
         with _sigterm_raises():
             _run_and_flush(main, sys.argv if argv is None else argv)
         return 0
-    except StoppedBySignal as stop:
-        return _report(program, "stopped", stop, stop.exit_code)
-    except KeyboardInterrupt as stop:
-        return _report(program, "stopped", stop, 130, "by the keyboard before a checkpoint could be saved")
     except BrokenPipeError:
         _silence_stdout()
         return 128 + 13
-    except EstError as error:
-        return _report(program, "error", error, error.exit_code)
-    except OSError as error:
-        if error.errno not in STORAGE_ERRNOS:
+    except (StoppedBySignal, KeyboardInterrupt, EstError, OSError, MemoryError, RuntimeError) as error:
+        explained = _explained(error)
+        if explained is None:
             raise
-        if error.filename is None:
-            _silence_stdout()
-        told = f"{error.filename or 'standard output'}: {error.strerror}"
-        return _report(program, "error", error, StorageError.exit_code, told)
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        message = f"train.micro_batch: out of memory; use a smaller one ({_first_line(error)})"
-        return _report(program, "error", error, OutOfMemory.exit_code, message)
+        if os.environ.get("EST_DEBUG") == "1":
+            traceback.print_exception(error)
+        code, message = explained
+        line = " ".join(message.split())
+        if tell is None:
+            _print_line(program, error, code, line)
+        else:
+            tell(code, line)
+        return code
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with this exit code: at once where a signal asked for it, whatever threads are still doing.
+    """End the process with this exit code: at once where a signal asked for it or another process is lost.
 
-    Shutting Python down around a thread that is inside native code, such as a checkpoint's writer, aborts it.
+    Shutting Python down around a thread that is inside native code, such as a checkpoint's writer, aborts it, and one
+    that waits for a lost process keeps it.
     """
-    if code <= 128:
+    if code <= 128 and code != PeerLostError.exit_code:
         sys.exit(code)
     with suppress(OSError):
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _explained(error: BaseException) -> tuple[int, str] | None:
+    """The exit code and what the user is told; None for a bug of ours."""
+    if isinstance(error, StoppedBySignal | EstError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "by the keyboard before a checkpoint could be saved"
+    if isinstance(error, OSError):
+        if error.errno not in STORAGE_ERRNOS:
+            return None
+        if error.filename is None:
+            _silence_stdout()
+        return StorageError.exit_code, f"{error.filename or 'standard output'}: {error.strerror}"
+    if not _out_of_memory(error):
+        return None
+    return OutOfMemory.exit_code, f"train.micro_batch: out of memory; use a smaller one ({_first_line(error)})"
+
+
+def _print_line(program: str, error: BaseException, code: int, line: str) -> None:
+    """One line of all processes where they have the same to say, and of each its own where they may not.
+
+    They stop together. An error in the settings, before anything heavy is imported, is told once on each machine.
+    """
+    rank, what = _rank(), "stopped" if code > 128 else "error"
+    if rank.local_rank and isinstance(error, ConfigError) and "torch" not in sys.modules:
+        time.sleep(FIRST_SPEAKS_S)
+    elif rank.first:
+        print(f"{program}: {what}: {line}", file=sys.stderr, flush=True)
+    elif what == "error":
+        print(f"{program}: {what}: rank {rank.rank}: {line}", file=sys.stderr, flush=True)
+
+
+def _rank() -> Rank:
+    try:
+        return rank_of_environment()
+    except ValueError:  # about to be refused
+        return Rank()
 
 
 def _run_and_flush(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
@@ -72,11 +121,11 @@ def _run_and_flush(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -
 
 
 def _show_messages() -> None:
-    """Information and warnings of our own modules, as plain lines on stderr."""
+    """Information and warnings of our own modules, as plain lines on stderr; of ranks other than the first warnings."""
     logger = logging.getLogger("est_cli")
     if not logger.handlers:
         logger.addHandler(logging.StreamHandler())
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.INFO if _rank().first else logging.WARNING)
         logger.propagate = False
 
 
@@ -92,14 +141,6 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _report(program: str, what: str, error: BaseException, code: int, message: str | None = None) -> int:
-    if os.environ.get("EST_DEBUG") == "1":
-        traceback.print_exception(error)
-    line = " ".join((message or str(error)).split())
-    print(f"{program}: {what}: {line}", file=sys.stderr, flush=True)
-    return code
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -9,26 +9,31 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from est_cli.lm_loss import LmLoss, target_count
+from est_cli.lm_loss import Objective, target_count
 
 
 def validation_loss(
-    model: PreTrainedModel,
+    objective: Objective,
     batches: Iterable[Tensor],
-    lm_loss: LmLoss,
     autocast: Callable[[], AbstractContextManager[None]],
-) -> float:
-    """Token mean of the loss over `batches` of (B, T) tokens, dropout off. Activate the full model first."""
+) -> tuple[float, int]:
+    """(sum of the loss over `batches` of (B, T) tokens, its targets), dropout off. Activate the full model first.
+
+    An empty batch counts nothing, but runs a forward pass as all do: under FSDP the processes gather weights together.
+    """
+    model = objective.model
     total, count = torch.zeros((), dtype=torch.float64), 0
     was_training = model.training
     model.eval()
     with torch.no_grad():
         for tokens in batches:
+            here = tokens if len(tokens) else tokens.new_zeros(1, tokens.shape[1])
             with autocast():
-                loss = lm_loss(model, tokens.to(model.device, non_blocking=True), 1)
-            total, count = total.to(loss.device) + loss, count + target_count(tokens)
+                loss = objective(here.to(model.device, non_blocking=True), 1)
+            if len(tokens):
+                total, count = total.to(loss.device) + loss, count + target_count(tokens)
     model.train(was_training)
-    return total.item() / count
+    return total.item(), count
 
 
 def sample_text(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
@@ -51,6 +51,19 @@ class LmLoss:
             return _torch_loss(hidden, head.weight, tokens, chunk) / targets
         backward = torch.is_grad_enabled()
         return _Chunked.apply(hidden, head.weight, tokens, targets, chunk, self.pad_to, self.compiled, backward)
+
+
+class Objective(nn.Module):
+    """A model and how its loss is computed, as one module: what sees its forward (FSDP) sees all of a step's work."""
+
+    def __init__(self, model: PreTrainedModel, lm_loss: LmLoss) -> None:
+        super().__init__()
+        self.model = model
+        self.lm_loss = lm_loss
+
+    def forward(self, tokens: Tensor, targets: int) -> Tensor:
+        """See LmLoss."""
+        return self.lm_loss(self.model, tokens, targets)
 
 
 def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:

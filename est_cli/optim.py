@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from est_cli.config import DEFAULT_DECAY, DEFAULT_MIN_LR_RATIO, LrSchedule, OptimConfig
 from est_cli.est.schedule import boundary_step
@@ -53,8 +54,10 @@ def update(optimizer: torch.optim.Optimizer, lr: float, max_norm: float, loss: T
         group["lr"] = lr
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
+    if isinstance(norm, DTensor):  # of shards: each process knows only its own share of the sum
+        norm = norm.full_tensor()
     rejected = (~torch.isfinite(norm + loss)).to(torch.float32)
-    divisor = (norm / max_norm).clamp(min=1.0) if max_norm else None
+    divisor = (norm / max_norm).clamp(min=1.0).to(torch.float32) if max_norm else None
     optimizer.grad_scale, optimizer.found_inf = divisor, rejected  # type: ignore[attr-defined]  # as torch.amp does it
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

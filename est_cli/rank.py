@@ -1,4 +1,4 @@
-"""Which of the run's processes this one is, as torchrun and its like say it in the environment. Standard library only."""
+"""Which of the run's processes this one is, as torchrun and its like say in the environment. Standard library only."""
 
 from __future__ import annotations
 
@@ -23,8 +23,13 @@ class Rank:
 
 
 def rank_of_environment(environment: Mapping[str, str] = os.environ) -> Rank:
-    """The process that the environment describes; without a launcher's variables the only one."""
-    world_size = int(environment.get("WORLD_SIZE", "1"))
+    """The process that the environment describes; without a launcher's WORLD_SIZE the only one, whatever else is set.
+
+    ValueError where a variable is not a number; launch/environment.py tells it better, and before.
+    """
+    if "WORLD_SIZE" not in environment:
+        return Rank()
+    world_size = int(environment["WORLD_SIZE"])
     return Rank(
         rank=int(environment.get("RANK", "0")),
         world_size=world_size,

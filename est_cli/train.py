@@ -5,33 +5,41 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from est_cli.compose import run_hydra
+from est_cli.compose import SweepCommand, run_hydra
 from est_cli.config import RunConfig
 from est_cli.door import enter, leave
-from est_cli.errors import ConfigError
+from est_cli.launch.environment import refuse_wrong_launch
+from est_cli.rank import rank_of_environment
 from est_cli.resume import resolve_resume
 
 
 def main(argv: Sequence[str]) -> None:
-    _refuse_several_processes()
-    run_hydra("train", RunConfig, argv, _train)
+    run_hydra("train", RunConfig, argv, _train, _sweep)
+
+
+def _sweep(command: SweepCommand) -> None:
+    from est_cli.sweep import run_sweep  # what one run has no need of
+
+    run_sweep(command)
 
 
 def _train(config: RunConfig, given: set[str]) -> None:
+    key = "launch.num_processes"
+    refuse_wrong_launch(os.environ, config.launch.num_processes if key in given else None)
     start = resolve_resume(config, given)
     if start.finished:
-        print(f"{start.folder}: this run is finished, nothing is left to do")
+        if rank_of_environment().first:
+            print(f"{start.folder}: this run is finished, nothing is left to do")
+        return
+    if start.config.launch.num_processes > 1 and "WORLD_SIZE" not in os.environ:
+        from est_cli.launch.launcher import launch  # what one process has no need of
+
+        launch(start)
         return
     from est_cli.loop import build, train  # torch and transformers: only once the configuration is accepted
 
     with build(start) as run:
         train(run)
-
-
-def _refuse_several_processes() -> None:
-    world_size = os.environ.get("WORLD_SIZE", "1")
-    if world_size != "1":
-        raise ConfigError(f"WORLD_SIZE={world_size}: this version trains on one process; start it without a launcher")
 
 
 def console() -> None:

@@ -144,7 +144,7 @@ def test_the_scheduler_and_options_are_those_of_the_configuration() -> None:
     assert scheduler_of(base(*DENSE)).stage_steps() == [300]
     assert options_of(config.sampling).redraw == Redraw.forward.value
     shared = leaves_of(plain(config.sampling)).items() - vars(options_of(config.sampling)).items()
-    assert shared == {("ranks", "same")}  # every other option reaches the method
+    assert shared == set()  # every option reaches the method
 
 
 @pytest.mark.parametrize(

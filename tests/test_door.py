@@ -33,6 +33,7 @@ CASES: list[tuple[BaseException, int, str]] = [
     (errors.CheckpointError("step-1: is damaged"), 4, "error: step-1: is damaged"),
     (errors.NumericsError("loss: is not finite"), 5, "error: loss: is not finite"),
     (errors.StorageError("outputs: is full"), 6, "error: outputs: is full"),
+    (errors.PeerLostError("rank 1: is lost"), 7, "error: rank 1: is lost"),
     (errors.RunLockedError("outputs/x: in use"), 8, "error: outputs/x: in use"),
     (errors.OutOfMemory("train.micro_batch: too large"), 9, "error: train.micro_batch: too large"),
     (errors.StoppedBySignal(15, "after step 7"), 143, "stopped: after step 7"),
@@ -59,7 +60,7 @@ def test_one_line_and_the_promised_code(
 def test_every_error_class_has_its_own_code() -> None:
     classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.EstError)]
     codes = [kind.exit_code for kind in classes]
-    assert sorted(codes) == [1, 2, 3, 4, 5, 6, 8, 9]
+    assert sorted(codes) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
 @pytest.mark.parametrize(
@@ -127,8 +128,8 @@ def test_output_that_cannot_be_written(lines: int, end: str, broken: str, code: 
     assert (ended.returncode, ended.stderr) == (code, told)
 
 
-@pytest.mark.parametrize("code", [143, 130, 0, 5])
-def test_a_signal_ends_the_process_whatever_its_threads_do(code: int) -> None:
+@pytest.mark.parametrize("code", [143, 130, 7, 0, 5])
+def test_a_signal_or_a_lost_peer_ends_the_process_whatever_its_threads_do(code: int) -> None:
     script = (
         "import threading, time; from est_cli.door import leave; "
         f"threading.Thread(target=time.sleep, args=(3,)).start(); print('told', end=''); leave({code})"
@@ -136,4 +137,53 @@ def test_a_signal_ends_the_process_whatever_its_threads_do(code: int) -> None:
     began = time.monotonic()
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=BUFFERED)
     assert (ended.returncode, ended.stdout) == (code, "told")
-    assert (time.monotonic() - began < 3.0) == (code > 128)
+    assert (time.monotonic() - began < 3.0) == (code in (143, 130, 7))
+
+
+RANKS = {"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "told"),
+    [
+        (0, errors.ConfigError("seed: is bad"), "est-x: error: seed: is bad\n"),
+        (8, errors.ConfigError("seed: is bad"), "est-x: error: rank 8: seed: is bad\n"),  # another machine's first
+        (9, errors.DataError("a.txt: is bad"), "est-x: error: rank 9: a.txt: is bad\n"),
+        (0, errors.StoppedBySignal(15, "saved"), "est-x: stopped: saved\n"),
+        (8, errors.StoppedBySignal(15, "saved"), ""),
+    ],
+)
+def test_several_processes_name_themselves_or_leave_it_to_the_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rank: int, error: BaseException, told: str
+) -> None:
+    for name, value in (RANKS | {"RANK": str(rank), "LOCAL_RANK": str(rank % 8)}).items():
+        monkeypatch.setenv(name, value)
+    ends_with(error)
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_an_error_in_the_settings_is_told_by_one_process_of_a_machine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, heavy: bool
+) -> None:
+    for name, value in (RANKS | {"RANK": "9", "LOCAL_RANK": "1"}).items():
+        monkeypatch.setenv(name, value)
+    slept: list[float] = []
+    monkeypatch.setattr("est_cli.door.time.sleep", slept.append)
+    if heavy:
+        monkeypatch.setitem(sys.modules, "torch", sys)
+    else:
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert ends_with(errors.ConfigError("seed: is bad")) == 2
+    told = capsys.readouterr().err
+    assert (told, slept) == (("est-x: error: rank 9: seed: is bad\n", []) if heavy else ("", [5.0]))
+
+
+def test_what_is_told_can_go_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    got: list[tuple[int, str]] = []
+
+    def main(argv: Sequence[str]) -> None:
+        raise errors.StoppedBySignal(15, "saved\nat step 3")
+
+    assert enter("est-x", main, [], tell=lambda code, line: got.append((code, line))) == 143
+    assert got == [(143, "saved at step 3")] and capsys.readouterr() == ("", "")

@@ -19,11 +19,13 @@ LEVELS = (
     {"config", "arch", "batch_sizes"},
     {"derived"},
     {"schema", "checks"},
-    {"checkpoint", "data", "lm_loss", "optim", "tracking", "glue", "analysis", "report"},
+    {"checkpoint", "data", "lm_loss", "parallel", "optim", "tracking", "glue", "analysis", "report"},
     {"evaluate", "models", "run_dir"},
     {"memory", "resume"},
     {"loop", "planning"},
     {"compose", "door"},
+    {"launch"},
+    {"sweep"},
     {"train", "plan", "eval", "analyze"},
 )
 """Modules and packages of est_cli from the bottom up. Each may import what stands below it, and itself."""
@@ -31,7 +33,7 @@ LEVELS = (
 NARROW = {"est": set(), "arch": {"est.spec"}}
 """Units that may import still less of ours."""
 
-DOORS = {"train", "plan", "eval", "analyze", "compose"}
+DOORS = {"train", "plan", "eval", "analyze", "compose", "sweep"}
 
 ONLY = {
     "hydra": DOORS,
@@ -56,6 +58,10 @@ LIGHT = (
         "checks.launch",
         "compose",
         "door",
+        "launch.environment",
+        "launch.launcher",
+        "launch.worker",
+        "sweep.command",
         "train",
         "plan",
     ),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
@@ -37,8 +38,13 @@ class Snapshot:
             self.arrived.synchronize()
 
 
-def take_snapshot(model: PreTrainedModel, optimizer: Optimizer | None, buffers: Buffers | None = None) -> Snapshot:
+def take_snapshot(
+    model: PreTrainedModel, optimizer: Optimizer | None, buffers: Buffers | None = None, keep: bool = True
+) -> Snapshot:
     """The present weights and moments.
+
+    Where they are spread over processes, all of them must call this; each tensor is put together in turn, and only a
+    process that says `keep` copies it to its host's memory.
 
     With `buffers` everything is copied into them, on a GPU without waiting: training may go on at once, and the next
     snapshot into the same buffers must wait until this one is written. Without, tensors that are on the CPU already are
@@ -46,14 +52,18 @@ def take_snapshot(model: PreTrainedModel, optimizer: Optimizer | None, buffers: 
     """
     weights = tensors.model_tensors(model)
     moments = {} if optimizer is None else tensors.optimizer_tensors(model, optimizer)
-    on_host = {name: _to_host(name, tensor, buffers) for name, tensor in {**weights, **moments}.items()}
+    on_host = {}
+    for name, tensor in {**weights, **moments}.items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if keep:
+            on_host[name] = _to_host(name, whole, buffers)
     arrived = None
-    if any(tensor.is_cuda for tensor in weights.values()):
+    if keep and any(tensor.is_cuda for tensor in weights.values()):
         arrived = torch.cuda.Event(blocking=True)
         arrived.record()
     return Snapshot(
-        weights={name: on_host[name] for name in weights},
-        moments={name: on_host[name] for name in moments},
+        weights={name: on_host[name] for name in weights if keep},
+        moments={name: on_host[name] for name in moments if keep},
         config=_config(model),
         generation_config=deepcopy(model.generation_config) if model.can_generate() else None,
         arrived=arrived,

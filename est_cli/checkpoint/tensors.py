@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
@@ -63,7 +64,7 @@ def load_weights(file: Any, model: PreTrainedModel) -> None:
     present = set(file.keys())
     with torch.no_grad():
         for names, tensor in _weights(model):
-            tensor.copy_(file.get_tensor(next(name for name in names if name in present)))
+            tensor.copy_(_spread(file.get_tensor(next(name for name in names if name in present)), tensor))
 
 
 def check_optimizer(file: Any, model: PreTrainedModel, optimizer: Optimizer) -> None:
@@ -86,8 +87,15 @@ def load_optimizer(file: Any, model: PreTrainedModel, optimizer: Optimizer) -> N
     for name, _, key in entries:
         param, group = owners[name]
         # A copy, because what safetensors returns is the file itself, mapped: it would keep a deleted file alive.
-        value = file.get_tensor(f"{name}/{key}")
-        optimizer.state[param][key] = value.to(_device(param, group, key), copy=True)
+        value = file.get_tensor(f"{name}/{key}").to(_device(param, group, key), copy=True)
+        optimizer.state[param][key] = _spread(value, param) if value.shape == param.shape else value
+
+
+def _spread(whole: Tensor, like: Tensor) -> Tensor:
+    """This process's share of `whole`, where `like` is spread over processes; each takes its own, nothing is sent."""
+    if not isinstance(like, DTensor):
+        return whole
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def _weights(model: PreTrainedModel) -> Iterator[tuple[list[str], Tensor]]:

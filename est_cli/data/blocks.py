@@ -5,56 +5,93 @@ Shapes: B blocks of a micro-batch, T tokens of a block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from est_cli.data.mixture import Mixture, interleaved
+from est_cli.data.stream import Tokens
 from est_cli.errors import DataError
 
 
 class BlockOrder:
-    """Which block is the i-th sample of a run: every block once per epoch, in an order drawn from (seed, epoch)."""
+    """Which block is the i-th sample of a run: every block once per epoch, in an order drawn from (seed, epoch).
 
-    def __init__(self, num_blocks: int, seed: int) -> None:
-        assert num_blocks > 0 and seed >= 0, (num_blocks, seed)
-        self.num_blocks = num_blocks
+    Of several sources, with `num_blocks` for each, the samples are mixed by `weights` (mixture.py); blocks are numbered
+    one source after the other, and each source has epochs of its own, as many as its share of the run asks for.
+    """
+
+    def __init__(self, num_blocks: int | Sequence[int], seed: int, weights: Sequence[float] = ()) -> None:
+        self.counts = (num_blocks,) if isinstance(num_blocks, int) else tuple(num_blocks)
+        assert min(self.counts) > 0 and seed >= 0, (num_blocks, seed)
+        assert len(weights) == len(self.counts) if weights else len(self.counts) == 1, (num_blocks, weights)
         self.seed = seed
-        self._permutation = lru_cache(maxsize=2)(self._draw)
+        self._firsts = [0, *accumulate(self.counts)]
+        self._mixture = Mixture(weights, seed) if weights else None
+        self._permutation = lru_cache(maxsize=2 * len(self.counts))(self._draw)
 
-    def blocks(self, first: int, count: int) -> np.ndarray:
+    def blocks(self, first: int, count: int) -> NDArray[np.int64]:
         """Block numbers, int64 of shape (count,), of the samples `first` ... `first + count - 1` counted over the run.
 
-        A pure function of (num_blocks, seed, first, count); may span any number of epochs.
+        A pure function of (num_blocks, seed, weights, first, count); may span any number of epochs.
         """
         assert first >= 0 and count >= 0, (first, count)
-        epochs, positions = np.divmod(np.arange(first, first + count), self.num_blocks)
-        numbers = np.empty(count, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            numbers[here] = self._permutation(int(epoch))[positions[here]]
-        return numbers
+        if self._mixture is None:
+            return self._of_source(0, np.arange(first, first + count))
+        sources, numbers = self._mixture.samples(first, count)
+        blocks = np.empty(count, dtype=np.int64)
+        for source in np.unique(sources).tolist():
+            here = sources == source
+            blocks[here] = self._firsts[source] + self._of_source(source, numbers[here])
+        return blocks
 
-    def _draw(self, epoch: int) -> np.ndarray:
-        return np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.num_blocks)
+    def _of_source(self, source: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The blocks, counted within their source, of these samples of it."""
+        epochs, positions = np.divmod(numbers, self.counts[source])
+        blocks = np.empty(len(numbers), dtype=np.int64)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            blocks[here] = self._permutation(source, epoch)[positions[here]]
+        return blocks
+
+    def _draw(self, source: int, epoch: int) -> NDArray[np.int64]:
+        key = [self.seed, epoch, source] if source else [self.seed, epoch]
+        return np.random.Generator(np.random.PCG64(key)).permutation(self.counts[source])
 
 
 class TokenBlocks:
-    """A stream of tokens as blocks of `seq_len`; the tokens after the last whole block are left out.
+    """Streams of tokens as blocks of `seq_len`; the tokens after the last whole block of a stream are left out.
 
-    Raises DataError where the stream is shorter than one block; `name` says which set it is.
+    `counts` are the blocks of each stream, which are numbered one stream after the other; where the tokens have
+    proportions, in these, and only as many as keep them (`num_blocks`). Raises DataError where a stream is shorter than
+    one block; `name` says which set it is.
     """
 
-    def __init__(self, tokens: np.ndarray, seq_len: int, name: str = "training") -> None:
-        if len(tokens) < seq_len:
+    def __init__(self, tokens: Tokens, seq_len: int, name: str = "training") -> None:
+        self.counts = tuple(len(stream) // seq_len for stream in tokens.streams)
+        if min(self.counts) == 0:
+            number = self.counts.index(0)
+            of = f" of source {number + 1} of dataset.weights" if len(self.counts) > 1 else ""
             raise DataError(
-                f"dataset: the {name} set has {len(tokens)} tokens, fewer than one block of train.seq_len={seq_len}; "
-                "give more text or shorter blocks"
+                f"dataset: the {name} set{of} has {len(tokens.streams[number])} tokens, fewer than one block of "
+                f"train.seq_len={seq_len}; give more text or shorter blocks"
             )
-        self.num_blocks = len(tokens) // seq_len
         self.seq_len = seq_len
-        self._blocks = tokens[: self.num_blocks * seq_len].reshape(self.num_blocks, seq_len)
+        self._streams = tokens.streams
+        self._firsts = np.array([0, *accumulate(self.counts)])
+        self._order = interleaved(self.counts, tokens.proportions) if tokens.proportions else None
+        self.num_blocks = sum(self.counts) if self._order is None else len(self._order)
 
-    def take(self, numbers: np.ndarray) -> torch.Tensor:
+    def take(self, numbers: NDArray[np.int64]) -> torch.Tensor:
         """The blocks of these numbers, int64 of shape (B, T), read from the disk here."""
-        return torch.from_numpy(self._blocks[numbers].astype(np.int64))
+        blocks = np.asarray(numbers) if self._order is None else self._order[numbers]
+        taken = np.empty((len(blocks), self.seq_len), dtype=np.int64)
+        sources = self._firsts.searchsorted(blocks, "right") - 1
+        starts = (blocks - self._firsts[sources]) * self.seq_len
+        for row, source, start in zip(taken, sources.tolist(), starts.tolist(), strict=True):
+            self._streams[source].fill(row, start)
+        return torch.from_numpy(taken)

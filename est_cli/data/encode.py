@@ -1,61 +1,68 @@
-"""Documents to one file of tokens: those to train on first, then those held out, each followed by end-of-text."""
+"""The documents of one unit to one file of tokens: those to train on, then those held out, each with end-of-text.
+
+Light: worker processes import this module, and neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer
 
 from est_cli.data.digest import digest_file
-from est_cli.data.pieces import Advance, Piece, Source, split
-from est_cli.data.tokenizer import backend, token_count
-from est_cli.errors import DataError
-
-log = logging.getLogger(__name__)
+from est_cli.data.pieces import Advance, Piece, Unit, split
+from est_cli.data.units import read_unit
 
 TOKENS = "tokens.bin"
-BATCH_CHARACTERS = 4_000_000
-"""Text that is tokenised at once, its documents in parallel on all cores."""
+BATCH_CHARACTERS = 1_000_000
+"""Text that is tokenised at once."""
+PIECE_CHARACTERS = 65_536
+"""Longer text is cut: tokenising takes more than a hundred times the memory of a single text."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer that takes all text as plain text, its end-of-text id, and the type that its ids are stored in."""
+
+    tokenizer: Tokenizer
+    end: int
+    dtype: str
 
 
 @dataclass
 class Counts:
-    """What a token file holds. `blank` documents, without any visible character, were left out."""
+    """What the tokens of a unit hold. `blank` documents, without any visible character, were left out.
+
+    So were `excluded` ones (dataset.exclude).
+    """
 
     train_tokens: int = 0
     validation_tokens: int = 0
     documents: int = 0
     blank: int = 0
+    excluded: int = 0
 
 
 Labelled = tuple[Piece, bool]
 """A piece, and whether it is held out for validation."""
 
 
-def write_tokens(place: Path, source: Source, tokenizer: PreTrainedTokenizerBase, fraction: float) -> dict[str, Any]:
-    """Write `place`/tokens.bin; returns counts, dtype and digest. Raises DataError where there is no text."""
-    dtype = np.dtype("<u2" if token_count(tokenizer) <= 2**16 else "<u4")
+def write_tokens(place: Path, unit: Unit, encoder: Encoder, fraction: float, advance: Advance) -> dict[str, Any]:
+    """Write `place`/tokens.bin; returns counts, dtype and digest. `fraction` of the documents are held out."""
+    dtype = np.dtype(encoder.dtype)
     counts, held_path = Counts(), place / "held.bin"
-    with (place / TOKENS).open("wb") as train, held_path.open("wb") as held, _progress(source) as advance:
-        pieces = _visible(_labelled(source, fraction, advance), counts)
-        for is_held, ids in _encoded(pieces, tokenizer):
+    with (place / TOKENS).open("wb") as train, held_path.open("wb") as held:
+        pieces = _short(_visible(split(read_unit(unit, advance), fraction), counts))
+        for is_held, ids in _encoded(pieces, encoder):
             (held if is_held else train).write(np.array(ids, dtype=dtype).tobytes())
         counts.train_tokens = train.tell() // dtype.itemsize
         counts.validation_tokens = held.tell() // dtype.itemsize
-    if not counts.documents:
-        raise DataError(f"{source.name}: no text in it, only {counts.blank} blank documents")
     _append(place / TOKENS, held_path)
-    total = counts.train_tokens + counts.validation_tokens
-    log.info("%d tokens of %d documents; %d blank ones left out", total, counts.documents, counts.blank)
     return {**asdict(counts), "dtype": dtype.str, "sha256": digest_file(place / TOKENS)}
 
 
@@ -65,31 +72,38 @@ def _append(path: Path, tail: Path) -> None:
     tail.unlink()
 
 
-def _labelled(source: Source, fraction: float, advance: Advance) -> Iterator[Labelled]:
-    yield from split(source.train(advance), fraction)
-    if source.validation is not None:
-        yield from ((piece, True) for piece in source.validation(advance))
-
-
 def _visible(pieces: Iterator[Labelled], counts: Counts) -> Iterator[Labelled]:
-    """Leave out blank documents, and count both kinds."""
+    """Leave out blank and excluded documents, and count all kinds."""
     first = True
     for piece, held in pieces:
-        if first and piece.ends and (not piece.text or piece.text.isspace()):
+        if piece.excluded:
+            counts.excluded += 1
+        elif first and piece.ends and (not piece.text or piece.text.isspace()):
             counts.blank += 1
-            continue
-        counts.documents += piece.ends
-        first = piece.ends
-        yield piece, held
+        else:
+            counts.documents += piece.ends
+            first = piece.ends
+            yield piece, held
 
 
-def _encoded(pieces: Iterator[Labelled], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, list[int]]]:
+def _short(pieces: Iterator[Labelled]) -> Iterator[Labelled]:
+    """The same text in pieces of bounded size, which end at a line, or else before a word, where one ends in time."""
+    for piece, held in pieces:
+        text, start = piece.text, 0
+        while len(text) - start > PIECE_CHARACTERS:
+            window = start + 1, start + PIECE_CHARACTERS
+            stop = text.rfind("\n", *window) + 1 or max(text.rfind(" ", *window), 0) or window[1]
+            yield Piece(text[start:stop], ends=False), held
+            start = stop
+        yield Piece(text[start:], piece.ends), held
+
+
+def _encoded(pieces: Iterator[Labelled], encoder: Encoder) -> Iterator[tuple[bool, list[int]]]:
     """The ids of each piece, end-of-text after a document's last, with whether it is held out."""
-    encoder, end = backend(tokenizer), [tokenizer.eos_token_id]
     for batch in _batches(pieces):
-        encodings = encoder.encode_batch_fast([piece.text for piece, _ in batch], add_special_tokens=False)
+        encodings = encoder.tokenizer.encode_batch_fast([piece.text for piece, _ in batch], add_special_tokens=False)
         for (piece, held), encoding in zip(batch, encodings, strict=True):
-            yield held, encoding.ids + end * piece.ends
+            yield held, encoding.ids + [encoder.end] * piece.ends
 
 
 def _batches(pieces: Iterator[Labelled]) -> Iterator[list[Labelled]]:
@@ -103,17 +117,3 @@ def _batches(pieces: Iterator[Labelled]) -> Iterator[list[Labelled]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-@contextmanager
-def _progress(source: Source) -> Iterator[Advance]:
-    """A bar on a terminal's stderr; anywhere else one line of log."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        log.info("tokenising %s", source.name)
-        yield lambda units: None
-        return
-    columns = TextColumn("tokenising"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=source.total)
-        yield lambda units: bar.advance(task, units)

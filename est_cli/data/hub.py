@@ -1,5 +1,10 @@
 """Data sets of the Hugging Face hub, and local folders of that layout, through `datasets`.
 
+A data set of the hub is streamed: its text is never kept on the disk, only its tokens are. Its revision is looked up
+once and then remembered in the cache, so that every process and every later run means the same text, with or without a
+network. A folder is known by the content of its files. Units are groups of data files, or of rows where
+HF_HUB_OFFLINE=1 asks for what was downloaded before.
+
 Without a network its own calls retry for half a minute and then do not say what to do, so the hub is asked once first.
 Set HF_HUB_OFFLINE=1 to use only what was downloaded before.
 """
@@ -11,36 +16,112 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
 from est_cli.config import DatasetConfig
-from est_cli.data.digest import digest_files, fingerprint
-from est_cli.data.pieces import Advance, Piece, Pieces, Source
-from est_cli.data.readers import reason, row_text
+from est_cli.data.cache import cached, intact
+from est_cli.data.digest import fingerprint, remembered_digests
+from est_cli.data.pieces import Advance, Piece, Source, Unit
+from est_cli.data.readers import reason
+from est_cli.data.rows import Wanted, document
+from est_cli.data.units import MAX_UNITS, UNIT_BYTES
 from est_cli.errors import ConfigError, DataError
 
 TIMEOUT_S = 5.0
+HUB_TIMEOUT_S = 60.0
 
 
-def hub_source(dataset: DatasetConfig) -> Source:
-    """The data sets of `dataset.hub_ids`, one after the other. Raises DataError where one cannot be loaded."""
-    if not dataset.hub_ids:
-        raise ConfigError("dataset.hub_ids: is empty; name data sets of the hub or folders, for example [user/name]")
+def hub_source(dataset: DatasetConfig, names: Sequence[str], cache_root: Path, verify: bool) -> Source:
+    """The data sets `names`, one after the other. Raises DataError where one cannot be loaded."""
     if dataset.hub_validation_split == dataset.hub_split:
         raise ConfigError(f"dataset.hub_validation_split: is {dataset.hub_split!r} as dataset.hub_split; name another")
-    splits = [dataset.hub_split] + [split for split in [dataset.hub_validation_split] if split is not None]
-    parts = [[(name, split, _load(name, dataset.hub_config, split)) for name in dataset.hub_ids] for split in splits]
-    prints = [[_fingerprint(name, data) for name, _, data in part] for part in parts]
-    return Source(
-        name="dataset.hub_ids",
-        train=_reading(parts[0], dataset.text_fields),
-        validation=_reading(parts[1], dataset.text_fields) if len(parts) > 1 else None,
-        fingerprint=fingerprint("hub", prints, dataset.hub_config, splits, dataset.text_fields),
-        total=_row_count([data for part in parts for _, _, data in part]),
-    )
+    settings = {"fields": list(dataset.text_fields), "exclude": list(dataset.exclude)}
+
+    def units(split: str) -> tuple[Unit, ...]:
+        found = (_units(name, dataset.hub_config, split, settings, cache_root, verify) for name in names)
+        return tuple(unit for part in found for unit in part)
+
+    held = None if dataset.hub_validation_split is None else units(dataset.hub_validation_split)
+    name = names[0] if dataset.weights is not None else "dataset.hub_ids"
+    return Source(name, units(dataset.hub_split), held)
+
+
+def read_shard(
+    advance: Advance,
+    name: str,
+    config: str | None,
+    split: str,
+    revision: str | None,
+    index: int,
+    count: int,
+    size: int,
+    fields: Sequence[str],
+    exclude: Sequence[str],
+) -> Iterator[Piece]:
+    """The documents of part `index` of `count` of a data set. Raises DataError."""
+    part = "" if count == 1 else f", part {index + 1} of {count}"
+    wanted = Wanted(fields, exclude)
+    shard = _open(name, config, split, revision).shard(num_shards=count, index=index)
+    for number, row in enumerate(_rows_of(shard, wanted, name), start=1):
+        yield document(row, wanted, f"{name} ({split}{part}):{number}")
+    advance(size)
+
+
+def _units(
+    name: str, config: str | None, split: str, settings: dict[str, Any], cache_root: Path, verify: bool
+) -> Iterator[Unit]:
+    known = _identified(name, config, split, cache_root, verify)
+    count = min(known["parts"], MAX_UNITS)
+    for index in range(count):
+        place = {"name": name, "config": config, "split": split, "revision": known["revision"]}
+        arguments = {**place, "index": index, "count": count, "size": known["size"] // count, **settings}
+        key = fingerprint("hub", known["identity"], config, split, index, count, settings)
+        yield Unit("hub", arguments, key, known["size"] // count)
+
+
+def _identified(name: str, config: str | None, split: str, cache_root: Path, verify: bool) -> dict[str, Any]:
+    """What the text is known by (`identity`), its `revision`, of how many `parts` it is, and a `size` for the bar."""
+    if Path(name).is_dir():
+        return _of_folder(Path(name), config, split, cache_root, verify)
+
+    def look_up(place: Path) -> dict[str, Any]:
+        require_hub("dataset.hub_ids", name, "download it elsewhere and give its files with dataset=text dataset.files")
+        revision = _revision(name)
+        parts = int(_open(name, config, split, revision).num_shards)
+        return {"identity": [name, revision], "revision": revision, "parts": parts, "size": parts * UNIT_BYTES}
+
+    remembered = cache_root / f"hub-{fingerprint(name, config, split)[:16]}"
+    if constants.HF_HUB_OFFLINE and intact(remembered) is None:
+        return _downloaded(name, config, split)
+    return cached(remembered, look_up)
+
+
+def _of_folder(folder: Path, config: str | None, split: str, cache_root: Path, verify: bool) -> dict[str, Any]:
+    parts = int(_open(str(folder), config, split, None).num_shards)
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = {path: path.relative_to(folder) for path in paths}
+    paths = [path for path in paths if not any(part.startswith(".") for part in names[path].parts)]
+    identity = [[names[path].as_posix() for path in paths], remembered_digests(paths, cache_root, verify)]
+    size = sum(path.stat().st_size for path in paths)
+    return {"identity": identity, "revision": None, "parts": parts, "size": size}
+
+
+def _downloaded(name: str, config: str | None, split: str) -> dict[str, Any]:
+    data = _open(name, config, split, None)
+    size = int(data.data.nbytes)
+    return {"identity": [name, data._fingerprint], "revision": None, "parts": 1 + size // UNIT_BYTES, "size": size}
+
+
+def _revision(name: str) -> str:
+    """The commit that the hub has now."""
+    try:
+        return str(HfApi().dataset_info(name, timeout=HUB_TIMEOUT_S).sha)
+    except Exception as error:  # whatever the network raises
+        raise DataError(f"dataset.hub_ids: {name!r} cannot be found on the hub ({reason(error)})") from error
 
 
 def require_hub(key: str, name: str, way_out: str) -> None:
@@ -75,43 +156,23 @@ def _answers(url: str) -> bool:
     return answered.is_set()
 
 
-def _load(name: str, config: str | None, split: str) -> Any:
-    """A `datasets` object; a folder is streamed, so that no copy of it (and no outdated one) is ever kept."""
+@lru_cache(maxsize=16)
+def _open(name: str, config: str | None, split: str, revision: str | None) -> Any:
+    """A `datasets` object, streamed unless offline; a worker process opens it once for all of its units."""
     import datasets  # a second to import, and only this source needs it
 
-    folder = Path(name).is_dir()
-    if not folder:
-        require_hub("dataset.hub_ids", name, "download it elsewhere and give its files with dataset=text dataset.files")
+    streaming = revision is not None or Path(name).is_dir()
     try:
-        return datasets.load_dataset(name, config, split=split, streaming=folder)
+        return datasets.load_dataset(name, config, split=split, streaming=streaming, revision=revision)
     except Exception as error:  # whatever its file readers and the network raise
         raise DataError(f"dataset.hub_ids: {name!r} has no loadable split {split!r} ({reason(error)})") from error
 
 
-def _fingerprint(name: str, data: Any) -> object:
-    """The content of a folder, or what `datasets` knows a downloaded revision by."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return [name, data._fingerprint]
-    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
-    paths = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
-    return [[path.as_posix() for path in paths], digest_files(folder / path for path in paths)]
-
-
-def _reading(parts: list[tuple[str, str, Any]], fields: Sequence[str]) -> Pieces:
-    def pieces(advance: Advance) -> Iterator[Piece]:
-        for name, split, data in parts:
-            for number, row in enumerate(_rows_of(data, fields, name), start=1):
-                advance(1)
-                yield Piece(row_text(row, fields, f"{name} ({split}):{number}"), ends=True)
-
-    return pieces
-
-
-def _rows_of(data: Any, fields: Sequence[str], name: str) -> Iterator[Any]:
-    """The rows, of the text column only where the columns are known."""
-    column = next((field for field in fields if field in (data.column_names or [])), None)
-    rows = iter(data if column is None else data.select_columns([column]))
+def _rows_of(data: Any, wanted: Wanted, name: str) -> Iterator[Any]:
+    """The rows, of the columns that matter only where the columns are known."""
+    if any(field in (data.column_names or []) for field in wanted.fields):
+        data = data.select_columns(wanted.columns(data.column_names, name))
+    rows = iter(data)
     while True:
         try:
             row = next(rows)
@@ -120,8 +181,3 @@ def _rows_of(data: Any, fields: Sequence[str], name: str) -> Iterator[Any]:
         except Exception as error:  # whatever its file readers raise
             raise DataError(f"dataset.hub_ids: {name!r} cannot be read to the end ({reason(error)})") from error
         yield row
-
-
-def _row_count(data: list[Any]) -> int | None:
-    counts = [part.num_rows for part in data if hasattr(part, "num_rows")]
-    return sum(counts) if len(counts) == len(data) else None

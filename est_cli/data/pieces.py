@@ -5,51 +5,77 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+IDENTITY_CHARACTERS = 16_384
+"""Documents that begin with the same text of this length stand on the same side of the split."""
 
 
 class Piece(NamedTuple):
-    """Text of a document; `ends` on its last piece. All but very long .txt files are one piece."""
+    """Text of a document; `ends` on its last piece. All but very long .txt files are one piece.
+
+    `excluded`: a row that the configuration leaves out (dataset.exclude), without its text.
+    """
 
     text: str
     ends: bool
+    excluded: bool = False
 
 
 Advance = Callable[[int], None]
-"""Told how many units (see `Source.total`) were read since the last call; feeds the progress bar."""
+"""Told how many bytes of a unit (see `Unit.size`) were read since the last call; feeds the progress bar."""
 
-Pieces = Callable[[Advance], Iterator[Piece]]
-"""Starts a fresh pass over the documents, always in the same order."""
+
+@dataclass(frozen=True)
+class Unit:
+    """Work that is read, tokenised and kept as one: some files, a range of lines, or a part of a data set of the hub.
+
+    Plain values only, since another process may do it: units.py reads the documents of `kind` that `arguments` name.
+    `fingerprint` changes whenever a byte of the text may have changed. `size` is what its reading reports in all.
+    """
+
+    kind: str
+    arguments: dict[str, Any]
+    fingerprint: str
+    size: int
 
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus that can be read any number of times.
+    """A corpus, or a part of it that has its own weight in a mixture: the units of its documents, in their order.
 
-    `fingerprint` changes whenever a byte of the text may have changed. `validation` is None where no held-out
-    documents were named. `total` is the size of one pass over everything, in the units of `Advance`, if known.
+    `validation` is None where no held-out documents were named.
     """
 
     name: str
-    train: Pieces
-    validation: Pieces | None
-    fingerprint: str
-    total: int | None
+    train: tuple[Unit, ...]
+    validation: tuple[Unit, ...] | None = None
+
+    @property
+    def fingerprints(self) -> list[list[str]]:
+        """What a cache of anything made of this text depends on."""
+        return [[unit.fingerprint for unit in units] for units in (self.train, self.validation or ())]
 
 
 def quiet(units: int) -> None:
     """An `Advance` that nobody watches."""
 
 
-def held_out(index: int, fraction: float) -> bool:
-    """Whether document `index` (from 0, in the order of its source) is for validation; the run's seed has no say."""
-    digest = hashlib.blake2b(index.to_bytes(8, "little"), digest_size=8).digest()
+def held_out(text: str, fraction: float) -> bool:
+    """Whether the document that begins with `text` is for validation; neither its place nor the run's seed has a say.
+
+    The same text always falls on the same side: nothing leaks where a corpus grows, holds a document twice or is
+    tokenised in another order.
+    """
+    digest = hashlib.blake2b(text[:IDENTITY_CHARACTERS].encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") < fraction * 2**64
 
 
 def split(pieces: Iterator[Piece], fraction: float) -> Iterator[tuple[Piece, bool]]:
-    """Each piece with whether its document is held out for validation."""
-    index = 0
+    """Each piece with whether its document is held out for validation, which its first piece decides."""
+    first, held = True, False
     for piece in pieces:
-        yield piece, held_out(index, fraction)
-        index += piece.ends
+        if first:
+            held = held_out(piece.text, fraction)
+        yield piece, held
+        first = piece.ends

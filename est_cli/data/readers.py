@@ -1,7 +1,8 @@
 """One text file to pieces of documents: .txt, .jsonl and .parquet, the first two also as .gz, .xz and .zst.
 
 .txt: the whole file is one document; it is read in pieces that end at a line where a line ends in time. A byte order
-mark is dropped and line ends become "\\n". .jsonl and .parquet: a document a row, its text as it stands.
+mark is dropped and line ends become "\\n". .jsonl and .parquet: a document a row, its text as it stands; of a .jsonl
+file that is not packed any range of bytes can be read alone: the lines that begin in it.
 Whatever cannot be read exactly is a DataError that says where: `file:line`, or `file:row` for parquet.
 """
 
@@ -13,27 +14,36 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from est_cli.data.pieces import Advance, Piece
+from est_cli.data.rows import Wanted, document
 from est_cli.errors import DataError
 
 CHUNK = 256 * 1024
 """Bytes of a .txt file that make a piece."""
+PARQUET_BUFFER = 1024 * 1024
+"""Bytes of a column that are read at once; without it a whole row group is held."""
 MAX_LINE = 64 * 1024 * 1024
 """Longest line of a .jsonl file, in bytes."""
 
 PACKED = (".gz", ".xz", ".zst")
 
+Span = tuple[int, int]
+"""Bytes of a file, from the first to before the second. A line belongs to the span in which it begins."""
 
-def read_file(path: Path, fields: Sequence[str], advance: Advance) -> Iterator[Piece]:
-    """The documents of one file; `fields` are the names under which a row may keep its text. Raises DataError."""
+
+def read_file(path: Path, wanted: Wanted, advance: Advance, span: Span | None = None) -> Iterator[Piece]:
+    """The documents of one file, or of a span of a file that `can_be_cut`. Raises DataError."""
     kind, _ = file_kind(path)
     try:
         with _Counted(path, advance) as raw:
-            yield from READERS[kind](_unpacked(raw, path), str(path), fields)
+            if span is not None:
+                yield from _read_span(raw, path, span, wanted)
+            else:
+                yield from READERS[kind](_unpacked(raw, path), str(path), wanted)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read to the end ({reason(error)})") from error
 
@@ -47,27 +57,9 @@ def file_kind(path: Path) -> tuple[str, str]:
     return kind, packing
 
 
-def row_text(row: Any, fields: Sequence[str], where: str) -> str:
-    """The text of one row: the first of `fields` that it has. Raises DataError, starting with `where`."""
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: a row must be a JSON object, this one is of type {type(row).__name__}")
-    text = row[_present(list(row), fields, where)]
-    if not isinstance(text, str):
-        raise DataError(f"{where}: the text must be a string, it is of type {type(text).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: the text has half a surrogate pair, which is no Unicode character") from error
-    return text
-
-
-def _present(names: list[str], fields: Sequence[str], where: str) -> str:
-    """The first of `fields` among `names`."""
-    for field in fields:
-        if field in names:
-            return field
-    have = ", ".join(repr(name[:40]) for name in names[:10]) or "none"
-    raise DataError(f"{where}: no field {' or '.join(fields)} (dataset.text_fields); the fields here are: {have}")
+def can_be_cut(path: Path) -> bool:
+    """Whether spans of the file can be read alone."""
+    return file_kind(path) == (".jsonl", "")
 
 
 class _Counted(io.FileIO):
@@ -102,7 +94,7 @@ def reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
 
 
-def _read_text(file: BinaryIO, name: str, fields: Sequence[str] = ()) -> Iterator[Piece]:
+def _read_text(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:
     """The file as one document, in pieces of about CHUNK bytes."""
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
     line, held = 1, ""
@@ -129,16 +121,50 @@ def _decoded(decoder: io.IncrementalNewlineDecoder, data: bytes, name: str, line
     return text
 
 
-def _read_jsonl(file: BinaryIO, name: str, fields: Sequence[str]) -> Iterator[Piece]:
-    lines = iter(lambda: file.readline(MAX_LINE + 1), b"")
-    for number, line in enumerate(lines, start=1):
+def _read_jsonl(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
         where = f"{name}:{number}"
-        if len(line) > MAX_LINE:
-            raise DataError(f"{where}: the line is longer than {MAX_LINE} bytes")
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
-        if line and not line.isspace():
-            yield Piece(row_text(_json(line.rstrip(b"\r\n"), where), fields, where), ends=True)
+        yield from _of_line(line, wanted, where)
+
+
+def _read_span(raw: io.FileIO, path: Path, span: Span, wanted: Wanted) -> Iterator[Piece]:
+    """The documents of the lines of a .jsonl file that begin in `span`; lines are counted only where one is bad."""
+    start, stop = span
+    if start == 0:
+        file = cast(BinaryIO, io.BufferedReader(raw, CHUNK))
+    else:
+        raw.seek(start - 1)
+        file = cast(BinaryIO, io.BufferedReader(raw, CHUNK))
+        _skip_line(file)
+    while (at := file.tell()) < stop and (line := file.readline(MAX_LINE + 1)):
+        try:
+            yield from _of_line(line if at else line.removeprefix(codecs.BOM_UTF8), wanted, str(path))
+        except DataError as error:
+            number = 1 + _line_ends(path, at)
+            raise DataError(f"{path}:{number}{str(error).removeprefix(str(path))}") from error
+
+
+def _skip_line(file: BinaryIO) -> None:
+    while (part := file.readline(CHUNK)) and not part.endswith(b"\n"):
+        pass
+
+
+def _line_ends(path: Path, stop: int) -> int:
+    """How many lines end before byte `stop`."""
+    with path.open("rb") as file:
+        ends = 0
+        while stop > 0 and (data := file.read(min(stop, CHUNK))):
+            ends, stop = ends + data.count(b"\n"), stop - len(data)
+    return ends
+
+
+def _of_line(line: bytes, wanted: Wanted, where: str) -> Iterator[Piece]:
+    if len(line) > MAX_LINE:
+        raise DataError(f"{where}: the line is longer than {MAX_LINE} bytes")
+    if line and not line.isspace():
+        yield document(_json(line.rstrip(b"\r\n"), where), wanted, where)
 
 
 def _json(line: bytes, where: str) -> Any:
@@ -152,28 +178,28 @@ def _json(line: bytes, where: str) -> Any:
         raise DataError(f"{where}: not JSON that can be read ({type(error).__name__})") from error
 
 
-def _read_parquet(file: BinaryIO, name: str, fields: Sequence[str]) -> Iterator[Piece]:
+def _read_parquet(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:
     import pyarrow as pa  # only these files need it
     import pyarrow.parquet as parquet
 
     try:
-        table = parquet.ParquetFile(file)
-        field = _present(table.schema_arrow.names, fields, name)
+        table = parquet.ParquetFile(file, buffer_size=PARQUET_BUFFER)
+        columns = wanted.columns(table.schema_arrow.names, name)
         row = 0
-        for batch in table.iter_batches(batch_size=256, columns=[field]):
-            for value in batch.column(0):
+        for batch in table.iter_batches(batch_size=256, columns=columns):
+            for values in zip(*(batch.column(column) for column in columns), strict=True):
                 row += 1
-                yield Piece(_parquet_text(value, field, f"{name}:{row}"), ends=True)
+                yield _parquet_document(dict(zip(columns, values, strict=True)), wanted, f"{name}:{row}")
     except pa.ArrowException as error:
         raise DataError(f"{name}: not readable as parquet ({reason(error)})") from error
 
 
-def _parquet_text(value: Any, field: str, where: str) -> str:
+def _parquet_document(values: dict[str, Any], wanted: Wanted, where: str) -> Piece:
     try:
-        return row_text({field: value.as_py()}, [field], where)
+        return document({column: value.as_py() for column, value in values.items()}, wanted, where)
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: the text is not UTF-8") from error
 
 
-Reader = Callable[[BinaryIO, str, Sequence[str]], Iterator[Piece]]
+Reader = Callable[[BinaryIO, str, Wanted], Iterator[Piece]]
 READERS: dict[str, Reader] = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}

@@ -1,4 +1,4 @@
-"""Where the text comes from: the standard library, local files, or the hub (hub.py), each as a `Source`.
+"""Where the text comes from: the standard library, local files, or the hub (hub.py), as `Source`s made of units.
 
 A fingerprint is made of the bytes of the files, never of names or times: new content under an old name is noticed,
 and the same files elsewhere are recognised.
@@ -9,29 +9,34 @@ from __future__ import annotations
 import glob
 import os
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from est_cli.config import DatasetConfig
 from est_cli.config import Source as SourceName
-from est_cli.data.digest import digest_files, fingerprint
+from est_cli.data.digest import remembered_digests
 from est_cli.data.hub import hub_source
-from est_cli.data.pieces import Advance, Piece, Pieces, Source
-from est_cli.data.readers import file_kind, read_file
+from est_cli.data.pieces import Source, Unit
+from est_cli.data.readers import file_kind
+from est_cli.data.rows import Wanted
+from est_cli.data.units import file_units, stdlib_unit
 from est_cli.errors import ConfigError, DataError
 
-NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings"}
-"""Folders below the standard library's that are left out: other people's packages, tests, and generated tables."""
 
+def open_sources(dataset: DatasetConfig, cache_root: Path, verify: bool = True) -> list[Source]:
+    """The documents that `dataset` names (not for source=tokens): one source, or one for each of its weights.
 
-def open_source(dataset: DatasetConfig) -> Source:
-    """The documents that `dataset` names (not for source=tokens). Raises DataError and ConfigError."""
+    Without `verify` files that look unchanged are taken to be (see digest.py). Raises DataError and ConfigError.
+    """
     if dataset.source is SourceName.stdlib:
-        return _stdlib_source(Path(sysconfig.get_path("stdlib")))
+        return [_stdlib_source(Path(sysconfig.get_path("stdlib")))]
     if dataset.source is SourceName.files:
-        return _files_source(dataset)
+        return _files_sources(dataset, cache_root, verify)
     assert dataset.source is SourceName.hub, dataset.source
-    return hub_source(dataset)
+    if not dataset.hub_ids:
+        raise ConfigError("dataset.hub_ids: is empty; name data sets of the hub or folders, for example [user/name]")
+    groups = [dataset.hub_ids] if dataset.weights is None else [[name] for name in dataset.hub_ids]
+    return [hub_source(dataset, names, cache_root, verify) for names in groups]
 
 
 def expand(patterns: Sequence[str], key: str) -> list[Path]:
@@ -58,48 +63,40 @@ def _regular(path: Path) -> Path:
     return path
 
 
-def _files_source(dataset: DatasetConfig) -> Source:
+def _files_sources(dataset: DatasetConfig, cache_root: Path, verify: bool) -> list[Source]:
     if not dataset.files:
         raise ConfigError("dataset.files: is empty; name .txt, .jsonl or .parquet files, for example ['corpus/*.txt']")
-    train = expand(dataset.files, "dataset.files")
+    groups = [dataset.files] if dataset.weights is None else [[entry] for entry in dataset.files]
+    trains = [expand(group, "dataset.files") for group in groups]
+    _refuse_repeats(trains)
     validation = expand(dataset.validation_files, "dataset.validation_files")
-    known = {path.resolve() for path in train}
+    known = {path.resolve() for train in trains for path in train}
     for path in validation:
         if path.resolve() in known:
             raise DataError(f"dataset.validation_files: {path} is in dataset.files too; no text may be in both")
-    kinds = [file_kind(path) for path in (*train, *validation)]
-    digests = digest_files(train), digest_files(validation)
-    return Source(
-        name="dataset.files",
-        train=_reading(train, dataset.text_fields),
-        validation=_reading(validation, dataset.text_fields) if validation else None,
-        fingerprint=fingerprint("files", digests, kinds, dataset.text_fields),
-        total=sum(path.stat().st_size for path in (*train, *validation)),
-    )
+    wanted = Wanted(dataset.text_fields, dataset.exclude)
 
-
-def _reading(paths: list[Path], fields: Sequence[str]) -> Pieces:
-    def pieces(advance: Advance) -> Iterator[Piece]:
+    def units(paths: list[Path]) -> tuple[Unit, ...]:
         for path in paths:
-            yield from read_file(path, fields, advance)
+            file_kind(path)
+        return file_units(paths, remembered_digests(paths, cache_root, verify), wanted)
 
-    return pieces
+    held = units(validation) if validation else None
+    names = ["dataset.files"] if dataset.weights is None else dataset.files
+    return [Source(name, units(train), held) for name, train in zip(names, trains, strict=True)]
+
+
+def _refuse_repeats(groups: list[list[Path]]) -> None:
+    seen: set[Path] = set()
+    for group in groups:
+        resolved = {path.resolve() for path in group}
+        for path in sorted(resolved & seen):
+            raise DataError(f"dataset.files: {path} is in two entries; with dataset.weights each has files of its own")
+        seen |= resolved
 
 
 def _stdlib_source(root: Path) -> Source:
-    """Every .py file below `root` but tests, tables of codecs and installed packages, one document each."""
-    paths = sorted(path for path in root.rglob("*.py") if not NOT_STDLIB.intersection(path.relative_to(root).parts))
-    if not paths:
+    unit = stdlib_unit(root)
+    if not unit.size:
         raise DataError(f"dataset: {root} has no .py files; give your own text with dataset=text dataset.files=[...]")
-
-    def pieces(advance: Advance) -> Iterator[Piece]:
-        for path in paths:
-            data = path.read_bytes()
-            advance(len(data))
-            try:
-                yield Piece(data.decode("utf-8").replace("\r\n", "\n"), ends=True)
-            except UnicodeDecodeError:
-                continue
-
-    total = sum(path.stat().st_size for path in paths)
-    return Source("dataset=stdlib", pieces, None, fingerprint("stdlib", digest_files(paths)), total)
+    return Source("dataset=stdlib", (unit,))

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from est_cli.config import DatasetConfig
-from est_cli.data.digest import fingerprint
+from est_cli.data.digest import fingerprint, remembered_digests
 from est_cli.data.sources import expand
+from est_cli.data.stream import Span, TokenStream, mapped
 from est_cli.errors import ConfigError, DataError
 
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 CHUNK_TOKENS = 1 << 22
 
 
-def open_token_files(dataset: DatasetConfig, vocab_size: int) -> tuple[np.ndarray, np.ndarray | None, str]:
+def open_token_files(
+    dataset: DatasetConfig, vocab_size: int, cache_root: Path, verify: bool = True
+) -> tuple[TokenStream, TokenStream | None, str]:
     """The training ids, the validation ids where `validation_files` names them, and the digest of both.
 
-    Raises DataError where an id does not fit a vocabulary of `vocab_size`.
+    Raises DataError where an id does not fit a vocabulary of `vocab_size`; without `verify`, another process looks.
     """
     if dataset.token_dtype not in DTYPES:
         raise ConfigError(f"dataset.token_dtype: is {dataset.token_dtype!r}; must be {' or '.join(DTYPES)}")
@@ -29,9 +31,12 @@ def open_token_files(dataset: DatasetConfig, vocab_size: int) -> tuple[np.ndarra
         paths.append(_single(dataset.validation_files, "dataset.validation_files"))
     if len(paths) == 2 and paths[0].samefile(paths[1]):
         raise DataError("dataset.validation_files: is the file of dataset.files; no text may be in both")
-    arrays = [_mapped(path, dtype) for path in paths]
-    digests = [_checked(array, path, vocab_size) for array, path in zip(arrays, paths, strict=True)]
-    return arrays[0], arrays[1] if len(arrays) == 2 else None, fingerprint("tokens", digests, dtype.str)
+    streams = [_stream(path, dtype) for path in paths]
+    if verify:
+        for path in paths:
+            _check(mapped(path, dtype.str), path, vocab_size)
+    digests = remembered_digests(paths, cache_root, verify)
+    return streams[0], streams[1] if len(streams) == 2 else None, fingerprint("tokens", digests, dtype.str)
 
 
 def _single(patterns: list[str], key: str) -> Path:
@@ -41,19 +46,15 @@ def _single(patterns: list[str], key: str) -> Path:
     return paths[0]
 
 
-def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
+def _stream(path: Path, dtype: np.dtype) -> TokenStream:
     size = path.stat().st_size
     if size == 0 or size % dtype.itemsize:
         raise DataError(f"{path}: has {size} bytes, not a whole number of {dtype.name} ids (dataset.token_dtype)")
-    try:
-        return np.memmap(path, dtype=dtype, mode="r")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return TokenStream([Span(path, dtype.str, 0, size // dtype.itemsize)])
 
 
-def _checked(tokens: np.ndarray, path: Path, vocab_size: int) -> str:
-    """SHA-256 of the ids, all of which are below `vocab_size`."""
-    digest = hashlib.sha256()
+def _check(tokens: np.ndarray, path: Path, vocab_size: int) -> None:
+    """All ids must be below `vocab_size`."""
     for start in range(0, len(tokens), CHUNK_TOKENS):
         chunk = np.asarray(tokens[start : start + CHUNK_TOKENS])
         if int(chunk.max()) >= vocab_size:
@@ -62,5 +63,3 @@ def _checked(tokens: np.ndarray, path: Path, vocab_size: int) -> str:
                 f"{path}: id {int(tokens[at])} at position {at}, but the model has {vocab_size} tokens; "
                 "is it another tokenizer's, or another dataset.token_dtype?"
             )
-        digest.update(chunk.data)
-    return digest.hexdigest()

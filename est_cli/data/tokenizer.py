@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -14,6 +14,7 @@ from est_cli.data.digest import fingerprint
 from est_cli.data.hub import require_hub
 from est_cli.data.pieces import Source, quiet, split
 from est_cli.data.readers import reason
+from est_cli.data.units import read_units
 from est_cli.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -22,20 +23,26 @@ END_OF_TEXT = "<|endoftext|>"
 MAX_BPE_TOKENS = 50_257
 """A trained BPE stops at the size of GPT-2's, however large the model's vocabulary."""
 TRAINING_CHARACTERS = 50_000_000
-"""A BPE is trained on this much text at most, from the start of the corpus."""
-BPE_VERSION = 1
+"""A BPE is trained on this much text at most, from the start of the corpus or, by their weights, of its sources."""
+BPE_VERSION = 2
 """To be raised with every change below that makes another tokenizer of the same text."""
 
 
 def load_tokenizer(
-    name: str, vocab_size: int, source: Source | None, fraction: float, cache_root: Path
+    name: str,
+    vocab_size: int,
+    sources: Sequence[Source],
+    fraction: float,
+    cache_root: Path,
+    weights: Sequence[float] = (),
 ) -> PreTrainedTokenizerBase:
     """The tokenizer `name` (`bpe`, a folder or a hub id), fit for a model of `vocab_size` tokens.
 
-    `bpe` is trained on the documents of `source` that are not held out (`fraction`, see pieces.py) and kept in
-    `cache_root`. Raises DataError where it cannot be loaded or used, ConfigError where it is larger than the model's.
+    `bpe` is trained on the documents of `sources`, in proportion to their `weights`, that are not held out (`fraction`,
+    see pieces.py) and kept in `cache_root`. Raises DataError where it cannot be loaded or used, ConfigError where it is
+    larger than the model's.
     """
-    tokenizer = _trained(vocab_size, source, fraction, cache_root) if name == "bpe" else _existing(name)
+    tokenizer = _trained(vocab_size, sources, fraction, cache_root, weights) if name == "bpe" else _existing(name)
     _check(tokenizer, name, vocab_size)
     return tokenizer
 
@@ -89,26 +96,29 @@ def _from_pretrained(name: str, local: bool) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
 
 
-def _trained(vocab_size: int, source: Source | None, fraction: float, cache_root: Path) -> PreTrainedTokenizerBase:
-    if source is None:
+def _trained(
+    vocab_size: int, sources: Sequence[Source], fraction: float, cache_root: Path, weights: Sequence[float]
+) -> PreTrainedTokenizerBase:
+    if not sources:
         raise ConfigError("tokenizer: bpe cannot be trained on token ids; name the tokenizer that made dataset.files")
     size = min(vocab_size, MAX_BPE_TOKENS)
     smallest = 1 + len(pre_tokenizers.ByteLevel.alphabet())
     if size < smallest:
         raise ConfigError(f"model.vocab_size: is {vocab_size}; a byte-level BPE needs at least {smallest}")
-    key = fingerprint("bpe", BPE_VERSION, TRAINING_CHARACTERS, size, fraction, source.fingerprint)
+    prints = [source.fingerprints for source in sources]
+    key = fingerprint("bpe", BPE_VERSION, TRAINING_CHARACTERS, size, fraction, prints, list(weights))
     folder = cache_root / f"tokenizer-{key[:16]}"
 
     def build(place: Path) -> dict[str, object]:
         log.info("training a byte-level BPE of %d tokens", size)
-        _train(source, fraction, size).save_pretrained(place)
+        _train(_training_text(sources, fraction, weights), size).save_pretrained(place)
         return {}
 
     cached(folder, build)
     return _from_pretrained(str(folder), local=True)
 
 
-def _train(source: Source, fraction: float, size: int) -> PreTrainedTokenizerFast:
+def _train(texts: Iterator[str], size: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -118,15 +128,17 @@ def _train(source: Source, fraction: float, size: int) -> PreTrainedTokenizerFas
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_training_text(source, fraction), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
 
 
-def _training_text(source: Source, fraction: float) -> Iterator[str]:
-    left = TRAINING_CHARACTERS
-    for piece, held in split(source.train(quiet), fraction):
-        if not held and left > 0:
-            yield piece.text[:left]
-            left -= len(piece.text)
-        if left <= 0:
-            return
+def _training_text(sources: Sequence[Source], fraction: float, weights: Sequence[float]) -> Iterator[str]:
+    """The text to train on: of each source its share, or all that it has where that is less."""
+    for source, weight in zip(sources, weights or [1.0], strict=True):
+        left = round(TRAINING_CHARACTERS * weight / sum(weights or [1.0]))
+        for piece, held in split(read_units(source.train, quiet), 0.0 if source.validation else fraction):
+            if not held:
+                yield piece.text[:left]
+                left -= len(piece.text)
+            if left <= 0:
+                break

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .flops import Flops, FlopsLedger, forward_flops, planned_ledger, training_flops
+    from .gradient import GradientPart, sampled_parts, whole_parts
     from .index import FULL, IndexGenerator, Subnetwork
     from .schedule import SamplingRates, SamplingScheduler, Stage, boundary_step, dense, three_stage
     from .sizes import SampleSizes, SamplingOptions, sample_size, sample_sizes
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Flops": "flops", "FlopsLedger": "flops", "forward_flops": "flops", "planned_ledger": "flops",
-    "training_flops": "flops", "FULL": "index", "IndexGenerator": "index", "Subnetwork": "index",
+    "training_flops": "flops", "GradientPart": "gradient", "sampled_parts": "gradient", "whole_parts": "gradient",
+    "FULL": "index", "IndexGenerator": "index", "Subnetwork": "index",
     "SamplingRates": "schedule", "SamplingScheduler": "schedule", "Stage": "schedule", "boundary_step": "schedule",
     "dense": "schedule", "three_stage": "schedule", "SampleSizes": "sizes", "SamplingOptions": "sizes",
     "sample_size": "sizes", "sample_sizes": "sizes", "ModelSpec": "spec", "Projection": "spec",
@@ -38,6 +40,9 @@ __all__ = [  # noqa: RUF022  (by module)
     "forward_flops",
     "planned_ledger",
     "training_flops",
+    "GradientPart",
+    "sampled_parts",
+    "whole_parts",
     "FULL",
     "IndexGenerator",
     "Subnetwork",

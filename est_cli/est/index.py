@@ -1,7 +1,7 @@
 """Index generator: which heads, columns and layers run (paper, section 3.1).
 
-The draw is a pure function of (seed, step, micro-step): unit i gets a 64-bit key by hashing these numbers with its
-position, and the k units with the smallest keys are the sample. That is uniform without replacement, needs no
+The draw is a pure function of (seed, step, micro-step, rank): unit i gets a 64-bit key by hashing these numbers with
+its position, and the k units with the smallest keys are the sample. That is uniform without replacement, needs no
 generator state (resuming is exact, every rank draws the same), and is one vectorised operation for all layers.
 
 Shapes: L layers, k units kept.
@@ -10,6 +10,7 @@ Shapes: L layers, k units kept.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -53,6 +54,14 @@ class Subnetwork:
         sent = packed.to(device, non_blocking=True).split([idx.numel() for idx in parts.values()])
         return replace(self, **{name: idx.view(parts[name].shape) for name, idx in zip(parts, sent, strict=True)})
 
+    def checksum(self) -> int:
+        """A 32-bit number that differs for different subnetworks, but for one in four billion; the same everywhere."""
+        sum32 = crc32(repr((self.layer_idx, self.layer_scale)).encode())
+        for name in _INDICES:
+            if (idx := getattr(self, name)) is not None:
+                sum32 = crc32(idx.contiguous().numpy(), sum32)
+        return sum32
+
 
 _INDICES = ("head_idx", "kv_idx", "mlp_idx")
 
@@ -68,15 +77,18 @@ class IndexGenerator:
     seed: int
     options: SamplingOptions = DEFAULTS
 
-    def draw(self, step: int, rates: SamplingRates, micro_step: int = 0) -> Subnetwork:
-        """The subnetwork of optimizer step `step`; `micro_step` counts only under redraw=forward.
+    def draw(self, step: int, rates: SamplingRates, micro_step: int = 0, rank: int = 0) -> Subnetwork:
+        """The subnetwork of optimizer step `step`; `micro_step` counts only under redraw=forward, `rank` only under
+        ranks=independent.
 
         Raises ValueError where the rates and options would sample nothing.
         """
         if rates.full:
             return FULL
         sizes = sample_sizes(self.spec, rates, self.options)
-        at = (self.seed, step, micro_step if self.options.redraw == "forward" else 0)
+        at: tuple[int, ...] = (self.seed, step, micro_step if self.options.redraw == "forward" else 0)
+        if self.options.ranks == "independent":
+            at = (*at, rank)
         head_idx, kv_idx = self._draw_heads(at, rates.p_h, sizes.kv_heads)
         inverse = self.options.layer_scale == "inverse"
         return Subnetwork(

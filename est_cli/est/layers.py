@@ -36,11 +36,16 @@ class SampledProjection(nn.Module):
         y = super().forward(x) if self.est_units is None else self._sampled(x, self.est_units)
         return y if self.est_layer_scale == 1.0 else y * self.est_layer_scale
 
+    @property
+    def sampled_dim(self) -> int:
+        """The dimension of the weight that the sampled units lie along."""
+        return int((self.est_projection.side == "out") == self.est_projection.transposed)
+
     def _sampled(self, x: Tensor, units: Tensor) -> Tensor:
         projection, bias = self.est_projection, self.bias
         sampled_out = projection.side == "out"
-        dim, scale = int(sampled_out == projection.transposed), 1.0 if sampled_out else self.est_scale
-        weight = _take(self.weight, dim, units, self.est_unit_size, scale)
+        scale = 1.0 if sampled_out else self.est_scale
+        weight = _take(self.weight, self.sampled_dim, units, self.est_unit_size, scale)
         if sampled_out and bias is not None:
             bias = _take(bias, 0, units, self.est_unit_size)
         return F.linear(x, weight.t() if projection.transposed else weight, bias)

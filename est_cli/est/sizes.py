@@ -15,6 +15,8 @@ class SamplingOptions:
 
     redraw: str = "step"
     """`step`: one draw per optimizer step; `forward`: each micro-batch draws anew."""
+    ranks: str = "same"
+    """`same`: all processes of a run draw the same; `independent`: each draws its own."""
     per_layer: bool = True
     """Each layer draws its own heads and columns; False: one draw shared by all layers."""
     kv_groups: str = "whole"
@@ -25,7 +27,12 @@ class SamplingOptions:
     """The first and the last layer always run (as in RaPTr)."""
 
     def __post_init__(self) -> None:
-        allowed = {"redraw": ("step", "forward"), "kv_groups": ("whole", "within"), "layer_scale": ("none", "inverse")}
+        allowed = {
+            "redraw": ("step", "forward"),
+            "ranks": ("same", "independent"),
+            "kv_groups": ("whole", "within"),
+            "layer_scale": ("none", "inverse"),
+        }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"sampling.{name}: {getattr(self, name)!r} is not one of {', '.join(values)}")

@@ -8,11 +8,12 @@ from est_cli.loop.run import Run
 
 def describe(run: Run) -> list[str]:
     """What a person wants to know before the first step, one line each."""
+    wandb = run.tracker.wandb
     train, parameters = run.config.train, sum(p.numel() for p in run.model.parameters())
     tokens = run.scheduler.max_steps * train.tokens_per_step
     stages = ", ".join(_stage_line(run, number) for number in run.scheduler.occupied())
     return [
-        f"run       {run.dir.root} on {run.accelerator.device}, W&B {run.tracker.wandb.mode.value}",
+        f"run       {run.dir.root} on {_device(run)}, W&B {'off' if wandb is None else wandb.mode.value}",
         f"model     {run.config.model.name}: {parameters:,} parameters, vocabulary {run.spec.vocab_size:,}",
         f"data      {run.config.dataset.name}: {len(run.corpus.train):,} training tokens, "
         f"{len(run.corpus.validation):,} for validation; this run reads {tokens:,}",
@@ -22,6 +23,12 @@ def describe(run: Run) -> list[str]:
         f"saving    {run.planned.saved_pct('blocks'):.2f} % of the block FLOPs, "
         f"{run.planned.saved_pct('total'):.2f} % of the total, at the end",
     ]
+
+
+def _device(run: Run) -> str:
+    if run.rank.world_size == 1:
+        return str(run.accelerator.device)
+    return f"{run.rank.world_size} processes ({run.accelerator.device.type}, {run.config.launch.strategy})"
 
 
 def _stage_line(run: Run, number: int) -> str:

@@ -9,16 +9,19 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from est_cli.config import Attention, Precision
 from est_cli.errors import ConfigError
 from est_cli.est import EstHandle, ModelSpec
+from est_cli.rank import Rank
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -43,10 +46,26 @@ PEAK_FLOP_PER_S = {
 """(bf16, fp32) peaks of dense matrix products from the makers' data sheets: no sparsity, no TF32, sums in fp32."""
 
 
-def build_accelerator(precision: Precision) -> Accelerator:
-    """One process, on the GPU where there is one; bf16 means autocast with fp32 weights."""
+def kind_of_device() -> str:
+    """`cuda` where there is a GPU, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def build_accelerator(precision: Precision, rank: Rank, timeout_s: float) -> Accelerator:
+    """This process's GPU where there is one; bf16 means autocast with fp32 weights.
+
+    Under a launcher the processes meet here, and give up on each other after `timeout_s`. Raises ConfigError where they
+    do not find each other.
+    """
     mixed = "bf16" if precision is Precision.bf16 else "no"
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed)
+    timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed, kwargs_handlers=[timeout])
+    if accelerator.num_processes != rank.world_size:
+        raise ConfigError(
+            f"launch.num_processes: the launcher started {rank.world_size} processes, but this one knows of "
+            f"{accelerator.num_processes} only; use torchrun or launch.num_processes"
+        )
+    return accelerator
 
 
 def keep_freed_memory() -> None:

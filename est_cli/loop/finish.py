@@ -17,12 +17,18 @@ from est_cli.tracking.summary import print_summary, time_saved_pct
 
 
 def finish(run: Run) -> dict[str, Any]:
-    """Write model/, plots/ and, last, summary.json, whose presence says that the run is done."""
+    """Write model/, plots/ and, last, summary.json, whose presence says that the run is done.
+
+    All processes call it, and rank 0 writes; what it returns is empty in the others.
+    """
     run.handle.activate_full()
     run.progress.close()
-    if not is_intact(run.dir.model):  # else an earlier process got as far as that
-        snapshot = take_snapshot(run.model, None)
-        save_model(run.dir.model, snapshot, run.corpus.tokenizer, {"step": run.state.step})
+    if not run.group.share(is_intact(run.dir.model)):  # else an earlier process got as far as that
+        snapshot = take_snapshot(run.model, None, keep=run.rank.first)
+        if run.rank.first:
+            save_model(run.dir.model, snapshot, run.corpus.tokenizer, {"step": run.state.step})
+    if not run.rank.first:
+        return {}
     metrics = read_metrics(run.dir.metrics)
     plot_run(metrics, run.dir.plots, run.dir.root.name)
     summary = _summary(run, metrics)

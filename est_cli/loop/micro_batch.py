@@ -21,6 +21,7 @@ from est_cli.lm_loss import target_count
 from est_cli.loop.run import Run
 from est_cli.loop.step import forward_backward
 from est_cli.memory import MemoryEstimate, available_bytes, estimate_memory
+from est_cli.parallel import Group, Shards
 
 CPU_SHARE = 0.5
 """Of the memory that is available, what `auto` may count on for a CPU: the allocator's gaps and what lives for a moment
@@ -38,15 +39,26 @@ def resolve(run: Run) -> dict[int, int]:
     Where a resumed run had found sizes under auto, it keeps them if they fit: other sizes would change its last bits.
     Raises OutOfMemory. Weights, moments and gradients are as before, and the complete model is active.
     """
-    fits = probe_on_device(run) if run.accelerator.device.type == "cuda" else fits_in_memory(run)
+    fits = _agreed(_probe(run), run.group)
     asked, found = _requested(run), run.state.micro_batches
     kept = [found.get(str(stage)) if size is None else size for stage, size in enumerate(asked, start=1)]
     try:
-        return choose(kept, _stages_to_come(run), run.sequences_per_step, fits)
+        return choose(kept, _stages_to_come(run), run.sequences_per_rank, fits)
     except OutOfMemory:
         if kept == asked:
             raise
-    return choose(asked, _stages_to_come(run), run.sequences_per_step, fits)
+    return choose(asked, _stages_to_come(run), run.sequences_per_rank, fits)
+
+
+def _probe(run: Run) -> Fits:
+    if isinstance(run.exchange, Shards):  # a pass that one process cannot finish would leave the others waiting
+        return lambda stage, size: True
+    return probe_on_device(run) if run.accelerator.device.type == "cuda" else fits_in_memory(run)
+
+
+def _agreed(fits: Fits, group: Group) -> Fits:
+    """Whether it fits in every process."""
+    return lambda stage, size: bool(group.smallest([int(fits(stage, size))])[0])
 
 
 def choose(asked: Sequence[int | None], stages: Sequence[int], sequences: int, fits: Fits) -> dict[int, int]:
@@ -94,16 +106,17 @@ def fits_in_memory(run: Run) -> Fits:
     def estimate() -> MemoryEstimate:
         train, rates = run.config.train, [run.scheduler.stages[stage - 1].rates for stage in stages]
         bf16, checkpointing = train.precision is Precision.bf16, train.activation_checkpointing
-        options = run.generator.options
+        options, lm_loss = run.generator.options, run.objective.lm_loss
         return estimate_memory(
-            run.model.config, run.spec, options, rates, train.seq_len, bf16, checkpointing, run.lm_loss, train.attention
+            run.model.config, run.spec, options, rates, train.seq_len, bf16, checkpointing, lm_loss, train.attention
         )
 
     @cache
     def room() -> int:
         gradients = sum(parameter.nbytes for parameter in run.model.parameters())
         snapshot = 3 * gradients if run.config.train.async_checkpoints else 0
-        return int(CPU_SHARE * available_bytes()) - gradients - snapshot - _missing_moments(run.optimizer)
+        share = int(CPU_SHARE * available_bytes() / run.rank.local_world_size)
+        return share - gradients - snapshot - _missing_moments(run.optimizer)
 
     def fits(stage: int, size: int) -> bool:
         return asked[stage - 1] is not None or estimate().activations[stages.index(stage)].of(size) <= room()
@@ -155,7 +168,7 @@ def _survives(run: Run, stage: int, size: int, compiled: bool, reserve: float) -
 
 def _runs_through(run: Run, size: int, reserve: float) -> bool:
     """A function of its own: when it has returned, nothing holds what its passes had allocated."""
-    passes = 2 if size < run.sequences_per_step else 1  # the second one has all gradients beside its activations
+    passes = 2 if size < run.sequences_per_rank else 1  # the second one has all gradients beside its activations
     device = run.accelerator.device
     try:
         with _occupied(device, _missing_moments(run.optimizer) + int(reserve * _total_bytes(device))):

@@ -16,8 +16,10 @@ from est_cli.config import RunConfig
 from est_cli.data import Corpus, TokenBlocks
 from est_cli.errors import CheckpointError
 from est_cli.est import EstHandle, Flops, FlopsLedger, IndexGenerator, ModelSpec, SamplingRates, SamplingScheduler
-from est_cli.lm_loss import LmLoss
+from est_cli.lm_loss import Objective
 from est_cli.loop.feed import Feed
+from est_cli.parallel import Exchange, Group
+from est_cli.rank import Rank
 from est_cli.run_dir import RunDir
 from est_cli.tracking import Tracker
 from est_cli.tracking.progress import RunProgress
@@ -36,6 +38,7 @@ class RunState:
     """Wall-clock seconds of the whole run so far, evaluation and saving included."""
     flops_blocks: int = 0
     flops_total: int = 0
+    num_processes: int = 1
     micro_batches: dict[str, int] = field(default_factory=dict)
     """Sequences per micro-batch by stage number, in case they were found by `auto`."""
     wandb_run_id: str = ""
@@ -73,7 +76,12 @@ class Run:
     config: RunConfig
     dir: RunDir
     accelerator: Accelerator
+    rank: Rank
+    group: Group
     model: PreTrainedModel
+    objective: Objective
+    """The model with its loss: what a step calls."""
+    exchange: Exchange
     handle: EstHandle
     optimizer: torch.optim.Optimizer
     scheduler: SamplingScheduler
@@ -82,9 +90,8 @@ class Run:
     train_blocks: TokenBlocks
     validation_blocks: TokenBlocks
     feed: Feed
-    lm_loss: LmLoss
     micro_batches: dict[int, int]
-    """Sequences per forward pass, by stage number."""
+    """Sequences per forward pass and process, by stage number."""
     costs: dict[int, StageCost]
     """By stage number."""
     dense_step: Flops
@@ -103,20 +110,31 @@ class Run:
     def sequences_per_step(self) -> int:
         return self.config.train.tokens_per_step // self.config.train.seq_len
 
+    @property
+    def sequences_per_rank(self) -> int:
+        """Of a step, in each process."""
+        return self.sequences_per_step // self.rank.world_size
+
+    @property
+    def targets_per_step(self) -> int:
+        """Predictions that a step's loss is the mean of, over all processes."""
+        return self.sequences_per_step * (self.config.train.seq_len - 1)
+
     def micro_batch_at(self, step: int) -> int:
         return self.micro_batches[self.scheduler.stage_at(step)]
 
     def validation_batches(self) -> Iterator[Tensor]:
-        """(B, T) int64 blocks from the start of the validation set, at most `train.eval_tokens` of them.
+        """(B, T) int64 blocks from the start of the validation set, at most `train.eval_tokens` of them over all
+        processes, which get as many batches each; a batch may be empty (B = 0).
 
         In pieces as large as the last stage's micro-batches, since evaluation runs the complete model too.
         """
-        train, blocks = self.config.train, self.validation_blocks
-        size = self.micro_batches[max(self.micro_batches)]
+        train, blocks, rank = self.config.train, self.validation_blocks, self.rank
+        size = self.micro_batches[max(self.micro_batches)] * rank.world_size
         wanted = blocks.num_blocks if train.eval_tokens is None else max(1, train.eval_tokens // train.seq_len)
         end = min(wanted, blocks.num_blocks)
         for begin in range(0, end, size):
-            yield blocks.take(np.arange(begin, min(end, begin + size)))
+            yield blocks.take(np.arange(begin, min(end, begin + size))[rank.rank :: rank.world_size])
 
 
 def ledger_at(state: RunState, dense_step: Flops) -> FlopsLedger:

@@ -56,11 +56,14 @@ class Saver:
         self.wait()
         run, step = self._run, self._run.state.step
         try:
-            run.tracker.metrics.sync()
+            run.tracker.sync()
         except StorageError as error:
             self._refused(step, error)
             return
-        snapshot = take_snapshot(run.model, run.optimizer, self._buffers)
+        snapshot = take_snapshot(run.model, run.optimizer, self._buffers, keep=run.rank.first)
+        if not run.rank.first:
+            self.saved_step = step  # as far as this process knows
+            return
         self._writing = step, _in_thread(partial(self._write, step, snapshot, run.state.as_json()))
         if self._buffers is None:
             self.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,13 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Note the first signal instead of dying from it, and restore the handlers at the end or after it."""
-    request = StopRequest()
+def stop_on_signals(echo_s: float = 0.0) -> Iterator[StopRequest]:
+    """Note the first signal instead of dying from it, and restore the handlers at the end or after it.
+
+    What follows it within `echo_s` seconds is taken for the same one: a cluster that signals every process of a job
+    reaches a worker twice, by itself and through its launcher.
+    """
+    request, first = StopRequest(), time.monotonic()
     previous = {number: signal.getsignal(number) for number in HANDLED}
 
     def restore() -> None:
@@ -29,8 +34,12 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
     def note(signum: int, frame: FrameType | None) -> None:
-        request.signum = signum
-        restore()
+        nonlocal first
+        if request.signum is None:
+            request.signum, first = signum, time.monotonic()
+        elif time.monotonic() - first >= echo_s:
+            restore()
+            signal.raise_signal(signum)
 
     for number in HANDLED:
         signal.signal(number, note)

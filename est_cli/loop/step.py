@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from est_cli.est.index import hash_numbers
-from est_cli.lm_loss import target_count
 from est_cli.loop.run import Run
+from est_cli.loop.signals import StopRequest
 from est_cli.optim import lr_at, update
+from est_cli.parallel import Agreed, read_header, step_header
+
+NO_STOP = StopRequest()
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class StepNumbers:
     grad_norm: float
     finite: bool
     """False: loss or gradient was not finite and nothing was updated."""
+    agreed: Agreed | None = None
+    """What several processes know of each other; None for one process."""
 
 
 @dataclass(frozen=True)
@@ -33,51 +38,66 @@ class StepResult:
 
     lr: float
     numbers: Tensor
-    """(3,) on the host: loss, gradient norm, 1.0 if the update was rejected."""
+    """(3 + n,) on the host: loss, gradient norm, 1.0 if the update was rejected, then the summed header, if any."""
     arrived: torch.cuda.Event | None
+    world_size: int
 
     def read(self) -> StepNumbers:
         """Wait for the numbers, where they are still on their way."""
         if self.arrived is not None:
             self.arrived.synchronize()
-        loss, grad_norm, rejected = self.numbers.tolist()
-        return StepNumbers(loss, grad_norm, rejected == 0.0)
+        loss, grad_norm, rejected, *header = self.numbers.tolist()
+        agreed = read_header(header, self.world_size) if header else None
+        return StepNumbers(loss, grad_norm, rejected == 0.0, agreed)
 
 
-def train_step(run: Run, step: int) -> StepResult:
-    """Train on step `step` (0-based). Weights stay as they are if loss or gradient is not finite."""
+def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
+    """Train on step `step` (0-based). Weights stay as they are if loss or gradient is not finite.
+
+    `stop`: whether a signal has asked this process to stop, for the others to know.
+    """
     config, device = run.config, run.accelerator.device
     inputs = run.feed.take(step, last=step + 1 == run.scheduler.max_steps)
     tokens = inputs.tokens.to(device, non_blocking=True)
-    targets = target_count(tokens)
-    loss = torch.zeros((), device=device)
+    loss = None
+    run.exchange.begin(inputs.plan)
     for micro_step, micro in enumerate(tokens.split(run.micro_batch_at(step))):
-        run.handle.activate(inputs.subnetworks[min(micro_step, len(inputs.subnetworks) - 1)])
-        torch.manual_seed(hash_numbers((config.seed, step, micro_step)))  # dropout is a function of these
-        loss += forward_backward(run, micro, targets)
-    return _update(run, step, loss)
+        run.handle.activate(inputs.plan.at(micro_step))
+        run.exchange.before(micro_step)
+        torch.manual_seed(hash_numbers((config.seed, step, micro_step, run.rank.rank)))  # for dropout
+        part = forward_backward(run, micro, run.targets_per_step)
+        loss = part if loss is None else loss + part
+    assert loss is not None
+    if run.rank.world_size == 1:
+        return _update(run, step, loss)
+    header = run.exchange.finish(step_header(loss, stop.signum, inputs.digest))
+    return _update(run, step, header[0].to(loss.dtype), header)
 
 
 def forward_backward(run: Run, tokens: Tensor, targets: int) -> Tensor:
     """Gradients of one micro-batch, tokens (B, T) on the device; its share of the step's loss, detached."""
     with run.accelerator.autocast():
-        loss = run.lm_loss(run.model, tokens, targets)
+        loss: Tensor = run.objective(tokens, targets)
     loss.backward()
     return loss.detach()
 
 
-def _update(run: Run, step: int, loss: Tensor) -> StepResult:
+def _update(run: Run, step: int, loss: Tensor, header: Tensor | None = None) -> StepResult:
+    """`loss`: of the whole step, over all processes."""
     optim = run.config.optim
     lr = lr_at(step, run.scheduler.max_steps, optim)
     grad_norm, rejected = update(run.optimizer, lr, optim.grad_clip, loss)
-    return _sent_to_host(lr, torch.stack([loss, grad_norm, rejected]))
+    numbers = torch.stack([loss, grad_norm, rejected])
+    if header is not None:
+        numbers = torch.cat([numbers.to(header.dtype), header])
+    return _sent_to_host(lr, numbers, run.rank.world_size)
 
 
-def _sent_to_host(lr: float, numbers: Tensor) -> StepResult:
+def _sent_to_host(lr: float, numbers: Tensor, world_size: int) -> StepResult:
     if numbers.device.type != "cuda":
-        return StepResult(lr, numbers, None)
+        return StepResult(lr, numbers, None, world_size)
     on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
     on_host.copy_(numbers, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record()
-    return StepResult(lr, on_host, arrived)
+    return StepResult(lr, on_host, arrived, world_size)

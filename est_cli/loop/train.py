@@ -18,6 +18,10 @@ from est_cli.loop.run import Run
 from est_cli.loop.save import Saver
 from est_cli.loop.signals import StopRequest, stop_on_signals
 from est_cli.loop.step import StepNumbers, StepResult, train_step
+from est_cli.parallel import Agreed, gathered, weight_checksum
+
+ECHO_S = 1.0
+"""Of several processes: how long after the first signal another one may be its echo."""
 
 MAX_REJECTED = 3
 """Steps in a row whose gradient is not finite before the run stops."""
@@ -50,6 +54,13 @@ class _Loop:
     """Steps that the device has been given and whose numbers nobody has read: those after `run.state.step`."""
     mark: float = 0.0
     """When the oldest unread step began, in time.perf_counter() seconds."""
+    agreed_stop: int | None = None
+    """The signal that asked any of several processes to stop."""
+
+    @property
+    def stop_signal(self) -> int | None:
+        """The signal that asks the run to stop: this process's own, or what several have agreed on."""
+        return self.stop.signum if self.run.rank.world_size == 1 else self.agreed_stop
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -60,8 +71,9 @@ def train(run: Run) -> dict[str, Any]:
     train, device = run.config.train, run.accelerator.device
     asynchronous = runs_ahead(device) if train.async_checkpoints is None else train.async_checkpoints
     profile = _profile(run)
-    with stop_on_signals() as stop, Saver(run, asynchronous) as saver, profile:
-        for line in describe(run):
+    echo_s = 0.0 if run.rank.world_size == 1 else ECHO_S
+    with stop_on_signals(echo_s) as stop, Saver(run, asynchronous) as saver, profile:
+        for line in describe(run) if run.rank.first else ():
             run.progress.line(line)
         loop = _Loop(run, stop, saver, profile, time_before=run.state.time_s)
         if run.state.step:
@@ -80,7 +92,7 @@ def train(run: Run) -> dict[str, Any]:
 
 def _profile(run: Run) -> StepProfile:
     train, steps = run.config.train, range(0)
-    if train.profile_step is not None:
+    if train.profile_step is not None and run.rank.first:
         steps = range(train.profile_step, min(train.profile_step + train.profile_steps, run.scheduler.max_steps + 1))
     if steps and steps.stop <= run.state.step + 1:
         run.progress.line(f"profile   none: steps {steps.start} to {steps.stop - 1} are done already")
@@ -91,7 +103,7 @@ def _launch(loop: _Loop, step: int) -> None:
     if not loop.unread:
         loop.mark = time.perf_counter()
     with loop.profile.step(step + 1):
-        loop.unread.append(train_step(loop.run, step))
+        loop.unread.append(train_step(loop.run, step, loop.stop))
 
 
 def _read(loop: _Loop, leave: int) -> None:
@@ -119,6 +131,19 @@ def _account(loop: _Loop, step: int, lr: float, numbers: StepNumbers, seconds: f
     state.last_loss = numbers.loss if numbers.finite else loss_before
     state.time_s = loop.time_before + time.monotonic() - loop.began
     _guard(loop, step, numbers)
+    if numbers.agreed is not None:
+        loop.agreed_stop = loop.agreed_stop or numbers.agreed.stop
+        _compare_replicas(run, step, numbers.agreed)
+
+
+def _compare_replicas(run: Run, step: int, agreed: Agreed) -> None:
+    """Raise PeerLostError where processes have come to train different things."""
+    if not agreed.same:
+        run.group.require_same(run.feed.digest_of(step), f"drew another subnetwork in step {step + 1} than")
+        raise AssertionError("the digests differed and now they do not")
+    every = run.config.launch.check_every
+    if run.config.launch.strategy == "ddp" and _every(step + 1, every):
+        run.group.require_same(weight_checksum(run.model), f"its weights after step {step + 1} are not")
 
 
 def _guard(loop: _Loop, step: int, numbers: StepNumbers) -> None:
@@ -170,7 +195,7 @@ def _train_record(loop: _Loop, step: int, lr: float, numbers: StepNumbers, token
         "flops_saved_pct_total": run.ledger.saved_pct("total"),
         "tokens_per_s": tokens_per_s,
         "step_s": window.step_s / window.steps,
-        "mfu": None if peak is None else window.flops / window.step_s / peak,
+        "mfu": None if peak is None else window.flops / window.step_s / (peak * run.rank.world_size),
         "mem_gb": peak_memory_gb(run.accelerator.device),
     }
 
@@ -189,7 +214,7 @@ def _is_due(loop: _Loop, done: int) -> bool:
     run, train = loop.run, loop.run.config.train
     intervals = (train.eval_every, train.sample_every, train.checkpoint_every)
     at_steps = done == run.scheduler.max_steps or done in run.scheduler.transitions()
-    return at_steps or loop.stop.signum is not None or any(_every(done, interval) for interval in intervals)
+    return at_steps or loop.stop_signal is not None or any(_every(done, interval) for interval in intervals)
 
 
 def _what_is_due(loop: _Loop, done: int) -> None:
@@ -203,21 +228,22 @@ def _what_is_due(loop: _Loop, done: int) -> None:
     saving = last or done in run.scheduler.transitions() or _every(done, train.checkpoint_every)
     if saving:
         saver.save()
-    if loop.stop.signum is not None and not last:
+    if loop.stop_signal is not None and not last:
         if not saving:
             saver.save()
         saver.wait()
         saved = "saved" if saver.saved_step == done else "no checkpoint could be saved"
         message = f"{run.dir.root}: {saved} at step {done}; resume={run.dir.root} continues"
-        raise StoppedBySignal(loop.stop.signum, message)
+        run.group.wait()  # a launcher that sees one process end may kill the one that saves
+        raise StoppedBySignal(loop.stop_signal, message)
 
 
 def evaluate(run: Run) -> float:
     """Validation loss of the complete model, recorded at the present step."""
     train = run.config.train
     run.handle.activate_full()
-    loss = validation_loss(run.model, run.validation_batches(), run.lm_loss, run.accelerator.autocast)
-    step = run.state.step
+    total, count = run.group.sum(validation_loss(run.objective, run.validation_batches(), run.accelerator.autocast))
+    loss, step = total / count, run.state.step
     perplexity = math.exp(loss) if loss < 700 else math.inf
     record = {"step": step, "tokens": step * train.tokens_per_step, "val_loss": loss, "perplexity": perplexity}
     run.tracker.validation(record)
@@ -228,7 +254,8 @@ def evaluate(run: Run) -> float:
 def _sample(run: Run) -> None:
     train = run.config.train
     run.handle.activate_full()
-    with run.accelerator.autocast(), any_attention_kernel():  # a token at a time is not what the chosen one is made for
+    # A token at a time is not what the chosen kernel is made for.
+    with run.accelerator.autocast(), any_attention_kernel(), gathered(run.objective):
         text = sample_text(run.model, run.corpus.tokenizer, train.sample_prompt, train.sample_tokens, run.config.seed)
     run.progress.line(f"sample at step {run.state.step}: {text}")
 

@@ -9,9 +9,12 @@ __all__ = ["MetricsFile", "Record", "Tracker", "WandbSink", "new_run_id", "read_
 
 
 class Tracker:
-    """Writes each record to the file first and to W&B second. For rank 0 only; the keys are those of the README."""
+    """Writes each record to the file first and to W&B second; the keys are those of the README.
 
-    def __init__(self, metrics: MetricsFile, wandb: WandbSink) -> None:
+    Rank 0 tells; the tracker of any other rank has neither file nor W&B.
+    """
+
+    def __init__(self, metrics: MetricsFile | None, wandb: WandbSink | None) -> None:
         self.metrics = metrics
         self.wandb = wandb
 
@@ -33,9 +36,18 @@ class Tracker:
 
     def close(self, summary: Record | None) -> None:
         """End the record. `summary` is that of a finished run, None where the run stopped before its end."""
-        self.metrics.close()
-        self.wandb.finish(summary)
+        if self.metrics is not None:
+            self.metrics.close()
+        if self.wandb is not None:
+            self.wandb.finish(summary)
+
+    def sync(self) -> None:
+        """Have the disk hold every record so far. Raises StorageError."""
+        if self.metrics is not None:
+            self.metrics.sync()
 
     def _write(self, record: Record) -> None:
-        self.metrics.append(record)
-        self.wandb.log(record)
+        if self.metrics is not None:
+            self.metrics.append(record)
+        if self.wandb is not None:
+            self.wandb.log(record)

@@ -29,13 +29,15 @@ class RunProgress:
         stages: list[StagePlan],
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
+        quiet: bool = False,
     ) -> None:
-        """`first_step`: steps done before this process began (0 unless resumed). Writes to stderr by default."""
+        """`first_step`: steps done before this process began (0 unless resumed). Writes to stderr by default, and under
+        `quiet`, for the other ranks, nowhere."""
         self._total, self._stages, self._clock = total_steps, stages, clock
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(stderr=True, quiet=quiet)
         self._observed_s = {stage.number: deque[float](maxlen=MEDIAN_OVER_STEPS) for stage in stages}
         self._shown_step, self._shown_at = first_step, clock()
-        self._bar = _bar(self._console) if self._console.is_terminal else None
+        self._bar = _bar(self._console) if self._console.is_terminal and not quiet else None
         if self._bar is not None:
             self._task = self._bar.add_task("", total=total_steps, completed=first_step, state="", eta="--:--")
             self._bar.start()

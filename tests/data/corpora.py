@@ -9,7 +9,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from est_cli.config import DatasetConfig, Source
+from est_cli.data import Corpus
+from est_cli.data.stream import Span, Tokens, TokenStream
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "früh", "東京", "counts:", "one,\n", "🦊"]
 
@@ -28,6 +32,22 @@ def write_jsonl(path: Path, texts: list[str]) -> Path:
 def files(*paths: Path | str, **settings: object) -> DatasetConfig:
     """A configuration with source=files."""
     return DatasetConfig(source=Source.files, files=[str(path) for path in paths], **settings)  # type: ignore[arg-type]
+
+
+def token_file(path: Path, ids: np.ndarray) -> TokenStream:
+    """A stream of ids that are written to a file here."""
+    ids.astype("<u2").tofile(path)
+    return TokenStream([Span(path, "<u2", 0, len(ids))])
+
+
+def ids(tokens: Tokens) -> np.ndarray:
+    """All ids, one stream after the other."""
+    return np.concatenate([stream.read() for stream in tokens.streams])
+
+
+def all_ids(corpus: Corpus) -> np.ndarray:
+    """Those to train on, then those held out."""
+    return np.concatenate([ids(corpus.train), ids(corpus.validation)])
 
 
 def in_child(work: Callable[[], object]) -> int:

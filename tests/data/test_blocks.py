@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from est_cli.data.blocks import BlockOrder, TokenBlocks
+from est_cli.data.stream import Tokens
 from est_cli.errors import DataError
+from tests.data.corpora import token_file
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2, 7, 100])
@@ -44,15 +46,17 @@ def test_known_order() -> None:
 
 
 def test_take_gives_blocks_as_int64(tmp_path: Path) -> None:
-    np.arange(35, dtype="<u2").tofile(tmp_path / "tokens.bin")
-    blocks = TokenBlocks(np.memmap(tmp_path / "tokens.bin", dtype="<u2", mode="r"), seq_len=10)
+    blocks = TokenBlocks(Tokens((token_file(tmp_path / "tokens.bin", np.arange(35)),)), seq_len=10)
     taken = blocks.take(np.array([2, 0]))
     assert blocks.num_blocks == 3
     assert taken.dtype == torch.int64
     assert taken.tolist() == [list(range(20, 30)), list(range(10))]
 
 
-def test_shorter_than_a_block_says_both_lengths() -> None:
-    assert TokenBlocks(np.zeros(10, dtype=np.uint16), 10).num_blocks == 1
+def test_shorter_than_a_block_says_both_lengths(tmp_path: Path) -> None:
+    ten, nine = (token_file(tmp_path / str(count), np.zeros(count)) for count in (10, 9))
+    assert TokenBlocks(Tokens((ten,)), 10).num_blocks == 1
     with pytest.raises(DataError, match=r"validation set has 9 tokens.*train\.seq_len=10"):
-        TokenBlocks(np.zeros(9, dtype=np.uint16), 10, "validation")
+        TokenBlocks(Tokens((nine,)), 10, "validation")
+    with pytest.raises(DataError, match=r"training set of source 2 of dataset\.weights has 9 tokens"):
+        TokenBlocks(Tokens((ten, nine)), 10)

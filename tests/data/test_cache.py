@@ -110,6 +110,25 @@ def test_killed_at_any_call_it_is_never_taken_for_complete(
     assert killed == {"fsync": 5, "rename": 1, "mkdir": 2}[name]
 
 
+def test_who_is_later_keeps_what_is_there(tmp_path: Path) -> None:
+    """Two processes build the same without a lock; the other one is ready first."""
+
+    def overtaken(place: Path) -> dict[str, Any]:
+        assert status(in_child(lambda: cache.publish(tmp_path / "key", build))) == 0
+        return build(place)
+
+    assert cache.publish(tmp_path / "key", overtaken) == {"tokens": 250}
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    assert cached(tmp_path / "key", never) == {"tokens": 250}
+
+
+def test_who_is_later_replaces_what_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "a.bin").write_bytes(b"half")
+    assert cache.publish(tmp_path / "key", build) == {"tokens": 250}
+    assert cached(tmp_path / "key", never) == {"tokens": 250}
+
+
 def test_error_while_building_leaves_nothing(tmp_path: Path) -> None:
     def broken(place: Path) -> dict[str, Any]:
         (place / "a.bin").write_bytes(b"1")

@@ -11,15 +11,16 @@ import pytest
 from est_cli.data import readers
 from est_cli.data.pieces import quiet
 from est_cli.data.readers import read_file
+from est_cli.data.rows import Wanted
 from est_cli.errors import DataError
 
-FIELDS = ("text", "content")
+WANTED = Wanted(("text", "content"))
 
 
 def texts(path: Path) -> list[str]:
     """The documents of a file, their pieces joined."""
     found, held = [], ""
-    for piece in read_file(path, FIELDS, quiet):
+    for piece in read_file(path, WANTED, quiet):
         held += piece.text
         if piece.ends:
             found.append(held)
@@ -64,7 +65,7 @@ def test_pieces_of_any_size_give_the_same_text(tmp_path: Path, monkeypatch: pyte
 
 def test_long_txt_is_not_held_in_memory(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a line of text\n" * 100_000)
-    sizes = [len(piece.text) for piece in read_file(tmp_path / "a.txt", FIELDS, quiet)]
+    sizes = [len(piece.text) for piece in read_file(tmp_path / "a.txt", WANTED, quiet)]
     assert max(sizes) <= readers.CHUNK + 15
     assert sum(sizes) == 1_500_000
 
@@ -170,7 +171,7 @@ def test_unknown_kind_is_refused(tmp_path: Path, name: str) -> None:
 def test_progress_adds_up_to_the_size_of_the_file(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.jsonl.xz", b'{"text": "some text"}\n' * 1000)
     read: list[int] = []
-    list(read_file(path, FIELDS, read.append))
+    list(read_file(path, WANTED, read.append))
     assert sum(read) == path.stat().st_size
 
 

@@ -1,22 +1,40 @@
 import os
 import socket
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from est_cli.config import DatasetConfig, Source
+from est_cli.config import DatasetConfig
+from est_cli.config import Source as SourceName
 from est_cli.data import hub, sources
-from est_cli.data.pieces import held_out, quiet, split
-from est_cli.data.sources import open_source
+from est_cli.data.pieces import Source, Unit, held_out, quiet, split
+from est_cli.data.sources import open_sources
+from est_cli.data.units import read_units
 from est_cli.errors import ConfigError, DataError
 from tests.data.corpora import documents, files, write_jsonl
 
 
+def opened(dataset: DatasetConfig) -> Source:
+    """The only source of `dataset`."""
+    hub._open.cache_clear()
+    with tempfile.TemporaryDirectory() as cache_root:
+        (source,) = open_sources(dataset, Path(cache_root))
+    return source
+
+
+def read(units: Sequence[Unit] | None) -> list[str]:
+    assert units is not None
+    return [piece.text for piece in read_units(units, quiet) if not piece.excluded]
+
+
 def texts(dataset: DatasetConfig) -> list[str]:
-    return [piece.text for piece in open_source(dataset).train(quiet)]
+    return read(opened(dataset).train)
 
 
 def test_stdlib_is_the_running_pythons_own() -> None:
@@ -31,7 +49,7 @@ def test_stdlib_leaves_out_packages_tests_tables_and_what_is_not_utf8(tmp_path: 
         (tmp_path / name).write_text(name)
     (tmp_path / "latin.py").write_bytes(b"\xff")
     found = sources._stdlib_source(tmp_path)
-    assert [piece.text for piece in found.train(quiet)] == ["a/z.py", "b.py"]
+    assert read(found.train) == ["a/z.py", "b.py"]
     with pytest.raises(DataError, match=r"has no \.py files; give your own text"):
         sources._stdlib_source(tmp_path / "nothing")
 
@@ -48,13 +66,13 @@ def test_globs_are_sorted_and_each_file_is_read_once(tmp_path: Path, monkeypatch
 def test_fingerprint_follows_content_not_names_or_times(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("some text")
-    before, stat = open_source(files(path)).fingerprint, path.stat()
+    before, stat = opened(files(path)).fingerprints, path.stat()
     path.write_text("some tExt")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert path.stat().st_mtime_ns == stat.st_mtime_ns
-    assert open_source(files(path)).fingerprint != before
+    assert opened(files(path)).fingerprints != before
     path.write_text("some text")
-    assert open_source(files(path.rename(tmp_path / "b.txt"))).fingerprint == before
+    assert opened(files(path.rename(tmp_path / "b.txt"))).fingerprints == before
 
 
 def test_fingerprint_follows_all_that_decides_the_text(tmp_path: Path) -> None:
@@ -63,7 +81,7 @@ def test_fingerprint_follows_all_that_decides_the_text(tmp_path: Path) -> None:
     a, b = tmp_path / "a.jsonl", tmp_path / "b.txt"
     datasets = [files(a), files(a, text_fields=["content"]), files(b), files(a, b), files(b, a)]
     datasets += [files(a, validation_files=[str(b)])]
-    assert len({open_source(dataset).fingerprint for dataset in datasets}) == len(datasets)
+    assert len({str(opened(dataset).fingerprints) for dataset in datasets}) == len(datasets)
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
@@ -78,20 +96,20 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "fifo.txt").unlink()
     refused(both, r"^dataset\.validation_files: .*a\.txt is in dataset\.files too")
     with pytest.raises(ConfigError, match=r"^dataset\.files: is empty"):
-        open_source(files())
+        opened(files())
 
 
 def test_held_out_share_is_what_was_asked() -> None:
     for fraction in (0.0, 0.02, 0.5, 1.0):
-        share = sum(held_out(index, fraction) for index in range(20_000)) / 20_000
+        share = sum(held_out(str(index), fraction) for index in range(20_000)) / 20_000
         assert abs(share - fraction) < 0.01
-    assert all(held_out(index, 0.5) for index in range(1000) if held_out(index, 0.1))
+    assert all(held_out(str(index), 0.5) for index in range(1000) if held_out(str(index), 0.1))
 
 
 def test_a_document_is_held_out_whole(tmp_path: Path) -> None:
     for index in range(8):
-        (tmp_path / f"{index}.txt").write_text(f"{index}\n" * 300_000)
-    pieces = open_source(files(tmp_path / "*.txt")).train(quiet)
+        (tmp_path / f"{index}.txt").write_text("".join(f"{index} {line}\n" for line in range(60_000)))
+    pieces = read_units(opened(files(tmp_path / "*.txt")).train, quiet)
     sides = {(piece.text[0], held) for piece, held in split(pieces, 0.5)}
     assert len(sides) == 8
     assert {held for _, held in sides} == {True, False}
@@ -105,7 +123,7 @@ def hub_folder(folder: Path, texts: list[str], split: str = "train") -> Path:
 
 
 def from_hub(*names: Path | str, **settings: object) -> DatasetConfig:
-    return DatasetConfig(source=Source.hub, hub_ids=[str(name) for name in names], **settings)  # type: ignore[arg-type]
+    return DatasetConfig(source=SourceName.hub, hub_ids=[str(name) for name in names], **settings)  # type: ignore[arg-type]
 
 
 def test_folder_of_the_hubs_layout(tmp_path: Path) -> None:
@@ -113,23 +131,23 @@ def test_folder_of_the_hubs_layout(tmp_path: Path) -> None:
     hub_folder(tmp_path / "set", train)
     hub_folder(tmp_path / "set", held, "test")
     (tmp_path / "set" / "README.md").write_text("# A data set\n")
-    loaded = open_source(from_hub(tmp_path / "set", hub_validation_split="test"))
-    assert [piece.text for piece in loaded.train(quiet)] == train
+    loaded = opened(from_hub(tmp_path / "set", hub_validation_split="test"))
+    assert read(loaded.train) == train
     assert loaded.validation is not None
-    assert [piece.text for piece in loaded.validation(quiet)] == held
+    assert read(loaded.validation) == held
     refused(from_hub(tmp_path / "set", hub_split="tran"), r"has no loadable split 'tran' \(Bad split: tran")
     refused(from_hub(tmp_path / "set", hub_config="x"), "BuilderConfig 'x' not found")
 
 
 def test_new_content_of_a_hub_folder_is_noticed(tmp_path: Path) -> None:
     path = hub_folder(tmp_path / "set", ["old text"])
-    before, stat = open_source(from_hub(tmp_path / "set")), path.stat()
-    assert [piece.text for piece in before.train(quiet)] == ["old text"]
+    before, stat = opened(from_hub(tmp_path / "set")), path.stat()
+    assert read(before.train) == ["old text"]
     hub_folder(tmp_path / "set", ["new text"])
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    after = open_source(from_hub(tmp_path / "set"))
-    assert after.fingerprint != before.fingerprint
-    assert [piece.text for piece in after.train(quiet)] == ["new text"]
+    after = opened(from_hub(tmp_path / "set"))
+    assert after.fingerprints != before.fingerprints
+    assert read(after.train) == ["new text"]
 
 
 def test_several_hub_sets_are_concatenated(tmp_path: Path) -> None:
@@ -143,15 +161,75 @@ def test_several_hub_sets_are_concatenated(tmp_path: Path) -> None:
 
 
 def test_downloaded_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What load_dataset gives for a name of the hub: a Dataset, not a stream."""
-    datasets = pytest.importorskip("datasets")
-    rows = datasets.Dataset.from_dict({"title": ["t", "t"], "content": ["a", "b"]})
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split, streaming: rows)
+    """What load_dataset gives for a name of the hub that is kept on the disk: a Dataset, not a stream."""
+    rows = datasets.Dataset.from_dict({"title": ["t", "t", "t"], "content": ["a", "b", "c"]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split, streaming, revision: rows)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "UNIT_BYTES", 20)
+    loaded = opened(from_hub("user/name"))
+    assert read(loaded.train) == ["a", "b", "c"] and len(loaded.train) > 1
+    refused(
+        from_hub("user/name", text_fields=["body"]), r"user/name \(train, part 1 of .\):1: no field body .*'content'"
+    )
+
+
+def test_streamed_set_is_pinned_to_a_revision_and_then_needs_no_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The boundary of the library is played here: the hub itself is a folder, and its revision is given."""
+    for number in range(3):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / f"train-{number}.jsonl").write_text(f'{{"text": "{number}"}}\n')
+    real, asked = datasets.load_dataset, []
+
+    def load(name: str, config: str | None, split: str, streaming: bool, revision: str | None) -> object:
+        asked.append((name, streaming, revision))
+        return real(str(tmp_path / "set"), config, split=split, streaming=streaming)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(hub, "_answers", lambda url: True)
-    loaded = open_source(from_hub("user/name"))
-    assert [piece.text for piece in loaded.train(quiet)] == ["a", "b"]
-    assert loaded.total == 2
-    refused(from_hub("user/name", text_fields=["body"]), r"user/name \(train\):1: no field body .*'title', 'content'")
+    monkeypatch.setattr(hub, "_revision", lambda name: "c0ffee")
+    hub._open.cache_clear()
+    (source,) = open_sources(from_hub("user/name"), tmp_path / "cache")
+    assert [read([unit]) for unit in source.train] == [["0"], ["1"], ["2"]]
+    assert asked == [("user/name", True, "c0ffee")]
+    for broken in ("_answers", "_revision", "_open"):
+        monkeypatch.setattr(hub, broken, None)
+    (again,) = open_sources(from_hub("user/name"), tmp_path / "cache")
+    assert again == source
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    assert open_sources(from_hub("user/name"), tmp_path / "cache") == [source]
+
+
+def test_files_of_a_hub_folder_are_units(tmp_path: Path) -> None:
+    first = hub_folder(tmp_path / "set", ["a", "b"])
+    first.rename(first.with_name("train-00000-of-00002.parquet"))
+    hub_folder(tmp_path / "set", ["c"]).rename(first.with_name("train-00001-of-00002.parquet"))
+    source = opened(from_hub(tmp_path / "set"))
+    assert [read([unit]) for unit in source.train] == [["a", "b"], ["c"]]
+
+
+def test_rows_of_a_hub_folder_are_excluded_by_nested_fields(tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "data"
+    folder.mkdir(parents=True)
+    meta = [{"redpajama_set_name": f"RedPajama{name}"} for name in ("C4", "Github", "Book")]
+    parquet.write_table(pa.table({"text": ["a", "b", "c"], "meta": meta}), folder / "train-0.parquet")
+    exclude = ["meta.redpajama_set_name=RedPajamaGithub"]
+    assert texts(from_hub(tmp_path / "set", exclude=exclude)) == ["a", "c"]
+    assert texts(from_hub(tmp_path / "set")) == ["a", "b", "c"]
+
+
+def test_weights_make_every_entry_a_source(tmp_path: Path) -> None:
+    for name in ("a0.txt", "a1.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
+    mixed = files(tmp_path / "a*.txt", tmp_path / "b.txt", weights=[7.0, 3.0])
+    assert [read(source.train) for source in open_sources(mixed, tmp_path / "cache")] == [
+        ["a0.txt", "a1.txt"],
+        ["b.txt"],
+    ]
+    overlapping = files(tmp_path / "a*.txt", tmp_path / "*.txt", weights=[7.0, 3.0])
+    with pytest.raises(DataError, match=r"^dataset\.files: .*a0\.txt is in two entries"):
+        open_sources(overlapping, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("server", ["refuses", "is silent"])
@@ -167,15 +245,15 @@ def test_no_network_is_told_soon(monkeypatch: pytest.MonkeyPatch, server: str) -
 
 def test_hub_settings_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match=r"^dataset\.hub_ids: is empty"):
-        open_source(from_hub())
+        opened(from_hub())
     with pytest.raises(ConfigError, match=r"^dataset\.hub_validation_split: is 'train'"):
-        open_source(from_hub("a", hub_validation_split="train"))
+        opened(from_hub("a", hub_validation_split="train"))
     refused(from_hub("./no/such/folder"), "is neither a folder nor the name")
 
 
 def refused(dataset: DatasetConfig, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        list(open_source(dataset).train(quiet))
+        texts(dataset)
     assert "\n" not in str(caught.value)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -75,6 +76,12 @@ class Server:
         self._process.wait(30)
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 def write_corpus(path: Path, documents: int = 18, seed: int = 0) -> Path:
     """Few enough blocks that a tiny run sees each of them several times: its epochs end in the middle of steps."""
     rng = random.Random(seed)
@@ -96,13 +103,43 @@ class Lab:
     def at(self, name: str) -> Path:
         return self.folder / "outputs" / name
 
-    def start(self, *overrides: str, plants: Sequence[Plant] = QUICK) -> int:
-        """Start est-train with exactly these overrides; returns the process id, for `ended`."""
-        return self.server.ask(argv=list(overrides), cwd=str(self.folder), plants=list(plants))
+    def start(
+        self,
+        *overrides: str,
+        plants: Sequence[Plant] = QUICK,
+        environment: dict[str, str] | None = None,
+        name: str = "",
+    ) -> int:
+        """Start est-train with exactly these overrides; returns the process id, for `ended` with the same name."""
+        request = {"argv": list(overrides), "cwd": str(self.folder), "plants": list(plants)}
+        return self.server.ask(**request, environment=environment or {}, name=name)
 
-    def ended(self, pid: int) -> Ended:
+    def ended(self, pid: int, name: str = "") -> Ended:
         code = self.server.ask(wait=pid)
-        return Ended(code, (self.folder / "out.txt").read_text(), (self.folder / "err.txt").read_text())
+        return Ended(code, (self.folder / f"{name}out.txt").read_text(), (self.folder / f"{name}err.txt").read_text())
+
+    def start_ranks(
+        self, count: int, *overrides: str, plants: dict[int, Sequence[Plant]] | None = None, name: str = ""
+    ) -> list[int]:
+        """Start est-train in `count` processes of one run, as torchrun would; `plants` by rank."""
+        port = str(free_port())
+        pids = []
+        for rank in range(count):
+            environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+            environment |= {"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            planted = [*QUICK, *(plants or {}).get(rank, ())]
+            pids.append(self.start(*overrides, plants=planted, environment=environment, name=f"{name}rank{rank}-"))
+        return pids
+
+    def ranks_ended(self, pids: Sequence[int], name: str = "") -> list[Ended]:
+        return [self.ended(pid, f"{name}rank{rank}-") for rank, pid in enumerate(pids)]
+
+    def tiny_ranks(
+        self, count: int, name: str, *overrides: str, plants: dict[int, Sequence[Plant]] | None = None
+    ) -> list[Ended]:
+        """`tiny` in several processes."""
+        arguments = self.arguments(f"run_name={name}", "resume=auto", "launch.timeout_s=20", *overrides)
+        return self.ranks_ended(self.start_ranks(count, *arguments, plants=plants))
 
     def train(self, *overrides: str, plants: Sequence[Plant] = ()) -> Ended:
         return self.ended(self.start(*overrides, plants=[*QUICK, *plants]))

@@ -12,13 +12,18 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 import torch
 
 from est_cli.checkpoint import disk, tensors
+from est_cli.est import IndexGenerator, Subnetwork
 from est_cli.loop import finish, step
+from est_cli.loop.feed import Feed, StepInputs
 from est_cli.loop.run import Run
+from est_cli.parallel import StepPlan
 
 build: Any = importlib.import_module("est_cli.loop.build")  # the package has a function of that name
 
@@ -121,9 +126,9 @@ def write_calls(path: str) -> None:
         shapes.append(len(tokens))
         return real_pass(run, tokens, *args)
 
-    def train_step(run: Run, number: int) -> Any:
+    def train_step(run: Run, number: int, *args: Any) -> Any:
         shapes.clear()
-        result = real_step(run, number)
+        result = real_step(run, number, *args)
         write("launch", number, shapes)
         return result
 
@@ -197,7 +202,7 @@ def shift_the_learning_rate() -> None:
 
 
 def forget_last_loss() -> None:
-    real = build._restored_state
+    real = build.restored_state
 
     def restored_state(*args: Any) -> Any:
         state = real(*args)
@@ -205,10 +210,82 @@ def forget_last_loss() -> None:
             state.last_loss = None
         return state
 
-    build._restored_state = restored_state
+    build.restored_state = restored_state
 
 
 def _replace(target: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     module_name, _, name = target.rpartition(".")
     module = importlib.import_module(module_name)
     setattr(module, name, wrap(getattr(module, name)))
+
+
+def double() -> None:
+    """Train in double precision."""
+    build_model = build.build_model
+    build.build_model = lambda *args: build_model(*args).double()
+
+
+def record_inputs(name: str) -> None:
+    """Write one line for each step to this file: the step, its samples, its subnetworks and which of them it runs."""
+    take = Feed.take
+
+    def recorded(self: Feed, step: int, last: bool) -> StepInputs:
+        inputs = take(self, step, last)
+        samples = [crc32(row.numpy()) for row in inputs.tokens]
+        with open(f"{name}-{os.environ.get('RANK', '0')}.jsonl", "a") as file:
+            print(json.dumps([step, samples, [drawn.checksum() for drawn in inputs.plan.subnetworks]]), file=file)
+        return inputs
+
+    Feed.take = recorded  # type: ignore[method-assign]
+
+
+def micro_batches_as_ranks() -> None:
+    """Have one process draw for its j-th micro-batch what rank j draws."""
+
+    def plan_step(generator: Any, step: int, rates: Any, micro_steps: int, rank: Any) -> tuple[StepPlan, int]:
+        drawn = tuple(generator.draw(step, rates, 0, number) for number in range(micro_steps))
+        return StepPlan(drawn, micro_steps, None), 0
+
+    build.plan_step = plan_step
+
+
+def draw_differently(step: int) -> None:
+    """Have this process draw other heads and columns, as many of them, in one step."""
+    draw = IndexGenerator.draw
+
+    def drawn(self: IndexGenerator, at: int, *args: Any) -> Subnetwork:
+        subnetwork = draw(self, at, *args)
+        if at != step:
+            return subnetwork
+        other = draw(self, at + 1000, *args)
+        return replace(subnetwork, head_idx=other.head_idx, kv_idx=other.kv_idx, mlp_idx=other.mlp_idx)
+
+    IndexGenerator.draw = drawn  # type: ignore[method-assign]
+
+
+def flip_a_bit(step: int) -> None:
+    """Change the last bit of one weight before this step (0-based)."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def flipped(run: Run, at: int, *args: Any) -> Any:
+            if at == step:
+                weight = next(run.model.parameters()).data.view(-1)
+                weight[:1].view(torch.int32).bitwise_xor_(1)
+            return function(run, at, *args)
+
+        return flipped
+
+    _replace("est_cli.loop.train.train_step", wrap)
+
+
+def another_learning_rate() -> None:
+    """Start this process with another setting than the others."""
+    from est_cli import train as door
+
+    start = door._train
+
+    def changed(config: Any, given: set[str]) -> None:
+        config.optim.lr *= 2
+        start(config, given)
+
+    door._train = changed

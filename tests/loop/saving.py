@@ -20,6 +20,7 @@ from est_cli.config import RunConfig
 from est_cli.est.schedule import SamplingRates, three_stage
 from est_cli.loop.run import RunState
 from est_cli.loop.save import Saver
+from est_cli.rank import Rank
 from est_cli.run_dir import RunDir
 from est_cli.tracking import MetricsFile
 from tests.checkpoint.models import adamw, gpt2, tokenizer, train
@@ -40,7 +41,8 @@ def small_run(folder: Path) -> Any:
         model=model,
         optimizer=optimizer,
         corpus=SimpleNamespace(tokenizer=tokenizer()),
-        tracker=SimpleNamespace(metrics=metrics),
+        tracker=SimpleNamespace(metrics=metrics, sync=lambda: metrics.sync()),
+        rank=Rank(),
         progress=SimpleNamespace(line=lines.append),
         scheduler=three_stage(100, 20, 40, SamplingRates(0.5, 0.5, 0.5)),
         config=RunConfig(),

@@ -1,7 +1,8 @@
 """A fork server: imports what est-train needs once, then forks one victim per request.
 
-`python -m tests.loop.server` reads JSON objects, one a line: {"argv", "cwd", "plants"} starts a victim and answers its
-process id, {"wait": pid} answers how it ended. No torch operation runs in the server itself, so forking it is safe.
+`python -m tests.loop.server` reads JSON objects, one a line: {"argv", "cwd", "plants", "environment", "name"} starts a
+victim and answers its process id, {"wait": pid} answers how it ended. No torch operation runs in the server itself,
+so forking it is safe.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def _fork(request: dict[str, Any]) -> int:
 
 def _victim(request: dict[str, Any]) -> int:
     os.chdir(request["cwd"])
-    for number, name in enumerate(("/dev/null", "out.txt", "err.txt")):
+    os.environ.update(request["environment"])
+    for number, name in enumerate(("/dev/null", f"{request['name']}out.txt", f"{request['name']}err.txt")):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666), number)
     for name, *arguments in request["plants"]:
         getattr(plants, name)(*arguments)

@@ -9,6 +9,7 @@ import pytest
 
 from est_cli.errors import DataError
 from est_cli.loop.feed import Feed, StepInputs
+from est_cli.parallel import StepPlan
 from est_cli.tracking import read_metrics
 from tests.loop.lab import Lab, outcome
 
@@ -71,10 +72,10 @@ def test_a_feed_makes_the_next_inputs_ahead_and_no_more() -> None:
         made.append(step)
         if step == 5:
             raise DataError("corpus: gone")
-        return StepInputs(None, (step,))  # type: ignore[arg-type]
+        return StepInputs(None, StepPlan((step,), 1, None))  # type: ignore[arg-type]
 
     feed = Feed(make, ahead=True)
-    assert [feed.take(step, last=False).subnetworks for step in (2, 3)] == [(2,), (3,)]
+    assert [feed.take(step, last=False).plan.subnetworks for step in (2, 3)] == [(2,), (3,)]
     feed.close()
     assert made[:2] == [2, 3] and set(made) <= {2, 3, 4}
     feed = Feed(make, ahead=True)

@@ -160,5 +160,5 @@ def test_drawing_and_routing_touch_nothing_at_p_1(run: Run, monkeypatch: pytest.
     monkeypatch.setattr(run.handle, "_check", lambda subnetwork: pytest.fail("activated anew"))
     with Watch() as watch:
         inputs = run.feed.take(STAGE_STEPS[3] + 2, last=True)
-        run.handle.activate(inputs.subnetworks[0])
+        run.handle.activate(inputs.plan.at(0))
     assert set(watch.operators) <= {"lift_fresh"}, "the tokens"

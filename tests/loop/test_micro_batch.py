@@ -16,9 +16,11 @@ from est_cli.config import TrainConfig
 from est_cli.errors import OutOfMemory
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
 from est_cli.est.schedule import three_stage
-from est_cli.lm_loss import LmLoss
+from est_cli.lm_loss import LmLoss, Objective
 from est_cli.loop import micro_batch
 from est_cli.loop.micro_batch import choose, fits_in_memory, probe_on_device, resolve
+from est_cli.parallel import Alone, Group
+from est_cli.rank import Rank
 from tests.est.models import config_of
 from tests.loop.lab import Lab, losses, train_records
 
@@ -124,8 +126,11 @@ def run_of(config: Any, asked: Any, device: str = "cpu", step: int = 0, seq_len:
         optimizer=torch.optim.AdamW(model.parameters(), fused=True),
         scheduler=three_stage(10, 2, 5, SamplingRates(0.5, 0.5, 0.5)),
         generator=IndexGenerator(handle.spec, 0),
-        lm_loss=LmLoss(),
-        sequences_per_step=sequences,
+        objective=Objective(model, LmLoss()),
+        exchange=Alone(),
+        rank=Rank(),
+        group=Group(Rank(), 1.0),
+        sequences_per_rank=sequences,
         state=SimpleNamespace(step=step, micro_batches={}),
     )
 
@@ -138,7 +143,7 @@ def limited(run: Any, most: dict[int, int], seen: list[Any]) -> Callable[..., to
         sampled = run.handle.layers[0].attn.c_attn.est_units is not None
         stage = 1 if layers < len(run.handle.layers) else 2 if sampled else 3
         seen.append((stage, len(tokens), any(p.grad is not None for p in run.model.parameters())))
-        loss = run.lm_loss(run.model, tokens, targets)
+        loss = run.objective(tokens, targets)
         loss.backward()
         if len(tokens) > most[stage]:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -158,7 +163,7 @@ def trace(run: Any) -> list[Any]:
 def test_the_probe_finds_the_sizes_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, stepped: bool) -> None:
     run, seen = small_run("auto"), []
     if stepped:
-        run.lm_loss(run.model, torch.zeros(1, 16, dtype=torch.int64), 1).backward()
+        run.objective(torch.zeros(1, 16, dtype=torch.int64), 1).backward()
         run.optimizer.step()
         run.optimizer.zero_grad()
     before, random = trace(run), torch.get_rng_state()
@@ -211,7 +216,7 @@ def test_the_moments_that_are_not_there_yet_take_room(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "empty", lambda count, **options: (taken.append(count), real(0))[1])
     parameters = list(run.model.parameters())
     probe_on_device(run)(3, 1)
-    run.lm_loss(run.model, torch.zeros(1, 16, dtype=torch.int64), 1).backward()
+    run.objective(torch.zeros(1, 16, dtype=torch.int64), 1).backward()
     parameters[0].grad = None  # as of a layer that no step has run yet
     run.optimizer.step()
     run.optimizer.zero_grad()
@@ -244,7 +249,7 @@ def test_on_a_cpu_the_sizes_are_calculated(monkeypatch: pytest.MonkeyPatch) -> N
 
 def _estimate_arguments(run: Any) -> tuple[Any, ...]:
     rates = [stage.rates for stage in run.scheduler.stages]
-    return run.model.config, run.spec, run.generator.options, rates, 16, False, False, run.lm_loss
+    return run.model.config, run.spec, run.generator.options, rates, 16, False, False, run.objective.lm_loss
 
 
 def test_on_a_cpu_numbers_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

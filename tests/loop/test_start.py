@@ -88,7 +88,7 @@ def test_two_trainers_in_one_run(stopped: Lab) -> None:
 
 def test_two_new_runs_of_one_name_at_the_same_moment(lab: Lab) -> None:
     arguments = lab.arguments(*SHORT, "run_name=x")
-    first = lab.start(*arguments, plants=[("at", "est_cli.loop.build.lock", 1, "before", "SIGSTOP")])
+    first = lab.start(*arguments, plants=[("at", "est_cli.loop.folder.lock", 1, "before", "SIGSTOP")])
     _wait_until_stopped(first)
     assert lab.train(*arguments).code == 0
     before = tree_hash(lab.at("x") / "checkpoints")

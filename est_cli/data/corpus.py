@@ -1,0 +1,169 @@
+"""load_corpus: from the configuration's `dataset` group to token streams."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from est_cli.config import DatasetConfig
+from est_cli.config import Source as SourceName
+from est_cli.data.digest import fingerprint
+from est_cli.data.encode import TOKENS, Encoder
+from est_cli.data.pieces import Source
+from est_cli.data.shards import Job, Shard, tokenised
+from est_cli.data.sources import open_sources
+from est_cli.data.stream import Span, Tokens, TokenStream, mapped
+from est_cli.data.token_files import open_token_files
+from est_cli.data.tokenizer import backend, load_tokenizer, token_count, tokenizer_digest
+from est_cli.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Token ids to train and to validate on, mapped from the disk; the digests identify them.
+
+    `weights` are those of the streams of `train`; none where there is a single one. `folders` is where the ids are
+    cached; none where the user's own token files are used.
+    """
+
+    train: Tokens
+    validation: Tokens
+    weights: tuple[float, ...]
+    tokenizer: PreTrainedTokenizerBase
+    data_hash: str
+    tokenizer_hash: str
+    folders: tuple[Path, ...]
+
+
+def load_corpus(
+    dataset: DatasetConfig,
+    tokenizer: str,
+    vocab_size: int,
+    cache_root: Path,
+    block_size: int = 1,
+    verify: bool = True,
+) -> Corpus:
+    """The corpus of `dataset` in tokens, from the cache below `cache_root` or tokenised into it now.
+
+    Any number of processes, on any hosts that share `cache_root`, may call this at the same time. All files are read to
+    be sure that they are as they were; without `verify` (where another process of the machine does it) names, sizes and
+    times are believed. Where no validation set is named and the held-out documents do not fill a block of `block_size`
+    tokens (a corpus of one document, say), the end of the token stream is held out instead. Raises DataError,
+    ConfigError, StorageError.
+    """
+    _use_threads(dataset.num_workers)
+    mapped.cache_clear()
+    if dataset.source is SourceName.tokens:
+        return _from_token_files(dataset, tokenizer, vocab_size, cache_root, block_size, verify)
+    weights = tuple(dataset.weights or ())
+    sources = open_sources(dataset, cache_root, verify)
+    loaded = load_tokenizer(tokenizer, vocab_size, sources, dataset.validation_fraction, cache_root, weights)
+    digest = tokenizer_digest(loaded)
+    parts = [_part(source, dataset, loaded, digest, cache_root, block_size, verify) for source in sources]
+    _tell_shares(sources, parts, weights)
+    held = tuple(part.validation for part in parts)
+    shared = dataset.validation_files or len(parts) == 1  # files are named for all sources together
+    return Corpus(
+        train=Tokens(tuple(part.train for part in parts)),
+        validation=Tokens(held[:1]) if shared else Tokens(held, weights),
+        weights=weights if len(parts) > 1 else (),
+        tokenizer=loaded,
+        data_hash=parts[0].digest if len(parts) == 1 else fingerprint([part.digest for part in parts], weights),
+        tokenizer_hash=digest,
+        folders=tuple(folder for part in parts for folder in part.folders),
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The tokens of one source."""
+
+    train: TokenStream
+    validation: TokenStream
+    digest: str
+    folders: list[Path]
+
+
+def _part(
+    source: Source,
+    dataset: DatasetConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    digest: str,
+    cache_root: Path,
+    block_size: int,
+    verify: bool,
+) -> _Part:
+    dtype = "<u2" if token_count(tokenizer) <= 2**16 else "<u4"
+    encoder = Encoder(backend(tokenizer), tokenizer.eos_token_id, dtype)
+    fraction = dataset.validation_fraction if source.validation is None else 0.0
+    train = tokenised(
+        source.name, source.train, Job(encoder, digest, fraction, cache_root), dataset.num_workers, verify
+    )
+    job = Job(encoder, digest, 0.0, cache_root)
+    named = tokenised(source.name, source.validation or (), job, dataset.num_workers, verify)
+    _tell_counts(source.name, [*train, *named])
+    streams = _stream(train, held=False), _stream(named, held=False) if named else _stream(train, held=True)
+    prints = [[shard.counts["sha256"] for shard in shards] for shards in (train, named)]
+    folders = [shard.folder for shard in (*train, *named)]
+    if not named and min(map(len, streams)) < block_size:
+        log.info("too few documents to hold some out: the last %g of the tokens are for validation", fraction)
+        streams = _end_held_out(streams[0] + streams[1], fraction, block_size)
+    return _Part(*streams, fingerprint(prints, len(streams[0])), folders)
+
+
+def _stream(shards: Sequence[Shard], held: bool) -> TokenStream:
+    """The tokens to train on of all shards, or those held out."""
+    return TokenStream([_span(shard, held) for shard in shards])
+
+
+def _span(shard: Shard, held: bool) -> Span:
+    train, validation = shard.counts["train_tokens"], shard.counts["validation_tokens"]
+    start, stop = (train, train + validation) if held else (0, train)
+    return Span(shard.folder / TOKENS, shard.counts["dtype"], start, stop)
+
+
+def _end_held_out(tokens: TokenStream, fraction: float, block_size: int) -> tuple[TokenStream, TokenStream]:
+    """The last `fraction` of the tokens, which is at least a block, apart from the rest."""
+    point = max(0, len(tokens) - max(block_size, round(len(tokens) * fraction)))
+    return tokens.part(0, point), tokens.part(point, len(tokens))
+
+
+def _tell_counts(name: str, shards: Sequence[Shard]) -> None:
+    """Raises DataError where there is no text at all."""
+    keys = ("train_tokens", "validation_tokens", "documents", "blank", "excluded")
+    train, validation, documents, blank, excluded = (sum(shard.counts[key] for shard in shards) for key in keys)
+    others = f" and {excluded} excluded ones" if excluded else ""
+    if not documents:
+        raise DataError(f"{name}: no text in it, only {blank} blank documents{others}")
+    message = "%s: %d tokens of %d documents; %d blank ones%s left out"
+    log.info(message, name, train + validation, documents, blank, others)
+
+
+def _tell_shares(sources: Sequence[Source], parts: Sequence[_Part], weights: Sequence[float]) -> None:
+    for source, part, weight in zip(sources, parts, weights, strict=False):
+        share = 100 * weight / sum(weights)
+        log.info("%s gives %.3g %% of the training samples, from %d tokens", source.name, share, len(part.train))
+
+
+def _from_token_files(
+    dataset: DatasetConfig, tokenizer: str, vocab_size: int, cache_root: Path, block_size: int, verify: bool
+) -> Corpus:
+    loaded = load_tokenizer(tokenizer, vocab_size, (), 0.0, cache_root)
+    train, validation, digest = open_token_files(dataset, vocab_size, cache_root, verify)
+    if validation is None:
+        train, validation = _end_held_out(train, dataset.validation_fraction, block_size)
+        digest = fingerprint(digest, len(train))
+    return Corpus(Tokens((train,)), Tokens((validation,)), (), loaded, digest, tokenizer_digest(loaded), ())
+
+
+def _use_threads(count: int | None) -> None:
+    """Have `tokenizers` work with `count` threads in this process; it reads the variable at its first use."""
+    if count is not None:
+        os.environ["RAYON_NUM_THREADS"] = str(count)

@@ -1,0 +1,129 @@
+"""Worker processes (worker.py) that do tasks, and go when the parent does.
+
+They are plain child processes and no pool of `multiprocessing`: that would import the parent's main module again, and
+leaves its processes behind when the parent is killed. They have a session of their own, so that Ctrl-C is the parent's
+alone; what ends it closes their stdin, and that ends them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from est_cli.data.pieces import Advance
+from est_cli.errors import DataError, EstError, StorageError
+
+ERRORS: dict[str, type[EstError]] = {error.__name__: error for error in (DataError, StorageError)}
+COMMAND = [sys.executable, "-P", "-m", "est_cli.data.worker"]
+
+
+PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0, "start_new_session": True}
+"""No buffers: a selector does not see what waits in one."""
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    task: int = -1
+    """Index of the task that it is at; -1: none."""
+    told: int = 0
+    """Bytes of the task that are known to be read."""
+
+
+def run_tasks(tasks: Sequence[dict[str, Any]], count: int, threads: int, advance: Advance) -> list[dict[str, Any]]:
+    """Have `count` processes of `threads` threads do all tasks; what each returned, in their order.
+
+    Where some of them cannot be done, the error is that of the first in the order of `tasks`, whichever failed first.
+    """
+    results: dict[int, dict[str, Any]] = {}
+    failures: dict[int, Exception] = {}
+    waiting = iter(range(len(tasks)))
+    with _workers(count, threads) as workers, selectors.DefaultSelector() as selector:
+        for worker in workers:
+            selector.register(_pipe(worker.process.stdout), selectors.EVENT_READ, worker)
+            _hand_next(worker, waiting, tasks)
+        while any(worker.task >= 0 and _matters(worker.task, failures) for worker in workers):
+            for key, _ in selector.select():
+                worker, message = key.data, _received(key.data)
+                if "read" in message:
+                    worker.told += message["read"]
+                    advance(message["read"])
+                    continue
+                if "done" in message:
+                    results[worker.task] = message["done"]
+                    advance(tasks[worker.task]["unit"]["size"] - worker.told)
+                else:
+                    failures[worker.task] = _failure(message)
+                worker.task = -1
+                if not failures:
+                    _hand_next(worker, waiting, tasks)
+    if failures:
+        raise failures[min(failures)]
+    return [results[index] for index in range(len(tasks))]
+
+
+def _matters(task: int, failures: dict[int, Exception]) -> bool:
+    """A task after one that failed need not end; one before it may fail as well, and would be the first."""
+    return not failures or task < min(failures)
+
+
+@contextmanager
+def _workers(count: int, threads: int) -> Iterator[list[_Worker]]:
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": path, "RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "1"}
+    workers: list[_Worker] = []
+    try:
+        for _ in range(count):
+            workers.append(_Worker(subprocess.Popen(COMMAND, env=environment, **PIPES)))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.process.wait()
+            _pipe(worker.process.stdin).close()
+            _pipe(worker.process.stdout).close()
+
+
+def _hand_next(worker: _Worker, waiting: Iterator[int], tasks: Sequence[dict[str, Any]]) -> None:
+    """Give a worker that is free the next task, if there is one."""
+    if (index := next(waiting, None)) is None:
+        return
+    worker.task, worker.told = index, 0
+    left = memoryview(json.dumps(tasks[index]).encode() + b"\n")
+    try:
+        while left:
+            left = left[_pipe(worker.process.stdin).write(left) :]
+    except BrokenPipeError as error:
+        raise _lost(worker) from error
+
+
+def _received(worker: _Worker) -> dict[str, Any]:
+    line = _pipe(worker.process.stdout).readline()
+    if not line.endswith(b"\n"):
+        raise _lost(worker)
+    return json.loads(line)
+
+
+def _lost(worker: _Worker) -> DataError:
+    code = worker.process.wait()
+    how = f"was killed by signal {-code}, perhaps for lack of memory" if code < 0 else f"ended with code {code}"
+    return DataError(f"dataset.num_workers: a process that tokenises {how}; start again to continue, with fewer")
+
+
+def _failure(message: dict[str, Any]) -> Exception:
+    if "bug" in message:
+        return RuntimeError(message["bug"])
+    return ERRORS.get(message["error"], EstError)(message["message"])
+
+
+def _pipe(stream: Any) -> Any:
+    assert stream is not None
+    return stream

@@ -1,0 +1,117 @@
+"""The tokens of units, each in a cache folder of its own: those that are missing are made, in processes or here.
+
+A folder is named after the content of its unit and the tokenizer, so an interrupted build continues where it stopped,
+and a corpus that grows, or is mixed in another way, is not tokenised again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from est_cli.data.cache import cached, clear_leftovers, intact, locked, publish
+from est_cli.data.digest import fingerprint
+from est_cli.data.encode import Encoder, write_tokens
+from est_cli.data.pieces import Advance, Unit
+from est_cli.data.pool import run_tasks
+from est_cli.data.progress import progress
+
+log = logging.getLogger(__name__)
+
+FORMAT = 2
+"""To be raised with every change that makes other tokens of the same text and tokenizer."""
+FEW_BYTES = 32 * 1024 * 1024
+"""Less text than this is tokenised here: starting processes would take longer."""
+
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """How units become tokens; `digest` is the tokenizer's, `fraction` of the documents are held out."""
+
+    encoder: Encoder
+    digest: str
+    fraction: float
+    cache_root: Path
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The tokens of a unit: where they lie, and what encode.py remembers about them."""
+
+    folder: Path
+    counts: dict[str, Any]
+
+
+def tokenised(name: str, units: Sequence[Unit], job: Job, num_workers: int | None, verify: bool) -> list[Shard]:
+    """The tokens of all units, in their order, from the cache or made now.
+
+    Without `verify` the folders that are there are taken for intact where sizes and seals are right. Other processes
+    that want the same units wait. Raises DataError and StorageError.
+    """
+    folders = [_folder(unit, job) for unit in units]
+    found = _intact(folders, verify)
+    if len(found) < len(set(folders)):
+        gate = job.cache_root / f"units-{fingerprint([folder.name for folder in folders])[:16]}"
+        with locked(gate):
+            found = _intact(folders, verify, warn=True)
+            todo = {folder: unit for folder, unit in zip(folders, units, strict=True) if folder not in found}
+            if todo:
+                clear_leftovers(folders)
+                found |= _made(name, todo, sum(unit.size for unit in units), job, num_workers)
+    return [Shard(folder, found[folder]) for folder in folders]
+
+
+def _folder(unit: Unit, job: Job) -> Path:
+    key = fingerprint("tokens", FORMAT, unit.fingerprint, job.digest, job.fraction)
+    return job.cache_root / key[:16]
+
+
+def _intact(folders: Sequence[Path], verify: bool, warn: bool = False) -> dict[Path, dict[str, Any]]:
+    """What is remembered about those that are there."""
+    unique = list(dict.fromkeys(folders))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda folder: intact(folder, verify, warn), unique)
+    return {folder: counts for folder, counts in zip(unique, found, strict=True) if counts is not None}
+
+
+def _made(
+    name: str, todo: dict[Path, Unit], total: int, job: Job, num_workers: int | None
+) -> dict[Path, dict[str, Any]]:
+    """Tokenise what is missing: `total` is the size of everything."""
+    missing = sum(unit.size for unit in todo.values())
+    cores = num_workers or os.cpu_count() or 1
+    processes = 1 if missing < FEW_BYTES else min(cores, len(todo))
+    kept = f", {100 * (total - missing) / total:.0f} % is there already" if missing < total else ""
+    by = f", {len(todo)} parts in {processes} processes" if processes > 1 else ""
+    with progress(f"tokenising {name}{by}{kept}", total, total - missing) as advance:
+        if processes > 1:
+            results = run_tasks(_tasks(todo, job), processes, max(1, cores // processes), advance)
+            return dict(zip(todo, results, strict=True))
+        return {folder: _made_here(folder, unit, job, advance) for folder, unit in todo.items()}
+
+
+def _made_here(folder: Path, unit: Unit, job: Job, advance: Advance) -> dict[str, Any]:
+    return publish(folder, lambda place: write_tokens(place, unit, job.encoder, job.fraction, advance))
+
+
+def _tasks(todo: dict[Path, Unit], job: Job) -> list[dict[str, Any]]:
+    """The same for worker.py, in plain values."""
+    folder = job.cache_root / f"encoder-{job.digest[:16]}"
+
+    def save(place: Path) -> dict[str, Any]:
+        job.encoder.tokenizer.save(str(place / TOKENIZER))
+        return {}
+
+    cached(folder, save)
+    shared = {"tokenizer": str(folder / TOKENIZER), "end": job.encoder.end, "dtype": job.encoder.dtype}
+    return [
+        {"unit": asdict(unit), "folder": str(folder), "fraction": job.fraction, **shared}
+        for folder, unit in todo.items()
+    ]

@@ -1,0 +1,119 @@
+"""Units of work: how files are grouped and cut into them, and how each kind is read.
+
+A unit is small enough that little is lost when its reading is interrupted, and large enough that there are few of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from est_cli.data.digest import digest_files, fingerprint
+from est_cli.data.pieces import Advance, Piece, Unit
+from est_cli.data.readers import Span, can_be_cut, file_kind, read_file
+from est_cli.data.rows import Wanted
+
+UNIT_BYTES = 32 * 1024 * 1024
+"""Small files are put together up to this size; larger ones are cut, or are a unit each where they cannot be."""
+MAX_UNITS = 1024
+"""Where a corpus has more, its units become twice as large, and so on."""
+
+NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings"}
+"""Folders below the standard library's that are left out: other people's packages, tests, and generated tables."""
+
+FilePart = tuple[str, Span | None]
+"""A path and, where the file is cut, the bytes of it that are meant."""
+
+
+def read_unit(unit: Unit, advance: Advance) -> Iterator[Piece]:
+    """The documents of a unit, in their order. Raises DataError."""
+    return READERS[unit.kind](advance, **unit.arguments)
+
+
+def read_units(units: Sequence[Unit], advance: Advance) -> Iterator[Piece]:
+    """The documents of one unit after the other."""
+    return itertools.chain.from_iterable(read_unit(unit, advance) for unit in units)
+
+
+def file_units(paths: Sequence[Path], digests: Sequence[str], wanted: Wanted) -> tuple[Unit, ...]:
+    """The documents of these files in units; `digests` are those of their bytes."""
+    total, size = sum(map(_size, paths)), UNIT_BYTES
+    while total > MAX_UNITS * size:
+        size *= 2
+    digest_of = dict(zip(map(str, paths), digests, strict=True))
+    return tuple(_file_unit(group, digest_of, wanted) for group in _groups(paths, size))
+
+
+def stdlib_unit(root: Path) -> Unit:
+    """Every .py file below `root` but tests, tables of codecs and installed packages, one document each."""
+    paths = _python_files(root)
+    return Unit("stdlib", {"root": str(root)}, fingerprint("stdlib", digest_files(paths)), sum(map(_size, paths)))
+
+
+def _groups(paths: Sequence[Path], size: int) -> Iterator[list[FilePart]]:
+    """The parts of the units: neighbouring small files together, spans of about `size` bytes of large ones."""
+    group: list[FilePart] = []
+    filled = 0
+    for path in paths:
+        length = _size(path)
+        if group and filled + length > size:
+            yield group
+            group, filled = [], 0
+        if length > size and can_be_cut(path):
+            count = -(-length // size)
+            edges = [length * number // count for number in range(count + 1)]
+            for span in itertools.pairwise(edges):
+                yield [(str(path), span)]
+        else:
+            group.append((str(path), None))
+            filled += length
+    if group:
+        yield group
+
+
+def _file_unit(group: list[FilePart], digest_of: dict[str, str], wanted: Wanted) -> Unit:
+    """What a file is called has no say in the fingerprint, but its kind has."""
+    contents = [[digest_of[path], *file_kind(Path(path)), span] for path, span in group]
+    size = sum(_size(Path(path)) if span is None else span[1] - span[0] for path, span in group)
+    settings = {"fields": list(wanted.fields), "exclude": list(wanted.exclude)}
+    return Unit("files", {"parts": group, **settings}, fingerprint("files", contents, settings), size)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _python_files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*.py") if not NOT_STDLIB.intersection(path.relative_to(root).parts))
+
+
+def _read_files(
+    advance: Advance, parts: Sequence[FilePart], fields: Sequence[str], exclude: Sequence[str]
+) -> Iterator[Piece]:
+    for path, span in parts:
+        yield from read_file(Path(path), Wanted(fields, exclude), advance, None if span is None else (span[0], span[1]))
+
+
+def _read_stdlib(advance: Advance, root: str) -> Iterator[Piece]:
+    for path in _python_files(Path(root)):
+        data = path.read_bytes()
+        advance(len(data))
+        try:
+            yield Piece(data.decode("utf-8").replace("\r\n", "\n"), ends=True)
+        except UnicodeDecodeError:
+            continue
+
+
+def _read_hub(advance: Advance, **arguments: Any) -> Iterator[Piece]:
+    from est_cli.data.hub import read_shard  # for those only who need it
+
+    return read_shard(advance, **arguments)
+
+
+READERS: dict[str, Callable[..., Iterator[Piece]]] = {
+    "files": _read_files,
+    "stdlib": _read_stdlib,
+    "hub": _read_hub,
+}

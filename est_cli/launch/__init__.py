@@ -1,0 +1,1 @@
+"""Several processes on this machine: starting them, passing signals on, and ending all when one is lost."""

@@ -1,0 +1,49 @@
+"""`est-train launch.num_processes=N`: one frozen configuration, N workers, one line at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from est_cli.launch.handover import freeze, log_tail, run_named
+from est_cli.launch.supervisor import supervise
+from est_cli.launch.verdict import End, verdict
+from est_cli.resume import Start
+
+
+def launch(start: Start) -> None:
+    """Train with launch.num_processes workers on this machine; returns when all of them are done.
+
+    Raises StoppedBySignal, the error that a worker ended with, or PeerLostError where a worker was killed or lost.
+    """
+    with tempfile.TemporaryDirectory(prefix="est-launch-") as name:
+        folder = Path(name)
+        freeze(start, folder)
+        ends, signum = supervise(_worker_command(folder), start.config.launch.num_processes, folder)
+        error = verdict(ends, signum, _resume(start, folder))
+        _show_logs(ends, folder)
+    if error is not None:
+        raise error
+
+
+def _worker_command(folder: Path) -> list[str]:
+    """This interpreter, with the current folder on its path only if this process has it there (`python -m`)."""
+    here = {"", os.getcwd()} & set(sys.path)
+    return [sys.executable, *([] if here else ["-P"]), "-m", "est_cli.launch.worker", str(folder)]
+
+
+def _resume(start: Start, folder: Path) -> str | None:
+    """What continues this run; None before it was put together."""
+    return run_named(folder) if start.folder is None else str(start.folder)
+
+
+def _show_logs(ends: Sequence[End], folder: Path) -> None:
+    """What others than the first said, where it explains something: one bug's traceback, or all with EST_DEBUG=1."""
+    bug = next((end for end in ends if end.code == 1), None)
+    for end in ends[1:]:
+        if end is bug or os.environ.get("EST_DEBUG") == "1":
+            tail = log_tail(folder, end.rank)
+            print(f"rank {end.rank}:\n{tail}" if tail else f"rank {end.rank}: said nothing", file=sys.stderr)

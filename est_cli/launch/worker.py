@@ -1,0 +1,63 @@
+"""One process of a run that est-train launched: `python -m est_cli.launch.worker FOLDER`, for the launcher only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from est_cli.door import enter, leave
+from est_cli.launch.handover import Word, leave_word, name_run, thaw
+from est_cli.rank import rank_of_environment
+
+
+def main(argv: Sequence[str]) -> None:
+    # Outside of the training loop there is nothing to save: a signal ends this process also while it waits for others
+    # inside native code, where no Python handler runs.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    folder = Path(argv[1])
+    start = thaw(folder)
+    from est_cli.loop import build, train
+
+    with build(start) as run:
+        if rank_of_environment().first:
+            name_run(folder, run.dir.root)
+        train(run)
+
+
+def end_with_launcher() -> None:
+    """End this process and its helpers when stdin closes, which it does when the launcher has ended, however."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        with suppress(ProcessLookupError):  # where this process leads no group
+            os.killpg(os.getpid(), signal.SIGKILL)
+        os._exit(128 + signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def console() -> None:
+    end_with_launcher()
+    folder, rank = Path(sys.argv[1]), rank_of_environment().rank
+
+    def tell(code: int, message: str) -> None:
+        leave_word(folder, rank, Word(code, message))
+
+    try:
+        code = enter("est-train", main, tell=tell)
+    except Exception as bug:
+        traceback.print_exc()
+        code = 1
+        tell(code, type(bug).__name__)
+    leave(code)
+
+
+if __name__ == "__main__":
+    console()

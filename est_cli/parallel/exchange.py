@@ -1,0 +1,61 @@
+"""How the processes of a run put their gradients together: what the step asks of it, and the answer for one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from est_cli.est import Subnetwork
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Which subnetworks a step will run, known before it begins."""
+
+    subnetworks: Sequence[Subnetwork]
+    """Of this process: one for all micro-steps, or one for each."""
+    micro_steps: int
+    anywhere: frozenset[int] | None
+    """Layers that run in any micro-step of any process; None where all of them run one and the same subnetwork."""
+
+    def at(self, micro_step: int) -> Subnetwork:
+        """What runs in this micro-step."""
+        return self.subnetworks[min(micro_step, len(self.subnetworks) - 1)]
+
+
+class Exchange(Protocol):
+    """Sums gradients over the processes. Called in this order in every step, by all of them."""
+
+    reduced_bytes: int
+    """Of gradients that this process handed over in the last step."""
+
+    def begin(self, plan: StepPlan) -> None:
+        """A step begins; no gradient is there."""
+
+    def before(self, micro_step: int) -> None:
+        """Forward and backward of `micro_step` come next; its subnetwork is active."""
+
+    def finish(self, header: Tensor) -> Tensor:
+        """Return the sum of `header` over the processes; every gradient is the sum, too, in the processes that hold it.
+
+        The result is on the header's device and need not be there yet.
+        """
+
+
+class Alone:
+    """One process: its gradients are the gradients."""
+
+    reduced_bytes = 0
+
+    def begin(self, plan: StepPlan) -> None:
+        """Nothing to prepare."""
+
+    def before(self, micro_step: int) -> None:
+        """Nothing to prepare."""
+
+    def finish(self, header: Tensor) -> Tensor:
+        """The header itself."""
+        return header

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from est_cli.sweep import perform
+from tests.sweep.lab import Lab
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lab:
+    """A current folder in which jobs do not train: what becomes of them is planted."""
+    monkeypatch.chdir(tmp_path)
+    lab = Lab(tmp_path, capsys)
+    monkeypatch.setattr(perform, "run_child", lab.run_child)
+    return lab
