@@ -38,6 +38,7 @@ OUT_OF_RANGE = {
     "model.max_positions": "0",
     "model.dropout": "1.0",
     "model.rope_theta": "0.0",
+    "model.norm_eps": "0.0",
     "dataset.validation_fraction": "0.0",
     "dataset.token_dtype": "int64",
     "dataset.num_workers": "0",

@@ -52,9 +52,11 @@ def test_presets_take_their_numbers() -> None:
     assert (config.n_inner, config.tie_word_embeddings, config.n_positions) == (300, False, 512)
     assert (config.bos_token_id, config.eos_token_id) == (7, 7)
     llama.num_kv_heads, llama.mlp_size, llama.tie_embeddings, llama.rope_theta = None, None, True, 5e5
+    llama.norm_eps = 1e-5
     config = hf_config(llama)
     assert (config.num_key_value_heads, config.intermediate_size, config.tie_word_embeddings) == (4, 512, True)
     assert config.rope_parameters["rope_theta"] == 5e5
+    assert config.rms_norm_eps == 1e-5
 
 
 @pytest.mark.parametrize("name", ["gpt2_tiny", "llama_tiny"])

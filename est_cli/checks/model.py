@@ -30,6 +30,8 @@ def model_problems(config: RunConfig) -> Iterator[str]:
     yield from (f"model.{size}: {value} is out of range; it must be at least 1" for size, value in wrong)
     if not missing and not wrong:
         yield from _heads(config)
+    if model.norm_eps is not None and not 0.0 < model.norm_eps < 1.0:
+        yield f"model.norm_eps: {model.norm_eps} is out of range; it must be above 0 and below 1"
     if model.rope_theta is None:
         return
     if model.family is Family.gpt2:
@@ -42,7 +44,7 @@ def _hf_model(config: RunConfig) -> Iterator[str]:
     model = config.model
     if not model.name_or_path:
         yield "model.name_or_path: is missing; model=hf needs a config or checkpoint folder, or a hub id"
-    sizes = (*SIZES, "num_kv_heads", "mlp_size", "rope_theta", "tie_embeddings")
+    sizes = (*SIZES, "num_kv_heads", "mlp_size", "rope_theta", "norm_eps", "tie_embeddings")
     for size in sizes:
         if getattr(model, size) is not None:
             yield f"model.{size}: comes from model.name_or_path under model=hf; leave it null"

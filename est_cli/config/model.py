@@ -33,6 +33,8 @@ class ModelConfig:
     tie_embeddings: bool | None = None
     """Whether the LM head shares the embedding's weight; None: as the family does (gpt2 yes, llama no)."""
     rope_theta: float | None = None
+    norm_eps: float | None = None
+    """Epsilon of the norms; None: as the family does (gpt2 1e-5, llama 1e-6)."""
     name_or_path: str | None = None
     """family=hf: a local config or checkpoint folder, or a hub id."""
     pretrained: bool = True
