@@ -19,11 +19,13 @@ from zlib import crc32
 import torch
 
 from est_cli.checkpoint import disk, tensors
+from est_cli.errors import StorageError
 from est_cli.est import IndexGenerator, Subnetwork
 from est_cli.loop import finish, step
 from est_cli.loop.feed import Feed, StepInputs
 from est_cli.loop.run import Run
 from est_cli.parallel import StepPlan
+from est_cli.tracking import MetricsFile
 
 build: Any = importlib.import_module("est_cli.loop.build")  # the package has a function of that name
 
@@ -87,6 +89,20 @@ def disk_full(name: str, times: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     disk.fault_point = fault_point
+
+
+def records_not_synced(call: int) -> None:
+    """Fail with ENOSPC in the `call`-th call (from 1) that has the disk hold the records."""
+    count, real = 0, MetricsFile.sync
+
+    def sync(self: MetricsFile) -> None:
+        nonlocal count
+        count += 1
+        if count == call:
+            raise StorageError(f"{self.path}: {os.strerror(errno.ENOSPC)}")
+        real(self)
+
+    MetricsFile.sync = sync  # type: ignore[method-assign]
 
 
 def act(action: str) -> None:
@@ -278,6 +294,28 @@ def flip_a_bit(step: int) -> None:
     _replace("est_cli.loop.train.train_step", wrap)
 
 
+def other_first_weights() -> None:
+    """Build the model of this process with one weight that is not that of the others."""
+    build_model = build.build_model
+
+    def built(*args: Any) -> Any:
+        model = build_model(*args)
+        with torch.no_grad():
+            next(model.parameters()).view(-1)[0] += 1.0
+        return model
+
+    build.build_model = built
+
+
+def never_whole_on_the_device() -> None:
+    """Fail where the model is taken to the device as a whole."""
+
+    def to(self: Any, device: Any) -> Any:
+        raise AssertionError("the whole model may not fit on one device")
+
+    build.PreTrainedModel.to = to
+
+
 def another_learning_rate() -> None:
     """Start this process with another setting than the others."""
     from est_cli import train as door
@@ -289,3 +327,18 @@ def another_learning_rate() -> None:
         start(config, given)
 
     door._train = changed
+
+
+def write_reduced_bytes(path: str) -> None:
+    """Append to `path` how many bytes of gradients each step has handed over."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def written(run: Run, *args: Any) -> Any:
+            result = function(run, *args)
+            with open(path, "a") as file:
+                print(run.exchange.reduced_bytes, file=file)
+            return result
+
+        return written
+
+    _replace("est_cli.loop.train.train_step", wrap)

@@ -28,6 +28,12 @@ def test_other_weights_are_noticed_at_the_next_look(lab: Lab, every: int) -> Non
     assert f"rank 1: its weights after step {seen} are not rank 0's" in ended[0].last_words[0]
 
 
+def test_other_weights_are_noticed_before_the_first_step(lab: Lab) -> None:
+    ended = lab.tiny_ranks(2, "x", *SHORT, "launch.check_every=50", plants={1: [("other_first_weights",)]})
+    assert [each.code for each in ended] == [7, 7]
+    assert "rank 1: its weights before the first step are not rank 0's" in ended[0].last_words[0]
+
+
 def test_nobody_looks_at_the_weights_where_that_is_off(lab: Lab) -> None:
     ended = lab.tiny_ranks(2, "x", *SHORT, "launch.check_every=0", plants={1: [("flip_a_bit", 5)]})
     assert [each.code for each in ended] == [0, 0]

@@ -82,5 +82,13 @@ def test_an_error_of_one_is_told_by_that_one(lab: Lab) -> None:
     assert "train.micro_batch: out of memory" in ended[1].last_words[0]
 
 
+def test_a_save_that_cannot_begin_is_a_warning(lab: Lab) -> None:
+    """Under FSDP all processes put a checkpoint together: none may stay away because it could not be written."""
+    plants = {0: [("records_not_synced", 2)]}
+    ended = lab.tiny_ranks(2, "x", *SHORT, "launch.strategy=fsdp", plants=plants)
+    assert [each.code for each in ended] == [0, 0], ended[1].err
+    assert "warning: no checkpoint at step 6" in ended[0].err
+
+
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -112,6 +112,14 @@ def test_each_process_may_draw_its_own(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_only_a_replica_is_whole_on_its_device(lab: Lab, strategy: str) -> None:
+    settings = ("train.max_steps=1", "stage.t1=0", "stage.t2=0", f"launch.strategy={strategy}")
+    plants = dict.fromkeys((0, 1), (("never_whole_on_the_device",),))
+    ended = lab.tiny_ranks(2, "x", *settings, plants=plants)
+    assert [rank.code == 0 for rank in ended] == [strategy == "fsdp"] * 2, ended[0].err
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_killed_run_of_two_continues_bit_for_bit(lab: Lab, strategy: str) -> None:
     settings = (*SHORT, f"launch.strategy={strategy}", "train.micro_batch=2")
     assert [rank.code for rank in lab.tiny_ranks(2, "whole", *settings)] == [0, 0]
@@ -137,3 +145,24 @@ def test_with_every_option_on(lab: Lab, strategy: str, precision: str) -> None:
     assert_same_training(lab.at("one"), lab.at("two"), rel=1e-5 if precision == "fp32" else 2e-2)
     samples = [[line for line in each.err.splitlines() if line.startswith("sample")] for each in (one, ended[0])]
     assert len(samples[1]) == 2 and (samples[0] == samples[1] or precision == "bf16")
+
+
+WIDTH, LAYERS, VOCAB, POSITIONS = 32, 4, 300, 32
+
+
+def layer_entries(share: float) -> int:
+    """Of the gradients of a GPT-2 layer: projections and inner biases by their `share`, all else whole."""
+    attention = share * (3 * WIDTH * WIDTH + 3 * WIDTH + WIDTH * WIDTH) + WIDTH
+    mlp = share * (4 * WIDTH * WIDTH + 4 * WIDTH + 4 * WIDTH * WIDTH) + WIDTH
+    return round(attention + mlp + 4 * WIDTH)
+
+
+def test_only_gradients_that_exist_are_sent(lab: Lab) -> None:
+    """Bytes of each stage as the sizes say; torch's DistributedDataParallel sends those of stage 3 in all of them."""
+    ended = lab.tiny_ranks(2, "x", *SHORT, plants={0: [("write_reduced_bytes", "bytes")]})
+    assert [rank.code for rank in ended] == [0, 0], ended[0].err
+    outside = (VOCAB + POSITIONS + 2) * WIDTH
+    stages = [4 * (outside + layers * layer_entries(share)) for layers, share in ((2, 0.5), (4, 0.5), (4, 1.0))]
+    sent = [int(line) for line in (lab.folder / "bytes").read_text().splitlines()]
+    assert sent == [stages[0]] * 6 + [stages[1]] * 7 + [stages[2]] * 7
+    assert stages[0] - 4 * outside < 0.27 * (stages[2] - 4 * outside)
