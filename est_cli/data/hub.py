@@ -25,10 +25,9 @@ from huggingface_hub import HfApi, constants
 from est_cli.config import DatasetConfig
 from est_cli.data.cache import cached, intact
 from est_cli.data.digest import fingerprint, remembered_digests
-from est_cli.data.pieces import Advance, Piece, Source, Unit
+from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, Piece, Source, Unit
 from est_cli.data.readers import reason
 from est_cli.data.rows import Wanted, document
-from est_cli.data.units import MAX_UNITS, UNIT_BYTES
 from est_cli.errors import ConfigError, DataError
 
 TIMEOUT_S = 5.0

@@ -26,6 +26,12 @@ Advance = Callable[[int], None]
 """Told how many bytes of a unit (see `Unit.size`) were read since the last call; feeds the progress bar."""
 
 
+UNIT_BYTES = 32 * 1024 * 1024
+"""Small files are put together up to this size; larger ones are cut, or are a unit each where they cannot be."""
+MAX_UNITS = 1024
+"""Where a corpus has more, its units become twice as large, and so on."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """Work that is read, tokenised and kept as one: some files, a range of lines, or a part of a data set of the hub.

@@ -11,14 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.data.digest import digest_files, fingerprint
-from est_cli.data.pieces import Advance, Piece, Unit
+from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, Piece, Unit
 from est_cli.data.readers import Span, can_be_cut, file_kind, read_file
 from est_cli.data.rows import Wanted
-
-UNIT_BYTES = 32 * 1024 * 1024
-"""Small files are put together up to this size; larger ones are cut, or are a unit each where they cannot be."""
-MAX_UNITS = 1024
-"""Where a corpus has more, its units become twice as large, and so on."""
 
 NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings"}
 """Folders below the standard library's that are left out: other people's packages, tests, and generated tables."""
