@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from est_cli.config import RunConfig
@@ -11,6 +10,9 @@ NOT_DEEPSPEED = (
     "DeepSpeed keeps weights in flat partitions of its own, in which a layer that is skipped or a row that is not "
     "sampled has no place; fsdp shards weights, gradients and moments as its ZeRO-3 does"
 )
+
+MAX_TIMEOUT_S = 1e9
+"""30 years; what is much longer has no place in the numbers that timeouts are kept in."""
 
 
 def launch_problems(config: RunConfig) -> Iterator[str]:
@@ -25,8 +27,10 @@ def launch_problems(config: RunConfig) -> Iterator[str]:
     if launch.strategy not in ("ddp", "fsdp"):
         reason = f"; {NOT_DEEPSPEED}" if launch.strategy == "deepspeed" else ""
         yield f"launch.strategy: {launch.strategy!r} is not one of ddp, fsdp{reason}"
-    if not (math.isfinite(launch.timeout_s) and launch.timeout_s > 0):
-        yield f"launch.timeout_s: {launch.timeout_s} is out of range; it must be above 0"
+    if not 0 < launch.timeout_s <= MAX_TIMEOUT_S:
+        yield (
+            f"launch.timeout_s: {launch.timeout_s} is out of range; it must be above 0 and at most {MAX_TIMEOUT_S:,.0f}"
+        )
     if launch.check_every < 0:
         yield f"launch.check_every: {launch.check_every} is out of range; it must be at least 0 (0 means never)"
     if launch.strategy == "fsdp" and config.sampling.ranks.value == "independent":

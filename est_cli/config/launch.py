@@ -16,5 +16,5 @@ class LaunchConfig:
     timeout_s: float = 600.0
     """Seconds that a process waits for the others before it takes one of them for lost."""
     check_every: int = 100
-    """Compare the weights of all replicas every so many steps and stop on a difference; 0: never. Subnetworks and
-    samples are compared in every step."""
+    """Compare the weights of all replicas every so many steps and stop on a difference; 0: never. Subnetworks
+    are compared in every step."""

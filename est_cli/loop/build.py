@@ -38,7 +38,7 @@ from est_cli.loop.processes import check_processes, require_same_run, settle_pro
 from est_cli.loop.run import Run, RunState, StageCost, ledger_at
 from est_cli.models import build_model, checkpoint_activations, hf_config, set_end_of_text, unpacked_sequences
 from est_cli.optim import build_optimizer
-from est_cli.parallel import Alone, Exchange, Group, Replicas, Shards, peers_answer, shard
+from est_cli.parallel import Alone, Exchange, Group, Replicas, Shards, peers_answer, shard, weight_checksum
 from est_cli.rank import Rank, rank_of_environment
 from est_cli.resume import Start
 from est_cli.run_dir import RunDir
@@ -93,7 +93,7 @@ def build(start: Start) -> Iterator[Run]:
         stack.callback(run.tracker.close, None)
         _settle_micro_batches(run)
         yield run
-        if rank.world_size > 1:
+        if dist.is_initialized():  # as it is for the only process of a launcher, too
             dist.destroy_process_group()  # not after an exception: it may wait for a process that is gone
 
 
@@ -129,12 +129,14 @@ def _attention(config: RunConfig, parts: _Parts) -> AbstractContextManager[None]
 
 def _assemble(config: RunConfig, parts: _Parts, run_dir: RunDir, group: Group) -> Run:
     corpus, seq_len, rank = parts.corpus, config.train.seq_len, group.rank
-    handle = _prepare_model(config, parts)
+    handle = _prepare_model(config, parts, rank)
     objective = Objective(parts.model, parts.lm_loss)
     exchange = _exchange(config, parts, objective, handle, rank)
     optimizer = build_optimizer(parts.model, config.optim)
     state = restored_state(run_dir, parts.model, optimizer, corpus, group) or _fresh_state(corpus)
     settle_processes(state, config, rank, run_dir)
+    if isinstance(exchange, Replicas) and config.launch.check_every:
+        group.require_same(weight_checksum(parts.model), "its weights before the first step are not")
     batch = config.train.tokens_per_step // seq_len
     costs = _stage_costs(parts, batch, seq_len)
     dense_step = training_flops(parts.spec, full_sizes(parts.spec), batch, seq_len)
@@ -171,8 +173,10 @@ def _assemble(config: RunConfig, parts: _Parts, run_dir: RunDir, group: Group) -
     )
 
 
-def _prepare_model(config: RunConfig, parts: _Parts) -> EstHandle:
-    model = parts.model.to(parts.accelerator.device)
+def _prepare_model(config: RunConfig, parts: _Parts, rank: Rank) -> EstHandle:
+    model = parts.model
+    if not _sharded(config, rank):  # shard() takes it to the device piece by piece: the whole may not fit there
+        model.to(parts.accelerator.device)
     handle = apply_est(model, parts.spec)
     if config.train.activation_checkpointing:
         checkpoint_activations(model)
@@ -185,10 +189,14 @@ def _prepare_model(config: RunConfig, parts: _Parts) -> EstHandle:
 def _exchange(config: RunConfig, parts: _Parts, objective: Objective, handle: EstHandle, rank: Rank) -> Exchange:
     if rank.world_size == 1:
         return Alone()
-    if config.launch.strategy == "ddp":
+    if not _sharded(config, rank):
         return Replicas(parts.model, handle.layers)
     shard(objective, handle.layers, parts.accelerator.device, rank.world_size)
     return Shards(objective, handle.layers)
+
+
+def _sharded(config: RunConfig, rank: Rank) -> bool:
+    return config.launch.strategy == "fsdp" and rank.world_size > 1
 
 
 def _fresh_state(corpus: Corpus) -> RunState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -24,6 +25,9 @@ from est_cli.schema import to_yaml
 
 log = logging.getLogger(__name__)
 
+SHOWN_WITHIN_S = 60.0
+"""A network file system may believe for so long that what it has looked for in vain is still not there."""
+
 
 @contextmanager
 def owned_folder(start: Start, group: Group) -> Iterator[RunDir]:
@@ -31,7 +35,7 @@ def owned_folder(start: Start, group: Group) -> Iterator[RunDir]:
     config = start.config
     if not group.rank.first:
         run_dir = RunDir(Path(group.share(None)))
-        if not run_dir.config.exists():
+        if not _shown(run_dir.config):
             raise ConfigError(f"{run_dir.root}: is not here for rank {group.rank.rank}; all must see one file system")
         config.run_name = run_dir.root.name
         yield run_dir
@@ -67,6 +71,16 @@ def restored_state(
     if group.rank.first:
         set_aside_later(run_dir.checkpoints, state.step)  # or retain() would count a damaged one among the newest
     return state
+
+
+def _shown(path: Path) -> bool:
+    """Whether `path`, which another machine has written, is there for this one."""
+    deadline = time.monotonic() + SHOWN_WITHIN_S
+    while not path.exists():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _run_dir(start: Start) -> RunDir:

@@ -55,12 +55,12 @@ class Saver:
         """
         self.wait()
         run, step = self._run, self._run.state.step
-        try:
-            run.tracker.sync()
-        except StorageError as error:
-            self._refused(step, error)
+        refused = self._records_refused()
+        # Also where nothing can be written: the others are at it, and may need this process's share.
+        snapshot = take_snapshot(run.model, run.optimizer, self._buffers, keep=run.rank.first and refused is None)
+        if refused is not None:
+            self._refused(step, refused)
             return
-        snapshot = take_snapshot(run.model, run.optimizer, self._buffers, keep=run.rank.first)
         if not run.rank.first:
             self.saved_step = step  # as far as this process knows
             return
@@ -86,6 +86,14 @@ class Saver:
             self._refused(step, error)
         else:
             raise error
+
+    def _records_refused(self) -> StorageError | None:
+        """Have the disk hold the records, or say why it does not: a checkpoint must not be ahead of them."""
+        try:
+            self._run.tracker.sync()
+        except StorageError as error:
+            return error
+        return None
 
     def _write(self, step: int, snapshot: Snapshot, state: dict[str, Any]) -> None:
         run, train = self._run, self._run.config.train

@@ -234,7 +234,7 @@ def _what_is_due(loop: _Loop, done: int) -> None:
         saver.wait()
         saved = "saved" if saver.saved_step == done else "no checkpoint could be saved"
         message = f"{run.dir.root}: {saved} at step {done}; resume={run.dir.root} continues"
-        run.group.wait()  # a launcher that sees one process end may kill the one that saves
+        run.group.wait_for_save()  # a launcher that sees one process end may kill the one that saves
         raise StoppedBySignal(loop.stop_signal, message)
 
 

@@ -58,6 +58,7 @@ class Replicas:
         for reduction in self._reductions:
             reduction.finish()
         self.reduced_bytes = sum(reduction.nbytes for reduction in self._reductions)
+        self._reductions = []  # and their buffers, which together may be as large as the gradients
         summed.wait()
         return header
 
