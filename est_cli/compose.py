@@ -66,7 +66,7 @@ def run_hydra(
     if arguments.multirun and sweep is not None:
         sweep(SweepCommand(arguments.overrides, arguments.config_dir))
         return
-    refuse_stages_of_dense(checked_overrides(arguments.overrides, schema, options_of_groups(arguments.config_dir)))
+    refuse_stages_of_dense(checked_overrides(arguments.overrides, schema, _groups(schema, arguments.config_dir)))
     if any(getattr(arguments, flag) for flag in _QUESTIONS):
         with _told_in_one_line(schema):
             _answer(config_name, argv)
@@ -76,7 +76,7 @@ def run_hydra(
 
 def composed(config_name: str, schema: type[C], args: list[str], config_dir: str | None) -> tuple[C, set[str]]:
     """What one command line means: (the configuration, unchecked; the keys that the command line decides)."""
-    overrides = checked_overrides(args, schema, options_of_groups(config_dir))
+    overrides = checked_overrides(args, schema, _groups(schema, config_dir))
     with _told_in_one_line(schema):
         config, bare = _composed(config_name, args, config_dir)
     return typed(config, schema), _given_keys(config, bare, overrides)
@@ -149,12 +149,7 @@ def checked_overrides(
     """
     overrides = []
     for arg in args:
-        try:
-            override = OverridesParser.create().parse_override(arg)
-        except HydraException as error:
-            raise ConfigError(
-                f"{arg}: not an override; write KEY=VALUE, and quote values with special signs"
-            ) from error
+        override = parsed_override(arg)
         _check_override(override, arg, dict(leaf_types(schema)), groups)
         key = override.key_or_group
         if override.is_sweep_override() and not sweeping:
@@ -165,6 +160,17 @@ def checked_overrides(
             check_choice(key, override.value(), groups[key])
         overrides.append(override)
     return overrides
+
+
+def parsed_override(text: str) -> Override:
+    """The override that the command line has as `text`; ConfigError if it is none."""
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise ConfigError(
+            f"{text}: not an override; write KEY=VALUE, and words with special signs in quotes of their own, "
+            "\"KEY=['a=b']\""
+        ) from error
 
 
 def refuse_stages_of_dense(overrides: list[Override]) -> None:
@@ -203,6 +209,13 @@ def options_of_groups(config_dir: str | None) -> dict[str, list[str]]:
         for file in root.glob("*/*.yaml"):
             groups.setdefault(file.parent.name, set()).add(file.stem)
     return {group: sorted(options) for group, options in sorted(groups.items()) if group != "hydra"}
+
+
+def _groups(schema: type, config_dir: str | None) -> dict[str, list[str]]:
+    """The groups that a command with this schema has; one without a model has no recipes either."""
+    fields = {key.partition(".")[0] for key, _ in leaf_types(schema)}
+    fields |= {"experiment"} if "model" in fields else set()
+    return {group: options for group, options in options_of_groups(config_dir).items() if group in fields}
 
 
 def _given_keys(composed: DictConfig, bare: DictConfig | None, overrides: list[Override]) -> set[str]:

@@ -168,7 +168,7 @@ def _is_local(name: str) -> bool:
 
 def _pretrained(name: str, config: Any) -> PreTrainedModel:
     """The model with the weights of `name`, which must hold every one of them."""
-    with _quiet_transformers():
+    with quiet_transformers():
         model, info = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,
@@ -189,7 +189,7 @@ def _pretrained(name: str, config: Any) -> PreTrainedModel:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar and no report on stderr: what is wrong is told in one line."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)

@@ -109,7 +109,8 @@ def describe_type(hint: Any) -> str:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(describe_type(part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is list:
-        return "a list of words, [a,b]"
+        kinds = {int: "integers, [1,2]", float: "numbers, [1,2]"}
+        return f"a list of {kinds.get(typing.get_args(hint)[0], 'words, [a,b]')}"
     return "a value this setting can have" if hint is Any else words.get(hint, str(hint))
 
 
@@ -122,13 +123,13 @@ def _require_groups(tree: Any, schema: type) -> None:
 
 
 def _as_lists(tree: Any, schema: type) -> Any:
-    """Let a single string stand for a list of one (`dataset.files=corpus.txt`)."""
+    """Let a single value stand for a list of one (`dataset.files=corpus.txt`, `eval.seeds=0`)."""
     for key, hint in leaf_types(schema):
         group, _, name = key.rpartition(".")
         parent = tree.get(group, {}) if group else tree
-        if hint not in (list[str], Any) or name not in parent:
+        if (hint is not Any and typing.get_origin(hint) is not list) or name not in parent:
             continue
-        if hint is not Any and isinstance(parent[name], str):
+        if hint is not Any and type(parent[name]) is typing.get_args(hint)[0]:
             parent[name] = [parent[name]]
         elif isinstance(parent[name], dict):  # OmegaConf would not tell the key, or take it
             raise ConfigError(f"{key}: {str(parent[name])[:80]} is not {describe_type(hint)}")

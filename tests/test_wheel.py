@@ -44,3 +44,4 @@ def test_commands_of_the_wheel(unpacked_wheel: Path) -> None:
     lines = entry_points.read_text("utf-8").split()
     assert "est-train" in lines
     assert "est-plan" in lines
+    assert "est-eval" in lines

@@ -6,6 +6,7 @@ line under a field. `None` means "not set"; 0 means "never" for every `*_every`.
 """
 
 from est_cli.config.data import DatasetConfig, Source
+from est_cli.config.eval import EvalConfig, EvalSettings, Select
 from est_cli.config.launch import LaunchConfig
 from est_cli.config.method import (
     KvGroups,
@@ -37,6 +38,8 @@ __all__ = [
     "Attention",
     "Convention",
     "DatasetConfig",
+    "EvalConfig",
+    "EvalSettings",
     "Family",
     "KvGroups",
     "LaunchConfig",
@@ -53,6 +56,7 @@ __all__ = [
     "SamplingConfig",
     "SchedulerConfig",
     "SchedulerName",
+    "Select",
     "SkippedLayers",
     "Source",
     "StageConfig",

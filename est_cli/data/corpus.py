@@ -68,6 +68,8 @@ def load_corpus(
     digest = tokenizer_digest(loaded)
     parts = [_part(source, dataset, loaded, digest, cache_root, block_size, verify) for source in sources]
     _tell_shares(sources, parts, weights)
+    if dataset.exclude and not any(part.excluded for part in parts):
+        log.warning("dataset.exclude: no row has %s, nothing is left out", " or ".join(dataset.exclude))
     held = tuple(part.validation for part in parts)
     shared = dataset.validation_files or len(parts) == 1  # files are named for all sources together
     return Corpus(
@@ -89,6 +91,7 @@ class _Part:
     validation: TokenStream
     digest: str
     folders: list[Path]
+    excluded: int
 
 
 def _part(
@@ -115,7 +118,8 @@ def _part(
     if not named and min(map(len, streams)) < block_size:
         log.info("too few documents to hold some out: the last %g of the tokens are for validation", fraction)
         streams = _end_held_out(streams[0] + streams[1], fraction, block_size)
-    return _Part(*streams, fingerprint(prints, len(streams[0])), folders)
+    excluded = sum(shard.counts["excluded"] for shard in (*train, *named))
+    return _Part(*streams, fingerprint(prints, len(streams[0])), folders, excluded)
 
 
 def _stream(shards: Sequence[Shard], held: bool) -> TokenStream:
@@ -141,7 +145,8 @@ def _tell_counts(name: str, shards: Sequence[Shard]) -> None:
     train, validation, documents, blank, excluded = (sum(shard.counts[key] for shard in shards) for key in keys)
     others = f" and {excluded} excluded ones" if excluded else ""
     if not documents:
-        raise DataError(f"{name}: no text in it, only {blank} blank documents{others}")
+        only = f", only {blank} blank documents{others}" if blank or excluded else ""
+        raise DataError(f"{name}: no text in it{only}")
     message = "%s: %d tokens of %d documents; %d blank ones%s left out"
     log.info(message, name, train + validation, documents, blank, others)
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from est_cli.config import RunConfig
+from est_cli.config import EvalConfig, RunConfig
 from est_cli.resume import Start
 from est_cli.schema import plain, typed
 
@@ -21,15 +21,20 @@ class Word:
     message: str
 
 
-def freeze(start: Start, folder: Path) -> None:
-    """Write what all workers train."""
-    tree = {"config": plain(start.config), "folder": None if start.folder is None else str(start.folder)}
+def freeze(start: Start | EvalConfig, folder: Path) -> None:
+    """Write what all workers train, or evaluate."""
+    if isinstance(start, EvalConfig):
+        tree = {"evaluate": plain(start)}
+    else:
+        tree = {"config": plain(start.config), "folder": None if start.folder is None else str(start.folder)}
     (folder / "start.json").write_text(json.dumps(tree))
 
 
-def thaw(folder: Path) -> Start:
+def thaw(folder: Path) -> Start | EvalConfig:
     """What freeze() wrote."""
     tree = json.loads((folder / "start.json").read_text())
+    if "evaluate" in tree:
+        return typed(tree["evaluate"], EvalConfig)
     return Start(typed(tree["config"], RunConfig), None if tree["folder"] is None else Path(tree["folder"]))
 
 

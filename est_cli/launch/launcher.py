@@ -1,4 +1,4 @@
-"""`est-train launch.num_processes=N`: one frozen configuration, N workers, one line at the end."""
+"""est-train and est-eval with launch.num_processes=N: one frozen configuration, N workers, one line at the end."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from est_cli.config import EvalConfig
 from est_cli.launch.handover import freeze, log_tail, run_named
 from est_cli.launch.supervisor import supervise
 from est_cli.launch.verdict import End, verdict
 from est_cli.resume import Start
 
 
-def launch(start: Start) -> None:
-    """Train with launch.num_processes workers on this machine; returns when all of them are done.
+def launch(start: Start | EvalConfig) -> None:
+    """Train or evaluate with launch.num_processes workers on this machine; returns when all of them are done.
 
     Raises StoppedBySignal, the error that a worker ended with, or PeerLostError where a worker was killed or lost.
     """
     with tempfile.TemporaryDirectory(prefix="est-launch-") as name:
         folder = Path(name)
         freeze(start, folder)
-        ends, signum = supervise(_worker_command(folder), start.config.launch.num_processes, folder)
-        error = verdict(ends, signum, _resume(start, folder))
+        settings = start if isinstance(start, EvalConfig) else start.config
+        ends, signum = supervise(_worker_command(folder), settings.launch.num_processes, folder)
+        error = verdict(ends, signum, _continues(start, folder))
         _show_logs(ends, folder)
     if error is not None:
         raise error
@@ -35,9 +37,12 @@ def _worker_command(folder: Path) -> list[str]:
     return [sys.executable, *([] if here else ["-P"]), "-m", "est_cli.launch.worker", str(folder)]
 
 
-def _resume(start: Start, folder: Path) -> str | None:
-    """What continues this run; None before it was put together."""
-    return run_named(folder) if start.folder is None else str(start.folder)
+def _continues(start: Start | EvalConfig, folder: Path) -> str:
+    """How to go on after a failure."""
+    if isinstance(start, EvalConfig):
+        return "the same command goes on with the fine-tunings that are left"
+    run = run_named(folder) if start.folder is None else str(start.folder)
+    return "no step was done" if run is None else f"resume={run} continues from the last checkpoint"
 
 
 def _show_logs(ends: Sequence[End], folder: Path) -> None:

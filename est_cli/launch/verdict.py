@@ -40,12 +40,12 @@ class End:
         return f"rank {self.rank}: {self.message}" if self.rank else str(self.message)
 
 
-def verdict(ends: Sequence[End], signum: int | None, resume: str | None) -> BaseException | None:
+def verdict(ends: Sequence[End], signum: int | None, continues: str) -> BaseException | None:
     """The exception to end with, or None if all is well.
 
-    `ends` by rank; `signum`: the first signal that the launcher passed on (as SIGTERM), or None; `resume`: the folder
-    of the run, or None while it has none. Errors that a worker names come before deaths, and deaths before bugs and
-    lost peers, which are what the others see of a death.
+    `ends` by rank; `signum`: the first signal that the launcher passed on (as SIGTERM), or None; `continues`: how
+    to go on after a death. Errors that a worker names come before deaths, and deaths before bugs and lost peers, which
+    are what the others see of a death.
     """
     own = [end for end in ends if end.code in _OWN]
     if own:
@@ -53,7 +53,7 @@ def verdict(ends: Sequence[End], signum: int | None, resume: str | None) -> Base
     explained = (0, signal.SIGABRT, signal.SIGTERM) if signum else (0, signal.SIGABRT)
     killed = [end for end in ends if end.killed_by not in explained]
     if killed:
-        return PeerLostError(f"rank {killed[0].rank}: killed by {_name(killed[0].killed_by)}; {_continues(resume)}")
+        return PeerLostError(f"rank {killed[0].rank}: killed by {_name(killed[0].killed_by)}; {continues}")
     if any(end.killed_by == signal.SIGTERM for end in ends):
         return _stopped(ends, signum)
     bugs = [end for end in ends if end.code is not None and 0 < end.code < 128 and end.code != _LOST]
@@ -62,7 +62,7 @@ def verdict(ends: Sequence[End], signum: int | None, resume: str | None) -> Base
     if any(end.code is not None and end.code > 128 for end in ends):
         return _stopped(ends, signum)
     if any(end.code == _LOST or end.killed_by == signal.SIGABRT for end in ends):
-        return PeerLostError(_lost(ends, resume))
+        return PeerLostError(_lost(ends, continues))
     return _stopped(ends, signum) if any(end.code is None for end in ends) else None
 
 
@@ -80,17 +80,17 @@ def _stopped(ends: Sequence[End], signum: int | None) -> StoppedBySignal:
     return StoppedBySignal(signum, by.message if by is not None and by.message else unsaved)
 
 
-def _lost(ends: Sequence[End], resume: str | None) -> str:
+def _lost(ends: Sequence[End], continues: str) -> str:
     """Those that did not end when the others gave up are the lost ones: of them the stopped ones, if there are any."""
     running = [end for end in ends if end.code is None]
     stopped = [end for end in running if end.state == "stopped"]
     if running:
         lost = [f"rank {end.rank}: {end.state}, and did not answer in time" for end in stopped or running]
-        return f"{', '.join(lost)} (launch.timeout_s); {_continues(resume)}"
+        return f"{', '.join(lost)} (launch.timeout_s); {continues}"
     spoke = [end for end in ends if end.code == _LOST and end.message]
     aborted = [f"rank {end.rank}" for end in ends if end.killed_by == signal.SIGABRT]
     if not spoke:
-        return f"{', '.join(aborted)}: ended by SIGABRT, as NCCL does after launch.timeout_s; {_continues(resume)}"
+        return f"{', '.join(aborted)}: ended by SIGABRT, as NCCL does after launch.timeout_s; {continues}"
     return spoke[0].told() + (f" ({', '.join(aborted)}: SIGABRT)" if aborted else "")
 
 
@@ -99,7 +99,3 @@ def _name(signum: int) -> str:
         return signal.Signals(signum).name
     except ValueError:  # most of the real-time signals
         return f"signal {signum}"
-
-
-def _continues(resume: str | None) -> str:
-    return "no step was done" if resume is None else f"resume={resume} continues from the last checkpoint"

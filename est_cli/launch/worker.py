@@ -1,4 +1,4 @@
-"""One process of a run that est-train launched: `python -m est_cli.launch.worker FOLDER`, for the launcher only."""
+"""One process that est-train or est-eval launched: `python -m est_cli.launch.worker FOLDER`, for the launcher only."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from est_cli.config import EvalConfig
 from est_cli.door import enter, leave
 from est_cli.launch.handover import Word, leave_word, name_run, thaw
 from est_cli.rank import rank_of_environment
@@ -22,6 +23,11 @@ def main(argv: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     folder = Path(argv[1])
     start = thaw(folder)
+    if isinstance(start, EvalConfig):
+        from est_cli.glue.run import evaluate
+
+        evaluate(start)
+        return
     from est_cli.loop import build, train
 
     with build(start) as run:

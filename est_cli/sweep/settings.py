@@ -10,14 +10,13 @@ from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from est_cli.compose import CONF
+from est_cli.compose import CONF, parsed_override
 from est_cli.errors import ConfigError
 from est_cli.sweep.overrides import Parts
 
@@ -69,10 +68,7 @@ def _defaults(launcher: str, sweeper: str, chosen: Mapping[str, Any]) -> list[st
 
 
 def _parsed(text: str) -> Override:
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise ConfigError(f"{text}: not an override; write KEY=VALUE, and quote values with special signs") from error
+    override = parsed_override(text)
     key = override.get_key_element()
     if not _KEY.fullmatch(key):
         raise ConfigError(f"{key}: Hydra's own settings are fixed, but for hydra.launcher and hydra.sweeper under -m")

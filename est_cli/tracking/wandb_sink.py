@@ -153,8 +153,9 @@ def choose_mode(wanted: WandbMode, base_url: str) -> tuple[WandbMode, str]:
 
 
 def prefixed(record: Record) -> Record:
-    """The record under its W&B names (`train/loss`, `perf/step_s`, ...), without what is null."""
-    return {_PREFIX.get(key, "perf/") + key: value for key, value in record.items() if value is not None}
+    """The record under its W&B names (`train/loss`, `perf/step_s`, ...), without what is null; `a/b` is one already."""
+    values = {key: value for key, value in record.items() if value is not None}
+    return {key if "/" in key else _PREFIX.get(key, "perf/") + key: value for key, value in values.items()}
 
 
 def clean_config(config: Mapping[str, Any]) -> dict[str, Any]:

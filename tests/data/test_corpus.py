@@ -259,10 +259,25 @@ def test_excluded_rows_are_left_out_and_counted(tmp_path: Path, caplog: pytest.L
     expected = [text for number, text in enumerate(documents(30)) if number not in (7, 9)]
     assert sorted(decoded(corpus, all_ids(corpus))) == sorted(expected)
     assert "of 28 documents; 0 blank ones and 2 excluded ones left out" in caplog.text
+    assert "nothing is left out" not in caplog.text
     with pytest.raises(DataError, match="no text in it, only 0 blank documents and 30 excluded ones"):
         load(
             files(path, exclude=[f"id={number}" for number in range(30)]), tmp_path, str(tokenizer_of(tmp_path, corpus))
         )
+
+
+def test_a_rule_that_leaves_nothing_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = write_jsonl(tmp_path / "a.jsonl", documents(30)), write_jsonl(tmp_path / "b.jsonl", documents(5, seed=1))
+    load(files(*paths, weights=[1.0, 1.0], exclude=["id=29"]), tmp_path)  # in one of two sources
+    assert "nothing is left out" not in caplog.text
+    load(files(*paths, weights=[1.0, 1.0], exclude=["idd=7"]), tmp_path)
+    assert "dataset.exclude: no row has idd=7, nothing is left out" in caplog.messages
+
+
+def test_an_empty_file_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"^dataset\.files: no text in it$"):
+        load(files(tmp_path / "a.jsonl"), tmp_path)
 
 
 def tokenizer_of(folder: Path, corpus: Corpus) -> Path:

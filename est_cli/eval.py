@@ -1,0 +1,61 @@
+"""est-eval: how good a checkpoint is, fine-tuned on GLUE or zero-shot. `est-eval --help` explains the settings."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+
+from est_cli.checks.eval import check_eval, split_tasks
+from est_cli.compose import run_hydra
+from est_cli.config import EvalConfig
+from est_cli.door import enter, leave
+from est_cli.errors import StoppedBySignal
+from est_cli.glue.tasks import resolve_tasks
+from est_cli.launch.environment import refuse_wrong_launch
+from est_cli.run_dir import check_run_name
+
+
+def main(argv: Sequence[str]) -> None:
+    run_hydra("eval", EvalConfig, [_listed(arg) for arg in argv], _eval)
+
+
+def _listed(arg: str) -> str:
+    """`task=cola,sst2` is a list: a bare comma would be Hydra's sweep."""
+    key, _, value = arg.partition("=")
+    return f"task=[{value}]" if key == "task" and "," in value and value[0] not in "['\"" else arg
+
+
+def _eval(config: EvalConfig, given: set[str]) -> None:
+    check_eval(config)
+    if config.run_name is not None:
+        check_run_name(config.run_name)
+    glue, _, _ = split_tasks(config.task)
+    resolve_tasks(glue)
+    refuse_wrong_launch(os.environ, config.launch.num_processes if "launch.num_processes" in given else None)
+    try:
+        _run(config)
+    except (StoppedBySignal, KeyboardInterrupt) as stop:
+        signum = stop.signum if isinstance(stop, StoppedBySignal) else signal.SIGINT
+        raise StoppedBySignal(
+            signum, "finished fine-tunings are kept; the same command goes on with the rest"
+        ) from None
+
+
+def _run(config: EvalConfig) -> None:
+    if config.launch.num_processes > 1 and "WORLD_SIZE" not in os.environ:
+        from est_cli.launch.launcher import launch  # what one process has no need of
+
+        launch(config)
+        return
+    from est_cli.glue.run import evaluate  # torch and transformers: only once the configuration is accepted
+
+    evaluate(config)
+
+
+def console() -> None:
+    leave(enter("est-eval", main))
+
+
+if __name__ == "__main__":
+    console()

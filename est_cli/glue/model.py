@@ -1,0 +1,203 @@
+"""A checkpoint to be evaluated: ours or any plain Hugging Face one, as a classifier or as the language model it is.
+
+B examples, T tokens, D model, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from est_cli.checkpoint.store import verify_folder
+from est_cli.data.digest import digest_files, fingerprint
+from est_cli.data.hub import require_hub
+from est_cli.errors import CheckpointError, ConfigError
+from est_cli.models import CODE_KEYS, quiet_transformers
+
+DROPOUTS = (
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "summary_first_dropout"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout", "dropout"),
+    *("embedding_dropout", "mlp_dropout", "seq_classif_dropout"),
+)
+"""How families call it in their config.json."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known of a checkpoint before its weights are loaded."""
+
+    name: str
+    """For people and records: the folder and the beginning of the digest of its files, or the hub id."""
+    place: str
+    """The folder, or the hub id."""
+    config: Any
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def pad_id(self) -> int:
+        """What fills up a batch, behind the attention mask; any id will do where the model has none for it."""
+        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((number for number in ids if number is not None), 0)
+
+
+def model_folder(name: str) -> str:
+    """`name`, or where it is a run's folder that of the run's final model in it."""
+    final = Path(name) / "model"
+    return str(final) if not (Path(name) / "config.json").exists() and (final / "config.json").exists() else name
+
+
+def open_checkpoint(key: str, name: str) -> Checkpoint:
+    """The checkpoint that the setting `key` names. Raises CheckpointError, ConfigError or, of the hub, DataError."""
+    place = model_folder(name)
+    local = os.path.isdir(place)
+    if not local and (place.startswith((".", "/", "~")) or place.count("/") > 1):
+        raise ConfigError(f"{key}: there is no folder {place}")
+    if not local:
+        require_hub(key, place, "give the folder of a downloaded model")
+    elif not (Path(place) / "config.json").exists():
+        raise CheckpointError(f"{place}: holds no config.json, so this is no model; give a folder such as .../model")
+    elif (Path(place) / "MANIFEST.json").exists():
+        verify_folder(Path(place))
+    shown = f"{place}@{_digest(Path(place))[:8]}" if local else place
+    return Checkpoint(shown, place, _config(place, local), _tokenizer(place, local))
+
+
+def load_classifier(checkpoint: Checkpoint, outputs: int, seed: int, dropout: float | None) -> PreTrainedModel:
+    """The model with a new head of so many `outputs`, a pure function of `seed`, in fp32 on the CPU."""
+    if getattr(checkpoint.config, "is_encoder_decoder", False):
+        raise CheckpointError(f"{checkpoint.place}: encoder-decoder models are not supported; give one or the other")
+    torch.manual_seed(seed)
+    model = _load(AutoModelForSequenceClassification, checkpoint, dropout, outputs)
+    torch.manual_seed(seed)
+    _initialise_head(model)
+    return model
+
+
+def load_language_model(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The model with its LM head, in fp32 on the CPU."""
+    return _load(AutoModelForCausalLM, checkpoint, None, None)
+
+
+def logits_of(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+    """(B, C): `input_ids`, `attention_mask` (B, T), padded on the right.
+
+    Of a decoder at the last token of the text, which the mask tells. transformers looks for the last token that is not
+    pad_token_id: the wrong one where a text ends with the token that is also used for padding.
+    """
+    if not hasattr(model, "score"):
+        return model(**inputs).logits
+    hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # (B, T, D)
+    last = inputs["attention_mask"].sum(1) - 1
+    return model.score(hidden[torch.arange(len(last), device=last.device), last])
+
+
+def max_tokens(checkpoint: Checkpoint, asked: int | None) -> int:
+    """How many tokens a sequence may have: those asked for, or as many as the model has positions."""
+    config = checkpoint.config
+    positions = getattr(config, "max_position_embeddings", None) or 512
+    if config.model_type in _OFFSET_POSITIONS:  # the first positions stand for padding
+        positions -= (config.pad_token_id or 0) + 1
+    return min(positions, asked or positions)
+
+
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "data2vec-text")
+
+
+def _digest(folder: Path) -> str:
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+    return fingerprint([path.name for path in files if path.name != "MANIFEST.json"], digest_files(files))
+
+
+def _config(place: str, local: bool) -> Any:
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(place, local_files_only=local)
+        code = [key for key in CODE_KEYS if raw.get(key) is not None]
+        if not code:
+            return AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=local)
+    except Exception as error:  # whatever transformers raises for files that are not ours
+        raise CheckpointError(f"{place}: holds no config that transformers can read: {_reason(error)}") from error
+    raise CheckpointError(f"{place}: would choose code to run ({', '.join(code)} in config.json); remove that")
+
+
+def _tokenizer(place: str, local: bool) -> PreTrainedTokenizerBase:
+    if local and not any((Path(place) / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise CheckpointError(
+            f"{place}: holds no tokenizer; save the one the model was trained with there (tokenizer.save_pretrained)"
+        )
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=local)
+    except Exception as error:
+        raise CheckpointError(f"{place}: its tokenizer cannot be loaded: {_reason(error)}") from error
+
+
+def _load(kind: Any, checkpoint: Checkpoint, dropout: float | None, outputs: int | None) -> PreTrainedModel:
+    config = copy.deepcopy(checkpoint.config)
+    _set_dropout(config, dropout)
+    if outputs is not None:
+        config.num_labels = outputs
+    try:
+        with quiet_transformers():
+            model, info = kind.from_pretrained(
+                checkpoint.place,
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=os.path.isdir(checkpoint.place),
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:
+        raise CheckpointError(f"{checkpoint.place}: cannot be loaded: {_reason(error)}") from error
+    _check_body(checkpoint.place, model, info, whole=outputs is None)
+    return model
+
+
+def _check_body(place: str, model: PreTrainedModel, info: Mapping[str, Any], whole: bool) -> None:
+    """Raise CheckpointError where weights are missing; of a classifier only those below its head must be there."""
+    wrong = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    body = sorted(key for key in wrong if whole or (_in_body(model, key) and "pooler" not in key))
+    if body:
+        raise CheckpointError(f"{place}: {len(body)} weights are missing or have another shape, such as {body[0]}")
+
+
+def _in_body(model: PreTrainedModel, name: str) -> bool:
+    return name.startswith(f"{model.base_model_prefix}.")
+
+
+def _initialise_head(model: PreTrainedModel) -> None:
+    """A head that the checkpoint brings along, from an earlier fine-tuning, is not used."""
+    deviation = float(getattr(model.config, "initializer_range", None) or 0.02)
+    for name, parameter in model.named_parameters():
+        if not _in_body(model, name):
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=deviation)
+            else:
+                nn.init.constant_(parameter, float(name.endswith("weight")))
+
+
+def _set_dropout(config: Any, dropout: float | None) -> None:
+    for name in DROPOUTS:
+        if dropout is not None and hasattr(config, name):
+            setattr(config, name, dropout)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

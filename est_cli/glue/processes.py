@@ -1,0 +1,62 @@
+"""The processes of an evaluation: they share the examples, and each holds the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from transformers import PreTrainedModel
+
+from est_cli.config import EvalConfig
+from est_cli.errors import ConfigError
+from est_cli.est import FULL
+from est_cli.loop.device import build_accelerator, keep_freed_memory
+from est_cli.parallel import Alone, Exchange, Group, Replicas, StepPlan, peers_answer
+from est_cli.rank import rank_of_environment
+
+WHOLE = StepPlan((FULL,), 1, frozenset())
+"""Every step runs the complete model, and no layer's gradients are sent before the others'."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process and the others."""
+
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager[None]]
+    """Inside of it a forward pass runs in eval.precision."""
+    group: Group
+
+    @property
+    def first(self) -> bool:
+        return self.group.rank.first
+
+    def own(self, items: Sequence[int]) -> list[int]:
+        """This process's share, every one of `items` in exactly one process."""
+        return list(items[self.group.rank.rank :: self.group.rank.world_size])
+
+    def exchange(self, model: PreTrainedModel) -> Exchange:
+        """What sums the gradients of `model`."""
+        return Alone() if self.group.rank.world_size == 1 else Replicas(model, ())
+
+
+@contextmanager
+def meet(config: EvalConfig) -> Iterator[Processes]:
+    """All processes of the evaluation. Raises ConfigError where GPUs are too few, PeerLostError where one is lost."""
+    rank, timeout_s = rank_of_environment(), config.launch.timeout_s
+    keep_freed_memory()
+    devices = torch.cuda.device_count()
+    if devices and rank.local_world_size > devices:
+        raise ConfigError(
+            f"launch.num_processes: {rank.local_world_size} processes, but this machine has {devices} GPUs; one each"
+        )
+    with ExitStack() as stack:
+        if rank.world_size > 1:
+            stack.enter_context(peers_answer(timeout_s))
+        accelerator = build_accelerator(config.eval.precision, rank, timeout_s)
+        yield Processes(accelerator.device, accelerator.autocast, Group(rank, timeout_s))
+        if rank.world_size > 1:
+            dist.destroy_process_group()  # not after an exception: it may wait for a process that is gone

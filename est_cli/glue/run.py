@@ -1,0 +1,220 @@
+"""An evaluation: every task, checkpoint and seed that is not in the records yet, one after the other."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from est_cli.checks.eval import split_tasks
+from est_cli.config import EvalConfig, EvalSettings
+from est_cli.data.digest import fingerprint
+from est_cli.errors import OutOfMemory
+from est_cli.glue.batches import encode, steps_of
+from est_cli.glue.data import TaskData, available_tasks, load_task
+from est_cli.glue.finetune import Epoch, Given, finetune, reported
+from est_cli.glue.folder import owned_results
+from est_cli.glue.metrics import require_metrics
+from est_cli.glue.model import Checkpoint, load_classifier, max_tokens, open_checkpoint
+from est_cli.glue.processes import Processes, meet
+from est_cli.glue.progress import Progress, progress
+from est_cli.glue.records import Record, print_results, read_records, write_results
+from est_cli.glue.tasks import EVERY, resolve_tasks
+from est_cli.schema import leaves_of, plain
+from est_cli.tracking import WandbSink, new_run_id
+
+log = logging.getLogger(__name__)
+
+FINETUNE_VERSION = 1
+"""To be raised with every change that makes another result of the same settings."""
+NOT_IN_DIGEST = ("data_dir", "files", "stride", "seeds", "max_train_examples")
+"""Settings that do not decide a fine-tuning's result, or that its record tells in another way."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fine-tuning."""
+
+    checkpoint: Checkpoint
+    data: TaskData
+    seed: int
+
+    def identity(self, digest: str) -> tuple[str, str, int, str, str]:
+        """As Record.identity."""
+        return self.checkpoint.name, self.data.task.name, self.seed, digest, self.data.digest
+
+
+def evaluate(config: EvalConfig) -> None:
+    """Run what a checked configuration asks for, and print and keep the results. Any EstError may come out of it.
+
+    Under a launcher every process calls it; the first one writes and prints.
+    """
+    glue, perplexity, harness = split_tasks(config.task)
+    if glue:
+        require_metrics()
+    if harness:
+        from est_cli.glue.lm_eval import require_harness  # what only these tasks need
+
+        require_harness()
+    checkpoints = _checkpoints(config)
+    data = _load_data(config, glue) if glue else []
+    with meet(config) as processes, owned_results(config, processes) as folder:
+        if data:
+            _finetune_all(config, checkpoints, data, folder, processes)
+        if perplexity:
+            from est_cli.glue.perplexity import measure_all
+
+            measure_all(config, checkpoints, folder, processes)
+        if harness:
+            from est_cli.glue.lm_eval import run_harness
+
+            run_harness(config, checkpoints, harness, folder, processes)
+
+
+def settings_digest(settings: EvalSettings) -> str:
+    """Of all settings that must be equal for two records to be compared."""
+    return fingerprint(FINETUNE_VERSION, {k: v for k, v in plain(settings).items() if k not in NOT_IN_DIGEST})
+
+
+def _checkpoints(config: EvalConfig) -> list[Checkpoint]:
+    """The checkpoint, and the baseline if there is one."""
+    names = {"checkpoint": config.checkpoint, "baseline": config.baseline}
+    return [open_checkpoint(key, name) for key, name in names.items() if name is not None]
+
+
+def _load_data(config: EvalConfig, names: list[str]) -> list[TaskData]:
+    """All tasks, before the first fine-tuning; of `glue` those that the folder holds."""
+    folder = None if config.eval.data_dir is None else Path(config.eval.data_dir)
+    tasks = resolve_tasks(names)
+    if folder is not None and EVERY in names:
+        there = available_tasks(folder)
+        if absent := [task.name for task in tasks if task.name not in {*there, *names}]:
+            log.info("eval.data_dir: %s is not complete in %s and left out", ", ".join(absent), folder)
+        tasks = [task for task in tasks if task.name in {*there, *names}] or tasks[:1]
+    return [load_task(task, folder, config.eval.max_train_examples) for task in tasks]
+
+
+def _finetune_all(
+    config: EvalConfig, checkpoints: list[Checkpoint], data: list[TaskData], folder: Path, processes: Processes
+) -> None:
+    """In the order of tasks, checkpoints, seeds; each result is kept as soon as it is there."""
+    jobs = [Job(checkpoint, one, seed) for one in data for checkpoint in checkpoints for seed in config.eval.seeds]
+    digest = settings_digest(config.eval)
+    model, baseline = checkpoints[0].name, checkpoints[1].name if checkpoints[1:] else None
+    found = {record.identity: record for record in read_records(folder)} if processes.first else {}
+    done = {job.identity(digest) for job in jobs} & set(found)
+    missing = [number for number, job in enumerate(jobs) if job.identity(digest) not in done]
+    left = [jobs[number] for number in processes.group.share(missing)]
+    results = [found[job.identity(digest)] for job in jobs if job.identity(digest) in done]
+    steps = [steps_of(len(job.data.train), config.eval.batch_size, config.eval.epochs)[0] for job in left]
+    with (
+        progress(sum(steps), quiet=not processes.first) as shown,
+        _tracked(config, folder, processes, shown, wanted=bool(left)) as sink,
+    ):
+        shown.line(_plan(data, len(jobs), len(left), folder))
+        for record in _records(left, config.eval, processes, shown):
+            if not processes.first:
+                continue
+            results.append(record)
+            write_results(folder, results, model, baseline, plain(config.eval))
+            _log(sink, record, len(results), "eval" if record.checkpoint == model else "baseline")
+    if processes.first:
+        write_results(folder, results, model, baseline, plain(config.eval))
+        print_results(results, model, baseline)
+
+
+def _plan(data: list[TaskData], jobs: int, left: int, folder: Path) -> str:
+    names = ", ".join(one.task.name for one in data)
+    return f"{names}: {jobs} fine-tunings, {jobs - left} of them already in {folder}"
+
+
+def _records(jobs: list[Job], settings: EvalSettings, processes: Processes, shown: Progress) -> Iterator[Record]:
+    """The record of each job, when it is done."""
+    digest = settings_digest(settings)
+    for before, job in zip([None, *jobs], jobs, strict=False):
+        if before is None or before.checkpoint is not job.checkpoint or before.data is not job.data:
+            given = _given(job, settings)
+        shown.begin(f"{job.checkpoint.name}: {job.data.task.name}, seed {job.seed}")
+        begin = time.monotonic()
+        best, epochs = _run(job, given, settings, processes, shown)
+        record = _record(job, given, best, epochs, digest, time.monotonic() - begin)
+        shown.line(_line(record, shown.left()))
+        yield record
+
+
+def _given(job: Job, settings: EvalSettings) -> Given:
+    longest = max_tokens(job.checkpoint, settings.max_length)
+    dev = {split: encode(examples, job.checkpoint, longest) for split, examples in job.data.dev.items()}
+    return Given(job.data.task, encode(job.data.train, job.checkpoint, longest), dev, job.checkpoint.pad_id)
+
+
+def _run(
+    job: Job, given: Given, settings: EvalSettings, processes: Processes, shown: Progress
+) -> tuple[Epoch, list[Epoch]]:
+    model = load_classifier(job.checkpoint, given.outputs, job.seed, settings.dropout)
+    try:
+        epochs = finetune(model, given, settings, job.seed, processes, shown.advance)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory("eval.batch_size: out of memory; use a smaller one, or a smaller eval.max_length") from error
+    return reported(epochs, settings.select), epochs
+
+
+def _record(job: Job, given: Given, best: Epoch, epochs: list[Epoch], digest: str, seconds: float) -> Record:
+    return Record(
+        checkpoint=job.checkpoint.name,
+        task=job.data.task.name,
+        seed=job.seed,
+        scores=best.scores,
+        score=best.score,
+        epoch=best.epoch,
+        epochs=[epoch.told() for epoch in epochs],
+        train_examples=len(given.train),
+        dev_examples={split: len(part) for split, part in given.dev.items()},
+        truncated=given.truncated,
+        seconds=round(seconds, 3),
+        settings_digest=digest,
+        data_digest=job.data.digest,
+    )
+
+
+def _line(record: Record, left: str) -> str:
+    cut = f", {record.truncated} examples truncated" if record.truncated else ""
+    return (
+        f"{record.checkpoint}: {record.task}, seed {record.seed}: {100 * record.score:.1f} (epoch {record.epoch:g}), "
+        f"{record.seconds:.0f} s{cut}; {left} left"
+    )
+
+
+@contextmanager
+def _tracked(
+    config: EvalConfig, folder: Path, processes: Processes, shown: Progress, wanted: bool
+) -> Iterator[WandbSink | None]:
+    """W&B, for the first process and where there is something to tell."""
+    if not processes.first or not wanted:
+        yield None
+        return
+    told = {k: v for k, v in leaves_of(plain(config)).items() if k.startswith("eval.") and k not in _PATHS}
+    sink = WandbSink(config.tracking, folder, f"eval-{folder.name}", new_run_id(), told, shown.line)
+    try:
+        yield sink
+    except BaseException:
+        sink.finish(None)
+        raise
+    sink.finish({})
+
+
+_PATHS = ("eval.data_dir", "eval.files")
+
+
+def _log(sink: WandbSink | None, record: Record, number: int, group: str) -> None:
+    """One row for each fine-tuning."""
+    if sink is not None:
+        flat = {f"{split}.{name}": value for split, found in record.scores.items() for name, value in found.items()}
+        values: dict[str, Any] = {"score": record.score, "seed": record.seed, "epoch": record.epoch, **flat}
+        sink.log({"step": number, **{f"{group}/{record.task}/{name}": value for name, value in values.items()}})

@@ -1,0 +1,56 @@
+"""The settings that the documents tell people to type can be typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from est_cli.compose import checked_overrides, options_of_groups, parsed_override
+from est_cli.config import PlanConfig
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "glue.md"})
+"""Without the one whose settings are those of another command."""
+GROUPS = options_of_groups(None)
+_COMMAND = re.compile(r"est-train|est-plan|est_cli\.train")
+_SPAN = re.compile(r"`([^`\n]+)`")
+_SETTING = re.compile(r"[a-z][a-z0-9_./]*=\S")
+
+
+def commands(text: str) -> Iterator[str]:
+    """Code between backticks, and lines of code blocks that call a command of ours, with the lines they go on in."""
+    yield from _SPAN.findall(text)
+    for line in text.replace("\\\n", " ").splitlines():
+        if _COMMAND.search(line) and "`" not in line and line.startswith((" ", "est-", "$")):
+            yield line
+
+
+def settings(text: str) -> Iterator[str]:
+    """What the shell would hand over as KEY=VALUE of est-train or est-plan."""
+    for command in commands(text):
+        try:
+            words = shlex.split(command, comments=True)
+        except ValueError:  # half a command, in running text
+            continue
+        for word in words:
+            key = word.partition("=")[0]
+            if _SETTING.match(word) and "..." not in word and (key in GROUPS or key.partition(".")[0] in GROUPS):
+                yield word
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_settings_in_the_documents_can_be_typed(document: Path) -> None:
+    for text in settings(document.read_text()):
+        parsed_override(text)
+        checked_overrides([text], PlanConfig, GROUPS, sweeping=True)
+
+
+def test_settings_are_found() -> None:
+    found = {text for document in DOCUMENTS for text in settings(document.read_text())}
+    assert len(found) > 40
+    assert {"dataset.weights=[7,3]", "stage.t1=0.1,0.5", "train.micro_batch=4", "launch.num_processes=8"} <= found
+    assert "dataset.exclude=['meta.redpajama_set_name=RedPajamaGithub']" in found
