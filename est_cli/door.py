@@ -25,8 +25,8 @@ FIRST_SPEAKS_S = 5.0
 GOMP_SPINCOUNT = "20000"
 """Turns (some 50 us) that threads of torch's OpenMP library wait busily for each other before they sleep.
 
-By its own default they wait for milliseconds: beside another process that keeps a core busy each of the thousand waits of
-a step lasts until the scheduler takes the core away from a waiting thread, and training is up to twelve times slower.
+By its own default they wait for milliseconds: beside another process that keeps a core busy, each of the thousand waits
+of a step lasts until the scheduler takes the core away from a waiting thread (docs/performance.md has the cost).
 """
 
 STORAGE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EMFILE}
