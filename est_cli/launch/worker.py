@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -36,12 +37,16 @@ def main(argv: Sequence[str]) -> None:
         train(run)
 
 
-def end_with_launcher() -> None:
-    """End this process and its helpers when stdin closes, which it does when the launcher has ended, however."""
+def end_with_launcher(folder: Path) -> None:
+    """End this process and its helpers when stdin closes, which it does when the launcher has ended, however.
+
+    A launcher that was killed has left its `folder` behind: it goes, too.
+    """
 
     def wait() -> None:
         while os.read(0, 1):
             pass
+        shutil.rmtree(folder, ignore_errors=True)
         with suppress(ProcessLookupError):  # where this process leads no group
             os.killpg(os.getpid(), signal.SIGKILL)
         os._exit(128 + signal.SIGKILL)
@@ -50,8 +55,8 @@ def end_with_launcher() -> None:
 
 
 def console() -> None:
-    end_with_launcher()
     folder, rank = Path(sys.argv[1]), rank_of_environment().rank
+    end_with_launcher(folder)
 
     def tell(code: int, message: str) -> None:
         leave_word(folder, rank, Word(code, message))

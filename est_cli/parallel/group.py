@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -89,5 +90,5 @@ def peers_answer(timeout_s: float) -> Iterator[None]:
         told = re.sub(r"\[[^\]]*\.(cc|cpp|h):\d+\] *", "", str(error).strip().splitlines()[0])  # whose file that was
         raise PeerLostError(
             f"{who}: died, or did not answer within launch.timeout_s={timeout_s:g}; resume the run from its last "
-            f"checkpoint ({told[:120]})"
+            f"checkpoint ({shorten(told, 120)})"
         ) from error
