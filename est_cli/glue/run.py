@@ -15,7 +15,7 @@ import torch
 from est_cli.checks.eval import split_tasks
 from est_cli.config import EvalConfig, EvalSettings
 from est_cli.data.digest import fingerprint
-from est_cli.errors import OutOfMemory
+from est_cli.errors import ConfigError, OutOfMemory
 from est_cli.glue.batches import encode, steps_of
 from est_cli.glue.data import TaskData, available_tasks, load_task
 from est_cli.glue.finetune import Epoch, Given, finetune, reported
@@ -83,9 +83,12 @@ def settings_digest(settings: EvalSettings) -> str:
 
 
 def _checkpoints(config: EvalConfig) -> list[Checkpoint]:
-    """The checkpoint, and the baseline if there is one."""
+    """The checkpoint, and the baseline if there is one. ConfigError where both are the same."""
     names = {"checkpoint": config.checkpoint, "baseline": config.baseline}
-    return [open_checkpoint(key, name) for key, name in names.items() if name is not None]
+    found = [open_checkpoint(key, name) for key, name in names.items() if name is not None]
+    if len({checkpoint.name for checkpoint in found}) < len(found):
+        raise ConfigError(f"baseline: {config.baseline} is the checkpoint itself; name another one, or none")
+    return found
 
 
 def _load_data(config: EvalConfig, names: list[str]) -> list[TaskData]:

@@ -98,6 +98,18 @@ def test_a_restart_repeats_nothing(
     assert len(finetuned) == 5 and len(results()["records"]) == 4
 
 
+def test_a_checkpoint_is_no_baseline_of_itself(
+    place: Path, tmp_path: Path, finetuned: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is a run's folder of the model in it, which is what is evaluated of a run."""
+    save(tmp_path / "outputs" / "x" / "model", seed=0)
+    (tmp_path / "outputs" / "x" / "config.yaml").write_text("{}\n")
+    for both in ((place / "first", place / "first"), (Path("outputs/x"), Path("outputs/x/model"))):
+        est_eval(place, "task=sst2", f"checkpoint={both[0]}", f"baseline={both[1]}", code=2)
+        assert "baseline: " in capsys.readouterr().err
+    assert finetuned == []
+
+
 LOAD: Callable[..., Any] = run.load_classifier
 
 
