@@ -2,12 +2,13 @@
 
 Rooms, imports pointing downwards only:
 
-    train.py plan.py             one door per command
+    train.py plan.py eval.py     one door per command
+    glue/                        est-eval: fine-tuning, metrics, results
     sweep/                       est-train -m: many runs, each a process of its own
     launch/                      one run in several processes: started, watched, ended together
     loop/ planning.py            the training loop; what it would cost
     resume.py memory.py          which run is meant; what fits
-    compose.py door.py           command line to configuration; errors to exit codes (compose.py alone uses Hydra)
+    compose.py door.py           command line to configuration; errors to exit codes (only it and sweep/ use Hydra)
     parallel/                    what these processes tell each other: gradients, decisions, alarms
     data/ tracking/ checkpoint/ report/  models.py optim.py evaluate.py run_dir.py
     config/ checks/ schema.py errors.py rank.py

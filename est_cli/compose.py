@@ -1,6 +1,6 @@
 """From a command line to one typed value: Hydra composes conf/, this module checks the keys.
 
-The only module that imports Hydra. Overrides are checked before Hydra sees them, so that a typo is
+Beside sweep/ the only place that imports Hydra. Overrides are checked before Hydra sees them, so that a typo is
 told with the nearest key, also when it is smuggled in with `+`.
 """
 

@@ -39,6 +39,7 @@ class RunState:
     flops_blocks: int = 0
     flops_total: int = 0
     num_processes: int = 1
+    """Processes that trained it; another number may go on only where it decides nothing that is drawn."""
     micro_batches: dict[str, int] = field(default_factory=dict)
     """Sequences per micro-batch by stage number, in case they were found by `auto`."""
     wandb_run_id: str = ""

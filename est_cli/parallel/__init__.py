@@ -2,6 +2,7 @@
 
 group.py      the processes: share, gather, sum, wait; a lost one becomes a PeerLostError
 agreement.py  the few numbers that go along with every step: loss, signals, which subnetwork
+exchange.py   what a step asks of the two below, and the answer for one process
 replicas.py   each process holds the whole model: gradients are summed (data parallel)
 shards.py     each holds a share of it: FSDP2
 """
