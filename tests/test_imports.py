@@ -21,7 +21,7 @@ LEVELS = (
     {"schedulers"},
     {"derived"},
     {"schema", "checks"},
-    {"checkpoint", "data", "lm_loss", "selective_scan", "parallel", "optim", "tracking", "analysis", "report"},
+    {"checkpoint", "data", "lm_loss", "selective_scan", "parallel", "optim", "tracking", "analysis", "reporting"},
     {"evaluate", "models", "run_dir"},
     {"memory", "resume"},
     {"loop", "planning"},

@@ -10,7 +10,7 @@ from est_cli.checkpoint.environment import git_commit, versions
 from est_cli.checkpoint.snapshot import take_snapshot
 from est_cli.checkpoint.store import is_intact
 from est_cli.loop.run import Run
-from est_cli.report.figures import plot_run
+from est_cli.reporting.figures import plot_run
 from est_cli.run_dir import write_json
 from est_cli.tracking import read_metrics
 from est_cli.tracking.summary import print_summary, time_saved_pct
