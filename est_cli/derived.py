@@ -6,7 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from est_cli.arch import family_of
+from est_cli.batch_sizes import pieces, requested
 from est_cli.config import HF, ModelConfig, RunConfig, SamplingConfig, SchedulerName
+from est_cli.est.flops import Cut
 from est_cli.est.schedule import SamplingScheduler
 from est_cli.est.sizes import SamplingOptions
 from est_cli.schedulers import make_scheduler
@@ -47,6 +49,16 @@ def preset_settings(model: ModelConfig) -> dict[str, Any]:
 def scheduler_of(config: RunConfig) -> SamplingScheduler:
     """The sampling scheduler that the configuration describes; ValueError where it describes none."""
     return make_scheduler(config.scheduler.name, config.stage, max_steps(config))
+
+
+def cuts_of(config: RunConfig, num_stages: int, world_size: int) -> dict[int, Cut]:
+    """How a step of each stage is cut, by its number; a micro-batch that is not chosen yet counts as whole."""
+    batch = config.train.tokens_per_step // config.train.seq_len
+    sizes = requested(config.train.micro_batch, num_stages)
+    return {
+        number: Cut(tuple(pieces(batch, size or batch, world_size)), world_size)
+        for number, size in enumerate(sizes, start=1)
+    }
 
 
 def drops_entries(config: RunConfig) -> bool:

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from est_cli.checks import check
-from est_cli.compose import run_hydra
+from est_cli.compose import SweepCommand, run_hydra
 from est_cli.config import PlanConfig
 from est_cli.door import enter, leave
 from est_cli.errors import ConfigError
 
 
 def main(argv: Sequence[str]) -> None:
-    run_hydra("plan", PlanConfig, argv, _plan)
+    run_hydra("plan", PlanConfig, argv, _plan, _compare)
 
 
 def _plan(config: PlanConfig, given: set[str]) -> None:
     if config.resume is not None:
         raise ConfigError("resume: est-plan plans whole runs; leave it null")
     check(config)
-    from est_cli.planning import make_plan, print_plan  # torch and transformers: only for an accepted configuration
+    from est_cli.planning import draw_plans, make_plan, print_plan  # torch: only for an accepted configuration
 
-    print_plan(make_plan(config))
+    plan = make_plan(config)
+    print_plan(plan)
+    if config.plot is not None:
+        draw_plans({f"{plan.model}, {plan.scheduler.name}": plan}, Path(config.plot))
+        print(f"plot: {config.plot}")
+
+
+def _compare(command: SweepCommand) -> None:
+    from est_cli.sweep.plans import compare_plans  # what one plan has no need of
+
+    compare_plans(command)
 
 
 def console() -> None:

@@ -95,6 +95,8 @@ OUT_OF_RANGE = {
     "launch.check_every": "-1",
     "sweep": "../out",
     "target_saving": "1.0",
+    "target_flops": "-1.0",
+    "plot": "plan.pdf",
 }
 NEEDS = {
     "stage.boundaries": ["scheduler=n_stage", "stage.boundaries=[0.2,0.5]", "stage.rates=[[1,1,1],[1,1,1],[1,1,1]]"],
@@ -117,7 +119,7 @@ ANYTHING_GOES = {
     *("dataset.name", "dataset.files", "dataset.validation_files", "dataset.hub_ids", "dataset.hub_config"),
     *("dataset.hub_split", "dataset.hub_validation_split", "dataset.text_fields"),
     *("sampling.per_layer", "sampling.keep_ends", "train.compile", "train.activation_checkpointing"),
-    *("train.async_checkpoints", "model.fused_activation", "model.fused_scan"),
+    *("train.async_checkpoints", "model.fused_activation", "model.fused_scan", "probe"),
     *(
         "optim.nesterov",
         "optim.adjust_lr",
@@ -425,7 +427,7 @@ def write_recipe(folder: Path, text: str) -> None:
         ("est-train", ["-m", "train.max_stepz=3,4"], "train.max_stepz"),
         ("est-train", ["-m", "stage.t1=0.6,0.7", "stage.t2=0.5"], "stage.t1"),
         ("est-train", ["-m", "seed=1,2", "hydra/launcher=qqq"], "hydra/launcher"),
-        ("est-plan", ["-m", "seed=1,2"], "--multirun"),
+        ("est-plan", ["-m", "seed=1"], "--multirun"),
         ("est-plan", ["target_saving=2"], "target_saving"),
     ],
 )

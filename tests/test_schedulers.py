@@ -97,11 +97,11 @@ def test_stages_of_three_stage_are_not_those_of_another(name: str) -> None:
         accepted(f"scheduler={name}", "stage=paper")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("three_stage", "dense")])
-def test_a_target_moves_the_boundaries_of_three_stage_only(name: str) -> None:
-    assert told(f"scheduler={name}", target_saving=0.2)[0].startswith(
-        f"target_saving: moves the boundaries of scheduler=three_stage; scheduler={name} has others"
-    )
+@pytest.mark.parametrize("name", ["dense", "early_dropout"])
+def test_no_target_where_nothing_is_saved(name: str) -> None:
+    assert told(f"scheduler={name}", target_saving=0.2) == [
+        f"target_saving: scheduler={name} saves nothing; use another one, or target_flops"
+    ]
 
 
 @pytest.mark.parametrize(

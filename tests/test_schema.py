@@ -15,7 +15,7 @@ from est_cli.schema import describe_type, leaf_types, leaves_of, plain, to_yaml,
 def test_leaf_types_are_the_leaves_of_a_configuration() -> None:
     assert dict(leaf_types(RunConfig)).keys() == leaves_of(plain(RunConfig())).keys()
     assert set(dict(leaf_types(PlanConfig))) - set(dict(leaf_types(RunConfig))) == {
-        *("target_saving", "target_convention", "target_keep")
+        *("target_saving", "target_flops", "target_convention", "target_keep", "probe", "plot")
     }
     assert dict(leaf_types(RunConfig))["sampling.kv_groups"] is KvGroups
 

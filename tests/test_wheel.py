@@ -45,3 +45,4 @@ def test_commands_of_the_wheel(unpacked_wheel: Path) -> None:
     assert "est-train" in lines
     assert "est-plan" in lines
     assert "est-eval" in lines
+    assert "est-report" in lines

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from est_cli.checks.data import dataset_problems
 from est_cli.checks.launch import launch_problems
-from est_cli.checks.method import plan_problems, scheduler_problems
+from est_cli.checks.method import scheduler_problems
 from est_cli.checks.model import fit_problems, model_problems, preset_sizes
 from est_cli.checks.optim import optim_problems
+from est_cli.checks.plan import plan_problems
 from est_cli.checks.training import stage_batch_problems, train_problems
 from est_cli.config import HF, PlanConfig, RunConfig
 from est_cli.errors import ConfigError

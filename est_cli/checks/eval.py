@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 
-from est_cli.checks.launch import MAX_TIMEOUT_S
+from est_cli.checks.launch import whole_model_problems
 from est_cli.config import EvalConfig, EvalSettings
 from est_cli.errors import ConfigError
 
@@ -16,7 +16,7 @@ LM_EVAL = "lm_eval:"
 
 def check_eval(config: EvalConfig) -> None:
     """Raise one ConfigError that names every problem. Names of GLUE tasks are looked at by glue/tasks.py."""
-    problems = [*_what(config), *_settings(config.eval), *_launch(config)]
+    problems = [*_what(config), *_settings(config.eval), *whole_model_problems(config.launch, "est-eval")]
     if problems:
         raise ConfigError("; also ".join(problems))
 
@@ -69,17 +69,3 @@ def _settings(settings: EvalSettings) -> Iterator[str]:
         value = getattr(settings, key)
         if value is not None and not 0.0 <= value < 1.0:
             yield f"eval.{key}: {value} is out of range; it must be in [0, 1)"
-
-
-def _launch(config: EvalConfig) -> Iterator[str]:
-    launch = config.launch
-    if launch.num_processes < 1:
-        yield f"launch.num_processes: {launch.num_processes} is out of range; it must be at least 1"
-    if launch.strategy != "ddp":
-        yield f"launch.strategy: {launch.strategy!r} is not for est-eval, whose processes hold whole models; use ddp"
-    if not 0 < launch.timeout_s <= MAX_TIMEOUT_S:
-        yield (
-            f"launch.timeout_s: {launch.timeout_s} is out of range; it must be above 0 and at most {MAX_TIMEOUT_S:,.0f}"
-        )
-    if launch.check_every < 0:
-        yield f"launch.check_every: {launch.check_every} is out of range; it must be at least 0 (0 means never)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from est_cli.config import RunConfig
+from est_cli.config import LaunchConfig, RunConfig
 
 NOT_DEEPSPEED = (
     "DeepSpeed keeps weights in flat partitions of its own, in which a layer that is skipped or a row that is not "
@@ -38,3 +38,17 @@ def launch_problems(config: RunConfig) -> Iterator[str]:
             "sampling.ranks: independent has no meaning under launch.strategy=fsdp, where all processes gather the "
             "weights of the same layer at the same time; use ddp"
         )
+
+
+def whole_model_problems(launch: LaunchConfig, program: str) -> Iterator[str]:
+    """Of a program whose processes hold whole models and share the work in any number."""
+    if launch.num_processes < 1:
+        yield f"launch.num_processes: {launch.num_processes} is out of range; it must be at least 1"
+    if launch.strategy != "ddp":
+        yield f"launch.strategy: {launch.strategy!r} is not for {program}, whose processes hold whole models; use ddp"
+    if not 0 < launch.timeout_s <= MAX_TIMEOUT_S:
+        yield (
+            f"launch.timeout_s: {launch.timeout_s} is out of range; it must be above 0 and at most {MAX_TIMEOUT_S:,.0f}"
+        )
+    if launch.check_every < 0:
+        yield f"launch.check_every: {launch.check_every} is out of range; it must be at least 0 (0 means never)"

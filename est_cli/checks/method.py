@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from est_cli.config import HF, OptimConfig, PlanConfig, RunConfig, SamplingConfig, SchedulerName
+from est_cli.config import HF, OptimConfig, RunConfig, SamplingConfig
 from est_cli.derived import max_steps, scheduler_of
 from est_cli.est.schedule import SamplingRates, boundary_step
 from est_cli.schedulers import GROWING, READS, as_list
@@ -103,15 +103,3 @@ def _list(key: str, values: Any) -> Iterator[str]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def plan_problems(config: PlanConfig) -> Iterator[str]:
-    name = config.scheduler.name
-    if config.target_saving is None:
-        return
-    if name is SchedulerName.dense:
-        yield "target_saving: scheduler=dense saves nothing; use scheduler=three_stage"
-    elif name is not SchedulerName.three_stage:
-        yield f"target_saving: moves the boundaries of scheduler=three_stage; scheduler={name.value} has others"
-    if not 0.0 < config.target_saving < 1.0:
-        yield f"target_saving: {config.target_saving} is out of range; it is a fraction in (0, 1), 0.25 for a quarter"

@@ -5,6 +5,7 @@ imported here: a wrong setting is told before torch starts. Units stand in the n
 line under a field. `None` means "not set"; 0 means "never" for every `*_every`.
 """
 
+from est_cli.config.analyze import Analysis, AnalyzeConfig, AnalyzeSettings, Parameters, Part
 from est_cli.config.data import DatasetConfig, Source
 from est_cli.config.eval import EvalConfig, EvalSettings, Select
 from est_cli.config.launch import LaunchConfig
@@ -31,7 +32,8 @@ from est_cli.config.optim import (
     SkippedLayers,
     UnsampledRows,
 )
-from est_cli.config.run import FREE_KEYS, Convention, PlanConfig, RunConfig, Target
+from est_cli.config.plan import Convention, PlanConfig, Target
+from est_cli.config.run import FREE_KEYS, RunConfig
 from est_cli.config.tracking import TrackingConfig, WandbMode
 from est_cli.config.training import Attention, LmLossKind, Precision, TrainConfig
 
@@ -43,6 +45,9 @@ __all__ = [
     "FREE_KEYS",
     "HF",
     "AdjustLr",
+    "Analysis",
+    "AnalyzeConfig",
+    "AnalyzeSettings",
     "Attention",
     "Convention",
     "DatasetConfig",
@@ -56,6 +61,8 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "OptimName",
+    "Parameters",
+    "Part",
     "PlanConfig",
     "Precision",
     "Ranks",

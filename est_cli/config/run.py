@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from est_cli.config.data import DatasetConfig
 from est_cli.config.launch import LaunchConfig
@@ -12,21 +11,6 @@ from est_cli.config.model import ModelConfig
 from est_cli.config.optim import OptimConfig
 from est_cli.config.tracking import TrackingConfig
 from est_cli.config.training import TrainConfig
-
-
-class Target(StrEnum):
-    """What `target_saving` holds fixed while it moves the stage boundaries."""
-
-    ratio = "ratio"
-    t1 = "t1"
-    t2 = "t2"
-
-
-class Convention(StrEnum):
-    """Which FLOPs are meant: the paper's (`blocks`) or all matrix products (`total`)."""
-
-    blocks = "blocks"
-    total = "total"
 
 
 @dataclass
@@ -51,15 +35,6 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
-
-
-@dataclass
-class PlanConfig(RunConfig):
-    target_saving: float | None = None
-    """Find the stage boundaries that save this fraction of the FLOPs, in (0, 1)."""
-    target_convention: Convention = Convention.blocks
-    target_keep: Target = Target.ratio
-    """What stays as it is while the boundaries move: the ratio t1:t2, or t1, or t2."""
 
 
 FREE_KEYS = (

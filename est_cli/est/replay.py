@@ -25,14 +25,14 @@ def replayed(
     sequences = torch.zeros(spec.num_layers + 1, dtype=torch.int64)  # by how many layers they went through
     for begin in range(first, stage.until_step, _AT_ONCE):
         steps = range(begin, min(begin + _AT_ONCE, stage.until_step))
-        for micro_step, rank, count in _draws(options, cut):
+        for micro_step, rank, count in draws_of(options, cut):
             layers = generator.layer_counts(steps, stage, micro_step, rank)
             sequences += count * torch.bincount(layers, minlength=len(sequences))
     sizes = sample_sizes(spec, stage.rates, options)
     return tuple((replace(sizes, layers=layers), count) for layers, count in enumerate(sequences.tolist()) if count)
 
 
-def _draws(options: SamplingOptions, cut: Cut) -> list[tuple[int, int, int]]:
+def draws_of(options: SamplingOptions, cut: Cut) -> list[tuple[int, int, int]]:
     """The draws of a step: (micro-step, rank, sequences that run what is drawn)."""
     pieces = cut.pieces if options.redraw == "forward" else (sum(cut.pieces),)
     ranks = cut.ranks if options.ranks == "independent" else 1

@@ -1,52 +1,41 @@
-"""The inverse of the ledger: stage boundaries that save a wanted share of the FLOPs. No torch."""
+"""The inverse of the ledger: the setting of a schedule that saves a wanted share of the FLOPs. No torch."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
-from .flops import training_flops
-from .schedule import SamplingScheduler
-from .sizes import SamplingOptions, full_sizes, sample_sizes
-from .spec import ModelSpec
+from collections.abc import Callable
 
 
-def stage_savings(
-    spec: ModelSpec, scheduler: SamplingScheduler, options: SamplingOptions, seq_len: int, convention: str
-) -> list[float]:
-    """Share of the dense FLOPs (0-1) that a step of each stage saves; `convention` is blocks or total."""
-    dense = getattr(training_flops(spec, full_sizes(spec), 1, seq_len), convention)
-    used = [training_flops(spec, sample_sizes(spec, stage.rates, options), 1, seq_len) for stage in scheduler.stages]
-    return [1.0 - getattr(flops, convention) / dense for flops in used]
+class OutOfReach(ValueError):
+    """What is wanted lies outside of `lowest` to `highest`."""
+
+    def __init__(self, lowest: float, highest: float) -> None:
+        super().__init__(f"only {lowest:g} to {highest:g} can be reached")
+        self.lowest, self.highest = lowest, highest
 
 
-def boundaries_for(saving: float, scheduler: SamplingScheduler, savings: list[float], keep: str) -> SamplingScheduler:
-    """`scheduler` (three stages) with its boundaries moved so that the run saves the share `saving` of the FLOPs.
+def solve(wanted: float, value: Callable[[float], float], finest: float, tolerance: float) -> float:
+    """The x in [0, 1] whose value(x) is nearest to `wanted`.
 
-    With s1, s2 the shares that a step of stages 1 and 2 saves, a run of T steps saves (t1*s1 + (t2 - t1)*s2) / T.
-    `keep` says what stays: `ratio` (t1:t2), `t1` or `t2`. Boundaries are whole steps: the saving is met to about 1/T.
-    Raises ValueError where it is out of reach, saying what is not.
+    `value` may rise or fall, in steps too (sizes are whole units, boundaries whole steps); changes of x below `finest`
+    mean nothing. The search ends at a value that is right to `tolerance`, or where a step of `value` spans what is
+    wanted. Raises OutOfReach.
     """
-    t1, t2, steps = (stage.until_step for stage in scheduler.stages)
-    s1, s2, _ = savings
-    if keep == "ratio":
-        share = t1 / t2 if t2 else 0.0
-        lowest, highest = 0.0, share * s1 + (1.0 - share) * s2
-    elif keep == "t1":
-        lowest, highest = t1 * s1 / steps, (t1 * s1 + (steps - t1) * s2) / steps
-    else:
-        lowest, highest = t2 * s2 / steps, t2 * s1 / steps
-    if not lowest <= saving <= highest or lowest == highest:
-        raise ValueError(
-            f"target_saving: {saving:g} is out of reach; with target_keep={keep} these rates save "
-            f"{math.ceil(lowest * 1e4) / 1e4:g} to {math.floor(highest * 1e4) / 1e4:g}"
-        )
-    part = (saving - lowest) / (highest - lowest)
-    if keep == "ratio":
-        ends = (share * part * steps, part * steps, steps)
-    elif keep == "t1":
-        ends = (t1, t1 + part * (steps - t1), steps)
-    else:
-        ends = (part * t2, t2, steps)
-    stages = tuple(replace(stage, until_step=round(end)) for stage, end in zip(scheduler.stages, ends, strict=True))
-    return replace(scheduler, stages=stages)
+    low, high = 0.0, 1.0
+    below, above = value(low) - wanted, value(high) - wanted
+    if below > above:
+        low, high, below, above = high, low, above, below
+    if not below <= 0.0 <= above or below == above:
+        raise OutOfReach(below + wanted, above + wanted)
+    linear = True
+    while abs(high - low) > finest and min(-below, above) > tolerance:
+        part = below / (below - above) if linear else 0.5  # a line through both ends finds most at once; halving, all
+        linear = not linear
+        x = low + part * (high - low)
+        if x in (low, high):
+            continue
+        found = value(x) - wanted
+        if found <= 0.0:
+            low, below = x, found
+        else:
+            high, above = x, found
+    return low if -below <= above else high

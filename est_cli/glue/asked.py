@@ -12,10 +12,9 @@ from est_cli.checks.eval import split_tasks
 from est_cli.config import EvalConfig, EvalSettings
 from est_cli.data.digest import fingerprint
 from est_cli.data.sources import expand
-from est_cli.errors import CheckpointError, ConfigError
+from est_cli.examine.place import local_model
 from est_cli.glue.data import require_files, tasks_in
 from est_cli.glue.files import file_of
-from est_cli.resume import OUTPUTS
 from est_cli.schema import plain
 
 FINETUNE_VERSION = 1
@@ -24,6 +23,9 @@ NOT_IN_DIGEST = ("data_dir", "files", "stride", "seeds", "max_train_examples")
 """Settings that do not decide a fine-tuning's result, or that its record tells in another way."""
 _NOT_ASKED = ("run_name", "sweep", "tracking", "launch")
 """Settings that decide no result at all."""
+CONTINUES = "the same command goes on with the fine-tunings that are left"
+"""What to do after a process was lost."""
+LESS_MEMORY = "eval.batch_size: out of memory; use a smaller one, or a smaller eval.max_length"
 
 
 def check_asked(config: EvalConfig) -> None:
@@ -40,24 +42,6 @@ def check_asked(config: EvalConfig) -> None:
             require_files(task, data_dir)
     if perplexity:
         expand(config.eval.files, "eval.files")
-
-
-def model_folder(name: str) -> str:
-    """`name`, or where it is a run's folder that of the run's final model in it."""
-    final = Path(name) / "model"
-    return str(final) if not (Path(name) / "config.json").exists() and (final / "config.json").exists() else name
-
-
-def local_model(key: str, name: str) -> Path | None:
-    """The model's folder, None for a hub id. Raises ConfigError and CheckpointError where there is no model."""
-    place = Path(model_folder(name))
-    if not place.is_dir():
-        if name.startswith((".", "/", "~", f"{OUTPUTS}/")) or name.count("/") > 1:
-            raise ConfigError(f"{key}: there is no folder {name}")
-        return None
-    if not (place / "config.json").exists():
-        raise CheckpointError(f"{place}: holds no config.json, so this is no model; give a folder such as .../model")
-    return place
 
 
 def settings_digest(settings: EvalSettings) -> str:

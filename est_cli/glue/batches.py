@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from est_cli.est.index import hash_numbers
-from est_cli.glue.model import Checkpoint
+from est_cli.examine.model import Checkpoint
 from est_cli.glue.tasks import Example
 
 Row = dict[str, list[int]]

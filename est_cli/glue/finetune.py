@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 from est_cli.config import EvalSettings, OptimConfig, Select
 from est_cli.errors import NumericsError
 from est_cli.est.index import hash_numbers
+from est_cli.examine.processes import WHOLE, Processes
 from est_cli.glue.batches import Encoded, collate, epoch_order, steps_of
 from est_cli.glue.metrics import score, task_score
 from est_cli.glue.model import logits_of
-from est_cli.glue.processes import WHOLE, Processes
 from est_cli.glue.tasks import Task
 from est_cli.optim import build_optimizer, update
 

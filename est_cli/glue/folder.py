@@ -11,8 +11,8 @@ from typing import Any
 from est_cli.checkpoint import disk, strict_json
 from est_cli.config import EvalConfig
 from est_cli.errors import DataError
-from est_cli.glue.asked import model_folder
-from est_cli.glue.processes import Processes
+from est_cli.examine.place import model_folder, run_of
+from est_cli.examine.processes import Processes
 from est_cli.resume import OUTPUTS
 from est_cli.run_dir import MAX_NAME, RunDir, lock
 
@@ -24,9 +24,8 @@ def results_folder(config: EvalConfig) -> Path:
     if config.run_name is not None:
         return OUTPUTS / (config.sweep or "") / config.run_name
     place = Path(model_folder(str(config.checkpoint)))
-    for folder in (place, place.parent, place.parent.parent):  # RUN, RUN/model, RUN/checkpoints/step-N
-        if RunDir(folder).config.exists():
-            return folder
+    if (run := run_of(place)) is not None:
+        return run
     name = place.resolve().name if place.is_dir() else str(place)
     return OUTPUTS / f"eval-{re.sub('[^A-Za-z0-9_.,=-]+', '-', name)[-MAX_NAME:]}"
 

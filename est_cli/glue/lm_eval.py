@@ -10,9 +10,9 @@ from typing import Any
 from est_cli.config import EvalConfig
 from est_cli.data.digest import fingerprint
 from est_cli.errors import ConfigError, DataError
+from est_cli.examine.model import Checkpoint, load_language_model, max_tokens
+from est_cli.examine.processes import Processes
 from est_cli.glue.folder import keep_zero_shot
-from est_cli.glue.model import Checkpoint, load_language_model, max_tokens
-from est_cli.glue.processes import Processes
 
 
 def require_harness() -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 from est_cli.glue.tasks import TASKS
+from est_cli.student_t import half_width
 
-CONFIDENCE = 0.95
 GLUE_AVERAGE = "GLUE average"
 AVERAGE_PRESENT = "average over the tasks present"
 
@@ -148,9 +147,7 @@ def _difference(task: str, values: Sequence[float]) -> Difference:
     found = spread([round(value, 12) for value in values])  # equal scores differ by nothing, not by a rounding error
     if found.sd is None:
         return Difference(task, found.mean, None, None, found.n, None)
-    from scipy import stats  # a second to import
-
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, found.n - 1)) * found.sd / math.sqrt(found.n)
+    half = half_width(found.sd, found.n)
     low, high = found.mean - half, found.mean + half
     return Difference(task, found.mean, low, high, found.n, not low <= 0.0 <= high)
 

@@ -26,9 +26,10 @@ from est_cli.data.rows import Wanted
 from est_cli.data.sources import expand
 from est_cli.data.units import file_units, read_units
 from est_cli.errors import CheckpointError, ConfigError, DataError
+from est_cli.examine.model import Checkpoint, load_language_model, max_tokens
+from est_cli.examine.processes import Processes, memory_enough
+from est_cli.glue.asked import LESS_MEMORY
 from est_cli.glue.folder import keep_zero_shot
-from est_cli.glue.model import Checkpoint, load_language_model, max_tokens
-from est_cli.glue.processes import Processes, memory_enough
 
 IGNORED = -100
 MAX_LOGITS = 1 << 27
@@ -117,7 +118,7 @@ def measure(checkpoint: Checkpoint, texts: Iterable[str], settings: EvalSettings
     if not tokens:
         raise DataError("eval.files: hold no text")
     own = [found[number] for number in processes.own(range(len(found)))]
-    with memory_enough():
+    with memory_enough(LESS_MEMORY):
         sums = [_sum(model, own, settings.batch_size, processes), float(sum(window.predicted for window in own))]
     nats, counted = processes.group.sum(sums)
     assert counted == tokens, "every token must be counted once"

@@ -13,15 +13,16 @@ from typing import Any
 from est_cli.checks.eval import split_tasks
 from est_cli.config import EvalConfig, EvalSettings
 from est_cli.errors import ConfigError
-from est_cli.glue.asked import asked_digest, settings_digest
+from est_cli.examine.model import Checkpoint, max_tokens, open_checkpoint
+from est_cli.examine.processes import Processes, meet, memory_enough
+from est_cli.examine.progress import Progress, progress
+from est_cli.glue.asked import CONTINUES, LESS_MEMORY, asked_digest, settings_digest
 from est_cli.glue.batches import encode
 from est_cli.glue.data import TaskData, load_task, tasks_in
 from est_cli.glue.finetune import Epoch, Given, finetune, reported, work_of
 from est_cli.glue.folder import owned_results
 from est_cli.glue.metrics import require_metrics
-from est_cli.glue.model import Checkpoint, load_classifier, max_tokens, open_checkpoint
-from est_cli.glue.processes import Processes, meet, memory_enough
-from est_cli.glue.progress import Progress, progress
+from est_cli.glue.model import load_classifier
 from est_cli.glue.records import Record, print_results, read_records, require_room, write_results
 from est_cli.glue.summary import keep_summary, score_numbers
 from est_cli.glue.tasks import resolve_tasks
@@ -60,7 +61,7 @@ def evaluate(config: EvalConfig) -> None:
     checkpoints = _checkpoints(config)
     data = _load_data(config, glue) if glue else []
     numbers: dict[str, Any] = {}
-    with meet(config) as processes, owned_results(config, processes) as folder:
+    with meet(config.launch, config.eval.precision, CONTINUES) as processes, owned_results(config, processes) as folder:
         if data:
             numbers |= _finetune_all(config, checkpoints, data, folder, processes)
         if perplexity:
@@ -158,7 +159,7 @@ def _run(
     job: Job, given: Given, settings: EvalSettings, processes: Processes, shown: Progress
 ) -> tuple[Epoch, list[Epoch]]:
     model = load_classifier(job.checkpoint, given.outputs, job.seed, settings.dropout)
-    with memory_enough():
+    with memory_enough(LESS_MEMORY):
         epochs = finetune(model, given, settings, job.seed, processes, shown.advance)
     return reported(epochs, settings.select), epochs
 

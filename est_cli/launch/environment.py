@@ -14,7 +14,7 @@ _PLUGINS = {
     "PARALLELISM_CONFIG": "is not supported; use launch.strategy=ddp or fsdp",
 }
 """What `accelerate launch` can be told to use, by its variable ACCELERATE_USE_..., and why est-train cannot use it."""
-_WHOLE_MODELS = "is not for est-eval, whose processes hold whole models; take it out of accelerate's settings"
+_WHOLE_MODELS = "whose processes hold whole models; take it out of accelerate's settings"
 _COPIES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE")
 """How many tasks srun or mpirun started, this process among them."""
 _NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -23,7 +23,7 @@ _NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 def refuse_wrong_launch(environment: Mapping[str, str], asked: int | None, command: str = "train") -> None:
     """Raise ConfigError where the processes that were started cannot be the ones that were meant.
 
-    `asked`: launch.num_processes where the command line sets it, else None. `command`: what is run, `train` or `eval`.
+    `asked`: launch.num_processes where the command line sets it, else None. `command`: `train`, `eval` or `analyze`.
     """
     _refuse_plugins(environment, command)
     if "WORLD_SIZE" in environment:
@@ -47,9 +47,10 @@ def _how(command: str) -> str:
 
 
 def _refuse_plugins(environment: Mapping[str, str], command: str) -> None:
+    told = f"is not for est-{command}, {_WHOLE_MODELS}"
     for plugin, reason in _PLUGINS.items():
         if environment.get(f"ACCELERATE_USE_{plugin}", "").lower() in ("true", "1"):
-            raise ConfigError(f"ACCELERATE_USE_{plugin}: {reason if command == 'train' else _WHOLE_MODELS}")
+            raise ConfigError(f"ACCELERATE_USE_{plugin}: {reason if command == 'train' else told}")
 
 
 def _refuse_incomplete(environment: Mapping[str, str], command: str) -> None:

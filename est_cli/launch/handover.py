@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from est_cli.config import EvalConfig, RunConfig
+from est_cli.config import AnalyzeConfig, EvalConfig, RunConfig
 from est_cli.resume import Start
 from est_cli.schema import plain, typed
 
@@ -21,20 +21,24 @@ class Word:
     message: str
 
 
-def freeze(start: Start | EvalConfig, folder: Path) -> None:
-    """Write what all workers train, or evaluate."""
+def freeze(start: Start | EvalConfig | AnalyzeConfig, folder: Path) -> None:
+    """Write what all workers train, evaluate or analyse."""
     if isinstance(start, EvalConfig):
         tree = {"evaluate": plain(start)}
+    elif isinstance(start, AnalyzeConfig):
+        tree = {"analyse": plain(start)}
     else:
         tree = {"config": plain(start.config), "folder": None if start.folder is None else str(start.folder)}
     (folder / "start.json").write_text(json.dumps(tree))
 
 
-def thaw(folder: Path) -> Start | EvalConfig:
+def thaw(folder: Path) -> Start | EvalConfig | AnalyzeConfig:
     """What freeze() wrote."""
     tree = json.loads((folder / "start.json").read_text())
     if "evaluate" in tree:
         return typed(tree["evaluate"], EvalConfig)
+    if "analyse" in tree:
+        return typed(tree["analyse"], AnalyzeConfig)
     return Start(typed(tree["config"], RunConfig), None if tree["folder"] is None else Path(tree["folder"]))
 
 

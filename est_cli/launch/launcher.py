@@ -1,4 +1,4 @@
-"""est-train and est-eval with launch.num_processes=N: one frozen configuration, N workers, one line at the end."""
+"""A command with launch.num_processes=N: one frozen configuration, N workers, one line at the end."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from est_cli.config import EvalConfig
+from est_cli.config import AnalyzeConfig, EvalConfig
 from est_cli.launch.handover import freeze, log_tail, run_named
 from est_cli.launch.supervisor import supervise
 from est_cli.launch.verdict import End, verdict
 from est_cli.resume import Start
 
 
-def launch(start: Start | EvalConfig) -> None:
-    """Train or evaluate with launch.num_processes workers on this machine; returns when all of them are done.
+def launch(start: Start | EvalConfig | AnalyzeConfig) -> None:
+    """Train, evaluate or analyse with launch.num_processes workers on this machine; returns when all of them are done.
 
     Raises StoppedBySignal, the error that a worker ended with, or PeerLostError where a worker was killed or lost.
     """
     with tempfile.TemporaryDirectory(prefix="est-launch-") as name:
         folder = Path(name)
         freeze(start, folder)
-        settings = start if isinstance(start, EvalConfig) else start.config
+        settings = start.config if isinstance(start, Start) else start
         ends, signum = supervise(_worker_command(folder), settings.launch.num_processes, folder)
         error = verdict(ends, signum, _continues(start, folder))
         _show_logs(ends, folder)
@@ -37,10 +37,12 @@ def _worker_command(folder: Path) -> list[str]:
     return [sys.executable, *([] if here else ["-P"]), "-m", "est_cli.launch.worker", str(folder)]
 
 
-def _continues(start: Start | EvalConfig, folder: Path) -> str:
+def _continues(start: Start | EvalConfig | AnalyzeConfig, folder: Path) -> str:
     """How to go on after a failure."""
     if isinstance(start, EvalConfig):
         return "the same command goes on with the fine-tunings that are left"
+    if isinstance(start, AnalyzeConfig):
+        return "nothing was written; give the same command again"
     run = run_named(folder) if start.folder is None else str(start.folder)
     return "no step was done" if run is None else f"resume={run} continues from the last checkpoint"
 

@@ -1,4 +1,4 @@
-"""One process that est-train or est-eval launched: `python -m est_cli.launch.worker FOLDER`, for the launcher only."""
+"""One process that a command launched: `python -m est_cli.launch.worker FOLDER`, for the launcher only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from est_cli.config import EvalConfig
+from est_cli.config import AnalyzeConfig, EvalConfig
 from est_cli.door import enter, leave
 from est_cli.launch.handover import Word, leave_word, name_run, thaw
 from est_cli.rank import rank_of_environment
@@ -28,6 +28,11 @@ def main(argv: Sequence[str]) -> None:
         from est_cli.glue.run import evaluate
 
         evaluate(start)
+        return
+    if isinstance(start, AnalyzeConfig):
+        from est_cli.analysis.run import analyse
+
+        analyse(start)
         return
     from est_cli.loop import build, train
 

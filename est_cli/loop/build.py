@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,10 @@ from est_cli.batch_sizes import pieces, requested
 from est_cli.checks import check_fit
 from est_cli.config import Attention, LmLossKind, RunConfig, TrainConfig
 from est_cli.data import BlockOrder, Corpus, TokenBlocks, load_corpus
-from est_cli.derived import options_of, scheduler_of, tokenizer_of
+from est_cli.derived import cuts_of, options_of, scheduler_of, tokenizer_of
 from est_cli.errors import ConfigError
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingScheduler, apply_est, training_flops
-from est_cli.est.flops import Cut, ledger_of, planned_ran, ran_flops
+from est_cli.est.flops import ledger_of, planned_ran, ran_flops
 from est_cli.est.sizes import Ran, SamplingOptions, full_sizes
 from est_cli.lm_loss import LmLoss, Objective
 from est_cli.loop.device import (
@@ -64,6 +64,17 @@ NOT_FOR_W_AND_B = ("model.name_or_path", "train.sample_prompt")
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a run gets its text and what it writes into."""
+
+    corpus: Callable[[RunConfig, ModelSpec, bool], Corpus]
+    """Of a configuration and its model; True: verify what is on the disk."""
+    folder: Callable[[Start, Group], AbstractContextManager[RunDir]]
+    quiet: bool = False
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
 class _Parts:
     """What is built before anything is written."""
 
@@ -79,24 +90,25 @@ class _Parts:
 
 
 @contextmanager
-def build(start: Start) -> Iterator[Run]:
+def build(start: Start, place: Place | None = None) -> Iterator[Run]:
     """A run ready for train(); its folder is locked until the end of the block. Any EstError may come out of it.
 
-    Under a launcher every process calls it; rank 0 owns the folder.
+    Under a launcher every process calls it; rank 0 owns the folder. `place` None: the configuration's corpus, and a
+    folder in outputs/.
     """
-    config, rank = start.config, rank_of_environment()
+    config, rank, place = start.config, rank_of_environment(), place or Place(_load_corpus, owned_folder)
     keep_freed_memory()
     check_processes(config, rank)
     with ExitStack() as stack:
         if rank.world_size > 1:
             stack.enter_context(peers_answer(config.launch.timeout_s))
-        parts = _build_parts(config, rank)
+        parts = _build_parts(config, rank, place)
         group = Group(rank, config.launch.timeout_s)
         stack.enter_context(unpacked_sequences())
         stack.enter_context(_attention(config, parts))
         require_same_run(group, config, parts.corpus)
-        run_dir = stack.enter_context(owned_folder(start, group))
-        run = _assemble(config, parts, run_dir, group)
+        run_dir = stack.enter_context(place.folder(start, group))
+        run = _assemble(config, parts, run_dir, group, quiet=place.quiet or not rank.first)
         stack.callback(run.feed.close)
         stack.callback(run.progress.close)
         stack.callback(run.tracker.close, None)
@@ -106,15 +118,18 @@ def build(start: Start) -> Iterator[Run]:
             dist.destroy_process_group()  # not after an exception: it may wait for a process that is gone
 
 
-def _build_parts(config: RunConfig, rank: Rank) -> _Parts:
+def _load_corpus(config: RunConfig, spec: ModelSpec, verify: bool) -> Corpus:
+    return load_corpus(config.dataset, tokenizer_of(config), spec.vocab_size, CACHE, config.train.seq_len, verify)
+
+
+def _build_parts(config: RunConfig, rank: Rank, place: Place) -> _Parts:
     """The processes meet only when the corpus is there: tokenising it may take longer than they wait for each other."""
     hf = hf_config(config.model)
     spec = spec_of(hf)
     scheduler, options = scheduler_of(config), options_of(config.sampling)
     check_fit(config, spec)
     lm_loss = _lm_loss(config.train, kind_of_device(), hf)
-    verify = rank.local_rank == 0  # once on each machine
-    corpus = load_corpus(config.dataset, tokenizer_of(config), spec.vocab_size, CACHE, config.train.seq_len, verify)
+    corpus = place.corpus(config, spec, rank.local_rank == 0)  # verified once on each machine
     set_end_of_text(hf, config.model, corpus.tokenizer.eos_token_id)
     return _Parts(
         corpus=corpus,
@@ -138,7 +153,7 @@ def _attention(config: RunConfig, parts: _Parts) -> AbstractContextManager[None]
     return attention_kernel(train.attention, parts.accelerator.device, train.precision, spec, dropout, masks)
 
 
-def _assemble(config: RunConfig, parts: _Parts, run_dir: RunDir, group: Group) -> Run:
+def _assemble(config: RunConfig, parts: _Parts, run_dir: RunDir, group: Group, quiet: bool) -> Run:
     corpus, seq_len, rank = parts.corpus, config.train.seq_len, group.rank
     handle = _prepare_model(config, parts, rank)
     objective = Objective(parts.model, parts.lm_loss)
@@ -153,9 +168,8 @@ def _assemble(config: RunConfig, parts: _Parts, run_dir: RunDir, group: Group) -
     dense_step = training_flops(parts.spec, full_sizes(parts.spec), batch, seq_len)
     generator = IndexGenerator(parts.spec, config.seed, parts.options)
     micro_batches = _micro_batches_asked_for(config, parts.scheduler, rank)
-    progress = RunProgress(
-        parts.scheduler.max_steps, state.step, _stage_plans(parts, planned, seq_len), quiet=not rank.first
-    )
+    stage_plans = _stage_plans(parts, planned, seq_len)
+    progress = RunProgress(parts.scheduler.max_steps, state.step, stage_plans, quiet=quiet)
     return Run(
         config=config,
         dir=run_dir,
@@ -214,8 +228,7 @@ def _fresh_state(corpus: Corpus) -> RunState:
 
 
 def _planned(config: RunConfig, parts: _Parts, batch: int, rank: Rank) -> dict[int, Ran]:
-    micro_batches = _micro_batches_asked_for(config, parts.scheduler, rank)
-    cuts = {n: Cut(tuple(pieces(batch, size, rank.world_size)), rank.world_size) for n, size in micro_batches.items()}
+    cuts = cuts_of(config, len(parts.scheduler.stages), rank.world_size)
     return planned_ran(parts.spec, parts.scheduler, parts.options, batch, config.seed, cuts)
 
 

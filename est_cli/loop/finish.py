@@ -9,6 +9,7 @@ from est_cli.checkpoint.content import save_model
 from est_cli.checkpoint.environment import git_commit, versions
 from est_cli.checkpoint.snapshot import take_snapshot
 from est_cli.checkpoint.store import is_intact
+from est_cli.loop.report import run_report
 from est_cli.loop.run import Run
 from est_cli.reporting.figures import plot_run
 from est_cli.run_dir import write_json
@@ -52,7 +53,9 @@ def _summary(run: Run, metrics: list[dict[str, Any]]) -> dict[str, Any]:
         "flops_saved_pct_total": run.ledger.saved_pct("total"),
         "time_s": run.state.time_s,
         "time_saved_pct": time_saved_pct(metrics),
-        "transitions": [record for record in metrics if record.get("event") == "stage_transition"],
+        **run_report(run, metrics),
+        "data_hash": run.state.data_hash,
+        "tokenizer_hash": run.state.tokenizer_hash,
         "git_commit": git_commit(),
         "versions": versions(),
     }

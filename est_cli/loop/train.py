@@ -224,7 +224,7 @@ def _what_is_due(loop: _Loop, done: int) -> None:
     """After step number `done`: in this order, so that a checkpoint's record holds its own evaluation."""
     run, train, saver = loop.run, loop.run.config.train, loop.saver
     last = done == run.scheduler.max_steps
-    if last or _every(done, train.eval_every):
+    if last or _every(done, train.eval_every) or (train.eval_every and done in run.scheduler.milestones()):
         evaluate(run)
     if train.sample_every and (last or _every(done, train.sample_every)):
         _sample(run)

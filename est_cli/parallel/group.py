@@ -18,7 +18,7 @@ from est_cli.errors import PeerLostError
 from est_cli.rank import Rank
 
 RESUME = "resume the run from its last checkpoint"
-_LOST = re.compile(r"gloo|nccl|by peer|broken pipe|timed out|monitoredbarrier", re.IGNORECASE)
+_LOST = re.compile(r"gloo|nccl|by peer|broken pipe|timed out|application timeout|monitoredbarrier", re.IGNORECASE)
 
 
 class Group:

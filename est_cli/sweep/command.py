@@ -60,7 +60,7 @@ def run_sweep(program: Program, command: SweepCommand) -> None:
     _raise_first_failure(rows)
 
 
-def _run(settings: Settings, parts: Parts, jobs: Sequence[Job], sweep: Path) -> None:
+def _run(settings: Settings, parts: Parts[Program], jobs: Sequence[Job], sweep: Path) -> None:
     if settings.searches:
         search(settings, parts, sweep)
     elif settings.launches:

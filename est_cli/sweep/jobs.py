@@ -34,7 +34,7 @@ class Job:
     """Why it cannot run."""
 
 
-def make_job(number: int, swept: Mapping[str, str], parts: Parts, sweep: str) -> Job:
+def make_job(number: int, swept: Mapping[str, str], parts: Parts[Program], sweep: str) -> Job:
     """The job for these values (as overrides have them) in the sweep's folder of that name; not checked."""
     name = job_name(swept, parts.known)
     place = [f"sweep='{sweep}'", f"run_name='{name}'", *parts.program.every_job]
@@ -44,7 +44,7 @@ def make_job(number: int, swept: Mapping[str, str], parts: Parts, sweep: str) ->
     return Job(parts.program, number, name, labels, [*search, *parts.fixed, *values, *place])
 
 
-def name_of_sweep(parts: Parts) -> str:
+def name_of_sweep(parts: Parts[Program]) -> str:
     """`sweep=`, or made from words of the program, the swept keys and a hash of the rest of the command line.
 
     Composes what is fixed, so it raises ConfigError for wrong types too.
@@ -53,15 +53,15 @@ def name_of_sweep(parts: Parts) -> str:
     if parts.folder is not None:
         check_run_name(parts.folder, "sweep")
         return parts.folder
-    return sweep_name(parts.program.lead(config, parts.swept), parts.swept, parts.known, parts.defining)
+    return sweep_name(parts.program.lead(config, parts.swept), parts.swept, parts.known, _defining(parts))
 
 
-def fixed_config(parts: Parts) -> Any:
+def fixed_config(parts: Parts[Program]) -> Any:
     """The configuration without what is swept."""
     return composed(parts.program.command, parts.program.schema, parts.fixed, parts.config_dir)[0]
 
 
-def plan_jobs(parts: Parts, sweep: str) -> list[Job]:
+def plan_jobs(parts: Parts[Program], sweep: str) -> list[Job]:
     """Every combination of the swept values, those that cannot run with their problem.
 
     Raises ConfigError for a value of the wrong type, for a job that was started with other settings, and where no job
@@ -77,7 +77,7 @@ def plan_jobs(parts: Parts, sweep: str) -> list[Job]:
     return jobs
 
 
-def asking(job: Job, parts: Parts) -> Job:
+def asking(job: Job, parts: Parts[Program]) -> Job:
     """The job with what it asks for, so far as it can be composed."""
     if job.program.asked is None:
         return job
@@ -86,7 +86,7 @@ def asking(job: Job, parts: Parts) -> Job:
     return job
 
 
-def _checked(job: Job, parts: Parts) -> Job:
+def _checked(job: Job, parts: Parts[Program]) -> Job:
     program, overrides = job.program, [argument for argument in job.arguments if not argument.startswith("--")]
     config, given = composed(program.command, program.schema, overrides, parts.config_dir)
     try:
@@ -95,3 +95,12 @@ def _checked(job: Job, parts: Parts) -> Job:
         return replace(job, problem=str(error))
     program.check_started(config, given)
     return job if program.asked is None else replace(job, asked=program.asked(config))
+
+
+def _defining(parts: Parts[Program]) -> list[str]:
+    """The fixed overrides that may not change while a sweep is continued."""
+    return [arg for arg in parts.fixed if not _is_free(arg.partition("=")[0], parts.program)]
+
+
+def _is_free(key: str, program: Program) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in program.free)

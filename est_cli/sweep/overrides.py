@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
@@ -13,14 +14,16 @@ from hydra.errors import HydraException
 from est_cli.compose import SweepCommand, check_choice, checked_overrides, groups_of
 from est_cli.errors import ConfigError
 from est_cli.schema import leaf_types
-from est_cli.sweep.program import Program
+from est_cli.sweep.program import Grammar
+
+G = TypeVar("G", bound=Grammar)
 
 
 @dataclass(frozen=True)
-class Parts:
+class Parts(Generic[G]):
     """A command line with -m."""
 
-    program: Program
+    program: G
     settings: list[str]
     """What goes to Hydra's launcher and sweeper plugins, as typed."""
     fixed: list[str]
@@ -38,13 +41,8 @@ class Parts:
         """All keys and groups."""
         return [*dict(leaf_types(self.program.schema)), *self.groups]
 
-    @property
-    def defining(self) -> list[str]:
-        """The fixed overrides that may not change while a sweep is continued."""
-        return [arg for arg in self.fixed if not _is_free(arg.partition("=")[0], self.program)]
 
-
-def take_apart(program: Program, command: SweepCommand) -> Parts:
+def take_apart(program: G, command: SweepCommand) -> Parts[G]:
     """ConfigError for unknown keys and options, and for what a sweep cannot have."""
     settings = [arg for arg in command.overrides if arg.lstrip("+~").startswith(("hydra.", "hydra/"))]
     args = [arg for arg in command.overrides if arg not in settings]
@@ -67,7 +65,7 @@ def take_apart(program: Program, command: SweepCommand) -> Parts:
     return Parts(program, settings, fixed, swept, name, groups, command.config_dir)
 
 
-def combinations(parts: Parts) -> Iterator[dict[str, str]]:
+def combinations(parts: Parts[G]) -> Iterator[dict[str, str]]:
     """Swept key -> value as an override has it, for every job, the last key fastest; none twice."""
     values = [dict.fromkeys(_values(override, parts.groups)) for override in parts.swept.values()]
     for choice in itertools.product(*values):
@@ -80,7 +78,7 @@ def shown(key: str, text: str) -> str:
     return value if isinstance(value, str) else text
 
 
-def _check(override: Override, groups: dict[str, list[str]], program: Program) -> None:
+def _check(override: Override, groups: dict[str, list[str]], program: Grammar) -> None:
     key = override.key_or_group
     if key in program.no_place:
         raise ConfigError(f"{key}: {program.no_place[key]}")
@@ -107,7 +105,3 @@ def _values(override: Override, groups: dict[str, list[str]]) -> list[str]:
     if not found:
         raise ConfigError(f"{key}: {override.input_line or key} has no values to sweep over")
     return found
-
-
-def _is_free(key: str, program: Program) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in program.free)

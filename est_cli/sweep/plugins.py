@@ -42,7 +42,7 @@ def launch_jobs(settings: Settings, jobs: Sequence[Job], sweep: Path) -> None:
         _multirun(jobs[0].program, settings, [f"run_name=choice({names})"], task, sweep)
 
 
-def search(settings: Settings, parts: Parts, sweep: Path) -> None:
+def search(settings: Settings, parts: Parts[Program], sweep: Path) -> None:
     """Let the sweeper propose values, and tell it the objective of each job."""
     swept = [override.input_line or "" for override in parts.swept.values()]
     _multirun(parts.program, settings, swept, partial(_proposed, parts=parts, sweep=sweep), sweep)
@@ -57,7 +57,7 @@ def _launched(config: DictConfig, jobs: dict[str, Job], total: int, sweep: Path)
     return _objective(job.program, row, math.inf)
 
 
-def _proposed(config: DictConfig, parts: Parts, sweep: Path) -> float:
+def _proposed(config: DictConfig, parts: Parts[Program], sweep: Path) -> float:
     """What runs for the values that the sweeper proposes."""
     hydra = HydraConfig.get()
     values = dict(str(text).split("=", 1) for text in hydra.overrides.task)

@@ -35,14 +35,28 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Program:
-    """A command that can be swept. Its functions take the composed configuration of a job, or of what is fixed."""
+class Grammar:
+    """What a command line with -m may say."""
 
     command: str
     """`train` stands for est-train, conf/train.yaml and est_cli.train."""
     schema: type[Config]
     no_place: Mapping[str, str]
     """Keys that a command line with -m may not have, and why."""
+
+    @property
+    def name(self) -> str:
+        return f"est-{self.command}"
+
+    @property
+    def module(self) -> str:
+        return f"est_cli.{self.command}"
+
+
+@dataclass(frozen=True)
+class Program(Grammar):
+    """A command that can be swept. Its functions take the composed configuration of a job, or of what is fixed."""
+
     free: Sequence[str]
     """Keys and groups that may change while a sweep is continued."""
     every_job: Sequence[str]
@@ -67,11 +81,3 @@ class Program:
     """Raises ConfigError where the objective means nothing, given the keys that are swept."""
     note: str = ""
     """Told below the table."""
-
-    @property
-    def name(self) -> str:
-        return f"est-{self.command}"
-
-    @property
-    def module(self) -> str:
-        return f"est_cli.{self.command}"

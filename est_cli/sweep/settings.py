@@ -45,7 +45,7 @@ class Settings:
         return self.sweeper != "basic"
 
 
-def read_settings(parts: Parts) -> Settings:
+def read_settings(parts: Parts[Program]) -> Settings:
     """ConfigError for a plugin that is not installed, and for settings that it does not have or must not be given."""
     chosen: dict[str, Any] = {}
     for text in parts.settings:

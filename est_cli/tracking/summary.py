@@ -65,6 +65,8 @@ def summary_table(summary: Record, stages: Sequence[StageSummary], run_dir: Path
         parts.append(_stage_table(stages, plain))
     if summary.get("transitions"):
         parts.append(_transition_table(summary["transitions"], plain))
+    if summary.get("diagnoses"):
+        parts.append(_diagnoses(summary["diagnoses"], plain))
     return Group(*parts)
 
 
@@ -118,11 +120,22 @@ def _stage_table(stages: Sequence[StageSummary], plain: bool) -> Table:
 
 
 def _transition_table(transitions: Iterable[Record], plain: bool) -> Table:
-    table = _table("Transitions", plain, "step", "stages", "loss before", "loss after")
+    """Losses: means of a few steps on each side."""
+    table = _table(
+        "Transitions", plain, "step", "stages", "loss before", "loss after", "steps to recover", "val before"
+    )
     for change in transitions:
         stages = f"{change['from_stage']} to {change['to_stage']}"
-        losses = [_show(change, key, ".4f") for key in ("loss_before", "loss_after")]
-        table.add_row(f"{change['step']:,}", stages, *losses)
+        losses = [_show(change, key, ".4f") for key in ("mean_before", "mean_after")]
+        recovered = "never" if change.get("steps_to_recover") is None else f"{change['steps_to_recover']:,}"
+        table.add_row(f"{change['step']:,}", stages, *losses, recovered, _show(change, "val_loss_before", ".4f"))
+    return table
+
+
+def _diagnoses(lines: Iterable[str], plain: bool) -> Table:
+    table = _table("To look at (docs/schedulers.md)", plain, "")
+    for line in lines:
+        table.add_row(line)
     return table
 
 

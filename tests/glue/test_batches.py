@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from est_cli.examine.model import Checkpoint, open_checkpoint
 from est_cli.glue.batches import collate, encode, epoch_order, steps_of
-from est_cli.glue.model import Checkpoint, open_checkpoint
 from est_cli.glue.tasks import Example
 from tests.glue.small_models import save
 

@@ -14,12 +14,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_
 
 from est_cli.config import EvalConfig, EvalSettings, LaunchConfig, Select
 from est_cli.errors import NumericsError, PeerLostError
-from est_cli.glue import processes
+from est_cli.examine import processes
+from est_cli.examine.model import Checkpoint, max_tokens, open_checkpoint
+from est_cli.examine.processes import Processes
+from est_cli.glue.asked import CONTINUES
 from est_cli.glue.batches import encode, epoch_order
 from est_cli.glue.data import TaskData, load_task
 from est_cli.glue.finetune import Epoch, Given, finetune, reported, work_of
-from est_cli.glue.model import Checkpoint, load_classifier, max_tokens, open_checkpoint
-from est_cli.glue.processes import Processes
+from est_cli.glue.model import load_classifier
 from est_cli.glue.tasks import TASKS
 from est_cli.parallel import Group, weight_checksum
 from est_cli.rank import Rank
@@ -201,13 +203,13 @@ def test_a_lost_process_is_told_with_how_to_go_on(monkeypatch: pytest.MonkeyPatc
     told = "rank 1: died.*; the same command goes on with the fine-tunings that are left"
 
     def lose_one() -> None:
-        with processes.meet(config) as met:
-            assert met.group[2] == processes.CONTINUES and met.check_every == 7  # type: ignore[index]
+        with processes.meet(config.launch, config.eval.precision, CONTINUES) as met:
+            assert met.group[2] == CONTINUES and met.check_every == 7  # type: ignore[index]
             raise RuntimeError("gloo: rank 1 failed to pass monitoredBarrier")
 
     with pytest.raises(PeerLostError, match=told):
         lose_one()
-    other = Group(Rank(), 60.0, processes.CONTINUES)
+    other = Group(Rank(), 60.0, CONTINUES)
     monkeypatch.setattr(other, "gather", lambda numbers: [[1], [2]])
     with pytest.raises(PeerLostError, match=r"rank 1: its weights are not rank 0's; the same command goes on with"):
         other.require_same(1, "its weights are not")

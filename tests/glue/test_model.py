@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from est_cli.errors import CheckpointError, ConfigError
+from est_cli.examine.model import Checkpoint, load_language_model, max_tokens, open_checkpoint
 from est_cli.glue.batches import collate
-from est_cli.glue.model import Checkpoint, load_classifier, load_language_model, logits_of, max_tokens, open_checkpoint
+from est_cli.glue.model import load_classifier, logits_of
 from tests.glue.small_models import POSITIONS, byte_tokenizer, save
 
 CPU = torch.device("cpu")

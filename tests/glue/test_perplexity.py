@@ -15,9 +15,9 @@ from est_cli.config import EvalSettings
 from est_cli.door import enter
 from est_cli.errors import CheckpointError, ConfigError, DataError
 from est_cli.eval import main
-from est_cli.glue.model import Checkpoint, load_language_model, open_checkpoint
+from est_cli.examine.model import Checkpoint, load_language_model, open_checkpoint
+from est_cli.examine.processes import Processes
 from est_cli.glue.perplexity import measure, windows
-from est_cli.glue.processes import Processes
 from est_cli.parallel import Group
 from est_cli.rank import Rank
 from tests.glue.small_models import POSITIONS, byte_tokenizer, save

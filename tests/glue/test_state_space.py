@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from est_cli.errors import CheckpointError
-from est_cli.glue.model import Checkpoint, load_classifier
+from est_cli.examine.model import Checkpoint
+from est_cli.glue.model import load_classifier
 from tests.est.mamba_reference import FAMILIES, config_of
 
 

@@ -22,7 +22,7 @@ from est_cli.checkpoint import disk, tensors
 from est_cli.errors import StorageError
 from est_cli.est import IndexGenerator, Subnetwork
 from est_cli.est.sizes import Ran
-from est_cli.loop import finish, step
+from est_cli.loop import finish, report, step
 from est_cli.loop.feed import Feed, StepInputs, what_ran
 from est_cli.loop.run import Run
 from est_cli.parallel import StepPlan
@@ -118,6 +118,7 @@ def act(action: str) -> None:
 def quick() -> None:
     """No pictures, which take longer than all steps of a tiny run, and no waiting for the disk: no power fails here."""
     finish.plot_run = lambda *args: []
+    report.plot_stages = lambda *args: None
     os.fsync = lambda fd: None
 
 

@@ -30,7 +30,7 @@ STEP_KEYS = (
 )
 SUMMARY_KEYS = (
     "steps tokens final_val_loss perplexity flops flops_dense flops_saved_pct_blocks flops_saved_pct_total time_s "
-    "time_saved_pct transitions git_commit versions"
+    "time_saved_pct stages transitions coverage diagnoses data_hash tokenizer_hash git_commit versions"
 )
 MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "MANIFEST.json"}
 
@@ -62,7 +62,9 @@ def plan(run: Path) -> Plan:
 def test_every_file_of_a_run_is_there_and_nothing_else(run: Path) -> None:
     expected = {".lock", "config.yaml", "metrics.jsonl", "summary.json", "checkpoints", "model", "plots"}
     assert {path.name for path in run.iterdir()} == expected
-    assert {path.name for path in (run / "plots").iterdir()} == {"loss.png", "saving.png"}
+    assert {path.name for path in (run / "plots").iterdir()} == {
+        *("loss.png", "saving.png", "transitions.png", "coverage.png")
+    }
     kept = {path.name for path in (run / "checkpoints").iterdir()}
     assert kept == {f"step-{step:06d}" for step in (T1, T2, 10, 20, 25, 30)}, "transitions, multiples of 10, the last 2"
     for folder in (run / "checkpoints").iterdir():
@@ -106,7 +108,29 @@ def test_transitions_show_the_losses_around_them(metrics: list[dict[str, Any]], 
          "loss_before": loss[step], "loss_after": loss[step + 1]}
         for stage, step in ((1, T1), (2, T2))
     ]  # fmt: skip
-    assert [record for record in metrics if "event" in record] == expected == summary["transitions"]
+    assert [record for record in metrics if "event" in record] == expected
+    assert [{key: told[key] for key in expected[0]} for told in summary["transitions"]] == expected
+    val_loss = {record["step"]: record["val_loss"] for record in metrics if "val_loss" in record}
+    assert [told["val_loss_before"] for told in summary["transitions"]] == [val_loss[T1], val_loss[T2]]
+    assert [stage["val_loss"] for stage in summary["stages"]] == [val_loss[step] for step in (T1, T2, STEPS)]
+
+
+def test_the_complete_model_is_validated_where_a_stage_ends(lab: Lab) -> None:
+    """Also where the steps between validations do not end there; never under eval_every=0, but at the end."""
+    for every, steps in ((7, {T1, 7, 14, T2, 21, 28, STEPS}), (0, {STEPS})):
+        name = f"eval{every}"
+        assert lab.tiny(name, f"train.eval_every={every}").code == 0
+        records = read_metrics(lab.at(name) / "metrics.jsonl")
+        assert {record["step"] for record in records if "val_loss" in record} == steps
+
+
+def test_coverage_is_that_of_the_draws(summary: dict[str, Any]) -> None:
+    """In stages 1 and 2 half of the heads run, in stage 1 half of the layers: in all of a layer's steps, on average."""
+    share = (T1 * 0.25 + (T2 - T1) * 0.5 + STEPS - T2) / STEPS
+    covered = summary["coverage"]
+    assert covered["heads"]["mean"] == pytest.approx(share) and covered["columns"]["mean"] == pytest.approx(share)
+    assert sum(covered["layers"]) / len(covered["layers"]) == pytest.approx((T1 * 0.5 + STEPS - T1) / STEPS)
+    assert covered["heads"]["min"] < share < covered["heads"]["max"]
 
 
 def test_summary(summary: dict[str, Any], metrics: list[dict[str, Any]]) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from est_cli.checkpoint.store import newest_valid, step_folders
+from est_cli.errors import PeerLostError
+from est_cli.parallel.group import peers_answer
 from tests.loop.lab import Ended, Lab, Plant, sha256_of
 from tests.parallel.test_training import SHORT
 
@@ -92,3 +94,19 @@ def test_a_save_that_cannot_begin_is_a_warning(lab: Lab) -> None:
 
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "Application timeout caused pair closure",
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:1",
+        "[Rank 0]: Rank 1 failed to pass monitoredBarrier in 6000 ms",
+    ],
+)
+def test_what_torch_says_of_a_lost_process_is_known(told: str) -> None:
+    """All seen; which one it is depends on who gives up first, and for the first one on a busy machine."""
+    with pytest.raises(PeerLostError, match=r"^(another process|rank 1): died, or did not answer"), peers_answer(6.0):
+        raise RuntimeError(told)
+    with pytest.raises(RuntimeError, match=r"^shapes"), peers_answer(6.0):
+        raise RuntimeError("shapes do not fit")

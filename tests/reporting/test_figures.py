@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from est_cli.reporting.figures import loss_figure, plot_run, running_mean, saving_figure, stage_spans
+from est_cli.reporting.figures import loss_figure, plot_run, saving_figure
+from est_cli.reporting.records import running_mean, stage_spans
 from tests.tracking.fake_run import fake_metrics
 
 

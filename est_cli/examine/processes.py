@@ -1,4 +1,4 @@
-"""The processes of an evaluation: they share the examples, and each holds the whole model."""
+"""The processes of an evaluation or analysis: they share the work, and each holds the whole model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
-from est_cli.config import EvalConfig
+from est_cli.config import LaunchConfig, Precision
 from est_cli.errors import ConfigError, OutOfMemory
 from est_cli.est import FULL
 from est_cli.loop.device import build_accelerator, keep_freed_memory
@@ -19,7 +19,6 @@ from est_cli.rank import rank_of_environment
 
 WHOLE = StepPlan((FULL,), 1, frozenset())
 """Every step runs the complete model, and no layer's gradients are sent before the others'."""
-CONTINUES = "the same command goes on with the fine-tunings that are left"
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Processes:
 
     device: torch.device
     autocast: Callable[[], AbstractContextManager[None]]
-    """Inside of it a forward pass runs in eval.precision."""
+    """Inside of it a forward pass runs in the precision that was asked for."""
     group: Group
     check_every: int = 0
     """Steps between two comparisons of their weights; 0: never."""
@@ -53,21 +52,24 @@ class Processes:
 
 
 @contextmanager
-def memory_enough() -> Iterator[None]:
-    """OutOfMemory, with the settings that help, for whatever torch raises on a GPU or a CPU without enough of it."""
+def memory_enough(remedy: str) -> Iterator[None]:
+    """OutOfMemory, with the `remedy` (`KEY: ...`), for whatever torch raises on a GPU or a CPU without enough of it."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate" in str(error)
         if not short:
             raise
-        raise OutOfMemory("eval.batch_size: out of memory; use a smaller one, or a smaller eval.max_length") from error
+        raise OutOfMemory(remedy) from error
 
 
 @contextmanager
-def meet(config: EvalConfig) -> Iterator[Processes]:
-    """All processes of the evaluation. Raises ConfigError where GPUs are too few, PeerLostError where one is lost."""
-    rank, timeout_s = rank_of_environment(), config.launch.timeout_s
+def meet(launch: LaunchConfig, precision: Precision, continues: str) -> Iterator[Processes]:
+    """All processes of the evaluation; `continues`: how to go on after one was lost.
+
+    Raises ConfigError where GPUs are too few, PeerLostError where a process is lost.
+    """
+    rank, timeout_s = rank_of_environment(), launch.timeout_s
     keep_freed_memory()
     devices = torch.cuda.device_count()
     if devices and rank.local_world_size > devices:
@@ -76,9 +78,9 @@ def meet(config: EvalConfig) -> Iterator[Processes]:
         )
     with ExitStack() as stack:
         if rank.world_size > 1:
-            stack.enter_context(peers_answer(timeout_s, CONTINUES))
-        accelerator = build_accelerator(config.eval.precision, rank, timeout_s)
-        group = Group(rank, timeout_s, CONTINUES)
-        yield Processes(accelerator.device, accelerator.autocast, group, config.launch.check_every)
+            stack.enter_context(peers_answer(timeout_s, continues))
+        accelerator = build_accelerator(precision, rank, timeout_s)
+        group = Group(rank, timeout_s, continues)
+        yield Processes(accelerator.device, accelerator.autocast, group, launch.check_every)
         if rank.world_size > 1:
             dist.destroy_process_group()  # not after an exception: it may wait for a process that is gone

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from est_cli.glue.progress import PLAIN_EVERY_S, Progress
+from est_cli.examine.progress import PLAIN_EVERY_S, Progress
 
 
 class Clock:

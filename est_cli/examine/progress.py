@@ -16,7 +16,7 @@ PLAIN_EVERY_S = 60.0
 
 
 class Progress:
-    """Counts the work of all fine-tunings that are left to do; quiet for processes other than the first."""
+    """Counts the work that is left to do; quiet for processes other than the first."""
 
     def __init__(
         self, total: float, console: Console, bar: Bar | None, clock: Callable[[], float] = time.monotonic

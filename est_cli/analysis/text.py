@@ -1,0 +1,69 @@
+"""The text of an analysis as blocks of tokens: the same for every seed, evenly spread over the part it is from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from est_cli.analysis.curvature import Loss
+from est_cli.config import AnalyzeConfig, Part
+from est_cli.data import TokenBlocks, load_corpus
+from est_cli.errors import DataError
+from est_cli.examine.model import Checkpoint, max_tokens
+from est_cli.loop.build import CACHE
+from est_cli.rank import Rank
+
+
+@dataclass(frozen=True)
+class Text:
+    batches: tuple[Tensor, ...]
+    """(B, T) int64 each."""
+    digest: str
+    """Of the whole corpus and the tokenizer."""
+
+    @property
+    def targets(self) -> int:
+        """Tokens that are predicted: all but the first of each sequence."""
+        return sum(batch.shape[0] * (batch.shape[1] - 1) for batch in self.batches)
+
+    def told(self) -> dict[str, Any]:
+        """As it stands in analysis.json."""
+        sequences, seq_len = sum(map(len, self.batches)), self.batches[0].shape[1]
+        return {"sequences": sequences, "seq_len": seq_len, "predicted_tokens": self.targets, "digest": self.digest}
+
+
+def load_text(config: AnalyzeConfig, checkpoint: Checkpoint, rank: Rank) -> Text:
+    """What `dataset` and `analyze` choose, in the tokens of the checkpoint; tokenised now or taken from the cache.
+
+    Raises DataError, ConfigError or StorageError.
+    """
+    settings = config.analyze
+    seq_len = min(max_tokens(checkpoint, settings.seq_len), settings.tokens)
+    tokenizer = config.tokenizer or checkpoint.place
+    corpus = load_corpus(
+        config.dataset, tokenizer, checkpoint.config.vocab_size, CACHE, seq_len, verify=rank.local_rank == 0
+    )
+    tokens = corpus.validation if settings.part is Part.validation else corpus.train
+    if min(map(len, tokens.streams)) < seq_len:
+        short = min(map(len, tokens.streams))
+        raise DataError(f"analyze.seq_len: {seq_len} is more than the {short} tokens of the {settings.part.value} text")
+    blocks = TokenBlocks(tokens, seq_len, settings.part.value)
+    wanted = min(settings.tokens // seq_len, blocks.num_blocks)
+    spread = np.arange(wanted) * blocks.num_blocks // wanted
+    return Text(blocks.take(spread).split(settings.batch), f"{corpus.data_hash[:16]}-{corpus.tokenizer_hash[:16]}")
+
+
+def loss_on(model: PreTrainedModel, text: Text) -> Loss:
+    """The mean cross-entropy (nats) of each token given those before it in its sequence, batch by batch."""
+
+    def loss(number: int) -> Tensor:
+        tokens = text.batches[number].to(model.device)
+        logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
+        return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum") / text.targets
+
+    return loss

@@ -1,0 +1,74 @@
+"""How often each head, column and layer was trained: the seeded draws of a run, made once more and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .flops import Cut
+from .index import IndexGenerator, Subnetwork
+from .replay import draws_of
+from .schedule import SamplingScheduler
+from .sizes import DEFAULTS, SamplingOptions
+from .spec import ModelSpec
+
+ONE = Cut((1,))
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """Shares of a run's steps (0-1) in which each unit was trained; of a step whose pieces differ, their share."""
+
+    layers: Tensor
+    """(L,) float64."""
+    heads: Tensor
+    """(L, H) float64, query heads. A head of a layer that did not run was not trained."""
+    columns: Tensor
+    """(L, M) float64; M is 0 in a model without an MLP."""
+
+
+def coverage(
+    spec: ModelSpec,
+    scheduler: SamplingScheduler,
+    seed: int,
+    options: SamplingOptions = DEFAULTS,
+    cuts: Mapping[int, Cut] | None = None,
+) -> Coverage:
+    """The coverage of a whole run; `cuts` as in planned_ran(). Takes a draw per step that samples anything."""
+    counts = _Counts(spec)
+    generator = IndexGenerator(spec, seed, options)
+    for number, steps in enumerate(scheduler.stage_steps(), start=1):
+        stage, cut = scheduler.stages[number - 1], (cuts or {}).get(number, ONE)
+        if stage.rates.layers == "sample" and stage.rates.p_h == stage.rates.p_m == stage.rates.p_l == 1.0:
+            counts.add(Subnetwork(), float(steps))
+            continue
+        for step in range(stage.until_step - steps, stage.until_step):
+            for micro_step, rank, sequences in draws_of(options, cut):
+                drawn = generator.draw(step, stage.rates_at(step), micro_step, rank)
+                counts.add(drawn, sequences / sum(cut.pieces))
+    return counts.shares(scheduler.max_steps)
+
+
+class _Counts:
+    """Weights of the subnetworks that each unit was in."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._layers = torch.zeros(spec.num_layers, dtype=torch.float64)
+        self._heads = torch.zeros(spec.num_layers, spec.num_heads, dtype=torch.float64)
+        self._columns = torch.zeros(spec.num_layers, spec.mlp_size, dtype=torch.float64)
+
+    def add(self, subnetwork: Subnetwork, weight: float) -> None:
+        ran = torch.zeros_like(self._layers)
+        ran[slice(None) if subnetwork.layer_idx is None else list(subnetwork.layer_idx)] = weight
+        self._layers += ran
+        for counts, idx in ((self._heads, subnetwork.head_idx), (self._columns, subnetwork.mlp_idx)):
+            if idx is None:
+                counts += ran.unsqueeze(1)
+            else:
+                counts.scatter_add_(1, idx, ran.unsqueeze(1).expand(idx.shape))
+
+    def shares(self, steps: int) -> Coverage:
+        return Coverage(self._layers / steps, self._heads / steps, self._columns / steps)

@@ -1,0 +1,34 @@
+"""Where the model is that a setting names. Nothing heavy is imported: what is missing is told before torch starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from est_cli.errors import CheckpointError, ConfigError
+from est_cli.resume import OUTPUTS
+from est_cli.run_dir import RunDir
+
+
+def model_folder(name: str) -> str:
+    """`name`, or where it is a run's folder that of the run's final model in it."""
+    final = Path(name) / "model"
+    return str(final) if not (Path(name) / "config.json").exists() and (final / "config.json").exists() else name
+
+
+def local_model(key: str, name: str) -> Path | None:
+    """The model's folder, None for a hub id. Raises ConfigError and CheckpointError where there is no model."""
+    place = Path(model_folder(name))
+    if not place.is_dir():
+        if name.startswith((".", "/", "~", f"{OUTPUTS}/")) or name.count("/") > 1:
+            raise ConfigError(f"{key}: there is no folder {name}")
+        return None
+    if not (place / "config.json").exists():
+        raise CheckpointError(f"{place}: holds no config.json, so this is no model; give a folder such as .../model")
+    return place
+
+
+def run_of(place: Path) -> Path | None:
+    """The folder of the run that a model is from: RUN itself, RUN/model or RUN/checkpoints/step-N; None for others."""
+    return next(
+        (folder for folder in (place, place.parent, place.parent.parent) if RunDir(folder).config.exists()), None
+    )

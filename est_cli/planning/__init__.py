@@ -1,0 +1,11 @@
+"""What a run would cost, before it is paid for.
+
+plan.py makes a plan, after targets.py has found the settings that a target asks for; tables.py prints one plan and
+side_by_side.py several; course.py says what happens over the run, which sparkline.py and figure.py draw.
+"""
+
+from est_cli.planning.figure import draw_plans
+from est_cli.planning.plan import Plan, PlannedStage, make_plan
+from est_cli.planning.tables import print_plan
+
+__all__ = ["Plan", "PlannedStage", "draw_plans", "make_plan", "print_plan"]

@@ -1,0 +1,56 @@
+"""The course of a planned run: its rates and what a step costs, at equal distances from its first step to its last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from est_cli.est import IndexGenerator, training_flops
+from est_cli.est.flops import ran_flops
+from est_cli.est.sizes import Ran, full_sizes, realised_rates, sample_sizes
+from est_cli.planning.plan import Plan
+
+_DRAWS = 64
+"""Of random sizes: how many steps' draws the mean is taken over."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One step: realised rates, and its FLOPs in both conventions as a share of the complete model's."""
+
+    step: int
+    p_h: float
+    p_m: float
+    p_l: float
+    blocks: float
+    total: float
+
+
+def course_of(plan: Plan, points: int) -> list[Point]:
+    """So many points; each is the middle step of its part of the run. Random sizes are means over nearby steps."""
+    steps = plan.scheduler.max_steps
+    return [_point(plan, (2 * number + 1) * steps // (2 * points)) for number in range(points)]
+
+
+def column(course: Sequence[Point], name: str) -> list[float]:
+    """One number of every point."""
+    return [getattr(point, name) for point in course]
+
+
+def _point(plan: Plan, step: int) -> Point:
+    ran = _ran_near(plan, step)
+    rates, used = realised_rates(plan.spec, ran), ran_flops(plan.spec, ran, plan.seq_len)
+    dense = training_flops(plan.spec, full_sizes(plan.spec), len(ran), plan.seq_len)
+    return Point(step, rates.p_h, rates.p_m, rates.p_l, used.blocks / dense.blocks, used.total / dense.total)
+
+
+def _ran_near(plan: Plan, step: int) -> Ran:
+    """What a sequence runs in `step`; of random sizes what some do in the steps around it."""
+    scheduler, number = plan.scheduler, plan.scheduler.stage_at(step)
+    stage, sizes = scheduler.stages[number - 1], sample_sizes(plan.spec, scheduler.rates_at(step), plan.options)
+    if not stage.rates.random:
+        return [(sizes, 1)]
+    first = stage.until_step - scheduler.stage_steps()[number - 1]
+    near = range(max(first, step - _DRAWS // 2), min(step + _DRAWS // 2, stage.until_step))
+    layers = IndexGenerator(plan.spec, plan.seed, plan.options).layer_counts(near, stage)
+    return [(replace(sizes, layers=count), 1) for count in layers.tolist()]

@@ -1,0 +1,163 @@
+"""A plan: the stages of a run with their steps, tokens, FLOPs and memory, from the configuration alone.
+
+With probe=true also their seconds, which are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from est_cli.arch import spec_of
+from est_cli.batch_sizes import requested
+from est_cli.checks import check_fit
+from est_cli.config import LmLossKind, PlanConfig, Precision
+from est_cli.derived import cuts_of, options_of, scheduler_of
+from est_cli.errors import ConfigError
+from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingRates, SamplingScheduler
+from est_cli.est.flops import ledger_of, planned_ran
+from est_cli.est.sizes import Ran, RealisedRates, SamplingOptions, realised_rates
+from est_cli.lm_loss import LmLoss
+from est_cli.loop.probe import COMPLETE, step_seconds
+from est_cli.memory import Activations, MemoryEstimate, estimate_memory
+from est_cli.models import hf_config
+from est_cli.planning.targets import Met, met
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of the plan; FLOPs of all its steps."""
+
+    number: int
+    first_step: int
+    steps: int
+    tokens: int
+    rates: RealisedRates
+    flops: Flops
+    dense: Flops
+    micro_batch: int | None
+    """Sequences per forward pass; None: chosen when the run starts."""
+    activations: Activations
+
+    @property
+    def activation_bytes(self) -> int:
+        """Kept for the backward pass of a micro-batch, of one sequence where the size is not chosen yet."""
+        return self.activations.of(self.micro_batch or 1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    model: str
+    spec: ModelSpec
+    scheduler: SamplingScheduler
+    options: SamplingOptions
+    seed: int
+    stages: list[PlannedStage]
+    ledger: FlopsLedger
+    """What the finished run's ledger will show."""
+    memory: MemoryEstimate
+    seq_len: int
+    tokens_per_step: int
+    met: Met | None
+    """What a target asked for, and the settings that meet it."""
+    step_s: dict[int, float] | None
+    """With probe=true: measured seconds of a step of each stage, by number; under COMPLETE those of the whole model."""
+
+    @property
+    def time_s(self) -> float | None:
+        """Seconds of all steps, as far as measured; evaluation and checkpoints come on top."""
+        return None if self.step_s is None else sum(stage.steps * self.step_s[stage.number] for stage in self.stages)
+
+    @property
+    def time_saved_pct(self) -> float | None:
+        """Of the time that as many steps of the complete model take."""
+        if self.step_s is None or self.time_s is None:
+            return None
+        return 100.0 * (1.0 - self.time_s / (self.scheduler.max_steps * self.step_s[COMPLETE]))
+
+
+def make_plan(config: PlanConfig) -> Plan:
+    """The plan of a checked configuration. Raises ConfigError where the model or a target does not allow it."""
+    hf = hf_config(config.model)
+    spec, options = spec_of(hf), options_of(config.sampling)
+    check_fit(config, spec)
+    try:
+        found = met(config, lambda asked: _ledger(asked, spec, options))
+        config = config if found is None else found.config
+        scheduler = scheduler_of(config)
+        planned = _planned(config, spec, scheduler, options)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    train = config.train
+    memory = _memory(config, hf, spec, options, [scheduler.stages[number - 1].rates for number in planned])
+    return Plan(
+        model=config.model.name,
+        spec=spec,
+        scheduler=scheduler,
+        options=options,
+        seed=config.seed,
+        stages=[*_stages(config, spec, scheduler, planned, memory)],
+        ledger=ledger_of(spec, planned.values(), train.seq_len),
+        memory=memory,
+        seq_len=train.seq_len,
+        tokens_per_step=train.tokens_per_step,
+        met=found,
+        step_s=step_seconds(config) if config.probe else None,
+    )
+
+
+def _ledger(config: PlanConfig, spec: ModelSpec, options: SamplingOptions) -> FlopsLedger:
+    return ledger_of(spec, _planned(config, spec, scheduler_of(config), options).values(), config.train.seq_len)
+
+
+def _planned(
+    config: PlanConfig, spec: ModelSpec, scheduler: SamplingScheduler, options: SamplingOptions
+) -> dict[int, Ran]:
+    batch = config.train.tokens_per_step // config.train.seq_len
+    cuts = cuts_of(config, len(scheduler.stages), config.launch.num_processes)
+    return planned_ran(spec, scheduler, options, batch, config.seed, cuts)
+
+
+def _memory(
+    config: PlanConfig, hf: Any, spec: ModelSpec, options: SamplingOptions, rates: list[SamplingRates]
+) -> MemoryEstimate:
+    train = config.train
+    return estimate_memory(
+        hf,
+        spec,
+        options,
+        rates,
+        train.seq_len,
+        train.precision is Precision.bf16,
+        train.activation_checkpointing,
+        LmLoss("whole" if train.lm_loss is LmLossKind.whole else "chunked"),  # torch's own keeps what chunked keeps
+        train.attention,
+        config.optim,
+    )
+
+
+def _stages(
+    config: PlanConfig,
+    spec: ModelSpec,
+    scheduler: SamplingScheduler,
+    planned: dict[int, Ran],
+    memory: MemoryEstimate,
+) -> Iterator[PlannedStage]:
+    train = config.train
+    batch = train.tokens_per_step // train.seq_len
+    micro_batches = requested(train.micro_batch, len(scheduler.stages))
+    for (number, ran), activations in zip(planned.items(), memory.activations, strict=True):
+        steps, ledger = scheduler.stage_steps()[number - 1], ledger_of(spec, [ran], train.seq_len)
+        asked = micro_batches[number - 1]
+        yield PlannedStage(
+            number=number,
+            first_step=scheduler.stages[number - 1].until_step - steps,
+            steps=steps,
+            tokens=steps * train.tokens_per_step,
+            rates=realised_rates(spec, ran),
+            flops=ledger.used,
+            dense=ledger.dense,
+            micro_batch=None if asked is None else min(asked, batch),
+            activations=activations,
+        )

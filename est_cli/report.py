@@ -1,0 +1,82 @@
+"""est-report: run folders, compared on one HTML page with pictures. `est-report --help` explains it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+from est_cli.door import enter, leave
+from est_cli.errors import ConfigError
+
+_USAGE = "est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT]"
+_DESCRIPTION = """\
+est-report compares runs of est-train on one self-contained HTML page: loss against steps, tokens, FLOPs and seconds,
+tables, a sweep's heat map over (t1, t2), and a claim card for every group of runs against its dense twin.
+
+  est-report outputs/A outputs/B                 two runs
+  est-report outputs/SWEEP outputs/DENSE         all runs of a sweep, and another
+  est-report outputs                             everything there is
+  est-report outputs/A outputs/B --out page --title 'EST at 124 M'
+
+FOLDER is a run's folder, or one that holds runs or sweeps of them. Runs that differ only in their seed form a group.
+The dense twin is found by itself: the finished runs with scheduler=dense and otherwise the same settings and data.
+For what the claim card needs, give all of these, each with the same seeds:
+
+  est-train -m seed=0,1,2                                         the runs themselves
+  est-train -m seed=0,1,2 scheduler=dense                         equal steps
+  est-train -m seed=0,1,2 scheduler=dense train.max_steps=N       equal FLOPs; the card says which N
+"""
+_EPILOG = """\
+Written: DIR/report.html (all pictures inside), report.json (every number) and a PNG for each figure. Nothing is
+overwritten and no run is changed. Exit codes: 0 done, 2 usage, 4 a configuration and 6 a file that cannot be read, or
+no place to write.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, by the door."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"command line: {message}; see --help")
+
+
+def main(argv: Sequence[str]) -> None:
+    arguments = _parser().parse_args(list(argv[1:]))
+    folders = [Path(folder) for folder in arguments.folders]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: is no folder; give the folders of runs, or folders that hold runs")
+    title = arguments.title or _title(folders)
+    out = Path(arguments.out) if arguments.out else Path("outputs/reports") / f"report-{datetime.now():%Y%m%d-%H%M%S}"
+    from est_cli.reporting.report import make_report  # matplotlib: only once there is something to show
+
+    report = make_report(folders, out, title)
+    for card in report.numbers["claims"]:
+        first = card["comparisons"][0]
+        print(f"{card['group']}, {first['measure']}: {first['verdict']}")
+    print(f"report    {report.page}")
+
+
+def _title(folders: Sequence[Path]) -> str:
+    names = [folder.resolve().name for folder in folders]
+    return " and ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} others"
+
+
+def _parser() -> _Parser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = _Parser("est-report", _USAGE, _DESCRIPTION, _EPILOG, formatter_class=style, allow_abbrev=False)
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="run folders, or folders that hold runs")
+    parser.add_argument("--out", metavar="DIR", help="a new or empty folder (default: outputs/reports/report-TIME)")
+    parser.add_argument("--title", metavar="TEXT", help="heading of the page (default: made of the folders' names)")
+    return parser
+
+
+def console() -> None:
+    leave(enter("est-report", main))
+
+
+if __name__ == "__main__":
+    console()

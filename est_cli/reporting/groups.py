@@ -1,0 +1,198 @@
+"""Runs that differ only in their seed form a group; what it is called, and its curves over the seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from est_cli.config import FREE_KEYS, SchedulerName
+from est_cli.reporting.records import Record, column, smooth_loss
+from est_cli.reporting.runs import Axis, Run
+from est_cli.schema import leaves_of, plain
+from est_cli.student_t import half_width
+
+INTERVAL_FROM = 3
+"""Seeds from which on a band is the confidence interval of the mean; of two it is their range."""
+BUDGET = "steps"
+NOT_EST = ("scheduler.", "stage.", "sampling.", "optim.skipped_layers", "optim.unsampled_rows")
+"""Settings (or their beginnings) that mean nothing to a dense run."""
+_PATHS = ("dataset.files", "dataset.validation_files")
+_NAMED_FIRST = ("model.name", "dataset.name", "scheduler.name")
+_TOLD = 3
+"""Settings in a label: more only where these do not tell the groups apart."""
+_LONGEST = 24
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one setting, in the order of their seeds."""
+
+    label: str
+    setting: dict[str, Any]
+    """Whatever defines the training and its validation loss, but for the seed: dotted keys, `steps`, hashes of the
+    data."""
+    runs: list[Run]
+
+    @cached_property
+    def counted(self) -> list[Run]:
+        """The finished ones, one of each seed: a seed that was run again is no new evidence."""
+        first: dict[int, Run] = {}
+        for run in self.runs:
+            if run.finished:
+                first.setdefault(run.config.seed, run)
+        return list(first.values())
+
+    @cached_property
+    def drawn(self) -> list[Run]:
+        """Those of the curves: the counted ones, or while there is none what there is so far."""
+        return self.counted or list({run.config.seed: run for run in self.runs}.values())
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.config.seed for run in self.counted]
+
+    @property
+    def steps(self) -> int:
+        return int(self.setting[BUDGET])
+
+    @property
+    def dense(self) -> bool:
+        return self.setting["scheduler.name"] == SchedulerName.dense.value
+
+    @cached_property
+    def family(self) -> str:
+        """The same for a group and for all dense groups, of whatever length, that it can be compared with."""
+        return canonical({key: value for key, value in self.base.items() if key != BUDGET})
+
+    @cached_property
+    def base(self) -> dict[str, Any]:
+        """The settings that its dense twin has too."""
+        return {key: value for key, value in self.setting.items() if not key.startswith(NOT_EST)}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The mean over seeds along an axis; `low` and `high` are the band, equal to the mean where there is one seed."""
+
+    x: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    seeds: int
+
+
+def group_runs(runs: Iterable[Run]) -> list[Group]:
+    """The groups in the order in which their first runs come, dense ones first."""
+    found: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    for run in runs:
+        setting = setting_of(run)
+        found.setdefault(canonical(setting), (setting, []))[1].append(run)
+    settings = [setting for setting, _ in found.values()]
+    groups = [
+        Group(label, setting, sorted(members, key=lambda run: run.config.seed))
+        for label, (setting, members) in zip(labels_of(settings), found.values(), strict=True)
+    ]
+    return sorted(groups, key=lambda group: not group.dense)
+
+
+def setting_of(run: Run) -> dict[str, Any]:
+    """What runs of one group have in common. Where the hash of the data is known, it counts instead of the paths."""
+    leaves = leaves_of(plain(run.config))
+    setting = {key: value for key, value in leaves.items() if _defines(key)}
+    for key in ("train.max_steps", "train.max_tokens"):
+        del setting[key]
+    setting[BUDGET] = run.planned_steps
+    for key in ("data_hash", "tokenizer_hash"):
+        if run.recorded(key) is not None:
+            setting[key] = run.recorded(key)
+    if "data_hash" in setting:
+        setting = {key: value for key, value in setting.items() if key not in _PATHS}
+    return setting
+
+
+def _defines(key: str) -> bool:
+    """All but the seed and what may change when a run is resumed; how much text is validated on makes another loss."""
+    free = any(key == name or key.startswith(f"{name}.") for name in FREE_KEYS)
+    return key == "train.eval_tokens" or not (free or key == "seed")
+
+
+def labels_of(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each of several different settings: its scheduler, and what tells it from others of that scheduler."""
+    named = [key for key in _NAMED_FIRST[:-1] if len({canonical(setting.get(key)) for setting in settings}) > 1]
+    named.append(_NAMED_FIRST[-1])
+    labels = []
+    for setting in settings:
+        alike = [other for other in settings if all(other.get(key) == setting.get(key) for key in named)]
+        keys = _enough([key for key in differing(alike) if key not in named], alike)
+        told = [f"{_short(key, keys)}={_told(setting[key])}" for key in keys if setting.get(key) is not None]
+        labels.append(", ".join([*(str(setting.get(key)) for key in named), *told]))
+    return [f"{label} #{index + 1}" if labels.count(label) > 1 else label for index, label in enumerate(labels)]
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which several settings differ."""
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    return [key for key in keys if len({canonical(setting.get(key)) for setting in settings}) > 1]
+
+
+def _enough(keys: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The first of `keys`: three if that tells the settings apart, else as many as it takes."""
+    for count in range(min(_TOLD, len(keys)), len(keys)):
+        if len({canonical([setting.get(key) for key in keys[:count]]) for setting in settings}) == len(settings):
+            return list(keys[:count])
+    return list(keys)
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    names = [other.rpartition(".")[2] for other in keys]
+    name = key.rpartition(".")[2]
+    return key if names.count(name) > 1 else name
+
+
+def _told(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def training_curve(group: Group, axis: Axis) -> Curve | None:
+    """The running mean of the training loss; None without records."""
+    return _curve(group.drawn, axis, lambda run: (run.train, smooth_loss(run.train)))
+
+
+def validation_curve(group: Group, axis: Axis) -> Curve | None:
+    return _curve(group.drawn, axis, lambda run: (run.validation, column(run.validation, "val_loss")))
+
+
+def _curve(runs: Sequence[Run], axis: Axis, losses_of: Any) -> Curve | None:
+    """On the steps that all seeds have. Along an axis on which seeds differ a step stands at their mean."""
+    found: list[tuple[list[Record], np.ndarray]] = [losses_of(run) for run in runs]
+    if not all(records for records, _ in found):
+        return None
+    by_step = [dict(zip(column(records, "step"), losses, strict=True)) for records, losses in found]
+    steps = np.array([step for step in by_step[0] if all(step in losses for losses in by_step)])
+    if not len(steps):
+        return None
+    x = np.mean([run.position(axis, steps) for run in runs], axis=0)
+    known = np.isfinite(x)
+    losses = np.array([[losses[step] for step in steps] for losses in by_step])[:, known]
+    low, high = _band(losses)
+    return Curve(x[known], losses.mean(axis=0), low, high, len(runs))
+
+
+def _band(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`losses` (seeds, steps): the 95 % interval of the mean, or of fewer than three seeds the range."""
+    n = len(losses)
+    if n < INTERVAL_FROM:
+        return losses.min(axis=0), losses.max(axis=0)
+    half = half_width(1.0, n) * losses.std(axis=0, ddof=1)
+    return losses.mean(axis=0) - half, losses.mean(axis=0) + half
+
+
+def canonical(value: Any) -> str:
+    """Plain values as one text; as a stage boundary 1 is a step and 1.0 the end, and they stay apart."""
+    return json.dumps(value, sort_keys=True)

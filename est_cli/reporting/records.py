@@ -1,0 +1,86 @@
+"""What the lines of metrics.jsonl amount to: stages, smooth curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Span:
+    """The steps (`begin`, `end`] of one stage and its rates p_H, p_M, p_L."""
+
+    number: int
+    begin: int
+    end: int
+    rates: tuple[float, float, float]
+    """The mean of its records."""
+
+    @property
+    def full(self) -> bool:
+        return min(self.rates) == 1
+
+
+def training_records(metrics: Iterable[Record]) -> list[Record]:
+    """Those of training steps, in order."""
+    return by_step(record for record in metrics if "loss" in record)
+
+
+def validation_records(metrics: Iterable[Record]) -> list[Record]:
+    """Those of evaluations whose loss was finite, in order."""
+    return by_step(record for record in metrics if record.get("val_loss") is not None)
+
+
+def transition_steps(metrics: Iterable[Record]) -> list[int]:
+    """The first steps of the stages after the first one."""
+    return sorted({record["step"] for record in metrics if "from_stage" in record})
+
+
+def by_step(records: Iterable[Record]) -> list[Record]:
+    """In the order of steps; of several records of one step (a run that was resumed) the last."""
+    last = {record["step"]: record for record in records}
+    return [last[step] for step in sorted(last)]
+
+
+def column(records: Sequence[Record], key: str) -> np.ndarray:
+    """(len(records),) float64; null becomes NaN."""
+    return np.array([np.nan if record[key] is None else record[key] for record in records], dtype=float)
+
+
+def stage_spans(train: Sequence[Record]) -> list[Span]:
+    """The stages that the training records went through, in order, without gaps."""
+    spans: list[Span] = []
+    for number, group in groupby(train, key=lambda record: record["stage"]):
+        records = list(group)
+        begin = spans[-1].end if spans else records[0]["step"] - 1
+        p_h, p_m, p_l = (fmean(record[key] for record in records) for key in ("p_h", "p_m", "p_l"))
+        spans.append(Span(number, begin, records[-1]["step"], (p_h, p_m, p_l)))
+    return spans
+
+
+def smooth_loss(train: Sequence[Record]) -> np.ndarray:
+    """(len(train),) running mean of the training loss. It breaks at stages, for the loss jumps there."""
+    losses, stages = column(train, "loss"), column(train, "stage")
+    smooth = np.empty_like(losses)
+    for number in np.unique(stages):
+        smooth[stages == number] = running_mean(losses[stages == number], max(3, len(train) // 40))
+    return smooth
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean of about `width` values around each one, of fewer at both ends. NaN is left out."""
+    known = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(known)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - width // 2, 0), np.minimum(index + width // 2 + 1, len(values))
+    with np.errstate(invalid="ignore"):
+        mean: np.ndarray = (sums[high] - sums[low]) / (counts[high] - counts[low])
+    return mean

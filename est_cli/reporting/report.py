@@ -1,0 +1,137 @@
+"""From run folders to a folder with the page, its pictures and its numbers."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from est_cli.checkpoint import disk
+from est_cli.errors import ConfigError
+from est_cli.reporting.claim import NEAR, claims_of
+from est_cli.reporting.compare_figures import NAMES, loss_figure
+from est_cli.reporting.drawing import MAX_TOLD
+from est_cli.reporting.groups import Group, group_runs
+from est_cli.reporting.heat_map import HeatMap, heat_map_figure, heat_maps
+from est_cli.reporting.numbers import NOT_COUNTED, all_numbers
+from est_cli.reporting.page import page
+from est_cli.reporting.runs import Axis, find_runs, read_run
+
+PAGE, NUMBERS = "report.html", "report.json"
+DPI = 300
+"""Of pictures that go into a paper."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written."""
+
+    page: Path
+    numbers: dict[str, Any]
+
+
+def make_report(folders: Sequence[Path], out: Path, title: str) -> Report:
+    """Write report.html, report.json and a PNG for each figure into `out`, a new or empty folder.
+
+    ConfigError for folders without runs and for an `out` that is in use; CheckpointError and StorageError for files of
+    runs that cannot be read, StorageError for a disk that refuses the report.
+    """
+    refuse_used(out)
+    groups = group_runs([read_run(folder) for folder in find_runs(folders)])
+    if not any(run.metrics for group in groups for run in group.runs):
+        raise ConfigError(f"{folders[0]}: no run has recorded anything yet; nothing can be shown")
+    with disk.storage_errors(out):  # before the work, if it must fail
+        out.mkdir(parents=True, exist_ok=True)
+    maps = heat_maps(groups)
+    made = f"{datetime.now():%Y-%m-%d %H:%M}"
+    numbers = all_numbers(title, made, groups, claims_of(groups), maps)
+    figures = [(name, _png(figure), caption) for name, figure, caption in _figures(groups, maps)]
+    text = page(numbers, figures, notes(numbers, groups))
+    for name, png, _ in figures:
+        disk.replace_file(out / name, png)
+    disk.replace_file(out / NUMBERS, (json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode())
+    disk.replace_file(out / PAGE, text.encode())
+    return Report(out / PAGE, numbers)
+
+
+def refuse_used(out: Path) -> None:
+    """ConfigError unless `out` is not there or is an empty folder: no report overwrites anything."""
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists() or out.is_symlink():
+        raise ConfigError(f"--out: {out} is there already and is never overwritten; choose another folder")
+
+
+def _figures(groups: Sequence[Group], maps: Sequence[HeatMap]) -> Iterator[tuple[str, Figure, str]]:
+    """File name, figure, caption."""
+    for axis, name in NAMES.items():
+        figure = loss_figure(groups, axis)
+        if figure is not None:
+            yield f"loss-{axis.value.replace('_', '-')}.png", figure, _caption(groups, axis, name)
+    for number, heat_map in enumerate(maps, start=1):
+        told = f"Final validation loss and FLOPs saved over the stage boundaries, runs of {heat_map.steps:,} steps"
+        counts = sorted({cell.n for cell in heat_map.cells})
+        seeds = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+        yield (
+            f"heat-map-{number}.png",
+            heat_map_figure(heat_map),
+            f"{told}; mean of {seeds} seed(s) in each cell, brighter is better.",
+        )
+
+
+def _caption(groups: Sequence[Group], axis: Axis, name: str) -> str:
+    sizes = sorted({len(group.drawn) for group in groups})
+    told = [f"Training loss (running mean) and validation loss (complete model) against {name}."]
+    if sizes[-1] >= 3:
+        told.append(
+            "Lines: mean over seeds; bands: 95 % t interval of the mean" + (" (n = 2: range)." if 2 in sizes else ".")
+        )
+    elif sizes[-1] == 2:
+        told.append("Lines: mean over seeds; bands: range of the two seeds.")
+    else:
+        told.append("One seed per group.")
+    if axis is Axis.seconds:
+        told.append("Evaluation and saving are left out.")
+    if len(groups) > MAX_TOLD:
+        told.append(f"{len(groups) - MAX_TOLD} groups beyond the first {MAX_TOLD} are grey.")
+    return " ".join(told)
+
+
+def notes(numbers: dict[str, Any], groups: Sequence[Group]) -> list[str]:
+    """How the numbers were made, and which runs are not in them."""
+    told = [
+        "FLOPs: three times the forward pass of what really ran. Blocks: the projections inside the layers "
+        "(the paper's convention); total: also the LM head and the attention products.",
+        "Time: seconds of training steps alone; evaluation, checkpoints and start-up are left out. Time saved: "
+        "against the same steps at the full stage's median step time of the same run.",
+        "Stages: shaded behind the curves where all groups have the same, else a strip per group above them, darker "
+        "for higher sampling rates.",
+        "Differences: group minus dense, paired by seed where seeds agree; interval: Student's t, 95 %. An interval "
+        "that holds 0 does not show that the losses are equal: its ends say how far apart they may be.",
+        "Equal FLOPs and equal time, read on the way: the dense twin's validation loss on a straight line between its "
+        f"evaluations. Dense run of that length: within {100 * NEAR[Axis.flops_total]:.0f} % of the FLOPs, "
+        f"{100 * NEAR[Axis.seconds]:.0f} % of the time.",
+    ]
+    rows = [row["difference"] for card in numbers["claims"] for row in card["comparisons"]]
+    tests = sum(found is not None and found["low"] is not None for found in rows)
+    if tests > 1:
+        told.append(f"Of {tests} such intervals about 1 in 20 excludes 0 by chance.")
+    unfinished = [run.name for group in groups for run in group.runs if not run.finished]
+    if unfinished:
+        told.append(f"Not finished, so in no mean and no claim: {', '.join(unfinished)}.")
+    repeated = [row["run"] for row in numbers["runs"] if row["status"] == NOT_COUNTED]
+    if repeated:
+        told.append(f"Repeats of a seed that its group has already, left out: {', '.join(repeated)}.")
+    return told
+
+
+def _png(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=DPI)
+    return data.getvalue()

@@ -1,0 +1,191 @@
+"""Run folders, read: settings, records, summary, and how far each step was in tokens, FLOPs and seconds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from est_cli.checkpoint import strict_json
+from est_cli.config import RunConfig
+from est_cli.derived import max_steps
+from est_cli.errors import ConfigError, StorageError
+from est_cli.reporting.records import (
+    Record,
+    column,
+    training_records,
+    transition_steps,
+    validation_records,
+)
+from est_cli.resume import stored_config
+from est_cli.run_dir import RunDir
+from est_cli.tracking.metrics import read_metrics
+
+DEPTH = 3
+"""How far below a folder of the command line runs are looked for: outputs/, a sweep, a run."""
+_NUMBERS = ("stage", "p_h", "p_m", "p_l", "flops", "flops_saved_pct_blocks", "flops_saved_pct_total", "step_s")
+"""What every record of a training step has, beside `loss`, which may be null."""
+
+
+class Axis(StrEnum):
+    """What a run can be measured along, from its start to a step."""
+
+    steps = "steps"
+    tokens = "tokens"
+    flops_total = "flops_total"
+    flops_blocks = "flops_blocks"
+    seconds = "seconds"
+    """Of training steps: the mean step time of each record times the steps it stands for."""
+    dense_steps = "dense_steps"
+    """FLOPs of `blocks`, in units of what one step of a dense run takes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder. `name` is the path as the command line has it."""
+
+    name: str
+    config: RunConfig
+    metrics: list[Record]
+    summary: Record | None
+    """None while the run is not finished."""
+    state: Record
+    """Of the newest checkpoint; empty without one."""
+
+    @property
+    def finished(self) -> bool:
+        return self.summary is not None
+
+    @property
+    def final_loss(self) -> float | None:
+        """Validation loss after the last step, None before the run is finished."""
+        return None if self.summary is None else self.summary.get("final_val_loss")
+
+    @cached_property
+    def train(self) -> list[Record]:
+        return training_records(self.metrics)
+
+    @cached_property
+    def validation(self) -> list[Record]:
+        return validation_records(self.metrics)
+
+    @cached_property
+    def transitions(self) -> list[int]:
+        """First steps of the stages after the first."""
+        return transition_steps(self.metrics)
+
+    @property
+    def steps(self) -> int:
+        """What the run has done so far."""
+        return max((record["step"] for record in self.metrics), default=0)
+
+    @property
+    def planned_steps(self) -> int:
+        return max_steps(self.config)
+
+    def recorded(self, key: str) -> Any:
+        """From the summary, or as long as it has no such key from the newest checkpoint; None where neither has it."""
+        found = None if self.summary is None else self.summary.get(key)
+        return self.state.get(key) if found is None else found
+
+    def position(self, axis: Axis, steps: np.ndarray) -> np.ndarray:
+        """How far the run was along `axis` after each of `steps` (float64, same shape); NaN where nobody knows."""
+        if axis is Axis.steps:
+            return steps.astype(float)
+        if axis is Axis.tokens:
+            return steps * float(self.config.train.tokens_per_step)
+        known_steps, known = self._logged(axis)
+        return np.interp(steps, known_steps, known, right=np.nan) if len(known) > 1 else np.full(len(steps), np.nan)
+
+    def end(self, axis: Axis) -> float:
+        """How far the run is along `axis` by now; NaN where nobody knows."""
+        return float(self.position(axis, np.array([self.steps]))[0])
+
+    def _logged(self, axis: Axis) -> tuple[np.ndarray, np.ndarray]:
+        """Steps 0, ... of the training records and how far the run was after them."""
+        steps = np.concatenate([[0.0], column(self.train, "step")])
+        if axis is Axis.seconds:
+            return steps, np.concatenate([[0.0], np.cumsum(column(self.train, "step_s") * np.diff(steps))])
+        if axis is Axis.flops_total:
+            return steps, np.concatenate([[0.0], column(self.train, "flops")])
+        dense_steps = steps[1:] * (1 - column(self.train, "flops_saved_pct_blocks") / 100)
+        dense_steps = np.concatenate([[0.0], dense_steps])
+        if axis is Axis.dense_steps:
+            return steps, dense_steps
+        return steps, dense_steps * self._blocks_flops_per_dense_step(steps, dense_steps)
+
+    def _blocks_flops_per_dense_step(self, steps: np.ndarray, dense_steps: np.ndarray) -> float:
+        """The records have only the total; a checkpoint or the summary has the blocks' FLOPs at its step."""
+        source = self.summary if self.summary is not None and "flops_blocks" in self.summary else self.state
+        if "flops_blocks" not in source or len(steps) < 2:
+            return float("nan")
+        at = float(source["step"] if "step" in source else source["steps"])
+        return float(source["flops_blocks"] / np.interp(at, steps, dense_steps))
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """The run folders among `folders` and below them, each once. ConfigError for a folder without any."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        below = list(_runs_in(folder, DEPTH))
+        if not below:
+            raise ConfigError(f"{folder}: holds no run (a folder with a config.yaml) and no sweep of runs")
+        for path in below:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _runs_in(folder: Path, depth: int) -> Iterator[Path]:
+    if RunDir(folder).config.is_file():
+        yield folder
+    elif depth:
+        for child in sorted(folder.iterdir(), key=_natural):
+            if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
+                yield from _runs_in(child, depth - 1)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """An order in which seed=10 comes after seed=2."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def read_run(folder: Path) -> Run:
+    """The run in `folder`, finished or not. CheckpointError or StorageError names a file that cannot be read."""
+    run = RunDir(folder)
+    metrics = read_metrics(run.metrics) if run.metrics.exists() else []
+    for record in metrics:
+        _check(record, run.metrics)
+    return Run(str(folder), stored_config(folder), metrics, _summary(run), _newest_state(run.checkpoints))
+
+
+def _check(record: Record, path: Path) -> None:
+    keys = ("loss", *_NUMBERS) if "loss" in record else ("val_loss",) if "val_loss" in record else ()
+    for key in keys:
+        value = record.get(key)
+        if not (isinstance(value, int | float) or (value is None and key in ("loss", "val_loss"))):
+            raise StorageError(f"{path}: the record of step {record['step']} has no number as `{key}`")
+
+
+def _summary(run: RunDir) -> Record | None:
+    try:
+        return strict_json.read_object(run.summary.read_bytes()) if run.is_finished() else None
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{run.summary}: cannot be read ({error}); is it a file that a run wrote?") from error
+
+
+def _newest_state(checkpoints: Path) -> Record:
+    """A damaged or half-removed checkpoint is no reason to show no report."""
+    for folder in sorted(checkpoints.glob("step-*"), reverse=True):
+        try:
+            state = strict_json.read_object((folder / "state.json").read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(state.get("step"), int):
+            return state
+    return {}
