@@ -123,7 +123,7 @@ def test_free_keys_are_laid_over_the_stored_ones() -> None:
     every = {
         key for key, _ in leaf_types(RunConfig) if any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
     }
-    assert FREE.keys() | {"run_name", "sweep", "resume"} == every
+    assert FREE.keys() | {"run_name", "sweep", "share_prefix", "resume"} == every
     make_run("x", "seed=3", "train.keep_last=7")
     args = [f"{key}={value}" for key, value in FREE.items()]
     wanted = leaves_of(plain(_composed((*args,))[0]))

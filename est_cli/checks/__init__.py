@@ -7,7 +7,7 @@ from est_cli.checks.launch import launch_problems
 from est_cli.checks.method import scheduler_problems
 from est_cli.checks.model import fit_problems, model_problems, preset_sizes
 from est_cli.checks.optim import optim_problems
-from est_cli.checks.plan import plan_problems
+from est_cli.checks.plan import of_any_length, plan_problems
 from est_cli.checks.training import stage_batch_problems, train_problems
 from est_cli.config import HF, PlanConfig, RunConfig
 from est_cli.errors import ConfigError
@@ -16,6 +16,7 @@ from est_cli.est.spec import ModelSpec
 
 def check(config: RunConfig) -> None:
     """Raise one ConfigError that names every problem: `<key>: <what, and what would be right>`."""
+    asked, config = config, of_any_length(config)
     problems = [
         *model_problems(config),
         *dataset_problems(config),
@@ -24,8 +25,8 @@ def check(config: RunConfig) -> None:
         *scheduler_problems(config),
         *launch_problems(config),
     ]
-    if isinstance(config, PlanConfig):
-        problems += plan_problems(config)
+    if isinstance(asked, PlanConfig):
+        problems += plan_problems(asked)
     if not problems and config.model.family != HF:
         problems = [*fit_problems(config, preset_sizes(config.model))]
     if not problems:
@@ -36,5 +37,5 @@ def check(config: RunConfig) -> None:
 
 def check_fit(config: RunConfig, sizes: ModelSpec) -> None:
     """Raise ConfigError where the run does not fit the model. check() does it for presets, whose sizes it knows."""
-    for problem in fit_problems(config, sizes):
+    for problem in fit_problems(of_any_length(config), sizes):
         raise ConfigError(problem)

@@ -97,8 +97,10 @@ def _list(key: str, values: Any) -> Iterator[str]:
     wrong = [value for value in values if not fits(value)]
     if wrong or not values:
         yield f"stage.{key}: {repr(wrong[0])[:80] if wrong else '[]'} is not {'in ' if wrong else ''}{_LISTS[key]}"
-    elif len(values) > MAX_STAGES:
-        yield f"stage.{key}: has {len(values)} entries; a run has at most {MAX_STAGES} stages"
+        return
+    most = MAX_STAGES if key == "rates" else MAX_STAGES - 1  # the last stage has no boundary behind it
+    if len(values) > most:
+        yield f"stage.{key}: has {len(values)} entries; a run has at most {MAX_STAGES} stages, so {most} of them"
 
 
 def _is_number(value: Any) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from est_cli.config import PlanConfig, SchedulerName, Target
+from est_cli.config import Convention, PlanConfig, RunConfig, SchedulerName, Target
 
 SAVES_NOTHING = (SchedulerName.dense, SchedulerName.early_dropout)
+MOST_STEPS = 2**40
+"""Of a run that target_flops asks for."""
 
 
 def plan_problems(config: PlanConfig) -> Iterator[str]:
@@ -16,6 +19,9 @@ def plan_problems(config: PlanConfig) -> Iterator[str]:
         yield from _saving(config, config.target_saving)
     if config.target_flops is not None:
         yield from _flops(config, config.target_flops)
+    if config.target_convention is not Convention.blocks and config.target_saving is config.target_flops is None:
+        word = config.target_convention.value
+        yield f"target_convention: {word} goes with target_saving or target_flops; leave it blocks"
     if config.target_keep is not Target.ratio and (
         config.target_saving is None or config.scheduler.name is not SchedulerName.three_stage
     ):
@@ -24,6 +30,13 @@ def plan_problems(config: PlanConfig) -> Iterator[str]:
         yield "probe: measures one process; set launch.num_processes=1"
     if config.plot is not None:
         yield from _plot(Path(config.plot))
+
+
+def of_any_length(config: RunConfig) -> RunConfig:
+    """The configuration; where target_flops has yet to find its steps, with more of them than any setting names."""
+    if not isinstance(config, PlanConfig) or config.target_flops is None:
+        return config
+    return replace(config, train=replace(config.train, max_steps=MOST_STEPS, max_tokens=None))
 
 
 def _saving(config: PlanConfig, saving: float) -> Iterator[str]:

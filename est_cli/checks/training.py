@@ -38,6 +38,8 @@ def train_problems(config: RunConfig) -> Iterator[str]:
         yield f"train.profile_step: {train.profile_step} lies behind the last step, {max_steps(config)}"
     if train.keep_last < 2:
         yield f"train.keep_last: {train.keep_last} is out of range; at least 2, in case the newest is damaged"
+    if config.share_prefix and config.sweep is None:
+        yield "share_prefix: is for the runs of a sweep; set it under -m, or leave it false"
     if not 0 <= config.seed < 1 << 63:
         yield f"seed: {config.seed} is out of range; it must be at least 0 and below 2**63"
 

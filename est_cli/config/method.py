@@ -77,7 +77,7 @@ class StageConfig:
     p_d: float | None = None
     """early_dropout: the share of the residual branches' outputs that dropout keeps, in (0, 1]."""
     theta: float | None = None
-    """pld: where the mean rate of the layers goes to, from 1; in (0, 1]."""
+    """pld: layer i of L (from 0) ends at the rate 1 - (1 - theta) i / L, all begin at 1; in (0, 1]."""
     gamma: float | None = None
     """pld: how fast it goes there, per step; None: 100 / steps of the run."""
 

@@ -20,6 +20,8 @@ class RunConfig:
     sweep: str | None = None
     """Folder between outputs/ and the run's own, which groups the runs of a sweep; None: none, or under -m a name made
     from what the command line sets."""
+    share_prefix: bool = False
+    """Under -m: a run begins from the checkpoint of another one of the sweep that agrees with it up to there."""
     resume: str | None = None
     """A run folder to continue, or `auto`."""
     seed: int = 0
@@ -38,8 +40,8 @@ class RunConfig:
 
 
 FREE_KEYS = (
-    "run_name", "sweep", "resume", "train.micro_batch", "train.compile", "train.activation_checkpointing",
-    "train.attention",
+    "run_name", "sweep", "share_prefix", "resume", "train.micro_batch", "train.compile",
+    "train.activation_checkpointing", "train.attention",
     "train.lm_loss", "train.lm_chunk", "train.pad_vocab_to", "train.profile_step", "train.profile_steps",
     "train.log_every", "train.eval_every", "train.eval_tokens", "train.checkpoint_every",
     "train.async_checkpoints", "train.keep_last", "train.keep_every", "train.sample_every", "train.sample_prompt",

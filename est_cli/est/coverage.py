@@ -16,6 +16,8 @@ from .sizes import DEFAULTS, SamplingOptions
 from .spec import ModelSpec
 
 ONE = Cut((1,))
+MOST_DRAWS = 100_000
+"""Of a stage that are counted, some minutes' worth: of more it is steps at equal distances."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ def coverage(
     options: SamplingOptions = DEFAULTS,
     cuts: Mapping[int, Cut] | None = None,
 ) -> Coverage:
-    """The coverage of a whole run; `cuts` as in planned_ran(). Takes a draw per step that samples anything."""
+    """The coverage of a whole run; `cuts` as in planned_ran(). Takes a draw for each that the steps make, or MOST_DRAWS."""
     counts = _Counts(spec)
     generator = IndexGenerator(spec, seed, options)
     for number, steps in enumerate(scheduler.stage_steps(), start=1):
@@ -45,10 +47,12 @@ def coverage(
         if stage.rates.layers == "sample" and stage.rates.p_h == stage.rates.p_m == stage.rates.p_l == 1.0:
             counts.add(Subnetwork(), float(steps))
             continue
-        for step in range(stage.until_step - steps, stage.until_step):
-            for micro_step, rank, sequences in draws_of(options, cut):
+        draws = draws_of(options, cut)
+        counted = range(stage.until_step - steps, stage.until_step, max(1, -(-steps * len(draws) // MOST_DRAWS)))
+        for step in counted:
+            for micro_step, rank, sequences in draws:
                 drawn = generator.draw(step, stage.rates_at(step), micro_step, rank)
-                counts.add(drawn, sequences / sum(cut.pieces))
+                counts.add(drawn, sequences / sum(cut.pieces) * (steps / len(counted)))
     return counts.shares(scheduler.max_steps)
 
 

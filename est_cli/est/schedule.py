@@ -80,7 +80,7 @@ class Stage:
         if rates.p_d < 1.0:
             return f"with dropout that keeps {rates.p_d:g} of each branch"
         if rates.layers == "depth":
-            return f"with a mean p_l from 1 to {rates.p_l:g}, deeper layers less often"
+            return f"with layer i of L at p_l=1-(1-theta)*i/L, theta from 1 to {rates.p_l:g}"
         if rates.layers == "chance":
             return f"with each layer at p_l={rates.p_l:g}"
         share = f"{rates.p_l:g} of the layers" if rates.num_layers is None else f"{rates.num_layers} layer(s)"
@@ -238,3 +238,16 @@ def _steps(boundaries: Sequence[int | float], max_steps: int) -> list[int]:
     if steps != sorted(steps):
         raise ValueError(f"stage.boundaries: must not decrease, got the steps {steps}")
     return steps
+
+
+def common_steps(one: SamplingScheduler, other: SamplingScheduler) -> int:
+    """For how many steps from the first on two schedulers of runs of the same length run the same, stage by stage."""
+    if one.max_steps != other.max_steps or one.growth != other.growth:
+        return 0
+    ends = sorted({stage.until_step for scheduler in (one, other) for stage in scheduler.stages} - {0})
+    for begin in (0, *ends[:-1]):
+        numbers = [scheduler.stage_at(begin) for scheduler in (one, other)]
+        a, b = one.stages[numbers[0] - 1], other.stages[numbers[1] - 1]
+        if numbers[0] != numbers[1] or replace(a, until_step=0) != replace(b, until_step=0):
+            return begin
+    return one.max_steps

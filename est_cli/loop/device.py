@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import re
 import resource
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -169,6 +171,18 @@ def peak_flop_per_s(device: torch.device, precision: Precision) -> float | None:
     if device.type != "cuda":
         return None
     return known_peak(torch.cuda.get_device_name(device), precision)
+
+
+def hardware(device: torch.device, processes: int) -> str:
+    """What a run trains on, for its record: `2 x NVIDIA H200`, or the CPU with its threads."""
+    if device.type == "cuda":
+        return f"{processes} x {torch.cuda.get_device_name(device)}"
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        name = found[1].strip() if found else name
+    threads = torch.get_num_threads()
+    return f"{name}, {processes} process(es) of {threads} thread{'s' if threads != 1 else ''}"
 
 
 @cache  # asked for at every logged step

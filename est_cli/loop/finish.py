@@ -9,6 +9,7 @@ from est_cli.checkpoint.content import save_model
 from est_cli.checkpoint.environment import git_commit, versions
 from est_cli.checkpoint.snapshot import take_snapshot
 from est_cli.checkpoint.store import is_intact
+from est_cli.loop.device import hardware
 from est_cli.loop.report import run_report
 from est_cli.loop.run import Run
 from est_cli.reporting.figures import plot_run
@@ -49,6 +50,7 @@ def _summary(run: Run, metrics: list[dict[str, Any]]) -> dict[str, Any]:
         "perplexity": None if final is None or final > 700 else math.exp(final),
         "flops": run.ledger.used.total,
         "flops_dense": run.ledger.dense.total,
+        "flops_blocks": run.ledger.used.blocks,
         "flops_saved_pct_blocks": run.ledger.saved_pct("blocks"),
         "flops_saved_pct_total": run.ledger.saved_pct("total"),
         "time_s": run.state.time_s,
@@ -56,6 +58,7 @@ def _summary(run: Run, metrics: list[dict[str, Any]]) -> dict[str, Any]:
         **run_report(run, metrics),
         "data_hash": run.state.data_hash,
         "tokenizer_hash": run.state.tokenizer_hash,
+        "hardware": hardware(run.accelerator.device, run.rank.world_size),
         "git_commit": git_commit(),
         "versions": versions(),
     }

@@ -14,8 +14,10 @@ from transformers import PreTrainedModel
 from est_cli.checkpoint import disk
 from est_cli.checkpoint.content import load_checkpoint
 from est_cli.checkpoint.store import clean_leftovers, newest_valid, set_aside_later
+from est_cli.config import RunConfig
 from est_cli.data import Corpus
 from est_cli.errors import CheckpointError, ConfigError
+from est_cli.loop.fork import begin_from_sibling
 from est_cli.loop.run import RunState
 from est_cli.optim import Optimizer
 from est_cli.parallel import Group
@@ -46,6 +48,7 @@ def owned_folder(start: Start, group: Group) -> Iterator[RunDir]:
         if start.folder is None:
             create_run_dir(run_dir.root.parent, run_dir.root.name)  # again: another may have used it before we owned it
             disk.replace_file(run_dir.config, to_yaml(config).encode())
+            _fork(run_dir, config)
         clean_leftovers(run_dir.checkpoints)
         group.share(str(run_dir.root))
         yield run_dir
@@ -71,6 +74,12 @@ def restored_state(
     if group.rank.first:
         set_aside_later(run_dir.checkpoints, state.step)  # or retain() would count a damaged one among the newest
     return state
+
+
+def _fork(run_dir: RunDir, config: RunConfig) -> None:
+    fork = begin_from_sibling(run_dir, config, log.warning) if config.share_prefix else None
+    if fork is not None:
+        log.info("begins from %s, which is the same up to step %d", fork.run.root, fork.step)
 
 
 def _shown(path: Path) -> bool:

@@ -56,7 +56,12 @@ def _untrained(covered: Coverage) -> dict[str, int]:
 
 
 def _step_flops(run: Run) -> list[float]:
-    """Share of the complete model's block FLOPs that a step of each stage runs, stages without steps left out."""
+    """Share of the complete model's block FLOPs that a step of each stage runs, stages without steps left out.
+
+    Nothing of a model that grows: how much joins at once is its method, not a sign of anything.
+    """
+    if any(stage.rates.layers == "first" for stage in run.scheduler.stages):
+        return []
     dense = training_flops(run.spec, full_sizes(run.spec), 1, 1).blocks
     rates = (run.scheduler.stages[number - 1].rates for number in run.scheduler.occupied())
     sizes = (sample_sizes(run.spec, rate, run.generator.options) for rate in rates)

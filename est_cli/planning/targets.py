@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from est_cli.config import PlanConfig, SchedulerName, StageConfig, Target
+from est_cli.checks import check
+from est_cli.checks.plan import MOST_STEPS
+from est_cli.config import Convention, PlanConfig, SchedulerName, StageConfig, Target
 from est_cli.derived import max_steps
 from est_cli.errors import ConfigError
 from est_cli.est import FlopsLedger
@@ -26,7 +28,6 @@ COARSE = 0.005
 _DIGITS = 4
 """Of rates that are found, so that they can be typed."""
 _LEAST_RATE = 10.0**-_DIGITS
-MOST_STEPS = 2**40
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def _saving(config: PlanConfig, wanted: float, ledger: Ledger) -> Met:
     def saved(x: float) -> float:
         return ledger(replace(config, stage=knob.at(x))).saved_pct(convention) / 100.0
 
+    if name is SchedulerName.constant and config.sampling.keep_ends:
+        knob = _fitting(knob, saved)
     try:
         x = solve(wanted, saved, knob.finest, tolerance=0.25 / steps)
     except OutOfReach as error:
@@ -97,6 +100,23 @@ def _saving(config: PlanConfig, wanted: float, ledger: Ledger) -> Met:
     moved = changed or {key: value for key, value in vars(stage).items() if value is not None}
     found = " ".join(f"stage.{key}={_written(value)}" for key, value in moved.items())
     return Met(replace(config, stage=stage), f"target_saving={wanted:g} ({convention})", found)
+
+
+def _fitting(knob: Knob, value: Callable[[float], float]) -> Knob:
+    """The knob up to where its rates fit the model: with sampling.keep_ends a rate can be too low for both ends."""
+
+    def fits(x: float) -> bool:
+        try:
+            value(x)
+        except ValueError:
+            return False
+        return True
+
+    low, high = (1.0, 1.0) if fits(1.0) else (0.0, 1.0)
+    while high - low > knob.finest:
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return Knob(lambda x: knob.at(low * x), knob.finest)
 
 
 def _flops(config: PlanConfig, wanted: float, ledger: Ledger) -> Met:
@@ -123,7 +143,18 @@ def _flops(config: PlanConfig, wanted: float, ledger: Ledger) -> Met:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if used(middle) < wanted else (low, middle)
+    if not used(low):
+        if used(high) - wanted > used(high) / high:
+            raise ConfigError(
+                f"target_flops: {wanted:g} is out of reach; the stages take {high} steps, which use {used(high):.4g} "
+                f"({convention}); write their boundaries as fractions"
+            )
+        low = high
     steps = min((low, high), key=lambda count: abs(used(count) - wanted))
+    try:
+        check(replace(run_of(steps), target_flops=None, target_convention=Convention.blocks))
+    except ConfigError as error:
+        raise ConfigError(f"target_flops: {wanted:g} takes {steps} steps, and for them {error}") from error
     return Met(run_of(steps), f"target_flops={wanted:g} ({convention})", f"train.max_steps={steps}")
 
 

@@ -127,9 +127,14 @@ def _transition_table(transitions: Iterable[Record], plain: bool) -> Table:
     for change in transitions:
         stages = f"{change['from_stage']} to {change['to_stage']}"
         losses = [_show(change, key, ".4f") for key in ("mean_before", "mean_after")]
-        recovered = "never" if change.get("steps_to_recover") is None else f"{change['steps_to_recover']:,}"
-        table.add_row(f"{change['step']:,}", stages, *losses, recovered, _show(change, "val_loss_before", ".4f"))
+        table.add_row(f"{change['step']:,}", stages, *losses, _recovery(change), _show(change, "val_loss_before", ".4f"))
     return table
+
+
+def _recovery(change: Record) -> str:
+    if change["mean_before"] is None or change["mean_after"] is None:
+        return "-"
+    return "never" if change["steps_to_recover"] is None else f"{change['steps_to_recover']:,}"
 
 
 def _diagnoses(lines: Iterable[str], plain: bool) -> Table:

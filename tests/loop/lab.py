@@ -177,7 +177,7 @@ def cached_tokens(data: Path) -> tuple[dict[str, Any], np.ndarray]:
     return remembered, np.fromfile(file, remembered["dtype"])
 
 
-TIMES = {"tokens_per_s", "step_s", "mem_gb", "time_s", "time_saved_pct"}
+TIMES = {"tokens_per_s", "step_s", "median_step_s", "mem_gb", "time_s", "time_saved_pct"}
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -194,8 +194,10 @@ def outcome(run: Path) -> dict[str, Any]:
     }
 
 
-def _without_times(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in TIMES}
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_times(part) for key, part in value.items() if key not in TIMES}
+    return [_without_times(part) for part in value] if isinstance(value, list) else value
 
 
 def train_records(run: Path) -> list[dict[str, Any]]:

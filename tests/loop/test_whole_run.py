@@ -29,8 +29,8 @@ STEP_KEYS = (
     "tokens_per_s step_s mfu mem_gb"
 )
 SUMMARY_KEYS = (
-    "steps tokens final_val_loss perplexity flops flops_dense flops_saved_pct_blocks flops_saved_pct_total time_s "
-    "time_saved_pct stages transitions coverage diagnoses data_hash tokenizer_hash git_commit versions"
+    "steps tokens final_val_loss perplexity flops flops_dense flops_blocks flops_saved_pct_blocks flops_saved_pct_total"
+    " time_s time_saved_pct hardware stages transitions coverage diagnoses data_hash tokenizer_hash git_commit versions"
 )
 MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "MANIFEST.json"}
 
@@ -144,6 +144,7 @@ def test_summary(summary: dict[str, Any], metrics: list[dict[str, Any]]) -> None
 
 
 def test_flops_are_those_that_were_planned(summary: dict[str, Any], metrics: list[dict[str, Any]], plan: Plan) -> None:
+    assert summary["flops_blocks"] == plan.ledger.used.blocks
     assert summary["flops"] == plan.ledger.used.total and summary["flops_dense"] == plan.ledger.dense.total
     for convention in ("blocks", "total"):
         assert summary[f"flops_saved_pct_{convention}"] == plan.ledger.saved_pct(convention)
