@@ -56,7 +56,7 @@ def forward_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int)
     """FLOPs of one forward pass over `batch` sequences of `seq_len` tokens."""
     tokens = batch * seq_len
     full, kept = spec.full, sizes.kept
-    products = sum(p.products * p.kept_entries(full.of(p.unit), kept.of(p.unit)) for p in spec.sampled)
+    products = sum(p.products * p.kept_entries(full, kept) for p in spec.sampled)
     attention = 2 * (2 * batch * sizes.heads * seq_len * seq_len * spec.head_dim) if spec.attention else 0
     lm_head = 2 * tokens * spec.hidden_size * spec.vocab_size
     blocks = sizes.layers * 2 * tokens * products

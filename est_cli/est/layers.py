@@ -77,6 +77,18 @@ class RoutedLayer(nn.Module):
         return args[0] if args else kwargs["hidden_states"]
 
 
+class OwnView:
+    """A config as one module sees it: the numbers set here are this module's own, all else is the config's."""
+
+    def __init__(self, shared: object) -> None:
+        self._shared = shared
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_shared":  # looked for in copies that hold nothing yet
+            raise AttributeError(name)
+        return getattr(self._shared, name)
+
+
 def swap(module: nn.Module, mixin: type[M], sampled: tuple[str, ...] = ()) -> M:
     """Put `mixin` before the module's own class, in place: nothing is copied and no parameter is renamed.
 

@@ -11,6 +11,17 @@ Unit = Literal["head", "kv_head", "column"]
 Side = Literal["in", "out"]
 
 
+class Kept(NamedTuple):
+    """How many units of each kind run in a layer."""
+
+    heads: int
+    kv_heads: int
+    columns: int
+
+    def of(self, unit: Unit) -> int:
+        return {"head": self.heads, "kv_head": self.kv_heads, "column": self.columns}[unit]
+
+
 @dataclass(frozen=True)
 class Run:
     """A stretch of a sampled dimension: all units one after another, each `width` entries wide.
@@ -20,6 +31,13 @@ class Run:
 
     width: int
     fixed: bool = False
+    unit: Unit | None = None
+    """None: the parameter's; another one where a fused parameter holds several kinds (queries, then keys and values of
+    fewer heads)."""
+
+    def entries(self, kept: Kept, unit: Unit) -> int:
+        """How many take part, in a parameter of `unit`."""
+        return self.width if self.fixed else self.width * kept.of(self.unit or unit)
 
 
 @dataclass(frozen=True)
@@ -40,17 +58,18 @@ class SampledParameter:
     products: int = 0
     """Multiply-adds of each entry per token: 1 for the weights of projections and convolutions."""
 
-    def runs(self, count: int) -> tuple[Run, ...]:
-        """Its layout where there are `count` units; ValueError where these do not fill the dimension."""
+    def runs(self, full: Kept) -> tuple[Run, ...]:
+        """Its layout where `full` are all units; ValueError where these do not fill the dimension."""
         size = self.shape[self.dim]
-        runs = self.layout or (Run(size // count),)
-        if sum(run.width if run.fixed else run.width * count for run in runs) != size:
+        runs = self.layout or (Run(size // full.of(self.unit)),)
+        if sum(run.entries(full, self.unit) for run in runs) != size:
+            count = full.of(self.unit)
             raise ValueError(f"model: {self.path}.{self.name} has {size} entries, which {count} units do not fill")
         return runs
 
-    def kept_entries(self, count: int, kept: int) -> int:
-        """How many entries take part when `kept` of `count` units run."""
-        along = sum(run.width if run.fixed else run.width * kept for run in self.runs(count))
+    def kept_entries(self, full: Kept, kept: Kept) -> int:
+        """How many entries take part when `kept` of the units `full` run."""
+        along = sum(run.entries(kept, self.unit) for run in self.runs(full))
         return prod(self.shape) // self.shape[self.dim] * along
 
 
@@ -88,17 +107,6 @@ class Projection:
         return SampledParameter(self.path, "bias", (self.out_features,), self.unit, layout=self.layout)
 
 
-class Kept(NamedTuple):
-    """How many units of each kind run in a layer."""
-
-    heads: int
-    kv_heads: int
-    columns: int
-
-    def of(self, unit: Unit) -> int:
-        return {"head": self.heads, "kv_head": self.kv_heads, "column": self.columns}[unit]
-
-
 @dataclass(frozen=True)
 class SampledAttribute:
     """A number that a module reads in its forward and that depends on how many units run."""
@@ -106,6 +114,7 @@ class SampledAttribute:
     path: str
     """Module path relative to the layer."""
     name: str
+    """`config.NAME` where the module reads it there: it alone finds the number, the config stays as it is."""
     value: Callable[[Kept], int]
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .index import FULL, Subnetwork
-from .layers import RoutedLayer, SampledModule, Taken, swap
-from .spec import Kept, ModelSpec, Run, SampledParameter
+from .layers import OwnView, RoutedLayer, SampledModule, Taken, swap
+from .spec import Kept, ModelSpec, Run, SampledAttribute, SampledParameter, Unit
 
 
 class _Holder(NamedTuple):
@@ -29,9 +30,7 @@ class EstHandle:
         self.spec = spec
         self.layers = layers
         self._holders = holders
-        self._attributes = [
-            (tuple(layer.get_submodule(a.path) for layer in layers), a.name, a.value) for a in spec.attributes
-        ]
+        self._attributes = [(_owners(layers, a), a.name.rpartition(".")[2], a.value) for a in spec.attributes]
         self._active: Subnetwork | None = None
 
     def activate(self, subnetwork: Subnetwork) -> None:
@@ -55,9 +54,9 @@ class EstHandle:
                 holder.modules[number].__dict__.update(
                     est_taken=here, est_branch_scale=scale, est_branch_dropout=dropout
                 )
-        for modules, name, value in self._attributes:
-            for module in modules:
-                module.__dict__[name] = value(units.kept)
+        for owners, name, value in self._attributes:
+            for owner in owners:
+                owner.__dict__[name] = value(units.kept)
         self._route(subnetwork.layer_idx)
         self._active = subnetwork
 
@@ -87,8 +86,12 @@ class Units:
     """What a subnetwork takes of each parameter."""
 
     def __init__(self, spec: ModelSpec, subnetwork: Subnetwork) -> None:
-        self._idx = {"head": subnetwork.head_idx, "kv_head": subnetwork.kv_idx, "column": subnetwork.mlp_idx}
-        self._rows: dict[tuple[str, tuple[Run, ...]], tuple[Sequence[Tensor], int]] = {}
+        self._idx: dict[Unit, Tensor | None] = {
+            "head": subnetwork.head_idx,
+            "kv_head": subnetwork.kv_idx,
+            "column": subnetwork.mlp_idx,
+        }
+        self._rows: dict[tuple[Unit, tuple[Run, ...]], tuple[Sequence[Tensor], int] | None] = {}
         self.full = spec.full
         self.kept = Kept(
             *(n if idx is None else idx.shape[1] for n, idx in zip(spec.full, self._idx.values(), strict=True))
@@ -96,32 +99,41 @@ class Units:
 
     def taken(self, parameter: SampledParameter) -> list[Taken] | None:
         """For each layer; None: all units."""
-        idx, count = self._idx[parameter.unit], self.full.of(parameter.unit)
-        if idx is None:
+        unit, runs = parameter.unit, parameter.runs(self.full)
+        if (unit, runs) not in self._rows:
+            self._rows[unit, runs] = self._along(unit, runs)
+        found = self._rows[unit, runs]
+        if found is None:
             return None
-        runs = parameter.runs(count)
-        if (parameter.unit, runs) not in self._rows:
-            self._rows[parameter.unit, runs] = _rows(idx, runs, count)
-        rows, unit_size = self._rows[parameter.unit, runs]
-        scale = count / self.kept.of(parameter.unit) if parameter.scaled else 1.0
+        rows, unit_size = found
+        scale = self.full.of(unit) / self.kept.of(unit) if parameter.scaled else 1.0
         return [Taken(units, parameter.dim, unit_size, scale) for units in rows]
 
+    def _along(self, unit: Unit, runs: tuple[Run, ...]) -> tuple[Sequence[Tensor], int] | None:
+        """For each layer what is taken along a dimension with these runs, and the entries of each; None: everything.
 
-def _rows(idx: Tensor, runs: tuple[Run, ...], count: int) -> tuple[Sequence[Tensor], int]:
-    """(L, k) units -> for each layer those along a dimension with these runs, and the entries of each.
+        Runs of one kind are taken by whole units, others entry by entry.
+        """
+        kinds = [self._idx[run.unit or unit] for run in runs if not run.fixed]
+        drawn = [idx for idx in kinds if idx is not None]
+        if not drawn:
+            return None
+        if len(set(runs)) == 1:
+            count = self.full.of(runs[0].unit or unit)
+            blocks = [idx + number * count for number, idx in enumerate(drawn)]
+            return torch.cat(blocks, dim=1).unbind(0) if len(blocks) > 1 else blocks[0].unbind(0), runs[0].width
+        parts, offset = [], 0
+        for run in runs:
+            parts.append(self._entries(run, unit, drawn[0]) + offset)
+            offset += run.entries(self.full, unit)
+        return torch.cat(parts, dim=1).unbind(0), 1
 
-    Runs of one width are taken by whole units, others entry by entry.
-    """
-    if len(set(runs)) == 1 and not runs[0].fixed:
-        blocks = [idx + number * count for number in range(len(runs))]
-        return torch.cat(blocks, dim=1).unbind(0) if len(blocks) > 1 else idx.unbind(0), runs[0].width
-    parts, offset = [], 0
-    for run in runs:
-        inside = torch.arange(run.width, device=idx.device)
-        entries = inside.expand(len(idx), -1) if run.fixed else (idx.unsqueeze(-1) * run.width + inside).flatten(1)
-        parts.append(entries + offset)
-        offset += run.width if run.fixed else run.width * count
-    return torch.cat(parts, dim=1).unbind(0), 1
+    def _entries(self, run: Run, unit: Unit, like: Tensor) -> Tensor:
+        """(L, entries) of a run that take part, counted from its begin; `like` (L, any) is on their device."""
+        taken = None if run.fixed else self._idx[run.unit or unit]
+        if taken is None:
+            return torch.arange(run.entries(self.full, unit), device=like.device).expand(len(like), -1)
+        return (taken.unsqueeze(-1) * run.width + torch.arange(run.width, device=like.device)).flatten(1)
 
 
 def apply_est(model: nn.Module, spec: ModelSpec) -> EstHandle:
@@ -147,6 +159,18 @@ def _holder(layers: tuple[nn.Module, ...], path: str, spec: ModelSpec) -> _Holde
     return _Holder(modules, parameters, path in spec.branches)
 
 
+def _owners(layers: tuple[nn.Module, ...], attribute: SampledAttribute) -> tuple[object, ...]:
+    """What holds the attribute, for each layer: the module, or its own view of its config."""
+    modules = [layer.get_submodule(attribute.path) for layer in layers]
+    shared = attribute.name.rpartition(".")[0]
+    if not shared:
+        return tuple(modules)
+    for module in modules:
+        if not isinstance(getattr(module, shared), OwnView):
+            module.__dict__[shared] = OwnView(getattr(module, shared))
+    return tuple(getattr(module, shared) for module in modules)
+
+
 def _checked_layers(model: nn.Module, spec: ModelSpec) -> tuple[nn.Module, ...]:
     paths = {*spec.branches, *(held.path for held in spec.sampled), *(held.path for held in spec.attributes)}
     try:
@@ -165,7 +189,9 @@ def _checked_layers(model: nn.Module, spec: ModelSpec) -> tuple[nn.Module, ...]:
     for number, layer in enumerate(layers):
         for parameter in spec.sampled:
             _check_shape(layer, parameter, f"{spec.layers}.{number}.{parameter.path}.{parameter.name}")
-            parameter.runs(spec.full.of(parameter.unit))
+            parameter.runs(spec.full)
+        for attribute in spec.attributes:
+            _check_number(layer, attribute, spec)
     return layers
 
 
@@ -177,3 +203,13 @@ def _check_shape(layer: nn.Module, parameter: SampledParameter, name: str) -> No
     shape = () if found is None else tuple(found.shape)
     if shape != parameter.shape:
         raise ValueError(f"model: {name} has shape {shape}, the specification says {parameter.shape}")
+
+
+def _check_number(layer: nn.Module, attribute: SampledAttribute, spec: ModelSpec) -> None:
+    expected, name = attribute.value(spec.full), f"{attribute.path}.{attribute.name}"
+    try:
+        found: object = attrgetter(attribute.name)(layer.get_submodule(attribute.path))
+    except AttributeError:
+        found = "not there"
+    if found != expected:
+        raise ValueError(f"model: {name} of a {spec.family} layer is {found}, the specification says {expected}")

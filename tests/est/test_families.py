@@ -1,6 +1,6 @@
 """Every family against the masked reference, the FLOP counter, plain transformers, and itself at p = 1.
 
-`pytest --collect-only -q tests/est/test_families.py | tail -1` prints the number of cases.
+`pytest --collect-only tests/est/test_families.py | tail -1` prints the number of cases.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from est_cli.est import (
     SamplingRates,
     Subnetwork,
     apply_est,
+    reached_parts,
     sample_sizes,
     training_flops,
 )
@@ -151,10 +152,13 @@ def with_wrong_heads(spec: ModelSpec) -> ModelSpec:
     def wrong(projection: Projection) -> Projection:
         if projection.unit == "column" or projection.side == "in":
             return projection
-        return replace(projection, layout=tuple(Run(run.width // 2) for run in runs(projection) for _ in range(2)))
+        return replace(projection, layout=tuple(halved(run) for run in runs(projection) for _ in range(2)))
 
     def runs(projection: Projection) -> tuple[Run, ...]:
-        return projection.weight.runs(spec.full.of(projection.unit))
+        return projection.weight.runs(spec.full)
+
+    def halved(run: Run) -> Run:
+        return replace(run, width=run.width // 2)
 
     return replace(spec, projections=tuple(wrong(projection) for projection in spec.projections))
 
@@ -169,6 +173,28 @@ def test_a_wrong_index_is_seen(family: str) -> None:
     handle.activate(subnetwork)
     with pytest.raises(AssertionError):
         compare(plain, twin, subnetwork)
+
+
+@every_family
+def test_what_processes_send_of_their_gradients_is_all_of_them(family: str) -> None:
+    """Also where each process had a subnetwork of its own."""
+    twin, handle = wrapped_model(family)
+    generator = IndexGenerator(handle.spec, 3, choice(family, "within"))
+    subnetworks = [generator.draw(step, SamplingRates(0.4, 0.3, 0.6)) for step in range(2)]
+    for begin in range(2):
+        twin.zero_grad(set_to_none=True)
+        for subnetwork in subnetworks[begin:]:
+            handle.activate(subnetwork)
+            forward_backward(twin, tokens(), accumulate=True)
+        sent = 0
+        for part in reached_parts(handle, subnetworks[begin:]):
+            before, values = part.parameter.grad.clone(), part.parameter.new_empty(part.numel)
+            part.gather(values)
+            part.parameter.grad.zero_()
+            part.scatter(values)
+            assert torch.equal(part.parameter.grad, before)
+            sent += part.numel
+        assert sent < sum(parameter.numel() for layer in handle.layers for parameter in layer.parameters())
 
 
 @every_family
