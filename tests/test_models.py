@@ -56,6 +56,8 @@ PARAMETERS = {
     "olmo2_tiny": 2 * EMBEDDING + 4 * (4 * D**2 + GATED + 4 * D) + D,
     "opt_125m": 125_239_296,
     "opt_tiny": EMBEDDING + 514 * D + 4 * (12 * D**2 + 13 * D) + 2 * D,
+    "phi3_mini": 3_821_079_552,
+    "phi3_tiny": 2 * EMBEDDING + 4 * (GROUPED + GATED + 2 * D) + D,
     "phi_1_5": 1_418_270_720,
     "phi_tiny": 2 * EMBEDDING + 4096 + 4 * (12 * D**2 + 11 * D) + 2 * D,
     "pythia_160m": 162_322_944,
@@ -151,6 +153,7 @@ def test_no_dropout_of_a_family_is_forgotten(name: str) -> None:
     [
         ("llama_tiny", {}, (False,)),
         ("mistral_tiny", {}, (True,)),
+        ("phi3_tiny", {}, (True,)),
         ("mistral_tiny", {"sliding_window": 257}, (False,)),
         ("gemma2_tiny", {}, (False, True)),
         ("gemma3_tiny", {"num_layers": 5}, (True,)),

@@ -81,6 +81,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "olmo2": {**SQUARE, "attention_bias": True},
     "opt": {**FIVE, "ffn_dim": 23, "word_embed_proj_dim": 20, "dropout": 0.0},
     "phi": {**SQUARE, "rope_parameters": HALF_TURNED},
+    "phi3": {**SQUARE, "sliding_window": 4, "rope_parameters": HALF_TURNED},
     "qwen2": SQUARE,
     "qwen3": {**NARROW, "attention_bias": True},
     "smollm3": {**SQUARE, "attention_bias": True, "mlp_bias": True, "no_rope_layer_interval": 2},

@@ -56,6 +56,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("mistral", {"sliding_window": None}),
     ("opt", {"do_layer_norm_before": False, "enable_bias": False, "layer_norm_elementwise_affine": False}),
     ("phi", {"qk_layernorm": True, "num_key_value_heads": 9}),
+    ("phi3", {"num_key_value_heads": 9, "sliding_window": None}),
     ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "layer_types": ALTERNATING}),
     ("olmo2", {"num_key_value_heads": 9, "attention_bias": False}),
     ("stablelm", {"use_parallel_residual": True, "use_qkv_bias": False}),
