@@ -22,7 +22,7 @@ from est_cli.config import Attention, OptimConfig
 from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
 from est_cli.est.sizes import SamplingOptions
 from est_cli.lm_loss import LmLoss
-from est_cli.models import checkpoint_activations, quiet_transformers, unpacked_sequences
+from est_cli.models import checkpoint_activations, quiet_transformers, settle_positions, unpacked_sequences
 from est_cli.optim import build_optimizer, missing_moments
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
@@ -74,6 +74,7 @@ def estimate_memory(
     activations = []
     with FakeTensorMode(allow_non_fake_inputs=True), unpacked_sequences(), quiet_transformers(), kernel:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        settle_positions(model)
         handle = apply_est(model, spec)
         if checkpointing:
             checkpoint_activations(model)

@@ -107,6 +107,19 @@ def unpacked_sequences() -> Iterator[None]:
         masking_utils.find_packed_sequence_indices = look
 
 
+def settle_positions(model: PreTrainedModel) -> None:
+    """Let rotary positions that grow with the longest sequence (`dynamic`) stay what they are up to the model's length.
+
+    Whether to grow is read from the position ids, whose values fake tensors do not have.
+    """
+    for module in model.modules():
+        kind = getattr(module, "rope_type", None)
+        if kind == "dynamic":
+            module.rope_type = "default"  # what its buffers hold from the beginning
+        elif isinstance(kind, dict):  # Gemma 3: one for each kind of layer
+            module.rope_type = {layers: "default" if of == "dynamic" else of for layers, of in kind.items()}
+
+
 def _preset_config(model: ModelConfig) -> Any:
     settings = preset_settings(model)
     try:
@@ -130,6 +143,7 @@ def _loaded_config(model: ModelConfig) -> Any:
     if code:
         keys = ", ".join(code)
         raise ConfigError(f"model.name_or_path: {name} would choose code to run ({keys} in config.json); remove that")
+    config.return_dict = True  # whatever the caller of that model wanted
     _check_sizes(name, config)
     return config
 
@@ -143,6 +157,8 @@ def _check_sizes(name: str, config: Any) -> None:
         raise ConfigError(f"model.name_or_path: {name} divides by a 0 in its config.json, such as 0 heads") from None
     except ValueError as error:
         raise ConfigError(str(error).replace("model:", "model.name_or_path:", 1)) from error
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) and config.sliding_window is None:
+        raise ConfigError(f"model.name_or_path: {name} has layers with a sliding window in its config.json, of no size")
     counts = [spec.num_layers, spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.vocab_size]
     if any(projection.unit == "column" for projection in spec.projections):
         counts.append(spec.mlp_size)

@@ -64,6 +64,24 @@ def really_kept(config: Any, rates: SamplingRates, bf16: bool, checkpointing: bo
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
+GROWING = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 2, "long_factor": [2.0] * 2, "rope_theta": 1e4}
+
+
+@pytest.mark.parametrize(
+    ("family", "rope"),
+    [
+        ("llama", GROWING),
+        ("phi3", LONG | {"original_max_position_embeddings": 8}),
+        ("gemma3_text", {"full_attention": GROWING, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}),
+    ],
+)
+def test_positions_that_depend_on_the_length_of_the_sequence(family: str, rope: dict[str, Any]) -> None:
+    """They look at values, which an estimate does not have."""
+    config = small(family, rope_parameters=rope)
+    assert kept(estimate(config)) == [really_kept(config, rates, False, False, "chunked", BATCH) for rates in RATES]
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("loss", ["chunked", "whole"])

@@ -19,7 +19,8 @@ from est_cli.checks.model import preset_sizes
 from est_cli.compose import CONF
 from est_cli.config import ModelConfig
 from est_cli.errors import ConfigError, DataError
-from est_cli.est import Kept, ModelSpec
+from est_cli.est import Kept, ModelSpec, apply_est
+from est_cli.lm_loss import LmLoss
 from est_cli.models import CODE_KEYS, attention_masks, build_model, hf_config, set_end_of_text
 
 from .commands import accepted
@@ -304,6 +305,31 @@ def test_sizes_that_make_no_model_are_refused(tmp_path: Path, family: str, chang
 def test_what_is_no_config_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     assert "holds no config that transformers can read" in refusal(foreign(tmp_path))
+
+
+def test_layers_with_a_window_of_no_size_are_refused(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, "gemma2", sliding_window=None)
+    assert "has layers with a sliding window in its config.json, of no size" in refusal(foreign(folder, False))
+    everywhere = write_config(tmp_path, "gemma2", sliding_window=None, layer_types=["full_attention"] * 5)
+    assert attention_masks(hf_config(foreign(everywhere, False)), 24) == (False,)
+
+
+def test_what_a_forward_returns_is_ours_to_say(tmp_path: Path) -> None:
+    """A config.json may ask for a tuple."""
+    folder = write_config(tmp_path, "llama", return_dict=False)
+    tokens = torch.arange(6)[None]
+    model = loaded(foreign(folder, False))
+    assert torch.isfinite(LmLoss()(model, tokens, 5))
+    assert "return_dict" not in json.loads(model.config.to_json_string())
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"), [("stablelm", {"head_dim": 8}), ("gpt_neox", {"head_dim": 8}), ("opt", {"head_dim": 8})]
+)
+def test_a_width_of_heads_that_a_family_does_not_read(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+    model = loaded(foreign(write_config(tmp_path, family, **changes), False))
+    assert spec_of(model).head_dim == 4
+    apply_est(model, spec_of(model))
 
 
 def as_pickle(folder: Path, weights: dict[str, torch.Tensor]) -> None:

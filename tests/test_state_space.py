@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from est_cli.arch import spec_of
 from est_cli.config import ModelConfig, OptimConfig
 from est_cli.errors import ConfigError
+from est_cli.est import apply_est
 from est_cli.evaluate import sample_text
 from est_cli.models import build_model, hf_config
 from est_cli.optim import build_optimizer
@@ -68,6 +70,17 @@ def test_a_checkpoint_with_groups_is_refused(tmp_path: Path) -> None:
     config_of("mamba2", n_groups=3).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"^model.name_or_path: Mamba2 with n_groups=3 is not supported"):
         hf_config(ModelConfig("hf", "hf", name_or_path=str(tmp_path)))
+
+
+def test_channels_are_as_many_as_the_config_says(tmp_path: Path) -> None:
+    """Not `expand` times the width, where both stand there."""
+    config = config_of("mamba")
+    config.intermediate_size = 20
+    config.save_pretrained(tmp_path)
+    model = ModelConfig("hf", "hf", name_or_path=str(tmp_path), pretrained=False)
+    built = build_model(model, hf_config(model), 0)
+    assert spec_of(built).num_heads == 20
+    apply_est(built, spec_of(built))
 
 
 @every_family

@@ -21,6 +21,7 @@ def settings(numbers: Numbers) -> dict[str, Any]:
         "num_hidden_layers": numbers.num_layers,
         "state_size": numbers.state_size,
         "expand": 2,
+        "intermediate_size": 2 * numbers.hidden_size,
         "conv_kernel": 4,
         "time_step_rank": math.ceil(numbers.hidden_size / 16),
         "initializer_range": 0.02,
@@ -31,7 +32,7 @@ def settings(numbers: Numbers) -> dict[str, Any]:
 
 
 def spec(config: Any) -> ModelSpec:
-    d, channels, state = config.hidden_size, int(config.expand * config.hidden_size), config.state_size
+    d, channels, state = config.hidden_size, config.intermediate_size, config.state_size
     rank = int(config.time_step_rank)
     return ModelSpec(
         family="mamba",

@@ -21,7 +21,7 @@ def settings(numbers: Numbers) -> dict[str, Any]:
 def spec(config: Any) -> ModelSpec:
     if getattr(config, "qk_layernorm", False):
         raise ValueError("model: StableLM with a norm for each head (qk_layernorm, StableLM 2 12B) is not supported")
-    llama = llama_spec(config)
+    llama = llama_spec(config, head_dim=config.hidden_size // config.num_attention_heads)
     counts = (
         SampledAttribute("self_attn", "num_heads", lambda kept: kept.heads),
         SampledAttribute("self_attn", "num_key_value_heads", lambda kept: kept.kv_heads),

@@ -43,19 +43,20 @@ def llama_spec(
     mlp: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
     branches: tuple[str, ...] | None = None,
     parameters: tuple[SampledParameter, ...] = (),
-    layers: str = "model.layers",
+    head_dim: int | None = None,
 ) -> ModelSpec:
     """The ModelSpec of a config that names things as Llama's does.
 
     `mlp` are the projections into the columns and, last, out of them; `branches` are by default the two output
-    projections.
+    projections, `head_dim` what the config says of it.
     """
     d, mlp_size = config.hidden_size, config.intermediate_size
-    heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, head_dim_of(config)
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    head_dim = head_dim_of(config) if head_dim is None else head_dim
     out, down = f"self_attn.{attention_out}", mlp[-1]
     return ModelSpec(
         family=config.model_type,
-        layers=layers,
+        layers="model.layers",
         num_layers=config.num_hidden_layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
