@@ -57,6 +57,10 @@ gpu: ## the open items of docs/gpu-runs.md, on a machine with a GPU (NANOGPT=PAT
 	$(GPU_PYTHON) benchmarks/save_time.py --width 2048 --layers 22 --vocab 32000 --tokens 8192 --json outputs/gpu/save.json
 	$(GPU_PYTHON) -m est_cli.train $(GPU_RUN) run_name=gpu-three_stage
 	$(GPU_PYTHON) -m est_cli.train $(GPU_RUN) run_name=gpu-dense scheduler=dense
+	$(GPU_PYTHON) benchmarks/optim_time.py
+	$(GPU_PYTHON) -m est_cli.plan $(GPU_RUN) probe=true
+	$(GPU_PYTHON) -m est_cli.analyze checkpoint=outputs/gpu-three_stage analysis=hessian_trace analyze.probes=10
+	$(GPU_PYTHON) -m est_cli.analyze checkpoint=outputs/gpu-dense analysis=hessian_trace analyze.probes=10
 
 clean: ## remove caches and the virtual environment, never outputs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

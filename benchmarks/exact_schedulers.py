@@ -8,7 +8,8 @@ somewhere in the middle and resumed, and once on two processes. The table says
 
 - whether the losses of all steps and the final weights of the stopped run are those of the other, bit for bit,
 - whether the FLOPs of summary.json are those of est-plan, as integers,
-- how far the losses on two processes are from those on one, at most.
+- how far the losses of the first 30 steps on two processes are from those on one, at most. Sums are taken in another
+  order, and the difference, at first that of rounding, doubles every few steps: what comes later says nothing.
 
 Exits with 1 if anything is not as it should be.
 """
@@ -35,8 +36,8 @@ SETTINGS = (
     *("model=gpt2_tiny", f"train.max_steps={STEPS}", "train.seq_len=128", "train.tokens_per_step=1024"),
     *("train.micro_batch=4", "train.eval_tokens=4096", "tracking.wandb=off"),
 )
-NEAR = 2e-4
-"""How far losses on two processes may be from those on one: sums in another order, over 200 steps."""
+FIRST, NEAR = 30, 1e-4
+"""Of so many steps, how far losses on two processes may be from those on one (nats)."""
 DRAWS_BY_PROCESS = ("early_dropout",)
 """Its masks depend on how a step is cut (docs/schedulers.md), so two processes train something else."""
 
@@ -81,7 +82,7 @@ def checked(scheduler: str, folder: Path) -> tuple[list[str], bool]:
     summary = read_object((folder / "outputs" / "whole" / "summary.json").read_bytes())
     plan = make_plan(composed("plan", PlanConfig, [*SETTINGS, chosen], None)[0])
     as_planned = summary["flops"] == plan.ledger.used.total
-    apart = max(abs(a - b) for a, b in zip(one, two, strict=True))
+    apart = max(abs(a - b) for a, b in zip(one[:FIRST], two[:FIRST], strict=True))
     near = apart <= NEAR or scheduler in DRAWS_BY_PROCESS
     transitions = ", ".join(str(step) for step in plan.scheduler.transitions()) or "none"
     row = [scheduler, transitions, str(stop_after), "equal" if same else "DIFFERENT", f"{summary['flops']:,}"]

@@ -3,6 +3,7 @@
     EST_DATA=DIR python benchmarks/schedulers.py              # 45 runs, about an hour on one core; may be restarted
     EST_DATA=DIR python benchmarks/schedulers.py --seeds 0    # some of them, beside another process with the others
     EST_DATA=DIR python benchmarks/schedulers.py --report     # only table, JSON and plot of runs that are there
+    OMP_NUM_THREADS=1 python benchmarks/schedulers.py --time  # no training: seconds of each run, probed
 
 Every scheduler that saves anything trains for as many steps and saves a quarter of the block FLOPs; the settings are
 those that est-plan finds for target_saving=0.25. What saves nothing (dense, early_dropout) trains for as many steps as
@@ -19,19 +20,20 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from est_cli.checkpoint.strict_json import read_object
+from est_cli.checks.plan import SAVES_NOTHING
 from est_cli.compose import composed
 from est_cli.config import PlanConfig, SchedulerName
 from est_cli.planning import Plan, make_plan
 from est_cli.student_t import mean_interval
 
-STEPS, SEEDS, SAVING = 400, (0, 1, 2), 0.25
+STEPS, SEEDS, SAVING, ROUNDS = 400, (0, 1, 2), 0.25, 3
 MODEL = (
     *("model=gpt2_tiny", "model.num_layers=8", "model.hidden_size=64", "model.vocab_size=1024"),
     *("train.seq_len=128", "train.tokens_per_step=2048", "train.micro_batch=16"),
@@ -39,7 +41,6 @@ MODEL = (
 RECIPE = ("optim.lr=2e-3", "train.eval_every=100", "train.eval_tokens=65536", "tracking.wandb=off")
 FOLDER, RESULTS = "schedulers", Path("docs/results")
 REFERENCE, TWIN = "dense, all steps", "dense"
-SAVES_NOTHING = (SchedulerName.dense, SchedulerName.early_dropout)
 OWN = {"constant": ("stage.p_h=1", "stage.p_m=1"), "three_stage, ends kept": ("sampling.keep_ends=true",)}
 """What an arm sets beside its scheduler. Constant rates of several kinds of units leave gaps between savings."""
 
@@ -131,16 +132,39 @@ def _plot(runs: dict[str, list[dict[str, Any]]]) -> None:
         axes.axvline(mean(losses_of(runs[arm])), color="#4D4D4D", linestyle=style, linewidth=1)
     axes.set_yticks(range(len(order)), order)
     axes.invert_yaxis()
-    axes.set(xlabel="final validation loss (nats per token); dots: seeds; dashed: dense at equal FLOPs, dotted: dense")
+    axes.set(
+        xlabel="final validation loss (nats per token)", title="dashed: dense at equal FLOPs; dotted: dense, all steps"
+    )
     figure.savefig(RESULTS / "schedulers.png", dpi=140)
+
+
+def print_times(found: dict[str, tuple[str, ...]]) -> None:
+    """Seconds of all steps of each run: in every round all runs are probed one after the other; medians of rounds."""
+    times: dict[str, list[float]] = {arm: [] for arm in found}
+    for _ in range(ROUNDS):
+        for arm, overrides in found.items():
+            plan = planned(*overrides, "probe=true", "seed=0")
+            assert plan.time_s is not None
+            times[arm].append(plan.time_s)
+    print("| run | seconds of its steps | of dense at equal FLOPs | of its FLOPs (total) |")
+    print("|---|---|---|---|")
+    twin = planned(*found[TWIN]).ledger.used.total
+    for arm, overrides in found.items():
+        ratio = median(own / dense for own, dense in zip(times[arm], times[TWIN], strict=True))
+        flops = planned(*overrides).ledger.used.total / twin
+        print(f"| {arm} | {median(times[arm]):.1f} | {ratio:.2f} | {flops:.2f} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--time", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     arguments = parser.parse_args()
     found = arms()
+    if arguments.time:
+        print_times(found)
+        return
     if not arguments.report:
         for seed in arguments.seeds:
             for arm, overrides in found.items():

@@ -119,7 +119,7 @@ ANYTHING_GOES = {
     *("dataset.name", "dataset.files", "dataset.validation_files", "dataset.hub_ids", "dataset.hub_config"),
     *("dataset.hub_split", "dataset.hub_validation_split", "dataset.text_fields"),
     *("sampling.per_layer", "sampling.keep_ends", "train.compile", "train.activation_checkpointing"),
-    *("train.async_checkpoints", "model.fused_activation", "model.fused_scan", "probe"),
+    *("train.async_checkpoints", "model.fused_activation", "model.fused_scan", "probe", "share_prefix"),
     *(
         "optim.nesterov",
         "optim.adjust_lr",

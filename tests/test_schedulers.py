@@ -112,6 +112,12 @@ def test_no_target_where_nothing_is_saved(name: str) -> None:
         ("n_stage", {"stage__boundaries": [0.1, True]}, "stage.boundaries: True is not in a list of steps"),
         ("n_stage", {"stage__boundaries": {"a": 1}}, "stage.boundaries: {'a': 1} is not in a list of steps"),
         ("n_stage", {"stage__boundaries": [0.1] * 33}, "stage.boundaries: has 33 entries; a run has at most 32 stages"),
+        (
+            "raptr",
+            {"stage__boundaries": [*range(32)], "stage__depths": [2] * 32},
+            "stage.boundaries: has 32 entries; a run has at most 32 stages, so 31 of them",
+        ),
+        ("n_stage", {"stage__rates": [[1, 1, 1]] * 33}, "stage.rates: has 33 entries; a run has at most 32 stages"),
         ("n_stage", {"stage__boundaries": [3, 2, 1]}, "stage.boundaries: must not decrease, got the steps [3, 2, 1]"),
         ("n_stage", {"stage__boundaries": [0.1, 301, 302]}, "stage.boundaries: step 301 is outside the run of 300"),
         ("n_stage", {"stage__rates": [[1, 1]] * 4}, "stage.rates: [1, 1] is not in a list with [p_h,p_m,p_l]"),
@@ -136,6 +142,7 @@ def test_no_target_where_nothing_is_saved(name: str) -> None:
             "optim.unsampled_rows: has no meaning under",
         ),
         ("linear", {"stage__levels": 0}, "stage.levels: 0 is out of range"),
+        ("cosine", {"stage__levels": 32}, "stage.levels: 32 is out of range; it must be at least 1 and at most 31"),
         ("linear", {"stage__t2": 1.5}, "stage.t2: 1.5 is not a fraction"),
         ("layer_dropout", {"stage__p_l": 1.5}, "stage.p_l: 1.5 is not a sampling rate"),
         ("pld", {"stage__theta": 0.0}, "stage.theta: 0.0 is not a sampling rate"),
@@ -146,6 +153,12 @@ def test_no_target_where_nothing_is_saved(name: str) -> None:
 )
 def test_values_that_do_not_do(name: str, changes: dict[str, Any], message: str) -> None:
     assert told(f"scheduler={name}", **changes)[0].startswith(message)
+
+
+def test_as_many_stages_as_there_may_be() -> None:
+    config = config_of("scheduler=raptr", stage__boundaries=[*range(1, 32)], stage__depths=[2] * 31)
+    check(config)
+    assert len(scheduler_of(config).stages) == 32
 
 
 def test_what_the_optimizer_leaves_alone_has_a_meaning_where_something_is_left_out() -> None:

@@ -39,7 +39,7 @@ def coverage(
     options: SamplingOptions = DEFAULTS,
     cuts: Mapping[int, Cut] | None = None,
 ) -> Coverage:
-    """The coverage of a whole run; `cuts` as in planned_ran(). Takes a draw for each that the steps make, or MOST_DRAWS."""
+    """The coverage of a whole run; `cuts` as in planned_ran(). Takes as many draws as the run, up to MOST_DRAWS."""
     counts = _Counts(spec)
     generator = IndexGenerator(spec, seed, options)
     for number, steps in enumerate(scheduler.stage_steps(), start=1):

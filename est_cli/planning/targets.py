@@ -143,13 +143,11 @@ def _flops(config: PlanConfig, wanted: float, ledger: Ledger) -> Met:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if used(middle) < wanted else (low, middle)
-    if not used(low):
-        if used(high) - wanted > used(high) / high:
-            raise ConfigError(
-                f"target_flops: {wanted:g} is out of reach; the stages take {high} steps, which use {used(high):.4g} "
-                f"({convention}); write their boundaries as fractions"
-            )
-        low = high
+    if not used(low) and used(high) - wanted > used(high) / high:
+        raise ConfigError(
+            f"target_flops: {wanted:g} is out of reach; the stages take {high} steps, which use {used(high):.4g} "
+            f"({convention}); write their boundaries as fractions"
+        )
     steps = min((low, high), key=lambda count: abs(used(count) - wanted))
     try:
         check(replace(run_of(steps), target_flops=None, target_convention=Convention.blocks))

@@ -126,15 +126,16 @@ def _transition_table(transitions: Iterable[Record], plain: bool) -> Table:
     )
     for change in transitions:
         stages = f"{change['from_stage']} to {change['to_stage']}"
-        losses = [_show(change, key, ".4f") for key in ("mean_before", "mean_after")]
-        table.add_row(f"{change['step']:,}", stages, *losses, _recovery(change), _show(change, "val_loss_before", ".4f"))
+        *losses, validation = (_show(change, key, ".4f") for key in ("mean_before", "mean_after", "val_loss_before"))
+        table.add_row(f"{change['step']:,}", stages, *losses, _recovery(change), validation)
     return table
 
 
 def _recovery(change: Record) -> str:
-    if change["mean_before"] is None or change["mean_after"] is None:
-        return "-"
-    return "never" if change["steps_to_recover"] is None else f"{change['steps_to_recover']:,}"
+    steps, losses = change.get("steps_to_recover"), (change.get("mean_before"), change.get("mean_after"))
+    if steps is not None:
+        return f"{steps:,}"
+    return "-" if None in losses else "never"
 
 
 def _diagnoses(lines: Iterable[str], plain: bool) -> Table:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 
 from est_cli.arch import spec_of
 from est_cli.config import ModelConfig
-from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, dense, three_stage
+from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork, dense, three_stage
 from est_cli.est.coverage import coverage
 from est_cli.est.flops import Cut
 from est_cli.est.rivals import early_dropout, layer_dropout, pld, raptr
@@ -75,6 +76,25 @@ def test_every_unit_is_counted(
         for place, count in counts.items():
             wanted[place] = count / STEPS
         torch.testing.assert_close(shares, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("redraw", ["step", "forward"])
+def test_of_very_many_draws_some_stand_for_all(monkeypatch: pytest.MonkeyPatch, redraw: str) -> None:
+    """As many as are allowed, from the whole stage: of pld, where shares fall, near the exact ones."""
+    spec, scheduler, cuts = spec_of(config_of("llama")), pld(2000, 0.4, 0.002), {1: Cut((6, 2))}
+    exact = coverage(spec, scheduler, SEED, SamplingOptions(redraw=redraw), cuts)
+    steps, draw = [], IndexGenerator.draw
+
+    def counted_draw(self: IndexGenerator, step: int, *args: Any) -> Subnetwork:
+        steps.append(step)
+        return draw(self, step, *args)
+
+    monkeypatch.setattr(IndexGenerator, "draw", counted_draw)
+    monkeypatch.setattr("est_cli.est.coverage.MOST_DRAWS", 700)
+    found = coverage(spec, scheduler, SEED, SamplingOptions(redraw=redraw), cuts)
+    assert 500 <= len(steps) <= 700 and max(steps) > 1990
+    assert float(found.layers[0]) == pytest.approx(1.0) and 0.6 < float(exact.layers[-1]) < 0.8
+    torch.testing.assert_close(found.layers, exact.layers, rtol=0, atol=0.08)
 
 
 def test_where_nothing_is_sampled_everything_is_covered() -> None:

@@ -92,6 +92,11 @@ def test_progressive_layer_dropping_by_its_formula() -> None:
     assert scheduler.transitions() == [] and pld(STEPS, 0.5, gamma=0.25).rates_at(4).p_l == 0.5 + 0.5 * math.exp(-1.0)
 
 
+def test_progressive_layer_dropping_tells_its_limit_not_its_mean() -> None:
+    """The mean rate of the layers goes to 1 - (1 - theta) (L - 1) / 2L, not to theta."""
+    assert pld(STEPS, 0.5).stages[0].told() == "with layer i of L at p_l=1-(1-theta)*i/L, theta from 1 to 0.5"
+
+
 def test_progressive_layer_dropping_keeps_each_layer_with_its_probability() -> None:
     scheduler = pld(STEPS, 0.5, gamma=1.0)  # at its limit almost at once
     assert_frequencies(frequencies(scheduler), [1.0, 11 / 12, 10 / 12, 9 / 12, 8 / 12, 7 / 12])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,16 @@ SMALL = ("model.hidden_size=32", "train.seq_len=32", "train.tokens_per_step=128"
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
-    """A step takes 1 s in stages 1 and 2, 4 s in stage 3, the first one of each 100 s; (step, p_l) of all."""
-    now, taken, begun = [0.0], [], set[int]()
+    """A step takes 1 s in stages 1 and 2, 4 s in stage 3, by turns half as much, as much and one and a half times; the
+    first one of each stage 100 s. (step, p_l) of all."""
+    now, taken, begun = [0.0], [], Counter[int]()
     real = probe.train_step
 
     def step(run: Run, step: int) -> StepResult:
         stage = run.scheduler.stage_at(step)
-        now[0] += 100.0 if stage not in begun else 4.0 if run.scheduler.rates_at(step).full else 1.0
-        begun.add(stage)
+        usual = 4.0 if run.scheduler.rates_at(step).full else 1.0
+        now[0] += usual * (begun[stage] % 4) / 2 if begun[stage] % 4 else 100.0
+        begun[stage] += 1
         result = real(run, step)
         taken.append((step, result.ran[0][0].layers / run.spec.num_layers))
         return result

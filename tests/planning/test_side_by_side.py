@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_where_nothing_can_be_planned(capsys: pytest.CaptureFixture[str], args: 
         (["target_flops=0"], "target_flops: 0.0 is out of range"),
         (["target_keep=t1"], "target_keep: t1 goes with target_saving of three_stage"),
         (["target_keep=t1", "scheduler=raptr", "target_saving=0.1"], "target_keep: t1 goes with"),
+        (["target_convention=total"], "target_convention: total goes with target_saving or target_flops; leave it"),
         (["probe=true", "launch.num_processes=2"], "probe: measures one process"),
         (["plot=plan.pdf"], "plot: plan.pdf is no name of a PNG file"),
         (["plot=nowhere/plan.png"], "plot: there is no folder nowhere"),
@@ -102,6 +104,13 @@ def test_the_course_adds_up_to_the_plan(name: str) -> None:
     for convention in ("blocks", "total"):
         share = 1 - found.ledger.saved_pct(convention) / 100
         assert sum(column(course, convention)) / 400 == pytest.approx(share, abs=0.01)
+
+
+def test_the_course_of_drawn_sizes_is_that_of_the_steps_nearby() -> None:
+    found = plan("scheduler=pld", "stage.theta=0.1", "stage.gamma=0.002", "train.max_steps=1200", "train.micro_batch=1")
+    for point in course_of(found, 8)[2:]:
+        theta = 0.1 + 0.9 * math.exp(-0.002 * point.step)
+        assert point.p_l == pytest.approx(1 - (1 - theta) * 3 / 8, abs=0.06)
 
 
 def test_a_full_block_is_the_complete_model_alone() -> None:

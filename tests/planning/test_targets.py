@@ -148,6 +148,33 @@ def test_equal_flops_of_the_complete_model_by_hand() -> None:
         found("scheduler=dense", f"target_flops={0.5 * step}")
 
 
+def test_rates_that_keep_both_ends() -> None:
+    """A constant p_l below 3/8 of 4 layers would keep one layer, which is no rate to search among."""
+    args = ("scheduler=constant", "sampling.keep_ends=true", "stage.p_h=1", "stage.p_m=1")
+    made = found(*args, "target_saving=0.5")
+    assert typed_again(made, *args, "target_saving=0.5").saved_pct("blocks") == 50.0
+    with pytest.raises(ConfigError, match=r"^target_saving: 0\.6 is out of reach; .* save 0 to 0\.5$"):
+        found(*args, "target_saving=0.6")
+
+
+def test_equal_flops_where_boundaries_are_steps() -> None:
+    """They may lie behind the 300 steps of a run whose length is not given, but not behind those that are found."""
+    late = ("stage.t1=400", "stage.t2=0.9", "optim.warmup=500")
+    assert found(*late, "target_flops=1e14").found == "train.max_steps=9589"
+    step = 6 * 4 * (4 * 128**2 + 2 * 128 * 512) * 4096
+    stages = ("stage.t1=100", "stage.t2=200")  # 75 steps' worth, without a last stage
+    assert found(*stages, f"target_flops={75.4 * step}").found == "train.max_steps=200"
+    for wanted in (30, 70, 73):
+        with pytest.raises(ConfigError, match=r"^target_flops: .* out of reach; the stages take 200 steps, which use"):
+            found(*stages, f"target_flops={wanted * step}")
+
+
+def test_what_was_found_must_be_a_run() -> None:
+    with pytest.raises(ConfigError, match=r"^target_flops: 1e\+12 takes 70 steps, and for them optim\.warmup: step"):
+        found("optim.warmup=100", "target_flops=1e12")
+    assert found("target_flops=1e12", "target_convention=total").found.startswith("train.max_steps=")
+
+
 def test_what_was_found_is_told_and_is_what_is_planned() -> None:
     out = io.StringIO()
     plan = make_plan(accepted("scheduler=raptr", "target_saving=0.3", "train.micro_batch=1", schema=PlanConfig))

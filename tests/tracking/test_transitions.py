@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from est_cli.tracking.diagnoses import diagnoses
 from est_cli.tracking.metrics import Record
-from est_cli.tracking.summary import stage_summaries
+from est_cli.tracking.summary import stage_summaries, summary_table
 from est_cli.tracking.transitions import described_stages, described_transitions
 
 FULL = {"p_h": 1.0, "p_m": 1.0, "p_l": 1.0}
@@ -108,7 +111,8 @@ def test_a_rise_that_comes_back_and_one_that_does_not() -> None:
     [line] = said(falling(9, 5, 60), [5.6] * 10 + falling(5, 4, 80))
     assert line.startswith("stage 1 to 2 (step 61): the training loss rose from 5.1")
     assert line.endswith("; back after 14 steps")  # one of the five may still be high
-    assert said(falling(9, 5, 60), falling(6, 5.7, 80))[0].endswith("; it never came back")
+    lines = said(falling(9, 5, 60), falling(6, 5.7, 80))
+    assert lines[0].endswith("; it never came back") and not any("next transition" in line for line in lines)
     assert not any("rose" in line for line in said([5.0, 5.6] * 30, [5.2, 5.7] * 40))  # within the noise
 
 
@@ -123,8 +127,9 @@ def test_a_final_stage_that_is_too_short() -> None:
 
 
 def test_a_run_that_never_trains_the_complete_model() -> None:
-    [line] = said(falling(9, 5, 50), falling(4.9, 4, 50), rates=(HALF, HALF))
-    assert line == "stage 2: the run ends without a stage that trains the complete model"
+    for last in (HALF, {**FULL, "p_l": 0.75}, {**FULL, "p_h": 0.75}, {**FULL, "p_m": 0.75}):
+        [line] = said(falling(9, 5, 50), falling(4.9, 4, 50), rates=(HALF, last))
+        assert line == "stage 2: the run ends without a stage that trains the complete model"
 
 
 def test_transitions_that_come_too_often() -> None:
@@ -142,6 +147,15 @@ def test_transitions_that_add_too_much_at_once() -> None:
     assert line == (
         "stage 1 to 2 (step 61): adds 75 % of the model's block FLOPs at once; transitions are too sparse above 60 %"
     )
+
+
+@pytest.mark.parametrize(("after", "told"), [([6.0] * 40, "never"), ([6.0] * 5 + [5.0] * 9, "10"), ([None], "-")])
+def test_the_table_tells_a_loss_that_is_not_known_from_one_that_never_came_back(after: list[Any], told: str) -> None:
+    changes = described_transitions(records([5.0] * 20, after))
+    out = io.StringIO()
+    Console(file=out, width=100).print(summary_table({"transitions": changes}, [], Path("x"), plain=True))
+    [row] = [line.split() for line in out.getvalue().splitlines() if "1 to 2" in line]
+    assert row[-2] == told
 
 
 def test_units_that_nobody_trained() -> None:
