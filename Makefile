@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRAIN_ARGS ?=
 BENCH_ARGS ?=
+STUDY_ARGS ?=
 GPU_PYTHON ?= $(BIN)/python
 NANOGPT ?=
 OURS := ours-dense ours-stage1 ours-stage2
@@ -12,7 +13,7 @@ GPU_RUN := model=gpt2 train.max_steps=300 train.seq_len=1024 train.tokens_per_st
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint bench gpu clean
+.PHONY: help install train test lint bench study gpu clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -43,6 +44,9 @@ bench: install ## tokens/s of dense and each stage against Hugging Face and the 
 	mkdir -p outputs/bench
 	$(BIN)/python benchmarks/compare.py --json outputs/bench/compare.json --png outputs/bench/compare.png $(BENCH_ARGS)
 	@echo "The finer gate of the stages, inside one process: $(BIN)/python benchmarks/stage_time.py"
+
+study: install ## the studies of docs/results that are missing (EST_DATA=DIR; hours; STUDY_ARGS="a --part 1/2")
+	$(BIN)/python benchmarks/study.py $(STUDY_ARGS)
 
 gpu: ## the open items of docs/gpu-runs.md, on a machine with a GPU (NANOGPT=PATH/train.py for that comparison)
 	mkdir -p outputs/gpu

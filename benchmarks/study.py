@@ -1,0 +1,142 @@
+"""Run the studies of docs/results/: every finished cell is a small JSON that is kept, and is not run again.
+
+    EST_DATA=DIR python benchmarks/study.py a b             # all that is missing of these studies, hours on one core
+    EST_DATA=DIR python benchmarks/study.py a --part 1/2    # every second cell, beside a process with --part 2/2
+    EST_DATA=DIR python benchmarks/study.py a --minutes 8   # begin no cell after so long
+    python benchmarks/study.py a --list                     # which cells there are, and which are done
+
+A cell is one run of est-train: an arm of a study (benchmarks/studies.py) with one seed at one size (conf/experiment),
+on $EST_DATA/corpus. Its JSON goes to docs/results/data/STUDY/ and is to be committed; the run's folder in outputs/study/
+is not. A run that is stopped continues where it was; one that another study has made already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studies import STUDIES, Arm, Study
+
+from est_cli.checkpoint.strict_json import read_object
+from est_cli.compose import composed
+from est_cli.config import PlanConfig
+from est_cli.planning import make_plan
+from est_cli.tracking import read_metrics
+
+DATA = Path("docs/results/data")
+FOLDER = "study"
+KEPT = (
+    *("steps", "tokens", "final_val_loss", "flops", "flops_dense", "flops_blocks", "flops_saved_pct_blocks"),
+    *("flops_saved_pct_total", "time_s", "time_saved_pct", "stages", "transitions", "coverage", "diagnoses"),
+    *("hardware", "git_commit", "versions", "data_hash"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    study: str
+    size: str
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its file and its run."""
+        words = re.sub(r"[^A-Za-z0-9_.=-]+", "-", f"{self.study}-{self.size}-{self.arm}-{self.seed}")
+        return words.strip("-")
+
+    @property
+    def result(self) -> Path:
+        return DATA / self.study / f"{self.name}.json"
+
+
+def cells_of(letter: str) -> Iterator[Cell]:
+    """Seed by seed, so that what is there early compares all arms."""
+    study = STUDIES[letter]
+    for size in study.sizes:
+        for seed in study.seeds:
+            yield from (Cell(letter, size, arm, seed) for arm in study.arms)
+
+
+def overrides_of(cell: Cell) -> list[str]:
+    """Of est-train, without text and names."""
+    study = STUDIES[cell.study]
+    arm = study.arms[cell.arm]
+    given = [f"experiment=study_{cell.size}", *arm.overrides, f"seed={cell.seed}"]
+    return given if arm.as_long_as is None else [*given, f"train.max_steps={_steps(study, arm, cell.size)}"]
+
+
+def _steps(study: Study, arm: Arm, size: str) -> int:
+    """As many as use the FLOPs of the arm that this one is to be as long as."""
+    assert arm.as_long_as is not None
+    recipe = f"experiment=study_{size}"
+    longest = study.arms[arm.as_long_as].overrides
+    flops = make_plan(composed("plan", PlanConfig, [recipe, *longest], None)[0]).ledger.used.total
+    target = ("train.max_steps=null", f"target_flops={flops}", "target_convention=total")
+    return make_plan(composed("plan", PlanConfig, [recipe, *arm.overrides, *target], None)[0]).scheduler.max_steps
+
+
+def run(cell: Cell, corpus: str) -> None:
+    """Train it, or what is left of it, and keep its numbers."""
+    overrides = overrides_of(cell)
+    known = _same_run(overrides)
+    if known is not None:
+        _keep(cell, {**known, "study": cell.study, "arm": cell.arm})
+        return
+    text = ("dataset=text", f"dataset.files=[{corpus}/train-00000.jsonl.xz]")
+    text = (*text, f"dataset.validation_files=[{corpus}/validation.jsonl.xz]", "tracking.wandb=off")
+    place = (f"sweep={FOLDER}", f"run_name={cell.name}", "resume=auto")
+    subprocess.run([sys.executable, "-m", "est_cli.train", *overrides, *text, *place], check=True)
+    folder = Path("outputs") / FOLDER / cell.name
+    summary = read_object((folder / "summary.json").read_bytes())
+    records = read_metrics(folder / "metrics.jsonl")
+    flops = {record["step"]: record["flops"] for record in records if "flops" in record}
+    curve = [(r["step"], flops.get(r["step"]), r["val_loss"]) for r in records if "val_loss" in r]
+    told = {"study": cell.study, "size": cell.size, "arm": cell.arm, "seed": cell.seed, "overrides": overrides}
+    _keep(cell, {**told, "summary": {key: summary[key] for key in KEPT}, "validation": curve})
+
+
+def _same_run(overrides: Sequence[str]) -> dict[str, Any] | None:
+    """The cell of any study that was run with these overrides."""
+    cells = (read_object(path.read_bytes()) for path in sorted(DATA.glob("*/*.json")))
+    return next((cell for cell in cells if cell["overrides"] == list(overrides)), None)
+
+
+def _keep(cell: Cell, content: dict[str, Any]) -> None:
+    cell.result.parent.mkdir(parents=True, exist_ok=True)
+    cell.result.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", choices=[*STUDIES, []], default=[*STUDIES])
+    parser.add_argument("--part", default="1/1", metavar="I/N")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--list", action="store_true")
+    arguments = parser.parse_args(argv)
+    part, parts = map(int, arguments.part.split("/"))
+    cells = [cell for letter in arguments.studies for cell in cells_of(letter)]
+    if arguments.list:
+        for cell in cells:
+            print(f"{'done' if cell.result.exists() else '    '} {cell.name}")
+        return
+    begun = time.monotonic()
+    for cell in cells[part - 1 :: parts]:
+        if cell.result.exists():
+            continue
+        if time.monotonic() - begun > 60 * arguments.minutes:
+            return
+        run(cell, f"{os.environ['EST_DATA']}/corpus")
+
+
+if __name__ == "__main__":
+    main()
