@@ -6,8 +6,8 @@
     python benchmarks/study.py a --list                     # which cells there are, and which are done
 
 A cell is one run of est-train: an arm of a study (benchmarks/studies.py) with one seed at one size (conf/experiment),
-on $EST_DATA/corpus. Its JSON goes to docs/results/data/STUDY/ and is to be committed; the run's folder in outputs/study/
-is not. A run that is stopped continues where it was; one that another study has made already is not made again.
+on $EST_DATA/corpus. Its JSON goes to docs/results/data/STUDY/ and is to be committed, its folder in outputs/study/ is
+not. A run that is stopped continues where it was; one that another study has made already is not made again.
 """
 
 from __future__ import annotations
