@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 TRAIN_ARGS ?=
 BENCH_ARGS ?=
 STUDY_ARGS ?=
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
+BY_THEMSELVES := tests/parallel tests/launch
 GPU_PYTHON ?= $(BIN)/python
 NANOGPT ?=
 OURS := ours-dense ours-stage1 ours-stage2
@@ -29,11 +31,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 train: install ## pre-train a tiny GPT-2 with EST on Python's own source text (CPU, about a minute)
 	$(BIN)/est-train $(TRAIN_ARGS)
 
-test: install ## ruff, mypy and all tests (CPU, about 10 minutes)
+test: install ## ruff, mypy and all tests (two CPU cores, about 15 minutes)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest tests $(PYTEST_ARGS)
+	$(PYTEST) -n 2 --dist loadfile $(BY_THEMSELVES:%=--ignore=%) tests $(PYTEST_ARGS)
+	$(PYTEST) $(BY_THEMSELVES) $(PYTEST_ARGS)
 
 lint: install ## ruff and mypy only
 	$(BIN)/ruff check .
