@@ -92,8 +92,8 @@ def run(cell: Cell, corpus: str) -> None:
     if known is not None:
         _keep(cell, {**known, "study": cell.study, "arm": cell.arm})
         return
-    text = ("dataset=text", f"dataset.files=[{corpus}/train-00000.jsonl.xz]")
-    text = (*text, f"dataset.validation_files=[{corpus}/validation.jsonl.xz]", "tracking.wandb=off")
+    text = ["dataset=text", f"dataset.files=[{corpus}/train-00000.jsonl.xz]", "tracking.wandb=off"]
+    text.append(f"dataset.validation_files=[{corpus}/validation.jsonl.xz]")
     place = (f"sweep={FOLDER}", f"run_name={cell.name}", "resume=auto")
     subprocess.run([sys.executable, "-m", "est_cli.train", *overrides, *text, *place], check=True)
     folder = Path("outputs") / FOLDER / cell.name
