@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import time
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from measure import SEED, environment, paired_ratio
+from measure import SEED, clock, environment, paired_ratio
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -74,11 +73,11 @@ def seconds(way: LmLoss, head: Head) -> float:
     device = head.hidden.device
     head.zero_grad()
     head.hidden.grad = None
-    begin = _clock(device)
+    begin = clock(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         loss = way(head, head.tokens, head.tokens.numel())
     loss.backward()
-    return _clock(device) - begin
+    return clock(device) - begin
 
 
 def extra_gb(way: LmLoss, head: Head) -> float | None:
@@ -105,13 +104,6 @@ def compare(head: Head, ways: dict[str, LmLoss], rounds: int) -> list[dict[str, 
         line = {"way": name, "ms": 1e3 * median(taken), "ratio": ratio, "low": low, "high": high}
         lines.append(line | {"extra_gb": extra_gb(ways[name], head)})
     return lines
-
-
-def _clock(device: torch.device) -> float:
-    if device.type != "cuda":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def main() -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import random
+import time
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from est_cli.checkpoint.environment import git_commit, versions
 from est_cli.config import ModelConfig
 from est_cli.est import SamplingRates
+from est_cli.loop.device import cpu_name
 
 SAMPLED = {"stage 1": SamplingRates(0.5, 0.5, 0.5), "stage 2": SamplingRates(0.5, 0.5, 1.0)}
 RATES = {**SAMPLED, "full": SamplingRates()}
@@ -75,7 +75,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """What the numbers were measured on."""
     cuda = device.type == "cuda"
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "gpu": torch.cuda.get_device_name(device) if cuda else None,
         "clock": "wall" if cuda else "CPU time",
         "precision": "bf16 autocast" if cuda else "fp32",
@@ -85,8 +85,9 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
+def clock(device: torch.device) -> float:
+    """CPU seconds of this process, or wall seconds once the GPU is done."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()

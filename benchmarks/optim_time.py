@@ -16,12 +16,11 @@ import os
 import platform
 import random
 import sys
-import time
 from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
-from measure import CASES, MALLOC, RATES, SEED, Case, environment, paired_ratio
+from measure import CASES, MALLOC, RATES, SEED, Case, clock, environment, paired_ratio
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -55,7 +54,7 @@ class Bench:
 
     def step(self, way: str, stage: str, number: int, tokens: Tensor) -> float:
         """Seconds of one optimizer step on tokens (B, T) with the subnetwork of step `number`."""
-        optim, begin = WAYS[way], _clock(self.device)
+        optim, begin = WAYS[way], clock(self.device)
         drawn = self.generator.draw(number, RATES[stage])
         self.handle.activate(drawn)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -63,7 +62,7 @@ class Bench:
         loss.backward()
         parts = reached_parts(self.handle, [drawn]) if optim.unsampled_rows is UnsampledRows.frozen else ()
         update(self.optimizers[way], optim.lr, optim.grad_clip, loss.detach(), parts)
-        return _clock(self.device) - begin
+        return clock(self.device) - begin
 
 
 def build(case: Case, device: torch.device) -> Bench:
@@ -94,14 +93,6 @@ def show(case: Case, seconds: dict[tuple[str, str], list[float]]) -> None:
         ratio, low, high = paired_ratio(times, seconds[stage, PLAIN])
         line = f"{case.family} {stage:8} {way:25} {median(times):7.3f} s"
         print(line if way == PLAIN else f"{line}  {ratio:.3f} [{low:.3f}, {high:.3f}]")
-
-
-def _clock(device: torch.device) -> float:
-    """CPU seconds of this process, or wall seconds once the GPU is done."""
-    if device.type != "cuda":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def main() -> None:

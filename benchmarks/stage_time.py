@@ -31,7 +31,6 @@ import os
 import platform
 import random
 import sys
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -39,7 +38,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from measure import CASES, MALLOC, RATES, SAMPLED, SEED, Case, environment, paired_ratio
+from measure import CASES, MALLOC, RATES, SAMPLED, SEED, Case, clock, environment, paired_ratio
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -133,18 +132,10 @@ def _timed(bench: Bench, order: list[str], number: int, tokens: Tensor) -> dict[
     """Seconds of one step of each variant, taken in this order."""
     seconds = {}
     for variant in order:
-        begin = _clock(bench.device)
+        begin = clock(bench.device)
         bench.step(variant, number, tokens)
-        seconds[variant] = _clock(bench.device) - begin
+        seconds[variant] = clock(bench.device) - begin
     return seconds
-
-
-def _clock(device: torch.device) -> float:
-    """CPU seconds of this process, or wall seconds once the GPU is done."""
-    if device.type != "cuda":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def results(case: Case, spec: ModelSpec, seconds: dict[str, list[float]]) -> list[Result]:

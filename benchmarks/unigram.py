@@ -17,7 +17,7 @@ import numpy as np
 from est_cli.arch import spec_of
 from est_cli.data import load_corpus
 from est_cli.derived import tokenizer_of
-from est_cli.loop.build import CACHE
+from est_cli.loop.parts import CACHE
 from est_cli.models import hf_config
 from est_cli.resume import stored_config
 

@@ -8,9 +8,10 @@ from typing import Any
 from est_cli.arch import family_of
 from est_cli.batch_sizes import pieces, requested
 from est_cli.config import HF, ModelConfig, RunConfig, SamplingConfig, SchedulerName
-from est_cli.est.flops import Cut
+from est_cli.est.flops import Cut, planned_ran
 from est_cli.est.schedule import SamplingScheduler
-from est_cli.est.sizes import SamplingOptions
+from est_cli.est.sizes import Ran, SamplingOptions
+from est_cli.est.spec import ModelSpec
 from est_cli.schedulers import make_scheduler
 
 DEFAULT_STEPS = 300
@@ -59,6 +60,14 @@ def cuts_of(config: RunConfig, num_stages: int, world_size: int) -> dict[int, Cu
         number: Cut(tuple(pieces(batch, size or batch, world_size)), world_size)
         for number, size in enumerate(sizes, start=1)
     }
+
+
+def planned_of(config: RunConfig, spec: ModelSpec, world_size: int) -> dict[int, Ran]:
+    """What the whole run will run of the model that `spec` describes, by stage (see planned_ran); ValueError where the
+    rates do not fit the model."""
+    scheduler, batch = scheduler_of(config), config.train.tokens_per_step // config.train.seq_len
+    cuts = cuts_of(config, len(scheduler.stages), world_size)
+    return planned_ran(spec, scheduler, options_of(config.sampling), batch, config.seed, cuts)
 
 
 def drops_entries(config: RunConfig) -> bool:

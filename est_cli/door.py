@@ -43,9 +43,8 @@ def enter(
     Where something went wrong, `tell` is called with the code and the line for the user; by default it goes to stderr.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before torch is imported, which reads it
-    _show_messages()
     try:
-        with _sigterm_raises():
+        with _messages_shown(), _sigterm_raises():
             _run_and_flush(main, sys.argv if argv is None else argv)
         return 0
     except BrokenPipeError:
@@ -128,13 +127,20 @@ def _run_and_flush(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -
     sys.stdout.flush()
 
 
-def _show_messages() -> None:
+@contextmanager
+def _messages_shown() -> Iterator[None]:
     """Information and warnings of our own modules, as plain lines on stderr; of ranks other than the first warnings."""
-    logger = logging.getLogger("est_cli")
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
-        logger.setLevel(logging.INFO if _rank().first else logging.WARNING)
-        logger.propagate = False
+    logger, handler = logging.getLogger("est_cli"), logging.StreamHandler()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if _rank().first else logging.WARNING)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 @contextmanager

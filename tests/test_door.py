@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import subprocess
@@ -187,3 +188,17 @@ def test_what_is_told_can_go_elsewhere(capsys: pytest.CaptureFixture[str]) -> No
 
     assert enter("est-x", main, [], tell=lambda code, line: got.append((code, line))) == 143
     assert got == [(143, "saved at step 3")] and capsys.readouterr() == ("", "")
+
+
+def test_nothing_of_the_command_stays_behind_in_the_process(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever calls a command from Python keeps their own logging."""
+
+    def main(argv: Sequence[str]) -> None:
+        logging.getLogger("est_cli.anything").info("inside")
+
+    assert enter("est-x", main, ["est-x"]) == 0 == enter("est-x", main, ["est-x"])
+    assert capsys.readouterr().err == "inside\ninside\n"
+    logging.getLogger("est_cli.anything").warning("outside")
+    assert "outside" in caplog.text and "inside" not in caplog.text

@@ -11,7 +11,7 @@ from est_cli.config import AnalyzeConfig
 from est_cli.derived import options_of
 from est_cli.errors import ConfigError
 from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
-from est_cli.est.sizes import sample_sizes
+from est_cli.est.sizes import realised_rates, sample_sizes
 from est_cli.examine.model import Checkpoint
 
 
@@ -35,11 +35,7 @@ def structural_dropout(job: Job) -> Outcome:
         "checkpoint": checkpoint.name,
         "loss": value,
         "draws": config.analyze.draws,
-        "realised": {
-            "p_h": sizes.heads / spec.num_heads,
-            "p_m": sizes.columns / spec.mlp_size if spec.mlp_size else None,
-            "p_l": sizes.layers / spec.num_layers,
-        },
+        "realised": vars(realised_rates(spec, [(sizes, 1)])),
         "regularisation": [one.told() for one in found],
         "mean_output": {path: one.told() for path, one in outputs.items()},
     }

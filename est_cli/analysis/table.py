@@ -105,7 +105,7 @@ def _compare(result: dict[str, Any]) -> Shown:
 
 
 def _dropout(result: dict[str, Any]) -> Shown:
-    rates = " ".join(f"{key}={value:g}" for key, value in result["realised"].items() if value is not None)
+    rates = " ".join(f"{key}={value:g}" for key, value in result["realised"].items())
     rows = [
         [one["kind"], _told(one["measured"]), _told(one["predicted"]), _told(one["rest"])]
         for one in result["regularisation"]

@@ -15,7 +15,7 @@ from est_cli.config import AnalyzeConfig, Part
 from est_cli.data import TokenBlocks, load_corpus
 from est_cli.errors import DataError
 from est_cli.examine.model import Checkpoint, max_tokens
-from est_cli.loop.build import CACHE
+from est_cli.loop.parts import CACHE
 from est_cli.rank import Rank
 
 

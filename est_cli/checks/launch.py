@@ -27,12 +27,7 @@ def launch_problems(config: RunConfig) -> Iterator[str]:
     if launch.strategy not in ("ddp", "fsdp"):
         reason = f"; {NOT_DEEPSPEED}" if launch.strategy == "deepspeed" else ""
         yield f"launch.strategy: {launch.strategy!r} is not one of ddp, fsdp{reason}"
-    if not 0 < launch.timeout_s <= MAX_TIMEOUT_S:
-        yield (
-            f"launch.timeout_s: {launch.timeout_s} is out of range; it must be above 0 and at most {MAX_TIMEOUT_S:,.0f}"
-        )
-    if launch.check_every < 0:
-        yield f"launch.check_every: {launch.check_every} is out of range; it must be at least 0 (0 means never)"
+    yield from _watch_problems(launch)
     if launch.strategy == "fsdp" and config.sampling.ranks.value == "independent":
         yield (
             "sampling.ranks: independent has no meaning under launch.strategy=fsdp, where all processes gather the "
@@ -46,6 +41,11 @@ def whole_model_problems(launch: LaunchConfig, program: str) -> Iterator[str]:
         yield f"launch.num_processes: {launch.num_processes} is out of range; it must be at least 1"
     if launch.strategy != "ddp":
         yield f"launch.strategy: {launch.strategy!r} is not for {program}, whose processes hold whole models; use ddp"
+    yield from _watch_problems(launch)
+
+
+def _watch_problems(launch: LaunchConfig) -> Iterator[str]:
+    """Of what keeps an eye on the other processes."""
     if not 0 < launch.timeout_s <= MAX_TIMEOUT_S:
         yield (
             f"launch.timeout_s: {launch.timeout_s} is out of range; it must be above 0 and at most {MAX_TIMEOUT_S:,.0f}"

@@ -55,6 +55,7 @@ class TrainConfig:
     activation_checkpointing: bool = False
     log_every: int = 1
     eval_every: int = 50
+    """Steps between evaluations; above 0 also at the end of a stage whose checkpoint is kept; 0: at the end only."""
     eval_tokens: int | None = 131072
     """Validation tokens read at each evaluation, from the start of the validation split; None: all of it."""
     checkpoint_every: int = 100

@@ -177,12 +177,17 @@ def hardware(device: torch.device, processes: int) -> str:
     """What a run trains on, for its record: `2 x NVIDIA H200`, or the CPU with its threads."""
     if device.type == "cuda":
         return f"{processes} x {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    return f"{cpu_name()}, {processes} process(es) of {threads} thread{'s' if threads != 1 else ''}"
+
+
+def cpu_name() -> str:
+    """As the machine tells it; where it tells none, the kind of its instructions."""
     name = platform.processor() or platform.machine()
     with suppress(OSError):
         found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         name = found[1].strip() if found else name
-    threads = torch.get_num_threads()
-    return f"{name}, {processes} process(es) of {threads} thread{'s' if threads != 1 else ''}"
+    return name
 
 
 @cache  # asked for at every logged step

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -18,45 +19,51 @@ from transformers import PreTrainedTokenizerFast
 from est_cli.config import OptimConfig, RunConfig, SamplingConfig, SchedulerName, StageConfig, WandbMode
 from est_cli.data import Corpus
 from est_cli.data.stream import Span, Tokens, TokenStream
+from est_cli.derived import scheduler_of
 from est_cli.est import ModelSpec
-from est_cli.loop.build import Place, build
+from est_cli.loop.build import build
 from est_cli.loop.device import runs_ahead
+from est_cli.loop.parts import Place
 from est_cli.loop.run import Run
 from est_cli.loop.step import train_step
 from est_cli.parallel import Group
 from est_cli.resume import Start
 from est_cli.run_dir import RunDir
 
-COMPLETE = 0
-"""In the place of a stage's number: a step of the complete model."""
 MEASURED = 3
 WARM_UP, WARM_UP_AHEAD = 1, 3
 """Steps before those that count: the first one allocates; on a GPU the first ones compile."""
 
 
-def step_seconds(config: RunConfig) -> dict[int, float]:
-    """Median seconds of a step by the number of its stage, and COMPLETE's, for a checked configuration of one process.
+@dataclass(frozen=True)
+class StepSeconds:
+    """Median seconds of a step."""
+
+    stages: dict[int, float]
+    """By the number of the stage."""
+    complete: float
+    """Of the complete model."""
+
+
+def step_seconds(config: RunConfig) -> StepSeconds:
+    """Measure a checked configuration of one process.
 
     Micro-batches, precision, compilation and optimizer are those of the run. Random tokens cost what others cost.
     Raises what build() raises.
     """
     with TemporaryDirectory(prefix="est-plan-") as folder:
-        seconds = _seconds(config, Path(folder))
-        if COMPLETE not in seconds:
-            seconds[COMPLETE] = _seconds(_dense(config), Path(folder))[1]
-    return seconds
+        stages = _seconds(config, Path(folder))
+        scheduler = scheduler_of(config)
+        full = [number for number in stages if scheduler.stages[number - 1].rates.full]
+        complete = stages[full[-1]] if full else _seconds(_dense(config), Path(folder))[1]
+    return StepSeconds(stages, complete)
 
 
 def _seconds(config: RunConfig, folder: Path) -> dict[int, float]:
     config = deepcopy(config)
     config.tracking.wandb, config.train.profile_step = WandbMode.off, None
-    seconds = {}
     with build(Start(config, None), _thrown_away(folder)) as run:
-        for number in run.scheduler.occupied():
-            seconds[number] = _median_step(run, number)
-            if run.scheduler.stages[number - 1].rates.full:
-                seconds[COMPLETE] = seconds[number]
-    return seconds
+        return {number: _median_step(run, number) for number in run.scheduler.occupied()}
 
 
 def _median_step(run: Run, number: int) -> float:

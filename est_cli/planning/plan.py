@@ -7,22 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from est_cli.arch import spec_of
 from est_cli.batch_sizes import requested
 from est_cli.checks import check_fit
 from est_cli.config import LmLossKind, PlanConfig, Precision
-from est_cli.derived import cuts_of, options_of, scheduler_of
+from est_cli.derived import options_of, planned_of, scheduler_of
 from est_cli.errors import ConfigError
 from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingRates, SamplingScheduler
-from est_cli.est.flops import ledger_of, planned_ran
+from est_cli.est.flops import ledger_of
 from est_cli.est.sizes import Ran, RealisedRates, SamplingOptions, realised_rates
 from est_cli.lm_loss import LmLoss
-from est_cli.loop.probe import COMPLETE, step_seconds
 from est_cli.memory import Activations, MemoryEstimate, estimate_memory
 from est_cli.models import hf_config
 from est_cli.planning.targets import Met, met
+
+if TYPE_CHECKING:
+    from est_cli.loop.probe import StepSeconds
 
 
 @dataclass(frozen=True)
@@ -61,20 +63,24 @@ class Plan:
     tokens_per_step: int
     met: Met | None
     """What a target asked for, and the settings that meet it."""
-    step_s: dict[int, float] | None
-    """With probe=true: measured seconds of a step of each stage, by number; under COMPLETE those of the whole model."""
+    step_s: StepSeconds | None
+    """With probe=true: measured."""
 
     @property
     def time_s(self) -> float | None:
         """Seconds of all steps, as far as measured; evaluation and checkpoints come on top."""
-        return None if self.step_s is None else sum(stage.steps * self.step_s[stage.number] for stage in self.stages)
+        return (
+            None
+            if self.step_s is None
+            else sum(stage.steps * self.step_s.stages[stage.number] for stage in self.stages)
+        )
 
     @property
     def time_saved_pct(self) -> float | None:
         """Of the time that as many steps of the complete model take."""
         if self.step_s is None or self.time_s is None:
             return None
-        return 100.0 * (1.0 - self.time_s / (self.scheduler.max_steps * self.step_s[COMPLETE]))
+        return 100.0 * (1.0 - self.time_s / (self.scheduler.max_steps * self.step_s.complete))
 
 
 def make_plan(config: PlanConfig) -> Plan:
@@ -83,10 +89,10 @@ def make_plan(config: PlanConfig) -> Plan:
     spec, options = spec_of(hf), options_of(config.sampling)
     check_fit(config, spec)
     try:
-        found = met(config, lambda asked: _ledger(asked, spec, options))
+        found = met(config, lambda asked: ledger_for(asked, spec))
         config = config if found is None else found.config
         scheduler = scheduler_of(config)
-        planned = _planned(config, spec, scheduler, options)
+        planned = planned_of(config, spec, config.launch.num_processes)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     train = config.train
@@ -103,20 +109,19 @@ def make_plan(config: PlanConfig) -> Plan:
         seq_len=train.seq_len,
         tokens_per_step=train.tokens_per_step,
         met=found,
-        step_s=step_seconds(config) if config.probe else None,
+        step_s=_measured(config) if config.probe else None,
     )
 
 
-def _ledger(config: PlanConfig, spec: ModelSpec, options: SamplingOptions) -> FlopsLedger:
-    return ledger_of(spec, _planned(config, spec, scheduler_of(config), options).values(), config.train.seq_len)
+def ledger_for(config: PlanConfig, spec: ModelSpec) -> FlopsLedger:
+    """What the finished run's ledger will show; ValueError where the rates do not fit the model."""
+    return ledger_of(spec, planned_of(config, spec, config.launch.num_processes).values(), config.train.seq_len)
 
 
-def _planned(
-    config: PlanConfig, spec: ModelSpec, scheduler: SamplingScheduler, options: SamplingOptions
-) -> dict[int, Ran]:
-    batch = config.train.tokens_per_step // config.train.seq_len
-    cuts = cuts_of(config, len(scheduler.stages), config.launch.num_processes)
-    return planned_ran(spec, scheduler, options, batch, config.seed, cuts)
+def _measured(config: PlanConfig) -> StepSeconds:
+    from est_cli.loop.probe import step_seconds  # the whole training loop: only for those who ask for it
+
+    return step_seconds(config)
 
 
 def _memory(

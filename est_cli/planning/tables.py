@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -10,11 +11,13 @@ from rich.table import Table
 
 from est_cli.batch_sizes import in_stages, sequences_by_stage
 from est_cli.est import FlopsLedger
-from est_cli.loop.probe import COMPLETE
 from est_cli.planning.course import column, course_of
 from est_cli.planning.plan import Plan, PlannedStage
 from est_cli.planning.sparkline import sparkline
 from est_cli.tracking.eta import hours_minutes
+
+if TYPE_CHECKING:
+    from est_cli.loop.probe import StepSeconds
 
 WIDTH = 72
 """Characters of a drawing."""
@@ -95,9 +98,9 @@ def _cost(ledger: FlopsLedger, memory: int) -> list[str]:
     return [*flops, *saved, f"{memory / 1e9:.2f} GB"]
 
 
-def _time_row(plan: Plan, stage: PlannedStage, step_s: dict[int, float]) -> list[str]:
-    seconds = step_s[stage.number]
-    time, flops = seconds / step_s[COMPLETE], stage.flops.total / stage.dense.total
+def _time_row(plan: Plan, stage: PlannedStage, step_s: StepSeconds) -> list[str]:
+    seconds = step_s.stages[stage.number]
+    time, flops = seconds / step_s.complete, stage.flops.total / stage.dense.total
     speed, took = f"{plan.tokens_per_step / seconds:,.0f}", hours_minutes(stage.steps * seconds)
     return [str(stage.number), f"{seconds:.4g}", speed, took, f"{time:.3f}", f"{flops:.3f}"]
 

@@ -29,6 +29,7 @@ from est_cli.parallel import StepPlan
 from est_cli.tracking import MetricsFile
 
 build: Any = importlib.import_module("est_cli.loop.build")  # the package has a function of that name
+parts: Any = importlib.import_module("est_cli.loop.parts")
 
 
 def at(target: str, call: int, when: str, action: str) -> None:
@@ -239,8 +240,8 @@ def _replace(target: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any
 
 def double() -> None:
     """Train in double precision."""
-    build_model = build.build_model
-    build.build_model = lambda *args: build_model(*args).double()
+    build_model = parts.build_model
+    parts.build_model = lambda *args: build_model(*args).double()
 
 
 def record_inputs(name: str) -> None:
@@ -304,7 +305,7 @@ def flip_a_bit(step: int) -> None:
 
 def other_first_weights() -> None:
     """Build the model of this process with one weight that is not that of the others."""
-    build_model = build.build_model
+    build_model = parts.build_model
 
     def built(*args: Any) -> Any:
         model = build_model(*args)
@@ -312,7 +313,7 @@ def other_first_weights() -> None:
             next(model.parameters()).view(-1)[0] += 1.0
         return model
 
-    build.build_model = built
+    parts.build_model = built
 
 
 def never_whole_on_the_device() -> None:
@@ -321,7 +322,7 @@ def never_whole_on_the_device() -> None:
     def to(self: Any, device: Any) -> Any:
         raise AssertionError("the whole model may not fit on one device")
 
-    build.PreTrainedModel.to = to
+    parts.PreTrainedModel.to = to
 
 
 def another_learning_rate() -> None:

@@ -44,7 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
 
 def test_three_steps_in_the_middle_of_each_stage(clock: list[tuple[int, float]]) -> None:
     seconds = probe.step_seconds(accepted(*SMALL, "stage.t1=10", "stage.t2=20", schema=PlanConfig))
-    assert seconds == {1: 1.0, 2: 1.0, 3: 4.0, probe.COMPLETE: 4.0}
+    assert seconds == probe.StepSeconds({1: 1.0, 2: 1.0, 3: 4.0}, complete=4.0)
     assert clock == [*((n, 0.5) for n in range(5, 9)), *((n, 1.0) for n in (*range(15, 19), *range(30, 34)))]
 
 
@@ -52,7 +52,7 @@ def test_a_run_without_a_complete_stage_is_held_against_one(clock: list[tuple[in
     """The dense steps come after the others."""
     args = ("scheduler=constant", "sampling.keep_ends=true", "optim.unsampled_rows=frozen", "train.micro_batch=[2]")
     seconds = probe.step_seconds(accepted(*SMALL, *args, schema=PlanConfig))
-    assert seconds == {1: 1.0, probe.COMPLETE: 4.0}
+    assert seconds == probe.StepSeconds({1: 1.0}, complete=4.0)
 
 
 def test_the_plan_tells_what_was_measured(clock: list[tuple[int, float]]) -> None:
@@ -70,5 +70,5 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     seconds = probe.step_seconds(accepted(*SMALL, "scheduler=g_stack", "optim=muon", schema=PlanConfig))
-    assert set(seconds) == {1, 2, probe.COMPLETE} and min(seconds.values()) > 0
+    assert set(seconds.stages) == {1, 2} and min(seconds.complete, *seconds.stages.values()) > 0
     assert tree(tmp_path) == {}

@@ -66,7 +66,7 @@ POINTS = {
     ],
     "while it loads": [
         before_step(13),
-        ("at", f"{LOOP}.build.load_corpus", 1, "before", KILL),
+        ("at", f"{LOOP}.parts.load_corpus", 1, "before", KILL),
         ("at", f"{LOOP}.folder.load_checkpoint", 1, "before", KILL),
         ("at", "est_cli.checkpoint.tensors.load_weights", 1, "after", KILL),
         ("at", "est_cli.checkpoint.tensors.load_optimizer", 1, "after", KILL),

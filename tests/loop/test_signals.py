@@ -58,7 +58,7 @@ def test_a_second_signal_stops_at_once(lab: Lab, golden: Golden, second: str) ->
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_before_the_first_step_there_is_nothing_to_save(lab: Lab, number: signal.Signals) -> None:
-    ended = lab.tiny("x", plants=[("at", "est_cli.loop.build.load_corpus", 1, "before", number.name)])
+    ended = lab.tiny("x", plants=[("at", "est_cli.loop.parts.load_corpus", 1, "before", number.name)])
     assert ended.code == 128 + number and len(ended.last_words) == 1 and "Traceback" not in ended.err
     assert not lab.at("x").exists()
 

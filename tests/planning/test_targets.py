@@ -24,10 +24,9 @@ LONG = "train.max_steps=150000"
 def ledger_of(config: PlanConfig) -> FlopsLedger:
     """By the planner itself, without its memory estimate; test_plan.py compares ledgers with other counts."""
     from est_cli.arch import spec_of
-    from est_cli.derived import options_of
     from est_cli.models import hf_config
 
-    return planning._ledger(config, spec_of(hf_config(config.model)), options_of(config.sampling))
+    return planning.ledger_for(config, spec_of(hf_config(config.model)))
 
 
 def found(*args: str) -> Met:
