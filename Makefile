@@ -15,10 +15,10 @@ GPU_RUN := model=gpt2 train.max_steps=300 train.seq_len=1024 train.tokens_per_st
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint bench study gpu clean
+.PHONY: help install train test test-faults lint bench study gpu clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## make .venv and install everything into it (a minute or two, 1.9 GB without CUDA)
 
@@ -37,6 +37,9 @@ test: install ## ruff, mypy and all tests (two CPU cores, about 18 minutes)
 	$(BIN)/mypy
 	$(PYTEST) -n 2 --dist loadfile $(BY_THEMSELVES:%=--ignore=%) tests $(PYTEST_ARGS)
 	$(PYTEST) $(BY_THEMSELVES) $(PYTEST_ARGS)
+
+test-faults: install ## the whole fault suite of docs/faults.md (two CPU cores, 25 minutes)
+	EST_FAULTS=full EST_FAULT_REPORT=outputs/faults.md $(PYTEST) -n 2 --dist loadfile tests/faults $(PYTEST_ARGS)
 
 lint: install ## ruff and mypy only
 	$(BIN)/ruff check .

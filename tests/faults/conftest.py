@@ -1,0 +1,46 @@
+"""What each test did to the product is counted by row of docs/faults.md, and written down at the end.
+
+A test says with the mark `row("A2")` where it belongs, and with the fixture `tally` what it did: tally(kills=1),
+tally(inputs=2000). The counts travel with the test's report, as pytest-xdist takes it from process to process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.report import Report
+from tests.loop.conftest import golden, lab, server, shared
+
+__all__ = ["golden", "lab", "server", "shared"]
+"""Fixtures of tests/loop, for the victims of these tests."""
+
+Tally = Callable[..., None]
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Tally:
+    """tally(kills=1, inputs=0): processes that were killed or stopped, damaged or malformed inputs that were given."""
+
+    def count(kills: int = 0, inputs: int = 0) -> None:
+        request.node.user_properties.append(("kills", kills))
+        request.node.user_properties.append(("inputs", inputs))
+
+    return count
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "row(name): the row of docs/faults.md that a test belongs to")
+    config.stash[REPORT] = Report()
+    config.pluginmanager.register(config.stash[REPORT], "fault-report")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        marked = item.get_closest_marker("row")
+        if marked is not None:
+            item.user_properties.append(("row", marked.args[0]))
+
+
+REPORT = pytest.StashKey[Report]()
