@@ -1,6 +1,7 @@
 """Run the studies of docs/results/: every finished cell is a small JSON that is kept, and is not run again.
 
     EST_DATA=DIR python benchmarks/study.py a b             # all that is missing of these studies, hours on one core
+    EST_DATA=DIR python benchmarks/study.py a --size m      # only the cells of one size
     EST_DATA=DIR python benchmarks/study.py a --part 1/2    # every second cell, beside a process with --part 2/2
     EST_DATA=DIR python benchmarks/study.py a --minutes 8   # begin no cell after so long
     python benchmarks/study.py a --list                     # which cells there are, and which are done
@@ -72,7 +73,17 @@ def overrides_of(cell: Cell) -> list[str]:
     study = STUDIES[cell.study]
     arm = study.arms[cell.arm]
     given = [f"experiment=study_{cell.size}", *arm.overrides, f"seed={cell.seed}"]
+    if arm.saves is not None:
+        given += _boundaries(arm, arm.saves, cell.size)
     return given if arm.as_long_as is None else [*given, f"train.max_steps={_steps(study, arm, cell.size)}"]
+
+
+def _boundaries(arm: Arm, saves: float, size: str) -> list[str]:
+    """As many as save this share of the block FLOPs."""
+    overrides = [f"experiment=study_{size}", *arm.overrides, f"target_saving={saves}"]
+    found = make_plan(composed("plan", PlanConfig, overrides, None)[0]).met
+    assert found is not None
+    return found.found.split()
 
 
 def _steps(study: Study, arm: Arm, size: str) -> int:
@@ -118,13 +129,18 @@ def _keep(cell: Cell, content: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="*", choices=[*STUDIES, []], default=[*STUDIES])
+    parser.add_argument("studies", nargs="*", metavar=f"{{{','.join(STUDIES)}}}")
     parser.add_argument("--part", default="1/1", metavar="I/N")
+    parser.add_argument("--size", choices=sorted({size for study in STUDIES.values() for size in study.sizes}))
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args(argv)
     part, parts = map(int, arguments.part.split("/"))
-    cells = [cell for letter in arguments.studies for cell in cells_of(letter)]
+    unknown = sorted(set(arguments.studies) - set(STUDIES))
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: no study of this name; there are {', '.join(STUDIES)}")
+    cells = [cell for letter in arguments.studies or STUDIES for cell in cells_of(letter)]
+    cells = [cell for cell in cells if arguments.size in (None, cell.size)]
     if arguments.list:
         for cell in cells:
             print(f"{'done' if cell.result.exists() else '    '} {cell.name}")
