@@ -127,6 +127,8 @@ STUDIES: dict[str, Study] = {
             "ends kept, frozen rows": Arm((*EST.overrides, "sampling.keep_ends=true", "optim.unsampled_rows=frozen")),
             "dense, cosine": Arm((*DENSE.overrides, "optim.schedule=cosine")),
             "three_stage, cosine": Arm((*EST.overrides, "optim.schedule=cosine")),
+            "dense, half the rate": Arm((*DENSE.overrides, "optim.lr=0.0015")),
+            "three_stage, half the rate": Arm((*EST.overrides, "optim.lr=0.0015")),
             "dense, twice the rate": Arm((*DENSE.overrides, "optim.lr=0.006")),
             "three_stage, twice the rate": Arm((*EST.overrides, "optim.lr=0.006")),
         },

@@ -1,7 +1,7 @@
 """Run the studies of docs/results/: every finished cell is a small JSON that is kept, and is not run again.
 
     EST_DATA=DIR python benchmarks/study.py a b             # all that is missing of these studies, hours on one core
-    EST_DATA=DIR python benchmarks/study.py a --size m      # only the cells of one size
+    EST_DATA=DIR python benchmarks/study.py a --size m      # only the cells of one size; --seed: of one seed
     EST_DATA=DIR python benchmarks/study.py a --part 1/2    # every second cell, beside a process with --part 2/2
     EST_DATA=DIR python benchmarks/study.py a --minutes 8   # begin no cell after so long
     python benchmarks/study.py a --list                     # which cells there are, and which are done
@@ -107,13 +107,18 @@ def run(cell: Cell, corpus: str) -> None:
     text.append(f"dataset.validation_files=[{corpus}/validation.jsonl.xz]")
     place = (f"sweep={FOLDER}", f"run_name={cell.name}", "resume=auto")
     subprocess.run([sys.executable, "-m", "est_cli.train", *overrides, *text, *place], check=True)
-    folder = Path("outputs") / FOLDER / cell.name
+    folder = kept_of(cell)
     summary = read_object((folder / "summary.json").read_bytes())
     records = read_metrics(folder / "metrics.jsonl")
     flops = {record["step"]: record["flops"] for record in records if "flops" in record}
     curve = [(r["step"], flops.get(r["step"]), r["val_loss"]) for r in records if "val_loss" in r]
     told = {"study": cell.study, "size": cell.size, "arm": cell.arm, "seed": cell.seed, "overrides": overrides}
     _keep(cell, {**told, "summary": {key: summary[key] for key in KEPT}, "validation": curve})
+
+
+def kept_of(cell: Cell) -> Path:
+    """The folder of its run."""
+    return Path("outputs") / FOLDER / cell.name
 
 
 def _same_run(overrides: Sequence[str]) -> dict[str, Any] | None:
@@ -132,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("studies", nargs="*", metavar=f"{{{','.join(STUDIES)}}}")
     parser.add_argument("--part", default="1/1", metavar="I/N")
     parser.add_argument("--size", choices=sorted({size for study in STUDIES.values() for size in study.sizes}))
+    parser.add_argument("--seed", type=int)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args(argv)
@@ -140,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"{', '.join(unknown)}: no study of this name; there are {', '.join(STUDIES)}")
     cells = [cell for letter in arguments.studies or STUDIES for cell in cells_of(letter)]
-    cells = [cell for cell in cells if arguments.size in (None, cell.size)]
+    cells = [cell for cell in cells if arguments.size in (None, cell.size) and arguments.seed in (None, cell.seed)]
     if arguments.list:
         for cell in cells:
             print(f"{'done' if cell.result.exists() else '    '} {cell.name}")

@@ -1,0 +1,155 @@
+"""Study f: are the minima of EST flatter, and does its model do better on GLUE? The twins of study a, looked at.
+
+    EST_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/twins.py        # what is missing, half an hour on one core
+    python benchmarks/twins.py --page                                # only docs/results/study-f.md
+
+For each pair of models that benchmarks/study.py a left in outputs/study/: the trace of the Hessian on held-out text
+(the same probes for all), and of the larger models the dev scores of some tasks of GLUE after fine-tuning with as many
+examples; the seed of the fine-tuning is that of the model. A result is a JSON in docs/results/data/f/ and is not made
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from studies import STUDIES
+from study import DATA, FOLDER, Cell, kept_of
+
+from est_cli.checkpoint.strict_json import read_object
+from est_cli.student_t import mean_interval
+
+ARMS = ("dense", "three_stage")
+TRACE_SIZES, GLUE_SIZE = ("s", "m"), "m"
+TASKS = ("cola", "sst2", "mrpc", "qnli")
+TRACE = ("analyze.tokens=8192", "analyze.seq_len=128", "analyze.batch=16", "analyze.probes=10")
+GLUE = ("eval.max_train_examples=2000", "eval.lr=2e-3", "eval.epochs=3", "tracking.wandb=off")
+PAGE, READING = Path("docs/results/study-f.md"), Path(__file__).parent / "readings" / "f.md"
+GROUPS = ("attention", "mlp", "embeddings", "norms")
+
+Made = dict[str, Any]
+"""What a result file holds."""
+
+
+def seeds() -> tuple[int, ...]:
+    return STUDIES["a"].seeds
+
+
+def result_file(kind: str, size: str, arm: str, seed: int) -> Path:
+    return DATA / "f" / f"{kind}-{size}-{arm}-{seed}.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", action="store_true")
+    if not parser.parse_args().page:
+        for kind, sizes, make in (("trace", TRACE_SIZES, trace), ("glue", (GLUE_SIZE,), glue)):
+            for cell in (Cell("a", size, arm, seed) for size in sizes for seed in seeds() for arm in ARMS):
+                keep(result_file(kind, cell.size, cell.arm, cell.seed), cell, make)
+    PAGE.write_text(page())
+
+
+def keep(file: Path, cell: Cell, make: Callable[[Cell], Made]) -> None:
+    if file.exists() or not kept_of(cell).is_dir():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    made = {"size": cell.size, "arm": cell.arm, "seed": cell.seed, **make(cell)}
+    file.write_text(json.dumps(made, indent=1) + "\n")
+
+
+def trace(cell: Cell) -> Made:
+    corpus, name = f"{os.environ['EST_DATA']}/corpus", f"{FOLDER}-trace-{cell.name}"
+    text = ["dataset=text", f"dataset.files=[{corpus}/train-00000.jsonl.xz]"]
+    text.append(f"dataset.validation_files=[{corpus}/validation.jsonl.xz]")
+    command("analyze", f"checkpoint={kept_of(cell)}", f"run_name={name}", *text, *TRACE)
+    found = read_object((Path("outputs") / name / "analysis.json").read_bytes())
+    of = ("loss", "trace", "without_embeddings", "groups", "weights")
+    return {"commit": found["git_commit"], **{key: found["result"][key] for key in of}}
+
+
+def glue(cell: Cell) -> Made:
+    where = (f"checkpoint={kept_of(cell)}", f"run_name={FOLDER}-glue-{cell.name}", f"task={','.join(TASKS)}")
+    command("eval", *where, f"eval.data_dir={os.environ['EST_DATA']}/glue", f"eval.seeds=[{cell.seed}]", *GLUE)
+    found = read_object((Path("outputs") / f"{FOLDER}-glue-{cell.name}" / "results.json").read_bytes())
+    return {"scores": {record["task"]: 100 * record["score"] for record in found["records"]}}
+
+
+def command(door: str, *overrides: str) -> None:
+    subprocess.run([sys.executable, "-m", f"est_cli.{door}", *overrides], check=True)
+
+
+def page() -> str:
+    lines = ["# Study f: are the minima of EST flatter, and does its model do better on GLUE?", "", "```sh"]
+    lines += ["EST_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/study.py a", "EST_DATA=DIR python benchmarks/twins.py"]
+    lines += [
+        "```",
+        "",
+        "The models are those of [study a](study-a.md). Differences are three_stage minus dense, paired",
+    ]
+    lines += ["by seed, with 95 % intervals (Student's t). Every number is in [data/f](data/f).", ""]
+    for size in TRACE_SIZES:
+        lines += _trace_table(size)
+    lines += _glue_table()
+    if READING.is_file():
+        lines += ["## What this says, and what not", "", READING.read_text().strip(), ""]
+    return "\n".join(lines)
+
+
+def _found(kind: str, size: str) -> dict[str, list[Made]]:
+    """By arm, of the seeds that all arms have."""
+    complete = [s for s in seeds() if all(result_file(kind, size, arm, s).exists() for arm in ARMS)]
+    return {arm: [read_object(result_file(kind, size, arm, s).read_bytes()) for s in complete] for arm in ARMS}
+
+
+def _trace_table(size: str) -> Iterator[str]:
+    found = _found("trace", size)
+    n = len(found["dense"])
+    if not n:
+        return
+    yield from (f"## Trace of the Hessian, size {size} (n = {n}, {TRACE[-1].split('=')[1]} probes each)", "")
+    yield from (f"| weights | {' | '.join(ARMS)} | difference | relative |", "|---|---|---|---|---|")
+    yield _row("all", found, lambda one: one["trace"]["mean"])
+    yield _row("without embeddings", found, lambda one: one["without_embeddings"]["mean"])
+    for group in GROUPS:
+        yield _row(group, found, lambda one, group=group: one["groups"][group]["mean"])  # type: ignore[misc]
+    yield _row("loss on this text", found, lambda one: one["loss"])
+    yield ""
+
+
+def _glue_table() -> Iterator[str]:
+    found = _found("glue", GLUE_SIZE)
+    n = len(found["dense"])
+    if not n:
+        return
+    yield from (f"## GLUE, size {GLUE_SIZE} (dev scores x 100, n = {n} models each)", "")
+    yield from (f"| task | {' | '.join(ARMS)} | difference | relative |", "|---|---|---|---|---|")
+    for task in TASKS:
+        yield _row(task, found, lambda one, task=task: one["scores"][task])  # type: ignore[misc]
+    yield _row("average", found, lambda one: fmean(one["scores"].values()))
+    yield ""
+
+
+def _row(name: str, found: dict[str, list[Made]], value: Callable[[Made], float]) -> str:
+    values = {arm: [value(one) for one in found[arm]] for arm in ARMS}
+    gaps = [est - dense for dense, est in zip(*(values[arm] for arm in ARMS), strict=True)]
+    interval = mean_interval(gaps)
+    shown = "" if interval is None else f" ({interval[0]:+.4g} .. {interval[1]:+.4g})"
+    relative = fmean(gaps) / fmean(values["dense"])
+    cells = " | ".join(_mean(values[arm]) for arm in ARMS)
+    return f"| {name} | {cells} | {fmean(gaps):+.4g}{shown} | {100 * relative:+.1f} % |"
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{fmean(values):.4g}" + (f" +- {stdev(values):.2g}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    main()
