@@ -121,6 +121,9 @@ STUDIES: dict[str, Study] = {
             "three_stage": EST,
             "ends kept": Arm((*EST.overrides, "sampling.keep_ends=true")),
             "four draws in each step": Arm((*EST.overrides, "sampling.redraw=forward", "train.micro_batch=4")),
+            "ends kept, four draws": Arm(
+                (*EST.overrides, "sampling.keep_ends=true", "sampling.redraw=forward", "train.micro_batch=4")
+            ),
             "branches times 1/p_L": Arm((*EST.overrides, "sampling.layer_scale=inverse")),
             "frozen rows": Arm((*EST.overrides, "optim.unsampled_rows=frozen")),
             "skipped layers decay": Arm((*EST.overrides, "optim.skipped_layers=zero_grad")),

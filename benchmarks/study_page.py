@@ -5,7 +5,8 @@
 
 Every number on a page comes from docs/results/data/. What the numbers say is written by hand in benchmarks/readings/,
 where {diff ARM - ARM @ SIZE} stands for a difference of final validation losses with its interval, {loss ARM @ SIZE}
-for a mean and {saved ARM @ SIZE} for the share of the total FLOPs that an arm saves.
+for a mean and {saved ARM @ SIZE} for the share of the total FLOPs that an arm saves; {... @ SIZE of LETTER} is another
+study's. The front page, docs/results/README.md, is readings/front.md filled in.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def page(letter: str) -> str:
         lines += [f"![validation loss](study-{letter}-{size}.png)", ""]
     reading = READINGS / f"{letter}.md"
     if reading.is_file():
-        lines += ["## What this says, and what not", "", _filled(reading.read_text(), sizes).strip(), ""]
+        lines += ["## What this says, and what not", "", filled(reading.read_text(), letter).strip(), ""]
     return "\n".join(lines)
 
 
@@ -127,19 +128,21 @@ def _difference(cells: Mapping[int, Cell], others: Mapping[int, Cell]) -> str:
     return f"{fmean(gaps):+.4f}" + ("" if interval is None else f" ({interval[0]:+.4f} .. {interval[1]:+.4f})")
 
 
-def _filled(text: str, sizes: Mapping[str, Runs]) -> str:
+def filled(text: str, letter: str) -> str:
+    """`text` with the numbers that its braces ask for; KeyError where there is no such arm, size or study."""
+
     def value(match: re.Match[str]) -> str:
-        kind, what, size = match[1], match[2].strip(), match[3]
-        arms = sizes[size]
+        kind, what, size, other = match[1], match[2].strip(), match[3], match[4]
+        arms = results_of(other or letter)[size]
         if kind == "diff":
-            one, other = (name.strip() for name in what.split(" - "))
-            return _difference(arms[one], arms[other])
+            one, against = (name.strip() for name in what.split(" - "))
+            return _difference(arms[one], arms[against])
         summaries = [cell["summary"] for cell in arms[what].values()]
         if kind == "saved":
             return f"{fmean(summary['flops_saved_pct_total'] for summary in summaries):.1f} %"
         return f"{fmean(summary['final_val_loss'] for summary in summaries):.4f}"
 
-    return re.sub(r"\{(diff|loss|saved) ([^@}]+) @ (\w+)\}", value, text)
+    return re.sub(r"\{(diff|loss|saved) ([^@}]+) @ (\w+)(?: of (\w))?\}", value, text)
 
 
 def draw(letter: str, size: str, arms: Runs) -> None:
@@ -177,6 +180,9 @@ def main(letters: Sequence[str]) -> None:
         (PAGES / f"study-{letter}.md").write_text(page(letter))
         for size, arms in sizes.items():
             draw(letter, size, arms)
+    front = READINGS / "front.md"
+    if front.is_file():
+        (PAGES / "README.md").write_text(filled(front.read_text(), "a"))
 
 
 if __name__ == "__main__":
