@@ -132,6 +132,8 @@ STUDIES: dict[str, Study] = {
             "three_stage, cosine": Arm((*EST.overrides, "optim.schedule=cosine")),
             "dense, half the rate": Arm((*DENSE.overrides, "optim.lr=0.0015")),
             "three_stage, half the rate": Arm((*EST.overrides, "optim.lr=0.0015")),
+            "ends kept, half the rate": Arm((*EST.overrides, "sampling.keep_ends=true", "optim.lr=0.0015")),
+            "frozen rows, half the rate": Arm((*EST.overrides, "optim.unsampled_rows=frozen", "optim.lr=0.0015")),
             "dense, twice the rate": Arm((*DENSE.overrides, "optim.lr=0.006")),
             "three_stage, twice the rate": Arm((*EST.overrides, "optim.lr=0.006")),
         },
@@ -141,6 +143,17 @@ STUDIES: dict[str, Study] = {
         "Is there a schedule that saves more than the paper's at no higher loss than dense training?",
         {"dense": DENSE, **CANDIDATES},
         seeds=(0,),
+    ),
+    "j": Study(
+        "Does EST reach the loss of dense training at the size of GPT-2 base, and is it better at equal FLOPs?",
+        {
+            "dense": DENSE,
+            "three_stage": EST,
+            "ends kept": Arm((*EST.overrides, "sampling.keep_ends=true")),
+            "dense, equal FLOPs": SHORT,
+        },
+        sizes=("base",),
+        seeds=(0, 1, 2),
     ),
     "i": Study(
         "Does the saving survive a modern recipe (Llama's shape, WSD, Muon)?",
@@ -152,4 +165,7 @@ STUDIES: dict[str, Study] = {
         seeds=(0, 1),
     ),
 }
-"""By the letter of the plan; d is benchmarks/schedulers.py, f needs the models of a (Hessian trace, GLUE)."""
+"""By letter; d is benchmarks/schedulers.py, f looks at the models of a (benchmarks/twins.py)."""
+
+ON_GPU = ("j",)
+"""Run only where they are asked for by name."""

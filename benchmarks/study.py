@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studies import STUDIES, Arm, Study
+from studies import ON_GPU, STUDIES, Arm, Study
 
 from est_cli.checkpoint.strict_json import read_object
 from est_cli.compose import composed
@@ -103,7 +103,8 @@ def run(cell: Cell, corpus: str) -> None:
     if known is not None:
         _keep(cell, {**known, "study": cell.study, "arm": cell.arm})
         return
-    text = ["dataset=text", f"dataset.files=[{corpus}/train-00000.jsonl.xz]", "tracking.wandb=off"]
+    part = "train-*" if cell.study in ON_GPU else "train-00000"
+    text = ["dataset=text", f"dataset.files=[{corpus}/{part}.jsonl.xz]", "tracking.wandb=off"]
     text.append(f"dataset.validation_files=[{corpus}/validation.jsonl.xz]")
     place = (f"sweep={FOLDER}", f"run_name={cell.name}", "resume=auto")
     subprocess.run([sys.executable, "-m", "est_cli.train", *overrides, *text, *place], check=True)
@@ -145,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     unknown = sorted(set(arguments.studies) - set(STUDIES))
     if unknown:
         parser.error(f"{', '.join(unknown)}: no study of this name; there are {', '.join(STUDIES)}")
-    cells = [cell for letter in arguments.studies or STUDIES for cell in cells_of(letter)]
+    cells = [cell for letter in arguments.studies or sorted(set(STUDIES) - set(ON_GPU)) for cell in cells_of(letter)]
     cells = [cell for cell in cells if arguments.size in (None, cell.size) and arguments.seed in (None, cell.seed)]
     if arguments.list:
         for cell in cells:
