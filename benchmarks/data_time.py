@@ -2,7 +2,7 @@
 
     python benchmarks/data_time.py
 
-Times the reading of one step's tokens (order, gather from memory-mapped files, conversion) against the whole step of
+Times the reading of one step's tokens (order, gather from files that are open, conversion) against the whole step of
 the smallest preset, gpt2_tiny at its default 4,096 tokens: the worst case, since larger models have longer steps.
 There are more tokens than in the corpus of most runs of that size (100 M, in 20 files), and positions are random.
 """

@@ -144,6 +144,17 @@ STUDIES: dict[str, Study] = {
         {"dense": DENSE, **CANDIDATES},
         seeds=(0,),
     ),
+    "k": Study(
+        "Does the best schedule of study h hold with seeds that did not choose it, and at another size?",
+        {
+            "dense": DENSE,
+            "raptr": CANDIDATES["raptr"],
+            "dense, equal FLOPs": Arm(DENSE.overrides, as_long_as="raptr"),
+            "three_stage": CANDIDATES["three_stage"],
+        },
+        sizes=("s", "l"),
+        seeds=(1, 2, 3),
+    ),
     "j": Study(
         "Does EST reach the loss of dense training at the size of GPT-2 base, and is it better at equal FLOPs?",
         {

@@ -72,15 +72,15 @@ def overrides_of(cell: Cell) -> list[str]:
     """Of est-train, without text and names."""
     study = STUDIES[cell.study]
     arm = study.arms[cell.arm]
-    given = [f"experiment=study_{cell.size}", *arm.overrides, f"seed={cell.seed}"]
-    if arm.saves is not None:
-        given += _boundaries(arm, arm.saves, cell.size)
+    given = [f"experiment=study_{cell.size}", *arm.overrides, f"seed={cell.seed}", *_boundaries(arm, cell.size)]
     return given if arm.as_long_as is None else [*given, f"train.max_steps={_steps(study, arm, cell.size)}"]
 
 
-def _boundaries(arm: Arm, saves: float, size: str) -> list[str]:
-    """As many as save this share of the block FLOPs."""
-    overrides = [f"experiment=study_{size}", *arm.overrides, f"target_saving={saves}"]
+def _boundaries(arm: Arm, size: str) -> list[str]:
+    """Those that save the share of the block FLOPs that the arm is to save, if it says so."""
+    if arm.saves is None:
+        return []
+    overrides = [f"experiment=study_{size}", *arm.overrides, f"target_saving={arm.saves}"]
     found = make_plan(composed("plan", PlanConfig, overrides, None)[0]).met
     assert found is not None
     return found.found.split()
@@ -90,8 +90,9 @@ def _steps(study: Study, arm: Arm, size: str) -> int:
     """As many as use the FLOPs of the arm that this one is to be as long as."""
     assert arm.as_long_as is not None
     recipe = f"experiment=study_{size}"
-    longest = study.arms[arm.as_long_as].overrides
-    flops = make_plan(composed("plan", PlanConfig, [recipe, *longest], None)[0]).ledger.used.total
+    longest = study.arms[arm.as_long_as]
+    overrides = [recipe, *longest.overrides, *_boundaries(longest, size)]
+    flops = make_plan(composed("plan", PlanConfig, overrides, None)[0]).ledger.used.total
     target = ("train.max_steps=null", f"target_flops={flops}", "target_convention=total")
     return make_plan(composed("plan", PlanConfig, [recipe, *arm.overrides, *target], None)[0]).scheduler.max_steps
 
