@@ -148,9 +148,9 @@ STUDIES: dict[str, Study] = {
         "Does the best schedule of study h hold with seeds that did not choose it, and at another size?",
         {
             "dense": DENSE,
-            "raptr": CANDIDATES["raptr"],
-            "dense, equal FLOPs": Arm(DENSE.overrides, as_long_as="raptr"),
-            "three_stage": CANDIDATES["three_stage"],
+            "one_layer": CANDIDATES["one_layer"],
+            "one_layer, 40 % saved": Arm(CANDIDATES["one_layer"].overrides, saves=0.4),
+            "dense, equal FLOPs": Arm(DENSE.overrides, as_long_as="one_layer"),
         },
         sizes=("s", "l"),
         seeds=(1, 2, 3),
