@@ -69,7 +69,7 @@ STUDIES: dict[str, Study] = {
     "a": Study(
         "Does EST reach the loss of dense training at equal steps, and is it better at equal FLOPs?",
         {"dense": DENSE, "three_stage": EST, "dense, equal FLOPs": SHORT},
-        sizes=("s", "m", "l"),
+        sizes=("s", "l", "m"),
     ),
     "b": Study(
         "Which kind of sampling costs what?",

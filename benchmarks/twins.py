@@ -4,7 +4,7 @@
     python benchmarks/twins.py --page                                # only docs/results/study-f.md
 
 For each pair of models that benchmarks/study.py a left in outputs/study/: the trace of the Hessian on held-out text
-(the same probes for all), and of the larger models the dev scores of some tasks of GLUE after fine-tuning with as many
+(the same probes for all), and of the larger ones the dev scores of some tasks of GLUE after fine-tuning with as many
 examples; the seed of the fine-tuning is that of the model. A result is a JSON in docs/results/data/f/ and is not made
 again.
 """
@@ -28,7 +28,7 @@ from est_cli.checkpoint.strict_json import read_object
 from est_cli.student_t import mean_interval
 
 ARMS = ("dense", "three_stage")
-TRACE_SIZES, GLUE_SIZE = ("s", "m"), "m"
+TRACE_SIZES, GLUE_SIZE = ("s", "l"), "s"
 TASKS = ("cola", "sst2", "mrpc", "qnli")
 TRACE = ("analyze.tokens=8192", "analyze.seq_len=128", "analyze.batch=16", "analyze.probes=10")
 GLUE = ("eval.max_train_examples=2000", "eval.lr=2e-3", "eval.epochs=3", "tracking.wandb=off")
