@@ -27,7 +27,10 @@ from study import DATA, FOLDER, Cell, kept_of
 from est_cli.checkpoint.strict_json import read_object
 from est_cli.student_t import mean_interval
 
-ARMS = ("dense", "three_stage")
+EST = "three_stage"
+ARMS = ("dense", EST)
+SHORT = "dense, equal FLOPs"
+"""Traces only: models that are less trained have smaller traces, so EST's is also held against one as cheap."""
 TRACE_SIZES, GLUE_SIZE = ("s", "l"), "s"
 TASKS = ("cola", "sst2", "mrpc", "qnli")
 TRACE = ("analyze.tokens=8192", "analyze.seq_len=128", "analyze.batch=16", "analyze.probes=10")
@@ -44,20 +47,22 @@ def seeds() -> tuple[int, ...]:
 
 
 def result_file(kind: str, size: str, arm: str, seed: int) -> Path:
-    return DATA / "f" / f"{kind}-{size}-{arm}-{seed}.json"
+    return DATA / "f" / f"{kind}-{Cell('f', size, arm, seed).name.removeprefix('f-')}.json"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", action="store_true")
     if not parser.parse_args().page:
-        for kind, sizes, make in (("trace", TRACE_SIZES, trace), ("glue", (GLUE_SIZE,), glue)):
-            for cell in (Cell("a", size, arm, seed) for size in sizes for seed in seeds() for arm in ARMS):
-                keep(result_file(kind, cell.size, cell.arm, cell.seed), cell, make)
+        for cell in (Cell("a", size, arm, seed) for size in TRACE_SIZES for seed in seeds() for arm in (*ARMS, SHORT)):
+            keep("trace", cell, trace)
+        for cell in (Cell("a", GLUE_SIZE, arm, seed) for seed in seeds() for arm in ARMS):
+            keep("glue", cell, glue)
     PAGE.write_text(page())
 
 
-def keep(file: Path, cell: Cell, make: Callable[[Cell], Made]) -> None:
+def keep(kind: str, cell: Cell, make: Callable[[Cell], Made]) -> None:
+    file = result_file(kind, cell.size, cell.arm, cell.seed)
     if file.exists() or not kept_of(cell).is_dir():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +97,7 @@ def page() -> str:
     lines += [
         "```",
         "",
-        "The models are those of [study a](study-a.md). Differences are three_stage minus dense, paired",
+        "The models are those of [study a](study-a.md). Differences are three_stage minus another, paired",
     ]
     lines += ["by seed, with 95 % intervals (Student's t). Every number is in [data/f](data/f).", ""]
     for size in TRACE_SIZES:
@@ -103,19 +108,19 @@ def page() -> str:
     return "\n".join(lines)
 
 
-def _found(kind: str, size: str) -> dict[str, list[Made]]:
+def _found(kind: str, size: str, arms: Sequence[str]) -> dict[str, list[Made]]:
     """By arm, of the seeds that all arms have."""
-    complete = [s for s in seeds() if all(result_file(kind, size, arm, s).exists() for arm in ARMS)]
-    return {arm: [read_object(result_file(kind, size, arm, s).read_bytes()) for s in complete] for arm in ARMS}
+    complete = [s for s in seeds() if all(result_file(kind, size, arm, s).exists() for arm in arms)]
+    return {arm: [read_object(result_file(kind, size, arm, s).read_bytes()) for s in complete] for arm in arms}
 
 
 def _trace_table(size: str) -> Iterator[str]:
-    found = _found("trace", size)
+    found = _found("trace", size, (*ARMS, SHORT))
     n = len(found["dense"])
     if not n:
         return
     yield from (f"## Trace of the Hessian, size {size} (n = {n}, {TRACE[-1].split('=')[1]} probes each)", "")
-    yield from (f"| weights | {' | '.join(ARMS)} | difference | relative |", "|---|---|---|---|---|")
+    yield from _header("weights", found)
     yield _row("all", found, lambda one: one["trace"]["mean"])
     yield _row("without embeddings", found, lambda one: one["without_embeddings"]["mean"])
     for group in GROUPS:
@@ -125,26 +130,35 @@ def _trace_table(size: str) -> Iterator[str]:
 
 
 def _glue_table() -> Iterator[str]:
-    found = _found("glue", GLUE_SIZE)
+    found = _found("glue", GLUE_SIZE, ARMS)
     n = len(found["dense"])
     if not n:
         return
     yield from (f"## GLUE, size {GLUE_SIZE} (dev scores x 100, n = {n} models each)", "")
-    yield from (f"| task | {' | '.join(ARMS)} | difference | relative |", "|---|---|---|---|---|")
+    yield from _header("task", found)
     for task in TASKS:
         yield _row(task, found, lambda one, task=task: one["scores"][task])  # type: ignore[misc]
     yield _row("average", found, lambda one: fmean(one["scores"].values()))
     yield ""
 
 
+def _header(what: str, found: dict[str, list[Made]]) -> Iterator[str]:
+    against = [arm for arm in found if arm != EST]
+    yield f"| {what} | {' | '.join(found)} | {' | '.join(f'minus {arm}' for arm in against)} |"
+    yield "|---" * (1 + len(found) + len(against)) + "|"
+
+
 def _row(name: str, found: dict[str, list[Made]], value: Callable[[Made], float]) -> str:
-    values = {arm: [value(one) for one in found[arm]] for arm in ARMS}
-    gaps = [est - dense for dense, est in zip(*(values[arm] for arm in ARMS), strict=True)]
+    values = {arm: [value(one) for one in of] for arm, of in found.items()}
+    gaps = [_gap(values[EST], others) for arm, others in values.items() if arm != EST]
+    return f"| {name} | {' | '.join([*map(_mean, values.values()), *gaps])} |"
+
+
+def _gap(values: Sequence[float], others: Sequence[float]) -> str:
+    gaps = [one - other for one, other in zip(values, others, strict=True)]
     interval = mean_interval(gaps)
     shown = "" if interval is None else f" ({interval[0]:+.4g} .. {interval[1]:+.4g})"
-    relative = fmean(gaps) / fmean(values["dense"])
-    cells = " | ".join(_mean(values[arm]) for arm in ARMS)
-    return f"| {name} | {cells} | {fmean(gaps):+.4g}{shown} | {100 * relative:+.1f} % |"
+    return f"{fmean(gaps):+.4g}{shown}, {100 * fmean(gaps) / fmean(others):+.1f} %"
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -89,7 +89,7 @@ def test_a_run_is_not_made_twice(data: Path) -> None:
 
 
 def test_twins_are_compared_pair_by_pair(data: Path) -> None:
-    traces = {"dense": (10.0, 20.0), "three_stage": (5.0, 8.0, 1.0)}
+    traces = {"dense": (10.0, 20.0), "three_stage": (5.0, 8.0, 1.0), twins.SHORT: (4.0, 4.0)}
     for arm, means in traces.items():
         for seed, mean in enumerate(means):
             file = twins.result_file("trace", "s", arm, seed)
@@ -98,4 +98,4 @@ def test_twins_are_compared_pair_by_pair(data: Path) -> None:
             groups = dict.fromkeys(twins.GROUPS, told)
             file.write_text(json.dumps({"trace": told, "without_embeddings": told, "groups": groups, "loss": mean}))
     (row,) = (line for line in twins.page().splitlines() if line.startswith("| all "))
-    assert f"{fmean((10, 20)):g}" in row and "| -8.5 (" in row and "-56.7 %" in row
+    assert f"{fmean((10, 20)):g}" in row and "| -8.5 (" in row and "-56.7 % | +2.5 (" in row
