@@ -1,0 +1,59 @@
+"""The claim card of study a on a page: docs/results/claim.md, from the report of its runs.
+
+    python benchmarks/claim.py s        # of the runs in outputs/study/a-s-*, which benchmarks/study.py a leaves there
+
+est-report makes the card; here it only becomes Markdown.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from study import cells_of, kept_of
+
+from est_cli.checkpoint.strict_json import read_file
+
+PAGE, PICTURE = Path("docs/results/claim.md"), Path("docs/results/claim-flops.png")
+LIMIT = 1 << 24
+"""Bytes of a report.json."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (size,) = sys.argv[1:] if argv is None else argv
+    runs = [kept_of(cell) for cell in cells_of("a") if cell.size == size]
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "report"
+        shown = ["--out", str(out), "--title", f"Study a, size {size}"]
+        subprocess.run([sys.executable, "-m", "est_cli.report", *map(str, runs), *shown], check=True)
+        (card,) = read_file(out / "report.json", LIMIT)["claims"]
+        shutil.copyfile(out / "loss-flops-total.png", PICTURE)
+    PAGE.write_text("\n".join(page(card, size)) + "\n")
+
+
+def page(card: Mapping[str, Any], size: str) -> Iterator[str]:
+    """`card`: one of the claims in a report.json."""
+    yield from (f"# Claim card: {card['group']} against {card['dense']} (size {size} of [study a](study-a.md))", "")
+    yield from (
+        "```sh",
+        "EST_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/study.py a",
+        f"python benchmarks/claim.py {size}",
+    )
+    yield from ("```", "", f"Final validation loss in nats per token, seeds {', '.join(map(str, card['seeds']))}.", "")
+    yield from ("| comparison | with | loss | dense loss | 95 % interval and verdict | |", "|---|---|---|---|---|---|")
+    for row in card["comparisons"]:
+        losses = " | ".join("" if row[key] is None else f"{row[key]:.4f}" for key in ("loss", "dense_loss"))
+        yield f"| {row['measure']} | {row['against']} | {losses} | {row['verdict']} | {row['note']} |"
+    yield from ("", *(f"- {caution}" for caution in card["cautions"]))
+    for what, values in card["provenance"].items():
+        yield f"- {what}: {', '.join(value[:60] for value in values)}"
+    yield from ("", f"![validation loss against FLOPs]({PICTURE.name})")
+
+
+if __name__ == "__main__":
+    main()
