@@ -124,9 +124,9 @@ def kept_of(cell: Cell) -> Path:
 
 
 def _same_run(overrides: Sequence[str]) -> dict[str, Any] | None:
-    """The cell of any study that was run with these overrides."""
+    """The cell of any study that was run with these overrides; results of twins.py have none."""
     cells = (read_object(path.read_bytes()) for path in sorted(DATA.glob("*/*.json")))
-    return next((cell for cell in cells if cell["overrides"] == list(overrides)), None)
+    return next((cell for cell in cells if cell.get("overrides") == list(overrides)), None)
 
 
 def _keep(cell: Cell, content: dict[str, Any]) -> None:
