@@ -52,7 +52,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its file and its run."""
-        words = re.sub(r"[^A-Za-z0-9_.=-]+", "-", f"{self.study}-{self.size}-{self.arm}-{self.seed}")
+        words = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{self.study}-{self.size}-{self.arm}-{self.seed}")
         return words.strip("-")
 
     @property
