@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 
-HALF = 0.5
 KEYS = {"heads": "p_h", "columns": "p_m", "layers": "p_l"}
 
 
@@ -28,7 +27,6 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     reference: str = "dense"
     """The arm that the others are held against."""
-    notes: tuple[str, ...] = field(default=())
 
 
 MODERN = ("model=llama_tiny", "model.mlp_size=112", "optim=muon")
