@@ -17,7 +17,7 @@ from typing import Any
 
 from study import cells_of, kept_of
 
-from est_cli.checkpoint.strict_json import read_file
+from est_cli.checkpoint.strict_json import read_object
 
 PAGE, PICTURE = Path("docs/results/claim.md"), Path("docs/results/claim-flops.png")
 LIMIT = 1 << 24
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         out = Path(folder) / "report"
         shown = ["--out", str(out), "--title", f"Study a, size {size}"]
         subprocess.run([sys.executable, "-m", "est_cli.report", *map(str, runs), *shown], check=True)
-        (card,) = read_file(out / "report.json", LIMIT)["claims"]
+        (card,) = read_object((out / "report.json").read_bytes(), LIMIT)["claims"]
         shutil.copyfile(out / "loss-flops-total.png", PICTURE)
     PAGE.write_text("\n".join(page(card, size)) + "\n")
 
