@@ -27,7 +27,7 @@ from est_cli.sweep.settings import Settings, direction_of, opened_hydra, told_of
 
 _QUIET = (
     *("hydra.sweep.subdir=.", "hydra.output_subdir=null", "hydra.job.chdir=false"),
-    *("hydra/job_logging=disabled", "hydra/hydra_logging=disabled"),
+    *("hydra/job_logging=none", "hydra/hydra_logging=none"),  # "disabled" silences every logger that there is, ours too
 )
 _FOLDER = "launcher"
 """What a plugin writes itself lies here, inside the sweep's folder."""
