@@ -15,7 +15,7 @@ GPU_RUN := model=gpt2 train.max_steps=300 train.seq_len=1024 train.tokens_per_st
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-faults lint bench study gpu clean
+.PHONY: help install train test test-faults soak lint bench study study-gpu gpu clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ test: install ## ruff, mypy and all tests (two CPU cores, about 18 minutes)
 test-faults: install ## the whole fault suite of docs/faults.md (two CPU cores, 25 minutes)
 	EST_FAULTS=full EST_FAULT_REPORT=outputs/faults.md $(PYTEST) -n 2 --dist loadfile tests/faults $(PYTEST_ARGS)
 
+soak: install ## 20,000 tiny steps and 400 saves: memory, files and threads must not grow (a quiet quarter of an hour)
+	EST_FAULTS=soak $(PYTEST) tests/faults/test_soak.py $(PYTEST_ARGS)
+
 lint: install ## ruff and mypy only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,6 +56,10 @@ bench: install ## tokens/s of dense and each stage against Hugging Face and the 
 
 study: install ## the studies of docs/results that are missing (EST_DATA=DIR; hours; STUDY_ARGS="a --part 1/2")
 	$(BIN)/python benchmarks/study.py $(STUDY_ARGS)
+
+study-gpu: ## the next runs of study j (GPT-2 base), under 9 minutes; again until nothing is left (EST_DATA=DIR)
+	$(GPU_PYTHON) benchmarks/study.py j --minutes 5
+	$(GPU_PYTHON) benchmarks/study_page.py j
 
 gpu: ## the open items of docs/gpu-runs.md, on a machine with a GPU (NANOGPT=PATH/train.py for that comparison)
 	mkdir -p outputs/gpu

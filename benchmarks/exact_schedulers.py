@@ -16,6 +16,7 @@ Exits with 1 if anything is not as it should be.
 
 from __future__ import annotations
 
+import argparse
 import random
 import signal
 import subprocess
@@ -93,7 +94,7 @@ def main(names: Sequence[str]) -> int:
     print("| scheduler | new stage after step | stopped after about | resumed | FLOPs (total) | plan | two processes |")
     print("|---|---|---|---|---|---|---|", flush=True)
     well = True
-    for name in names or [scheduler.value for scheduler in SchedulerName]:
+    for name in names:
         with TemporaryDirectory() as folder:
             row, fine = checked(name, Path(folder))
         print(f"| {' | '.join(row)} |", flush=True)
@@ -101,5 +102,17 @@ def main(names: Sequence[str]) -> int:
     return 0 if well else 1
 
 
+def asked() -> list[str]:
+    """The schedulers that the command line names, or all of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = [scheduler.value for scheduler in SchedulerName]
+    parser.add_argument("names", nargs="*", metavar="SCHEDULER", help=", ".join(known))
+    names: list[str] = parser.parse_args().names
+    for name in names:
+        if name not in known:
+            parser.error(f"no scheduler {name}; there are {', '.join(known)}")
+    return names or known
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(asked()))

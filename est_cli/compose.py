@@ -92,6 +92,10 @@ def _told_in_one_line(schema: type) -> Iterator[None]:
         raise config_error(error, schema) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration: a file cannot be read as YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError("configuration: a file is nested too deeply, or is part of itself by its defaults") from error
+    except ValueError as error:  # Hydra's own, of first lines and lists of defaults
+        raise ConfigError(f"configuration: {error}") from error
 
 
 def _answer(config_name: str, argv: Sequence[str]) -> None:

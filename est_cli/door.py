@@ -16,6 +16,8 @@ from typing import NoReturn
 
 from est_cli.errors import ConfigError, EstError, OutOfMemory, PeerLostError, StoppedBySignal, StorageError
 from est_cli.rank import Rank, rank_of_environment
+from est_cli.redact import one_line
+from est_cli.stopping import heeded
 
 Tell = Callable[[int, str], None]
 """Takes an exit code and the line that explains it."""
@@ -44,12 +46,14 @@ def enter(
     """
     os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before torch is imported, which reads it
     try:
-        with _messages_shown(), _sigterm_raises():
+        with _messages_shown(), _signals_raise():
             _run_and_flush(main, sys.argv if argv is None else argv)
         return 0
-    except BrokenPipeError:
-        _silence_stdout()
-        return 128 + 13
+    except (BrokenPipeError, SystemExit) as left:
+        if not isinstance(left, BrokenPipeError) and not isinstance(left.__context__, BrokenPipeError):
+            raise
+        _silence_stdout()  # rich, too, has met it, and makes an exit of it
+        return 128 + signal.SIGPIPE
     except (StoppedBySignal, KeyboardInterrupt, EstError, OSError, MemoryError, RuntimeError) as error:
         explained = _explained(error)
         if explained is None:
@@ -57,7 +61,7 @@ def enter(
         if os.environ.get("EST_DEBUG") == "1":
             traceback.print_exception(error)
         code, message = explained
-        line = " ".join(message.split())
+        line = one_line(message)
         if tell is None:
             _print_line(program, error, code, line)
         else:
@@ -127,10 +131,16 @@ def _run_and_flush(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -
     sys.stdout.flush()
 
 
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
 @contextmanager
 def _messages_shown() -> Iterator[None]:
     """Information and warnings of our own modules, as plain lines on stderr; of ranks other than the first warnings."""
     logger, handler = logging.getLogger("est_cli"), logging.StreamHandler()
+    handler.setFormatter(_Plain())
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if _rank().first else logging.WARNING)
@@ -144,17 +154,19 @@ def _messages_shown() -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM unwind and be told as Ctrl-C is, wherever a command does not handle it in a better way."""
+def _signals_raise() -> Iterator[None]:
+    """Let SIGTERM and its like unwind and be told as Ctrl-C is, wherever a command does nothing better with them."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise StoppedBySignal(signum, "by SIGTERM before a checkpoint could be saved")
+        raise StoppedBySignal(signum, f"by {signal.Signals(signum).name} before a checkpoint could be saved")
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    numbers = [number for number in heeded() if number != signal.SIGINT]  # Python's own handler raises already
+    previous = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,15 +17,7 @@ from est_cli.config import HF, ModelConfig
 from est_cli.data.hub import require_hub
 from est_cli.derived import preset_settings
 from est_cli.errors import ConfigError
-
-CODE_KEYS = (
-    "auto_map",
-    "_attn_implementation_internal",
-    "_attn_implementation",
-    "attn_implementation",
-    "quantization_config",
-)
-"""Keys of a config.json that load or choose code (an attention may name a repository); they are refused."""
+from est_cli.foreign import code_keys, refuse_larger, refuse_odd_folder
 
 DROPOUTS = (
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout"),
@@ -132,8 +125,10 @@ def _loaded_config(model: ModelConfig) -> Any:
     name = str(model.name_or_path)
     local = _is_local(name)
     try:
+        if local:
+            refuse_odd_folder(Path(name))
         raw, _ = PreTrainedConfig.get_config_dict(name, local_files_only=local)
-        code = [key for key in CODE_KEYS if raw.get(key) is not None]
+        code = code_keys(raw)
         if not code:
             config = AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local)
     except Exception as error:  # whatever transformers raises for files that are not ours
@@ -183,6 +178,8 @@ def _is_local(name: str) -> bool:
 def _pretrained(name: str, config: Any) -> PreTrainedModel:
     """The model with the weights of `name`, which must hold every one of them."""
     with quiet_transformers():
+        if os.path.isdir(name):
+            refuse_larger(Path(name), AutoModelForCausalLM, config)
         model, info = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,

@@ -68,9 +68,11 @@ def stored_config(folder: Path) -> RunConfig:
     """The configuration a run was started with, from its config.yaml: plain data, no links between its parts."""
     path = RunDir(folder).config
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        if len(data) > MAX_CONFIG_BYTES:
             raise CheckpointError(f"{path}: is larger than {MAX_CONFIG_BYTES} bytes; that is no configuration of a run")
-        text = path.read_text("utf-8")
+        text = data.decode("utf-8")
         _refuse_odd_yaml(text, path)
         tree = yaml.safe_load(text)
     except CheckpointError:

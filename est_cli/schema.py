@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from est_cli.errors import ConfigError
+from est_cli.redact import has_user
 
 C = TypeVar("C")
 
@@ -28,6 +29,7 @@ def typed(tree: DictConfig | dict[str, Any], schema: type[C]) -> C:
         _require_groups(resolved, schema)
         resolved = _as_lists(resolved, schema)
         _refuse_numbers_for_switches(leaves_of(resolved), schema)
+        _refuse_users(leaves_of(resolved))
         merged = OmegaConf.merge(OmegaConf.structured(schema), resolved)
         return typing.cast(C, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
@@ -141,6 +143,15 @@ def _refuse_numbers_for_switches(leaves: dict[str, Any], schema: type) -> None:
     for key, hint in leaf_types(schema):
         if bool in (hint, *typing.get_args(hint)) and type(leaves.get(key)) in (int, float):
             raise ConfigError(f"{key}: {leaves[key]} is not {describe_type(hint)}")
+
+
+def _refuse_users(leaves: dict[str, Any]) -> None:
+    """A setting is written into config.yaml, and some are sent to W&B: passwords have no place in any."""
+    for key, value in leaves.items():
+        if any(has_user(item) for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)):
+            raise ConfigError(
+                f"{key}: has a user name or password in a URL; settings are written down, so leave it out"
+            )
 
 
 def _refuse_resolvers(tree: Any, key: str = "configuration") -> None:

@@ -86,15 +86,28 @@ def test_success_is_silent_and_the_arguments_arrive(capsys: pytest.CaptureFixtur
     assert got == [["est-x", "a=1"]] and capsys.readouterr() == ("", "")
 
 
-def test_sigterm_is_told_and_the_old_handler_comes_back(capsys: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_is_told_and_the_old_handler_comes_back(
+    capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
 
     def main(argv: Sequence[str]) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
-    assert enter("est-x", main, []) == 143
-    assert capsys.readouterr().err == "est-x: stopped: by SIGTERM before a checkpoint could be saved\n"
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert enter("est-x", main, []) == 128 + number
+    assert capsys.readouterr().err == f"est-x: stopped: by {number.name} before a checkpoint could be saved\n"
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As SIGHUP is under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert enter("est-x", lambda argv: os.kill(os.getpid(), signal.SIGHUP), []) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 PRINTS = """
@@ -105,6 +118,9 @@ def main(argv):
     for _ in range({lines}):
         print("line")
     {end}
+    from rich.console import Console
+    Console().print("line")
+    sys.stdout.flush()
 
 sys.exit(enter("est-x", main, []))
 """
@@ -112,7 +128,7 @@ BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHON
 
 
 @pytest.mark.parametrize("lines", [1, 100_000])  # what fits into the buffer is written last of all
-@pytest.mark.parametrize("end", ["return", "sys.exit(0)"])
+@pytest.mark.parametrize("end", ["return", "sys.exit(0)", "pass"])  # and what rich makes of it
 @pytest.mark.parametrize(
     ("broken", "code", "told"),
     [("closed", 128 + signal.SIGPIPE, ""), ("full", 6, "est-x: error: standard output: No space left on device\n")],

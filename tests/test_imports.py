@@ -16,13 +16,14 @@ from est_cli.arch import FAMILIES
 ROOT = Path(est_cli.__file__).parent
 
 LEVELS = (
-    {"errors", "est", "rank", "student_t"},
+    {"errors", "est", "rank", "redact", "stopping", "student_t"},
     {"config", "arch", "batch_sizes"},
     {"schedulers"},
     {"derived"},
     {"schema", "checks"},
     {"checkpoint", "data", "lm_loss", "selective_scan", "parallel", "optim", "tracking"},
-    {"evaluate", "models", "run_dir"},
+    {"evaluate", "foreign", "run_dir"},
+    {"models"},
     {"memory", "resume"},
     {"reporting"},
     {"loop"},
@@ -54,6 +55,7 @@ THIRD_PARTY = {"est": {"torch"}, "arch": set()}
 LIGHT = (
     *(
         "errors",
+        "redact",
         "config",
         "config.run",
         "config.eval",

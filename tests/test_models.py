@@ -20,8 +20,9 @@ from est_cli.compose import CONF
 from est_cli.config import ModelConfig
 from est_cli.errors import ConfigError, DataError
 from est_cli.est import Kept, ModelSpec, apply_est
+from est_cli.foreign import CODE_KEYS
 from est_cli.lm_loss import LmLoss
-from est_cli.models import CODE_KEYS, attention_masks, build_model, hf_config, set_end_of_text
+from est_cli.models import attention_masks, build_model, hf_config, set_end_of_text
 
 from .commands import accepted
 from .est.models import ALL_FAMILIES, build, config_of

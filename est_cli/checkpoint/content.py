@@ -88,7 +88,7 @@ def load_checkpoint(
         if name not in manifest["files"]:
             raise CheckpointError(f"{path / name}: missing, so this is no training checkpoint to continue from")
     with _blaming(path / STATE):
-        state = strict_json.read_object((path / STATE).read_bytes())
+        state = strict_json.read_file(path / STATE)
     with _opened(path / WEIGHTS) as weights, _opened(path / OPTIMIZER) as moments:
         with _blaming(path / WEIGHTS):
             tensors.check_weights(weights, model)

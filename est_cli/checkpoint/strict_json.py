@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from pathlib import Path
 from typing import Any, NoReturn
 
 MAX_BYTES = 1 << 20
+
+
+def read_file(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
+    """read_object of a file, of which no more is read than may be in it. OSError where it cannot be read."""
+    # Not blocking: a pipe in the file's place would be waited for.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        return read_object(file.read(limit + 1), limit)
 
 
 def read_object(data: bytes, limit: int = MAX_BYTES) -> dict[str, Any]:

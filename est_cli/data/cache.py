@@ -110,6 +110,8 @@ def verified(folder: Path, full: bool = True) -> dict[str, Any]:
     if meta.get("seal") != seal:
         raise _Damaged(f"{folder / META}: is not what was written")
     for name, expected in files.items():
+        if Path(name).name != name:
+            raise _Damaged(f"{folder / META}: names a file that is not in its folder")
         _verify(folder / name, expected, full)
     return remembered
 

@@ -17,7 +17,7 @@ from est_cli.data.encode import TOKENS, Encoder
 from est_cli.data.pieces import Source
 from est_cli.data.shards import Job, Shard, tokenised
 from est_cli.data.sources import open_sources
-from est_cli.data.stream import Span, Tokens, TokenStream, mapped
+from est_cli.data.stream import Span, Tokens, TokenStream, opened
 from est_cli.data.token_files import open_token_files
 from est_cli.data.tokenizer import backend, load_tokenizer, token_count, tokenizer_digest
 from est_cli.errors import DataError
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token ids to train and to validate on, mapped from the disk; the digests identify them.
+    """Token ids to train and to validate on, read from the disk when they are needed; the digests identify them.
 
     `weights` are those of the streams of `train`; none where there is a single one. `folders` is where the ids are
     cached; none where the user's own token files are used.
@@ -59,7 +59,7 @@ def load_corpus(
     ConfigError, StorageError.
     """
     _use_threads(dataset.num_workers)
-    mapped.cache_clear()
+    opened.cache_clear()
     if dataset.source is SourceName.tokens:
         return _from_token_files(dataset, tokenizer, vocab_size, cache_root, block_size, verify)
     weights = tuple(dataset.weights or ())

@@ -44,17 +44,18 @@ def remembered_digests(paths: Sequence[Path], cache_root: Path, verify: bool) ->
     as remembered is not read.
     """
     memo = cache_root / f"digests-{fingerprint([str(path.absolute()) for path in paths])[:16]}.json"
-    stats = [_stat(path) for path in paths]
+    stats = [stat_of(path) for path in paths]
     known = {} if verify else _known(memo)
     missing = [path for path, stat in zip(paths, stats, strict=True) if stat not in known]
-    known |= zip([_stat(path) for path in missing], digest_files(missing), strict=True)
+    known |= zip([stat_of(path) for path in missing], digest_files(missing), strict=True)
     digests = [known[stat] if stat in known else digest_file(path) for path, stat in zip(paths, stats, strict=True)]
     if missing and all(_settled(path) for path in missing):
         _remember(memo, dict(zip(stats, digests, strict=True)))
     return digests
 
 
-def _stat(path: Path) -> str:
+def stat_of(path: Path) -> str:
+    """Which file it is, and whether it has changed; among it is the time of its last change, which nobody can set."""
     try:
         stat = path.stat()
     except OSError as error:

@@ -12,9 +12,10 @@ import os
 import selectors
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from est_cli.data.pieces import Advance
@@ -23,6 +24,11 @@ from est_cli.errors import DataError, EstError, StorageError
 ERRORS: dict[str, type[EstError]] = {error.__name__: error for error in (DataError, StorageError)}
 COMMAND = [sys.executable, "-P", "-m", "est_cli.data.worker"]
 
+
+STARTS_S = 300.0
+"""Time for a worker to start in; its libraries may come through a slow network."""
+SILENT_S = 25.0
+"""A worker tells every few seconds that it is there, whatever it is doing. One that does not was stopped."""
 
 PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0, "start_new_session": True}
 """No buffers: a selector does not see what waits in one."""
@@ -35,6 +41,8 @@ class _Worker:
     """Index of the task that it is at; -1: none."""
     told: int = 0
     """Bytes of the task that are known to be read."""
+    expected: float = field(default_factory=lambda: time.monotonic() + STARTS_S)
+    """By when it must have said something."""
 
 
 def run_tasks(tasks: Sequence[dict[str, Any]], count: int, threads: int, advance: Advance) -> list[dict[str, Any]]:
@@ -50,8 +58,9 @@ def run_tasks(tasks: Sequence[dict[str, Any]], count: int, threads: int, advance
             selector.register(_pipe(worker.process.stdout), selectors.EVENT_READ, worker)
             _hand_next(worker, waiting, tasks)
         while any(worker.task >= 0 and _matters(worker.task, failures) for worker in workers):
-            for key, _ in selector.select():
+            for key, _ in selector.select(SILENT_S / 5):
                 worker, message = key.data, _received(key.data)
+                worker.expected = time.monotonic() + SILENT_S
                 if "read" in message:
                     worker.told += message["read"]
                     advance(message["read"])
@@ -64,9 +73,20 @@ def run_tasks(tasks: Sequence[dict[str, Any]], count: int, threads: int, advance
                 worker.task = -1
                 if not failures:
                     _hand_next(worker, waiting, tasks)
+            _refuse_silent(workers)
     if failures:
         raise failures[min(failures)]
     return [results[index] for index in range(len(tasks))]
+
+
+def _refuse_silent(workers: Sequence[_Worker]) -> None:
+    """Raise DataError where one that has something to do does not answer."""
+    for worker in workers:
+        if worker.task >= 0 and time.monotonic() > worker.expected:
+            raise DataError(
+                f"dataset.num_workers: process {worker.process.pid}, which tokenises, was stopped and does not answer; "
+                "start again to continue"
+            )
 
 
 def _matters(task: int, failures: dict[int, Exception]) -> bool:

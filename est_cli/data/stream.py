@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from est_cli.errors import DataError
 
 MAX_OPEN = 384
-"""Files that are mapped at once: each takes a file descriptor, of which a process often has no more than 1,024."""
+"""Files that are open at once: a process often has no more than 1,024 file descriptors."""
+MAX_READ = 1 << 30
+"""Bytes of one system call, which has a limit of its own."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,9 @@ class TokenStream:
         while done < len(ids):
             span = self._spans[number]
             at = span.start + start + done - int(self._ends[number])
-            part = mapped(span.path, span.dtype)[at : min(at + len(ids) - done, span.stop)]
-            ids[done : done + len(part)] = part
-            done, number = done + len(part), number + 1
+            count = min(len(ids) - done, span.stop - at)
+            ids[done : done + count] = _ids(span, at, count)
+            done, number = done + count, number + 1
 
     def part(self, start: int, stop: int) -> TokenStream:
         """The positions `start` to before `stop` as a stream of their own."""
@@ -68,13 +71,39 @@ class TokenStream:
         return TokenStream([*self._spans, *other._spans])
 
 
-@lru_cache(maxsize=MAX_OPEN)
-def mapped(path: Path, dtype: str) -> np.ndarray:
-    """The ids of a whole file. Raises DataError."""
+def _ids(span: Span, first: int, count: int) -> NDArray[np.integer]:
+    """The ids of positions `first` ... in the file. Raises DataError.
+
+    Not by mapping the file: where the disk fails, or somebody has cut the file, a mapped one kills the process.
+    """
+    size = np.dtype(span.dtype).itemsize
+    data = bytearray()
     try:
-        return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+        file = opened(span.path)
+        while len(data) < count * size:
+            piece = os.pread(file.fd, min(count * size - len(data), MAX_READ), first * size + len(data))
+            if not piece:
+                raise DataError(f"{span.path}: ends too early; it was cut after it had been looked at")
+            data += piece
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DataError(f"{span.path}: cannot be read ({error.strerror})") from error
+    return np.frombuffer(data, span.dtype)
+
+
+class OpenFile:
+    """A file to read from, closed when nobody refers to it any more."""
+
+    fd = -1
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+opened = lru_cache(maxsize=MAX_OPEN)(OpenFile)
 
 
 @dataclass(frozen=True)

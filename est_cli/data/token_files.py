@@ -9,7 +9,7 @@ import numpy as np
 from est_cli.config import DatasetConfig
 from est_cli.data.digest import fingerprint, remembered_digests
 from est_cli.data.sources import expand
-from est_cli.data.stream import Span, TokenStream, mapped
+from est_cli.data.stream import Span, TokenStream
 from est_cli.errors import ConfigError, DataError
 
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
@@ -33,8 +33,8 @@ def open_token_files(
         raise DataError("dataset.validation_files: is the file of dataset.files; no text may be in both")
     streams = [_stream(path, dtype) for path in paths]
     if verify:
-        for path in paths:
-            _check(mapped(path, dtype.str), path, vocab_size)
+        for stream, path in zip(streams, paths, strict=True):
+            _check(stream, path, vocab_size)
     digests = remembered_digests(paths, cache_root, verify)
     return streams[0], streams[1] if len(streams) == 2 else None, fingerprint("tokens", digests, dtype.str)
 
@@ -53,13 +53,13 @@ def _stream(path: Path, dtype: np.dtype) -> TokenStream:
     return TokenStream([Span(path, dtype.str, 0, size // dtype.itemsize)])
 
 
-def _check(tokens: np.ndarray, path: Path, vocab_size: int) -> None:
+def _check(tokens: TokenStream, path: Path, vocab_size: int) -> None:
     """All ids must be below `vocab_size`."""
     for start in range(0, len(tokens), CHUNK_TOKENS):
-        chunk = np.asarray(tokens[start : start + CHUNK_TOKENS])
+        chunk = tokens.read(start, min(start + CHUNK_TOKENS, len(tokens)))
         if int(chunk.max()) >= vocab_size:
             at = start + int(np.argmax(chunk >= vocab_size))
             raise DataError(
-                f"{path}: id {int(tokens[at])} at position {at}, but the model has {vocab_size} tokens; "
+                f"{path}: id {int(chunk[at - start])} at position {at}, but the model has {vocab_size} tokens; "
                 "is it another tokenizer's, or another dataset.token_dtype?"
             )

@@ -72,6 +72,8 @@ def _check(tokenizer: PreTrainedTokenizerBase, name: str, vocab_size: int) -> No
     if tokenizer.eos_token_id is None:
         raise DataError(f"tokenizer: {name!r} has no end-of-text token (eos_token), which must stand between documents")
     count = token_count(tokenizer)
+    if count <= len(tokenizer.all_special_ids):  # what transformers make of a folder without one
+        raise DataError(f"tokenizer: {name!r} holds no tokens but special ones; save the whole tokenizer there")
     if count > vocab_size:
         raise ConfigError(f"tokenizer: {name!r} has {count} tokens, the model only {vocab_size} (model.vocab_size)")
     if count < vocab_size:

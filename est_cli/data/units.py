@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from est_cli.data.digest import digest_files, fingerprint
+from est_cli.data.digest import digest_files, fingerprint, stat_of
 from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, Piece, Unit
 from est_cli.data.readers import Span, can_be_cut, file_kind, read_file
 from est_cli.data.rows import Wanted
+from est_cli.errors import DataError
 
 NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings"}
 """Folders below the standard library's that are left out: other people's packages, tests, and generated tables."""
@@ -73,7 +74,8 @@ def _file_unit(group: list[FilePart], digest_of: dict[str, str], wanted: Wanted)
     contents = [[digest_of[path], *file_kind(Path(path)), span] for path, span in group]
     size = sum(_size(Path(path)) if span is None else span[1] - span[0] for path, span in group)
     settings = {"fields": list(wanted.fields), "exclude": list(wanted.exclude)}
-    return Unit("files", {"parts": group, **settings}, fingerprint("files", contents, settings), size)
+    stats = [stat_of(Path(path)) for path, _ in group]
+    return Unit("files", {"parts": group, "stats": stats, **settings}, fingerprint("files", contents, settings), size)
 
 
 def _size(path: Path) -> int:
@@ -85,10 +87,12 @@ def _python_files(root: Path) -> list[Path]:
 
 
 def _read_files(
-    advance: Advance, parts: Sequence[FilePart], fields: Sequence[str], exclude: Sequence[str]
+    advance: Advance, parts: Sequence[FilePart], stats: Sequence[str], fields: Sequence[str], exclude: Sequence[str]
 ) -> Iterator[Piece]:
-    for path, span in parts:
+    for (path, span), stat in zip(parts, stats, strict=True):
         yield from read_file(Path(path), Wanted(fields, exclude), advance, None if span is None else (span[0], span[1]))
+        if stat_of(Path(path)) != stat:  # or these tokens would be kept as those of another text
+            raise DataError(f"{path}: has changed while it was read; start again")
 
 
 def _read_stdlib(advance: Advance, root: str) -> Iterator[Piece]:

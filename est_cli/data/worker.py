@@ -1,6 +1,6 @@
 """A worker process: does the tasks that arrive as lines of JSON on stdin, and reports lines of JSON on stdout.
 
-    {"read": BYTES}                            progress
+    {"read": BYTES}                            progress; every few seconds, if of 0 bytes: the process is not stopped
     {"done": REMEMBERED}                       the task's folder is in its place
     {"error": KIND, "message": ONE_LINE}       the user can mend it
     {"bug": TRACEBACK}
@@ -30,6 +30,7 @@ from est_cli.data.pieces import Advance, Unit
 from est_cli.errors import EstError
 
 REPORT_S = 0.5
+ALIVE_S = 2.0
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -39,14 +40,24 @@ def main() -> None:
     with os.fdopen(os.dup(1), "wb", buffering=0) as reports:
         os.dup2(2, 1)  # what libraries print must not be taken for a report
 
+        one_at_a_time = threading.Lock()
+
         def report(message: dict[str, Any]) -> None:
             try:
-                reports.write(json.dumps(message).encode() + b"\n")
+                with one_at_a_time:
+                    reports.write(json.dumps(message).encode() + b"\n")
             except BrokenPipeError:
                 os._exit(0)
 
+        threading.Thread(target=_say_alive, args=(report,), daemon=True).start()
         for task in _tasks(sys.stdin.buffer):
             _try(task, report)
+
+
+def _say_alive(report: Report) -> None:
+    while True:
+        report({"read": 0})
+        time.sleep(ALIVE_S)
 
 
 def _tasks(lines: BinaryIO) -> Iterator[dict[str, Any]]:

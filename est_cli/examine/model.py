@@ -22,9 +22,11 @@ from transformers import (
 from est_cli.checkpoint.store import verify_folder
 from est_cli.data.digest import digest_files, fingerprint
 from est_cli.data.hub import require_hub
+from est_cli.data.tokenizer import token_count
 from est_cli.errors import CheckpointError
 from est_cli.examine.place import local_model
-from est_cli.models import CODE_KEYS, quiet_transformers
+from est_cli.foreign import code_keys, refuse_larger, refuse_odd_folder
+from est_cli.models import quiet_transformers
 
 DROPOUTS = (
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "summary_first_dropout"),
@@ -60,11 +62,18 @@ def open_checkpoint(key: str, name: str, tokenizer: str | None = None) -> Checkp
     folder = local_model(key, name)
     if folder is None:
         require_hub(key, name, "give the folder of a downloaded model")
-        return Checkpoint(name, name, _config(name, local=False), _tokenizer_of(name, tokenizer))
+        return _fitting(Checkpoint(name, name, _config(name, local=False), _tokenizer_of(name, tokenizer)))
     if (folder / "MANIFEST.json").exists():
         verify_folder(folder)
     place, shown = str(folder), f"{folder}@{_digest(folder)[:8]}"
-    return Checkpoint(shown, place, _config(place, local=True), _tokenizer_of(place, tokenizer))
+    return _fitting(Checkpoint(shown, place, _config(place, local=True), _tokenizer_of(place, tokenizer)))
+
+
+def _fitting(checkpoint: Checkpoint) -> Checkpoint:
+    tokens, known = token_count(checkpoint.tokenizer), getattr(checkpoint.config, "vocab_size", None)
+    if known is not None and tokens > known:
+        raise CheckpointError(f"{checkpoint.place}: its tokenizer has {tokens} tokens, the model only {known}")
+    return checkpoint
 
 
 def load_language_model(checkpoint: Checkpoint, attention: str | None = None) -> PreTrainedModel:
@@ -89,6 +98,8 @@ def load_model(
         config.num_labels = outputs
     try:
         with quiet_transformers():
+            if os.path.isdir(checkpoint.place):
+                refuse_larger(Path(checkpoint.place), kind, config)
             model, info = kind.from_pretrained(
                 checkpoint.place,
                 config=config,
@@ -130,8 +141,10 @@ def _digest(folder: Path) -> str:
 
 def _config(place: str, local: bool) -> Any:
     try:
+        if local:
+            refuse_odd_folder(Path(place))
         raw, _ = PreTrainedConfig.get_config_dict(place, local_files_only=local)
-        code = [key for key in CODE_KEYS if raw.get(key) is not None]
+        code = code_keys(raw)
         if not code:
             return AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=local)
     except Exception as error:  # whatever transformers raises for files that are not ours

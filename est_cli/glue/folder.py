@@ -47,7 +47,7 @@ def zero_shot_results(folder: Path) -> list[dict[str, Any]]:
     """What is in zero_shot.json, none where it is not there. DataError for a file that is not ours."""
     path = folder / ZERO_SHOT
     try:
-        return list(strict_json.read_object(path.read_bytes())["records"]) if path.exists() else []
+        return list(strict_json.read_file(path)["records"]) if path.exists() else []
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: holds no results of est-eval ({error}); move it away to begin anew") from error
 

@@ -47,7 +47,7 @@ def read_records(folder: Path) -> list[Record]:
     if not path.exists():
         return []
     try:
-        found = strict_json.read_object(path.read_bytes(), MAX_BYTES)
+        found = strict_json.read_file(path, MAX_BYTES)
         return [_record(values) for values in found["records"]]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error

@@ -21,6 +21,7 @@ from types import FrameType
 
 from est_cli.launch.handover import log_of, word_of
 from est_cli.launch.verdict import End
+from est_cli.stopping import heeded
 
 GRACE_S = 5.0
 """What workers get to end by themselves when one of them has failed."""
@@ -54,10 +55,7 @@ def _noted_signals() -> Iterator[list[int]]:
     def note(signum: int, frame: FrameType | None) -> None:
         noted.append(signum)
 
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
-        numbers.append(signal.SIGHUP)
-    previous = {number: signal.signal(number, note) for number in numbers}
+    previous = {number: signal.signal(number, note) for number in heeded()}
     try:
         yield noted
     finally:

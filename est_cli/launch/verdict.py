@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from est_cli.errors import EstError, PeerLostError, StoppedBySignal
+from est_cli.stopping import STOPPING
 
 _BUG, _LOST = 1, PeerLostError.exit_code
 _OWN = (2, 3, 4, 5, 6, 8, 9)
-_SAVED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
+_SAVED = tuple(128 + signum for signum in STOPPING)
 
 
 @dataclass(frozen=True)

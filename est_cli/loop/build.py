@@ -92,7 +92,8 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
     objective = Objective(parts.model, parts.lm_loss)
     exchange = _exchange(config, parts, objective, handle, rank)
     optimizer = build_optimizer(parts.model, config.optim, handle)
-    state = restored_state(run_dir, parts.model, optimizer, corpus, group) or _fresh_state(corpus)
+    max_steps = parts.scheduler.max_steps
+    state = restored_state(run_dir, max_steps, parts.model, optimizer, corpus, group) or _fresh_state(corpus)
     settle_processes(state, config, rank, run_dir)
     if isinstance(exchange, Replicas) and config.launch.check_every:
         group.require_same(weight_checksum(parts.model), "its weights before the first step are not")
@@ -102,7 +103,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
     generator = IndexGenerator(parts.spec, config.seed, parts.options)
     micro_batches = _micro_batches_asked_for(config, parts.scheduler, rank)
     stage_plans = _stage_plans(parts, planned, seq_len)
-    progress = RunProgress(parts.scheduler.max_steps, state.step, stage_plans, quiet=quiet)
+    progress = RunProgress(max_steps, state.step, stage_plans, quiet=quiet)
     return Run(
         config=config,
         dir=run_dir,

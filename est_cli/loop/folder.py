@@ -55,9 +55,12 @@ def owned_folder(start: Start, group: Group) -> Iterator[RunDir]:
 
 
 def restored_state(
-    run_dir: RunDir, model: PreTrainedModel, optimizer: Optimizer, corpus: Corpus, group: Group
+    run_dir: RunDir, max_steps: int, model: PreTrainedModel, optimizer: Optimizer, corpus: Corpus, group: Group
 ) -> RunState | None:
-    """Load the newest intact checkpoint into model and optimizer; None if the run has none yet."""
+    """Load the newest intact checkpoint into model and optimizer; None if the run has none yet.
+
+    CheckpointError where it is not one of this run of `max_steps` steps, its text and its tokenizer.
+    """
     found = newest_valid(run_dir.checkpoints, log.warning) if group.rank.first else None
     told = group.share(None if found is None else (str(found[0]), found[1]))
     if told is None:
@@ -65,6 +68,8 @@ def restored_state(
     path, verified = Path(told[0]), told[1]
     warn = log.warning if group.rank.first else log.debug
     state = RunState.from_json(load_checkpoint(path, model, optimizer, warn, verified=verified), str(path))
+    if path.name != f"step-{state.step:06d}" or state.step > max_steps:
+        raise CheckpointError(f"{path}: its state is of step {state.step}; the run has {max_steps}")
     for what, saved, now in (
         ("dataset", state.data_hash, corpus.data_hash),
         ("tokenizer", state.tokenizer_hash, corpus.tokenizer_hash),

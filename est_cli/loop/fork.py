@@ -85,7 +85,7 @@ def _must_agree(config: RunConfig) -> dict[str, str]:
 def _copy_checkpoint(fork: Fork, run_dir: RunDir) -> None:
     """All but what belongs to the other run alone: its W&B run, and micro-batches that it found for later stages."""
     manifest = verify_folder(fork.checkpoint)
-    state: dict[str, Any] = strict_json.read_object((fork.checkpoint / STATE).read_bytes())
+    state: dict[str, Any] = strict_json.read_file(fork.checkpoint / STATE)
     state |= {"wandb_run_id": new_run_id(), "micro_batches": {}}
 
     def fill(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -58,7 +59,19 @@ class RunState:
                 f"{path}: state.json has the keys {sorted(data)}, expected {sorted(expected)}; another version of est "
                 "wrote it"
             )
+        odd = [name for name, value in data.items() if not _like(value, getattr(cls(), name))]
+        if odd or not re.fullmatch(r"\w{0,64}", data["wandb_run_id"], re.ASCII):
+            raise CheckpointError(f"{path}: state.json has no proper value for {(odd or ['wandb_run_id'])[0]}")
         return cls(**data)
+
+
+def _like(value: Any, default: Any) -> bool:
+    """Whether `value` can stand where `default` does, the least that a number may be."""
+    if isinstance(default, dict):
+        return isinstance(value, dict) and all(type(size) is int and size > 0 for size in value.values())
+    if default is None:
+        return value is None or type(value) is float
+    return type(value) is type(default) and bool(value >= default)
 
 
 @dataclass

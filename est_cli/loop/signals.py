@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first asks the run to stop at the next step boundary, the second stops at once."""
+"""SIGTERM, SIGINT and their like: the first asks to stop at the next step boundary, the second stops at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-HANDLED = (signal.SIGTERM, signal.SIGINT)
+from est_cli.stopping import heeded
 
 
 @dataclass
@@ -27,7 +27,7 @@ def stop_on_signals(echo_s: float = 0.0) -> Iterator[StopRequest]:
     reaches a worker twice, by itself and through its launcher.
     """
     request, first = StopRequest(), time.monotonic()
-    previous = {number: signal.getsignal(number) for number in HANDLED}
+    previous = {number: signal.getsignal(number) for number in heeded()}
 
     def restore() -> None:
         for number, handler in previous.items():
@@ -41,7 +41,7 @@ def stop_on_signals(echo_s: float = 0.0) -> Iterator[StopRequest]:
             restore()
             signal.raise_signal(signum)
 
-    for number in HANDLED:
+    for number in previous:
         signal.signal(number, note)
     try:
         yield request

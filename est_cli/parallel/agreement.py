@@ -7,16 +7,16 @@ small enough for doubles to hold these sums exactly.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from est_cli.stopping import STOPPING
+
 _BITS = 20
-SIZE = 1 + len(SIGNALS) + 2
+SIZE = 1 + len(STOPPING) + 2
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Agreed:
 def step_header(loss: Tensor, stop: int | None, digest: int) -> Tensor:
     """(SIZE,) float64 on the loss's device, to be summed: loss, a place for each signal, the digest and its square."""
     short = digest & ((1 << _BITS) - 1)
-    numbers = torch.tensor([*(float(stop == signum) for signum in SIGNALS), short, short**2], dtype=torch.float64)
+    numbers = torch.tensor([*(float(stop == signum) for signum in STOPPING), short, short**2], dtype=torch.float64)
     if loss.is_cuda:
         numbers = numbers.pin_memory().to(loss.device, non_blocking=True)
     return torch.cat([loss.reshape(1).to(torch.float64), numbers])
@@ -41,6 +41,6 @@ def step_header(loss: Tensor, stop: int | None, digest: int) -> Tensor:
 def read_header(sums: Sequence[float], world_size: int) -> Agreed:
     """The agreement in the summed header, on the host."""
     assert len(sums) == SIZE
-    stop = next((int(signum) for signum, count in zip(SIGNALS, sums[1:], strict=False) if count), None)
+    stop = next((int(signum) for signum, count in zip(STOPPING, sums[1:], strict=False) if count), None)
     digests, squares = int(sums[-2]), int(sums[-1])
     return Agreed(stop, world_size * squares == digests**2)

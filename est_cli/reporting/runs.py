@@ -174,7 +174,7 @@ def _check(record: Record, path: Path) -> None:
 
 def _summary(run: RunDir) -> Record | None:
     try:
-        return strict_json.read_object(run.summary.read_bytes()) if run.is_finished() else None
+        return strict_json.read_file(run.summary) if run.is_finished() else None
     except (OSError, ValueError) as error:
         raise StorageError(f"{run.summary}: cannot be read ({error}); is it a file that a run wrote?") from error
 
@@ -183,7 +183,7 @@ def _newest_state(checkpoints: Path) -> Record:
     """A damaged or half-removed checkpoint is no reason to show no report."""
     for folder in sorted(checkpoints.glob("step-*"), reverse=True):
         try:
-            state = strict_json.read_object((folder / "state.json").read_bytes())
+            state = strict_json.read_file(folder / "state.json")
         except (OSError, ValueError):
             continue
         if isinstance(state.get("step"), int):

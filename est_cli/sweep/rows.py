@@ -69,7 +69,7 @@ def is_done(sweep: Path, job: Job) -> bool:
 def refuse_others(program: Program, sweep: Path) -> None:
     """ConfigError where the folder holds results that this program's sweep would overwrite and did not write."""
     try:
-        found = strict_json.read_object((sweep / _JSON).read_bytes(), _MAX_JSON_BYTES)
+        found = strict_json.read_file(sweep / _JSON, _MAX_JSON_BYTES)
     except (OSError, ValueError):  # none, or damaged ones of a name that is ours
         return
     if "jobs" not in found or found.get("command", "est-train") != program.name:
@@ -97,7 +97,7 @@ def record(program: Program, sweep: Path, row: Row) -> None:
 def rows_of(sweep: Path) -> list[Row]:
     """In the order of the jobs."""
     with disk.storage_errors(sweep):
-        records = [strict_json.read_object(path.read_bytes()) for path in (sweep / _RECORDS).glob("*.json")]
+        records = [strict_json.read_file(path) for path in (sweep / _RECORDS).glob("*.json")]
     rows = [Row(**{**values, "status": Status(values["status"])}) for values in records]
     return sorted(rows, key=lambda row: (row.number, row.name))
 
@@ -152,6 +152,6 @@ def _flat(row: Row, best: Mapping[str, Row | None], columns: Sequence[Column]) -
 def _summary(run: RunDir) -> dict[str, Any] | None:
     """What a job has written last; None where it has not yet."""
     try:
-        return strict_json.read_object(run.summary.read_bytes()) if run.is_finished() else None
+        return strict_json.read_file(run.summary) if run.is_finished() else None
     except (OSError, ValueError) as error:
         raise StorageError(f"{run.summary}: cannot be read ({error}); is it a file that a run wrote?") from error

@@ -89,7 +89,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
 def _parse(line: bytes) -> Record | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 

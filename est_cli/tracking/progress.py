@@ -19,6 +19,12 @@ LIVE_EVERY_S = 0.2
 MEDIAN_OVER_STEPS = 200
 
 
+class _Stderr(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more: rich would end the process, and with it a training that is recorded all the same."""
+        self.quiet = True
+
+
 class RunProgress:
     """Shows stage, loss, FLOPs saved (now and at the end, convention `blocks`), speed and time left; for rank 0."""
 
@@ -34,7 +40,7 @@ class RunProgress:
         """`first_step`: steps done before this process began (0 unless resumed). Writes to stderr by default, and under
         `quiet`, for the other ranks, nowhere."""
         self._total, self._stages, self._clock = total_steps, stages, clock
-        self._console = console or Console(stderr=True, quiet=quiet)
+        self._console = console or _Stderr(stderr=True, quiet=quiet)
         self._observed_s = {stage.number: deque[float](maxlen=MEDIAN_OVER_STEPS) for stage in stages}
         self._shown_step, self._shown_at = first_step, clock()
         self._bar = _bar(self._console) if self._console.is_terminal and not quiet else None

@@ -6,6 +6,7 @@ console) is switched off; it receives the metrics and the configuration that the
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from est_cli.config import TrackingConfig, WandbMode
+from est_cli.redact import without_users
 from est_cli.tracking.metrics import Record
 from est_cli.tracking.wandb_host import key_configured, reachable
 
@@ -54,7 +56,6 @@ GROUPS = {
 
 _PREFIX = {key: f"{group}/" for group, keys in GROUPS.items() for key in keys} | dict.fromkeys(AXES, "")
 _SECRET_KEY = re.compile(r"(token|secret|password|passwd|api_?key)$", re.IGNORECASE)
-_URL_USER = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 def new_run_id() -> str:
@@ -168,13 +169,14 @@ def _clean(value: Any) -> Any:
         return clean_config(value)
     if isinstance(value, (list, tuple)):
         return [_clean(item) for item in value]
-    return _URL_USER.sub("", value) if isinstance(value, str) else value
+    return without_users(value) if isinstance(value, str) else value
 
 
 def _prepare_environment() -> None:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # exception texts are not sent to W&B
     if os.environ.get("WANDB_MODE") == "":
         del os.environ["WANDB_MODE"]  # W&B refuses an empty value; everybody else takes it as unset
+    logging.raiseExceptions = False  # on a full disk each line of W&B's own log would be a traceback on stderr
 
 
 def _init(identity: dict[str, Any], mode: Literal["online", "offline"]) -> Any:

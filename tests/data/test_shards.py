@@ -108,7 +108,8 @@ def test_an_error_that_is_met_later_but_stands_first_is_told(
 
 def test_a_worker_ends_with_its_stdin_whatever_it_is_doing(tmp_path: Path, trained: Path) -> None:
     os.mkfifo(tmp_path / "fifo.txt")  # reading it would never end
-    arguments = {"parts": [[str(tmp_path / "fifo.txt"), None]], "fields": ["text"], "exclude": []}
+    parts = [[str(tmp_path / "fifo.txt"), None]]
+    arguments = {"parts": parts, "stats": [""], "fields": ["text"], "exclude": []}
     unit = {"kind": "files", "arguments": arguments, "fingerprint": "", "size": 1}
     task = {"unit": unit, "folder": str(tmp_path / "key"), "fraction": 0.0, "end": 0, "dtype": "<u2"}
     task["tokenizer"] = str(trained / "tokenizer.json")

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def spans(tmp_path: Path) -> list[Span]:
 
 
 def test_any_part_is_that_of_the_concatenation(spans: list[Span], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "mapped", stream.mapped.__wrapped__)
+    monkeypatch.setattr(stream, "MAX_READ", 7)  # bytes, so that a part takes several
     tokens = TokenStream(spans)
     assert len(tokens) == 250
     assert tokens.read().tolist() == list(range(250))
@@ -50,9 +51,9 @@ def test_blocks_of_several_streams(tmp_path: Path) -> None:
 
 
 def test_no_more_files_are_open_than_allowed(spans: list[Span]) -> None:
-    assert stream.mapped.cache_info().maxsize == stream.MAX_OPEN < 512
+    assert stream.opened.cache_info().maxsize == stream.MAX_OPEN < 512
     before = len(list(Path("/proc/self/fd").iterdir()))
-    stream.mapped.cache_clear()
+    stream.opened.cache_clear()
     tokens = TokenStream(spans * 40)
     tokens.read()
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 25
@@ -60,6 +61,15 @@ def test_no_more_files_are_open_than_allowed(spans: list[Span]) -> None:
 
 def test_file_that_is_gone_is_named(spans: list[Span]) -> None:
     spans[20].path.unlink()
-    stream.mapped.cache_clear()
+    stream.opened.cache_clear()
     with pytest.raises(DataError, match=r"/19: cannot be read \(No such file"):
         TokenStream(spans).read()
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_named(spans: list[Span]) -> None:
+    """A mapped one would kill the process."""
+    tokens = TokenStream(spans)
+    assert tokens.read(0, 20).tolist() == list(range(20))
+    os.truncate(spans[1].path, 9)
+    with pytest.raises(DataError, match=r"/1: ends too early"):
+        tokens.read(0, 20)

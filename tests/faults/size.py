@@ -10,6 +10,8 @@ import pytest
 T = TypeVar("T")
 
 FULL = os.environ.get("EST_FAULTS") == "full"
+SOAK = os.environ.get("EST_FAULTS") == "soak"
+"""`make soak`: the long form of one test."""
 
 
 def either(full: T, short: T) -> T:

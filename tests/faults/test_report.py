@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.faults.report import Report
+from tests.faults.report import ROWS, Report
 
 
 def told(outcome: str, when: str = "call", **properties: Any) -> Any:
@@ -27,3 +28,9 @@ def test_a_row_shows_its_tests_failures_and_counts() -> None:
     (line,) = (line for line in report.page() if line.startswith("| A2 "))
     assert line.split(" | ")[2:] == ["2", "1", "5", "1,000", "9", "1 x no strace |"]
     assert "5 kills, 1,000 damaged or malformed inputs, 1 failures" in report.page()[-1]
+
+
+def test_the_document_explains_each_row() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
+    table = [line for line in text.partition("## What the rows do")[2].splitlines() if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in table[1:]] == list(ROWS)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from est_cli.checkpoint.store import step_folders, verify_folder
+from est_cli.stopping import STOPPING
 from est_cli.tracking.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +64,7 @@ class Server:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.loop.server"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=ENVIRONMENT,
+            start_new_session=True,  # a stopped victim can earn its process group a SIGHUP, which may be pytest's own
         )  # fmt: skip
 
     def ask(self, **request: Any) -> int:
@@ -74,6 +76,13 @@ class Server:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(30)
+
+
+def heed_signals() -> None:
+    """Those that a shell has its background jobs ignore, and nohup, must reach a victim all the same."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def free_port() -> int:
@@ -187,7 +196,7 @@ def outcome(run: Path) -> dict[str, Any]:
     summary = json.loads((run / "summary.json").read_text())
     return {
         "records": [_without_times(record) for record in read_metrics(run / "metrics.jsonl")],
-        "summary": _without_times(summary),
+        "summary": _without_times(summary) | {"git_commit": ...},  # which somebody may make while tests run
         "sha256": {name: entry["sha256"] for name, entry in files.items() if name != "state.json"},
         "checkpoints": [path.name for _, path in step_folders(run / "checkpoints")],
         "left over": [path.name for path in run.rglob(".*") if path.name != ".lock"],

@@ -1,12 +1,13 @@
 """A fork server: imports what est-train needs once, then forks one victim per request.
 
 `python -m tests.loop.server` reads JSON objects, one a line: {"argv", "cwd", "plants", "environment", "name"} starts a
-victim and answers its process id, {"wait": pid} answers how it ended. No torch operation runs in the server itself,
-so forking it is safe.
+victim and answers its process id, {"wait": pid} answers how it ended. A plant is a function of tests/loop/plants.py, or
+of another module that its name says. No torch operation runs in the server itself, so forking it is safe.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -18,14 +19,18 @@ from typing import Any
 
 import hydra._internal.hydra
 import hydra.core.utils
+import transformers.models.gpt2.modeling_gpt2
+import transformers.models.llama.modeling_llama  # noqa: F401
 
-import est_cli.loop  # noqa: F401  (imported here so that no victim has to)
+import est_cli.loop  # noqa: F401  (imported here, as are the models, so that no victim has to)
 from est_cli import train
+from est_cli.checkpoint.environment import git_commit, versions
 from est_cli.compose import run_hydra
 from est_cli.config import RunConfig
 from est_cli.door import enter
 from est_cli.errors import ConfigError
 from tests.loop import plants
+from tests.loop.lab import heed_signals
 
 ALARM_S = 120
 
@@ -33,6 +38,7 @@ ALARM_S = 120
 def serve() -> None:
     # Hydra silences all loggers that were made before it; in a real process ours come after it.
     hydra.core.utils.configure_log = hydra._internal.hydra.configure_log = lambda *args: None
+    _ = git_commit(), versions()  # remembered, for all victims
     for line in sys.stdin:
         request = json.loads(line)
         answer = _ended(request["wait"]) if "wait" in request else _fork(request)
@@ -62,12 +68,14 @@ def _fork(request: dict[str, Any]) -> int:
 
 
 def _victim(request: dict[str, Any]) -> int:
+    heed_signals()
     os.chdir(request["cwd"])
     os.environ.update(request["environment"])
     for number, name in enumerate(("/dev/null", f"{request['name']}out.txt", f"{request['name']}err.txt")):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666), number)
     for name, *arguments in request["plants"]:
-        getattr(plants, name)(*arguments)
+        module, _, function = name.rpartition(".")
+        getattr(importlib.import_module(module) if module else plants, function)(*arguments)
     return enter("est-train", _est_train, request["argv"])
 
 

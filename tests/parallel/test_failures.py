@@ -12,6 +12,7 @@ import pytest
 from est_cli.checkpoint.store import newest_valid, step_folders
 from est_cli.errors import PeerLostError
 from est_cli.parallel.group import peers_answer
+from tests.launch.standin import wait_until
 from tests.loop.lab import Ended, Lab, Plant, sha256_of
 from tests.parallel.test_training import SHORT
 
@@ -34,14 +35,16 @@ def test_a_lost_process_ends_the_run(lab: Lab, rank: int, signum: str, half: int
     """Three points at once, since most of the time is waiting."""
     points = list(POINTS.items())[3 * half : 3 * half + 3]
     settings = (*SHORT, "train.micro_batch=2", f"launch.strategy={STRATEGY[signum]}", f"launch.timeout_s={TIMEOUT_S}")
-    began, started = time.monotonic(), {}
+    started = {}
     for number, (point, plant) in enumerate(points):
         arguments = lab.arguments(f"run_name=x{number}", *settings)
         started[point] = lab.start_ranks(2, *arguments, plants={rank: [(*plant, signum)]}, name=f"x{number}-")
+    for pids in started.values():
+        wait_until(lambda pid=pids[rank]: _state(pid) in ("Z", "T"), 90.0)
+    began = time.monotonic()
     for number, (point, pids) in enumerate(started.items()):
         survivor = lab.ended(pids[1 - rank], f"x{number}-rank{1 - rank}-")
         assert time.monotonic() - began < TIMEOUT_S + 10, point
-        assert _state(pids[rank]) in ("Z", "T")
         os.kill(pids[rank], signal.SIGKILL)
         assert lab.ended(pids[rank], f"x{number}-rank{rank}-").code == -signal.SIGKILL
         _assert_survived(lab.at(f"x{number}"), survivor, point)

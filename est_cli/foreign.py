@@ -1,0 +1,90 @@
+"""A model's folder that somebody else made: what is looked at before transformers opens it.
+
+Whatever is odd is a ValueError of one line. Nothing is allocated: of weights only the headers are read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from est_cli.checkpoint import strict_json
+
+CODE_KEYS = (
+    "auto_map",
+    "_attn_implementation_internal",
+    "_attn_implementation",
+    "attn_implementation",
+    "quantization_config",
+)
+"""Keys of a config.json that load or choose code (an attention may name a repository); they are refused."""
+ADAPTER = "adapter_config.json"
+INDEX = "model.safetensors.index.json"
+INDEX_BYTES = 1 << 26
+_NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]+\.safetensors")
+_NOT_A_MODEL = "optim.safetensors"
+
+
+def code_keys(settings: Any) -> list[str]:
+    """Those of CODE_KEYS that a config.json sets, at any depth: a model of several parts has a config for each."""
+    return [key for key in CODE_KEYS if key in set(_set_keys(settings))]
+
+
+def refuse_odd_folder(folder: Path) -> None:
+    """ValueError for what makes transformers look into other folders or repositories for the weights."""
+    if (folder / ADAPTER).exists():
+        raise ValueError(f"{ADAPTER} makes it an adapter of another model; merge the two and give the result")
+    if not (folder / INDEX).exists():
+        return
+    names = strict_json.read_file(folder / INDEX, INDEX_BYTES).get("weight_map")
+    if not isinstance(names, dict) or not all(_NAME.fullmatch(str(name)) for name in names.values()):
+        raise ValueError(f"{INDEX} names files that are no *.safetensors in this folder")
+
+
+def refuse_larger(folder: Path, kind: Any, config: Any) -> None:
+    """ValueError where config.json describes a much larger model than the weights of the folder can fill.
+
+    `kind`: the auto class of transformers that is going to load it.
+    """
+    tensors, numbers = _held(folder)
+    layers = getattr(config, "num_hidden_layers", 0)
+    if not tensors or not isinstance(layers, int):
+        return
+    if layers > tensors:
+        raise ValueError(f"config.json describes {layers:,} layers, its weights are {tensors:,} tensors")
+    with torch.device("meta"):
+        described = sum(weight.numel() for weight in kind.from_config(config, trust_remote_code=False).parameters())
+    if described > 2 * numbers:  # a head that is to be made anew, or is another name of the embedding
+        raise ValueError(f"config.json describes a model of {described:,} numbers, its weights are {numbers:,}")
+
+
+def _set_keys(settings: Any) -> Iterator[str]:
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            if value is not None:
+                yield str(key)
+            yield from _set_keys(value)
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from _set_keys(value)
+
+
+def _held(folder: Path) -> tuple[int, int]:
+    """Tensors in the weights of `folder`, and the numbers in them."""
+    tensors = numbers = 0
+    for path in folder.glob("*.safetensors"):
+        if path.name == _NOT_A_MODEL:
+            continue
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  (not a dict)
+        except SafetensorError as error:
+            raise ValueError(f"{path.name} is not a safetensors file ({error})") from error
+        tensors, numbers = tensors + len(shapes), numbers + sum(map(math.prod, shapes))
+    return tensors, numbers
