@@ -56,7 +56,11 @@ def test_several_begin_one_run(lab: Lab, golden: Golden, tally: Tally, count: in
     tally(inputs=count)
 
 
-@pytest.mark.parametrize("content", ["", "1\n", f"{os.getpid()}\n", "no number\n", "9" * 5000, "\0" * 20])
+@pytest.mark.parametrize(
+    "content",
+    ["", "1\n", f"{os.getpid()}\n", "no number\n", "9" * 5000, "\0" * 20],
+    ids=["empty", "init", "alive", "text", "huge", "zeros"],
+)
 def test_a_lock_that_nobody_holds(lab: Lab, golden: Golden, tally: Tally, content: str) -> None:
     """Left by kill -9, its process id now another's; whatever it says does not count."""
     assert lab.tiny("x", *SHORT, plants=[(*STOP_AT_5[:4], "SIGKILL")]).code == -9
