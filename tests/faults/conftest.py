@@ -1,7 +1,8 @@
 """What each test did to the product is counted by row of docs/faults.md, and written down at the end.
 
 A test says with the mark `row("A2")` where it belongs, and with the fixture `tally` what it did: tally(kills=1),
-tally(inputs=2000). The counts travel with the test's report, as pytest-xdist takes it from process to process.
+tally(inputs=2000), tally(lost=3). The counts travel with the test's report, as pytest-xdist takes it from process to
+process.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ Tally = Callable[..., None]
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Tally:
-    """tally(kills=1, inputs=0): processes that were killed or stopped, damaged or malformed inputs that were given."""
+    """tally(kills=1): processes that were killed or stopped; inputs: damaged or malformed ones that were given.
 
-    def count(kills: int = 0, inputs: int = 0) -> None:
-        request.node.user_properties.append(("kills", kills))
-        request.node.user_properties.append(("inputs", inputs))
+    lost: steps that a kill has undone, which must be done again.
+    """
+
+    def count(kills: int = 0, inputs: int = 0, lost: int = 0) -> None:
+        request.node.user_properties.extend([("kills", kills), ("inputs", inputs), ("lost", lost)])
 
     return count
 

@@ -44,6 +44,8 @@ ROWS = {
     "U": "checkpoints of earlier versions",
 }
 """By the name that a test's mark `row` gives."""
+SAVED_EVERY = {"A2": 5, "A4": 2, "A5": 5}
+"""Steps between two checkpoints of the runs that are killed in these rows."""
 
 
 @dataclass
@@ -52,6 +54,8 @@ class Row:
     """Tests by outcome: passed, failed, skipped."""
     counts: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+    lost: int = 0
+    """Steps that a single kill has undone, at most."""
     not_run: list[str] = field(default_factory=list)
     """Why tests were skipped."""
 
@@ -65,6 +69,8 @@ class Row:
             for name, value in report.user_properties:
                 if name in ("kills", "inputs"):
                     self.counts[name] += int(str(value))
+                elif name == "lost":
+                    self.lost = max(self.lost, int(str(value)))
 
 
 class Report:
@@ -89,11 +95,13 @@ class Report:
         failed = sum(row.outcomes["failed"] for row in self.rows.values())
         minutes = (time.monotonic() - self.begun) / 60
         told = ", ".join(f"{name} {version}" for name, version in versions().items())
+        lost = ", ".join(f"{name} {self.rows[name].lost} of {every}" for name, every in SAVED_EVERY.items())
         return [
             "| row | what | tests | failed | kills | inputs | s | not run |",
             "|---|---|---:|---:|---:|---:|---:|---|",
             *(self._line(name) for name in ROWS),
             "",
+            f"Steps undone by a kill, at most, of those between two checkpoints: {lost}.",
             f"{total['kills']} kills, {total['inputs']:,} damaged or malformed inputs, {failed} failures, "
             f"{minutes:.1f} minutes. Commit {git_commit() or 'unknown'}, {cpu_name()}, {os.cpu_count()} cores, {told}.",
         ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from est_cli.config import ModelConfig
@@ -59,6 +60,12 @@ def only_pickled(name: str) -> Spoil:
         pickled(name)(folder)
 
     return spoil
+
+
+def whole_but_pickled(folder: Path) -> None:
+    """Weights that torch would read, and find nothing wrong with."""
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
 
 
 def indexed(name: str) -> Spoil:
@@ -113,6 +120,7 @@ REFUSED: dict[str, Spoil] = {
     "tokenizer cut": written("tokenizer.json", '{"version": "1.0"'),
     "weights pickled": pickled("model.safetensors"),
     "weights.bin only": only_pickled("pytorch_model.bin"),
+    "whole weights, in pickles": whole_but_pickled,
     "weights.pt only": only_pickled("model.pt"),
     "weights.ckpt only": only_pickled("model.ckpt"),
     "an index that leads up": indexed("../elsewhere.safetensors"),

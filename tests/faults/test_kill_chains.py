@@ -35,9 +35,10 @@ def test_killed_five_times(lab: Lab, golden: Golden, tally: Tally, seed: int) ->
     rng, begun = random.Random(seed), [0]
     for step in steps_to_die_in(rng, blocks):
         killed(lab, "x", plant(rng, step, begun[-1]), OFTEN)
-        assert work_lost(lab.at("x")) <= EVERY
+        lost = work_lost(lab.at("x"))
+        assert lost <= EVERY
         begun.append(resumed_from(lab.at("x")))
-        tally(kills=1)
+        tally(kills=1, lost=lost)
     epochs = [epoch_of(step, blocks) for step in begun[1:]]
     assert max(epochs.count(epoch) for epoch in epochs) >= 2 and len(set(epochs)) >= 2, epochs
     assert_continues(lab, golden, "x", OFTEN)

@@ -49,7 +49,9 @@ def test_killed_at_random_moments(lab: Lab, golden: Golden, tally: Tally, seed: 
                 break
             kills += 1
             left = max(0.3, 1.0 - moment)
-            assert work_lost(place.at(name)) <= INTERVAL, "lost more than what lies between two checkpoints"
+            lost = work_lost(place.at(name))
+            assert lost <= INTERVAL, "lost more than what lies between two checkpoints"
+            tally(lost=lost)
         assert_continues(place, golden, name)
         _remove_big_files(place.at(name))
     tally(kills=kills)

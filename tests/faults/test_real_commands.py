@@ -78,7 +78,7 @@ def test_killed_four_times(lab: Lab, golden: Golden, tally: Tally, seed: int) ->
         if end(process) == 0:
             break
         assert work_lost(run) <= INTERVAL
-        tally(kills=1)
+        tally(kills=1, lost=work_lost(run))
     process = start(lab, str(BIN / "est-train"), name="x")
     assert end(process) == 0, (lab.folder / "x.txt").read_text()
     assert "Traceback" not in (lab.folder / "x.txt").read_text()
@@ -100,7 +100,7 @@ def test_accelerate_launch_killed_four_times(lab: Lab, tally: Tally) -> None:
             os.kill(workers(process.pid)[int(victim[-1])], signal.SIGKILL)
         assert end(process) != 0
         assert work_lost(run) <= INTERVAL
-        tally(kills=1)
+        tally(kills=1, lost=work_lost(run))
     process = start(lab, *ACCELERATE, name="x")
     assert end(process) == 0, (lab.folder / "x.txt").read_text()
     assert [record["loss"] for record in train_records(run)] == [

@@ -20,13 +20,14 @@ def told(outcome: str, when: str = "call", **properties: Any) -> Any:
 def test_a_row_shows_its_tests_failures_and_counts() -> None:
     report = Report()
     for one in (
-        *(told("passed"), told("passed", "teardown", kills=2, inputs=1000)),
-        *(told("failed"), told("passed", "teardown", kills=3)),
+        *(told("passed"), told("passed", "teardown", kills=2, inputs=1000, lost=2)),
+        *(told("failed"), told("passed", "teardown", kills=3, lost=4)),
         *(told("skipped", "setup"), told("passed", "teardown")),
     ):
         report.pytest_runtest_logreport(one)
     (line,) = (line for line in report.page() if line.startswith("| A2 "))
     assert line.split(" | ")[2:] == ["2", "1", "5", "1,000", "9", "1 x no strace |"]
+    assert "A2 4 of 5, A4 0 of 2" in report.page()[-2]
     assert "5 kills, 1,000 damaged or malformed inputs, 1 failures" in report.page()[-1]
 
 
