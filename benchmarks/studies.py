@@ -153,6 +153,19 @@ STUDIES: dict[str, Study] = {
         sizes=("s", "l"),
         seeds=(1, 2, 3),
     ),
+    "n": Study(
+        "Do the choices that closed much of the gap in short training (g, h) close it in long training?",
+        {
+            "dense": DENSE,
+            "three_stage": EST,
+            "ends kept": Arm((*EST.overrides, "sampling.keep_ends=true")),
+            "frozen rows": Arm((*EST.overrides, "optim.unsampled_rows=frozen")),
+            "raptr": CANDIDATES["raptr"],
+            "dense, half the rate": Arm((*DENSE.overrides, "optim.lr=0.0015")),
+            "ends kept, half the rate": Arm((*EST.overrides, "sampling.keep_ends=true", "optim.lr=0.0015")),
+        },
+        sizes=("l",),
+    ),
     "j": Study(
         "Does EST reach the loss of dense training at the size of GPT-2 base, and is it better at equal FLOPs?",
         {
@@ -174,7 +187,7 @@ STUDIES: dict[str, Study] = {
         seeds=(0, 1),
     ),
 }
-"""By letter; d is benchmarks/schedulers.py, f looks at the models of a (benchmarks/twins.py)."""
+"""By letter; l and m are sizes; d is benchmarks/schedulers.py, f looks at the models of a (benchmarks/twins.py)."""
 
 ON_GPU = ("j",)
 """Run only where they are asked for by name."""
