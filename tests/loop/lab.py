@@ -180,8 +180,11 @@ class Lab:
 
 
 def cached_tokens(data: Path) -> tuple[dict[str, Any], np.ndarray]:
-    """What the cache remembers of the only corpus in it, and the tokens: to train on first, then the held-out ones."""
-    (file,) = data.glob("*/tokens.bin")
+    """What the cache remembers of the corpus, and its tokens: to train on first, then the held-out ones.
+
+    It is the oldest there: the fixture `shared` makes it first, and other tests may have added some of other settings.
+    """
+    file = min(data.glob("*/tokens.bin"), key=lambda path: path.stat().st_mtime_ns)
     remembered = json.loads((file.parent / "meta.json").read_text())["remembered"]
     return remembered, np.fromfile(file, remembered["dtype"])
 
