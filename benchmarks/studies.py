@@ -100,6 +100,10 @@ STUDIES: dict[str, Study] = {
                 )
                 for (t1, t2), p in product(((0.05, 0.3), (0.15, 0.5), (0.3, 0.7)), (0.25, 0.5, 0.75))
             },
+            **{
+                f"dense, equal FLOPs to {arm}": Arm(("scheduler=dense",), as_long_as=arm)
+                for arm in ("t1=0.15 t2=0.5 p=0.25", "t1=0.3 t2=0.7 p=0.25", "t1=0.3 t2=0.7 p=0.5")
+            },
         },
         seeds=(0,),
     ),
