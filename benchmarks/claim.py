@@ -1,12 +1,13 @@
-"""The claim card of study a on a page: docs/results/claim.md, from the report of its runs.
+"""The claim card of study a on a page: docs/results/claim-SIZE.md, from the report of its runs.
 
-    python benchmarks/claim.py s        # of the runs in outputs/study/a-s-*, which benchmarks/study.py a leaves there
+    python benchmarks/claim.py s        # of the runs of size s, which benchmarks/study.py left in outputs/study/
 
 est-report makes the card; here it only becomes Markdown.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -15,25 +16,36 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from study import cells_of, kept_of
+from studies import STUDIES
+from study import DATA, cells_of, kept_of
 
 from est_cli.checkpoint.strict_json import read_object
 
-PAGE, PICTURE = Path("docs/results/claim.md"), Path("docs/results/claim-flops.png")
+PAGES = Path("docs/results")
 LIMIT = 1 << 24
 """Bytes of a report.json."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (size,) = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("size", choices=STUDIES["a"].sizes)
+    size = parser.parse_args(argv).size
     runs = [kept_of(cell) for cell in cells_of("a") if cell.size == size]
+    absent = [run for run in runs if not run.is_dir()]
+    if absent:
+        then = f"study.py a trains again what has no file in {DATA}/a"
+        parser.error(f"{absent[0]} and {len(absent) - 1} others are not here, only their numbers; {then}")
     with TemporaryDirectory() as folder:
         out = Path(folder) / "report"
         shown = ["--out", str(out), "--title", f"Study a, size {size}"]
         subprocess.run([sys.executable, "-m", "est_cli.report", *map(str, runs), *shown], check=True)
         (card,) = read_object((out / "report.json").read_bytes(), LIMIT)["claims"]
-        shutil.copyfile(out / "loss-flops-total.png", PICTURE)
-    PAGE.write_text("\n".join(page(card, size)) + "\n")
+        shutil.copyfile(out / "loss-flops-total.png", PAGES / picture(size))
+    (PAGES / f"claim-{size}.md").write_text("\n".join(page(card, size)) + "\n")
+
+
+def picture(size: str) -> str:
+    return f"claim-{size}-flops.png"
 
 
 def page(card: Mapping[str, Any], size: str) -> Iterator[str]:
@@ -52,7 +64,7 @@ def page(card: Mapping[str, Any], size: str) -> Iterator[str]:
     yield from ("", *(f"- {caution}" for caution in card["cautions"]))
     for what, values in card["provenance"].items():
         yield f"- {what}: {', '.join(value[:60] for value in values)}"
-    yield from ("", f"![validation loss against FLOPs]({PICTURE.name})")
+    yield from ("", f"![validation loss against FLOPs]({picture(size)})")
 
 
 if __name__ == "__main__":

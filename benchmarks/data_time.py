@@ -21,8 +21,8 @@ from est_cli.config import ModelConfig, OptimConfig
 from est_cli.data import BlockOrder, TokenBlocks
 from est_cli.data.stream import Span, Tokens, TokenStream
 from est_cli.est import apply_est
-from est_cli.lm_loss import next_token_loss, target_count
 from est_cli.models import build_model, hf_config
+from est_cli.models.lm_loss import next_token_loss, target_count
 from est_cli.optim import build_optimizer, update
 
 GPT2_TINY = ModelConfig(vocab_size=4096, hidden_size=128, num_layers=4, num_heads=4, max_positions=512)

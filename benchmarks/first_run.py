@@ -10,7 +10,6 @@ line) and validation.jsonl.xz. Runs go to outputs/first-run-*, figures to docs/r
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from shared_data import shared
 
 from est_cli.checkpoint.strict_json import read_object
 from est_cli.tracking import read_metrics
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true")
     if not parser.parse_args().report:
-        corpus = f"{os.environ['EST_DATA']}/corpus"
+        corpus = str(shared("corpus"))
         for family in FAMILIES:
             for scheduler in SCHEDULERS:
                 train(family, scheduler, corpus)

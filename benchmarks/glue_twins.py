@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from shared_data import shared
 
 from est_cli.checkpoint.strict_json import read_object
 
@@ -75,9 +76,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true")
     if not parser.parse_args().report:
+        corpus, tasks = str(shared("corpus")), str(shared("glue"))
         for scheduler in SCHEDULERS:
-            train(scheduler, f"{os.environ['EST_DATA']}/corpus")
-        fine_tune(f"{os.environ['EST_DATA']}/glue")
+            train(scheduler, corpus)
+        fine_tune(tasks)
     print(page())
     records = read_object((run_of(SCHEDULERS[0]) / "results.json").read_bytes())
     records["settings"]["data_dir"] = "$EST_DATA/glue"  # no path of a machine

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from est_cli.lm_loss import LmLoss
 from est_cli.loop.device import keep_freed_memory
+from est_cli.models.lm_loss import LmLoss
 
 SEQ_LEN = 256
 WAYS = {

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from measure import Case
+from shared_data import shared
 from stage_time import _keep_freed_memory as keep_freed_memory
 from stage_time import build, measure, results
 
@@ -165,7 +165,7 @@ def main() -> None:
         stage_times()
         return
     if not arguments.report:
-        corpus = f"{os.environ['EST_DATA']}/corpus"
+        corpus = str(shared("corpus"))
         for seed in SEEDS:
             for arm in arms():
                 train(arm, seed, corpus)

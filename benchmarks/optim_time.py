@@ -27,8 +27,8 @@ from transformers import PreTrainedModel
 from est_cli.arch import spec_of
 from est_cli.config import OptimConfig, OptimName, SkippedLayers, UnsampledRows
 from est_cli.est import EstHandle, IndexGenerator, apply_est, reached_parts
-from est_cli.lm_loss import LmLoss, target_count
 from est_cli.models import build_model, hf_config
+from est_cli.models.lm_loss import LmLoss, target_count
 from est_cli.optim import Optimizer, build_optimizer, update
 
 PLAIN = "adamw"

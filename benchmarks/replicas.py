@@ -38,9 +38,9 @@ from torch.nn.parallel import DistributedDataParallel
 from est_cli.arch import spec_of
 from est_cli.config import OptimConfig
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingOptions, SamplingRates, apply_est, sample_sizes
-from est_cli.lm_loss import LmLoss, Objective
 from est_cli.loop.device import keep_freed_memory
 from est_cli.models import build_model, hf_config, unpacked_sequences
+from est_cli.models.lm_loss import LmLoss, Objective
 from est_cli.optim import build_optimizer, update
 from est_cli.parallel import Replicas, StepPlan
 from est_cli.rank import rank_of_environment

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from shared_data import shared
 
 from est_cli.checkpoint.strict_json import read_object
 from est_cli.checks.plan import SAVES_NOTHING
@@ -161,14 +161,15 @@ def main() -> None:
     parser.add_argument("--time", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     arguments = parser.parse_args()
-    found = arms()
     if arguments.time:
-        print_times(found)
+        print_times(arms())
         return
+    corpus = "" if arguments.report else str(shared("corpus"))
+    found = arms()
     if not arguments.report:
         for seed in arguments.seeds:
             for arm, overrides in found.items():
-                train(arm, overrides, seed, f"{os.environ['EST_DATA']}/corpus")
+                train(arm, overrides, seed, corpus)
     if all((run_of(arm, seed) / "summary.json").is_file() for arm in found for seed in SEEDS):
         report(found)
 

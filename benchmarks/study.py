@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared_data import shared
 from studies import ON_GPU, STUDIES, Arm, Study
 
 from est_cli.checkpoint.strict_json import read_object
@@ -119,8 +119,13 @@ def run(cell: Cell, corpus: str) -> None:
 
 
 def kept_of(cell: Cell) -> Path:
-    """The folder of its run."""
-    return Path("outputs") / FOLDER / cell.name
+    """The folder of its run; where another study has made it, the folder there."""
+    runs, overrides = Path("outputs") / FOLDER, overrides_of(cell)
+    if not (runs / cell.name).exists():
+        for path in sorted(DATA.glob("*/*.json")):
+            if (runs / path.stem).exists() and read_object(path.read_bytes()).get("overrides") == overrides:
+                return runs / path.stem
+    return runs / cell.name
 
 
 def _same_run(overrides: Sequence[str]) -> dict[str, Any] | None:
@@ -159,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         if time.monotonic() - begun > 60 * arguments.minutes:
             return
-        run(cell, f"{os.environ['EST_DATA']}/corpus")
+        run(cell, str(shared("corpus")))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ study's. The front page, docs/results/README.md, is readings/front.md filled in.
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -172,7 +172,13 @@ def _curve(axes: Axes, cells: Mapping[int, Cell], along: int, **look: Any) -> No
     axes.plot(x, y, marker="o", markersize=3, linewidth=1.4, **look)
 
 
-def main(letters: Sequence[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", metavar=f"{{{','.join(STUDIES)}}}")
+    letters = parser.parse_args(argv).studies
+    unknown = sorted(set(letters) - set(STUDIES))
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: no study of this name; there are {', '.join(STUDIES)}")
     for letter in letters or STUDIES:
         sizes = results_of(letter)
         if not sizes:
@@ -186,4 +192,4 @@ def main(letters: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared_data import shared
 from tokenizers import Tokenizer
 
 from est_cli.data import tokenizer as bpe
@@ -47,7 +48,7 @@ class Built:
 
 def write_text(folder: Path, megabytes: int) -> int:
     """Unpack copies of the shared corpus until there is enough; returns the bytes."""
-    packed = sorted((Path(os.environ["EST_DATA"]) / "corpus").glob("train-*.jsonl.xz"))
+    packed = sorted(shared("corpus").glob("train-*.jsonl.xz"))
     written = copy = 0
     while written < megabytes * 1e6:
         path = packed[copy % len(packed)]
@@ -158,9 +159,6 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.build is not None:
         build(arguments.build, arguments.build / arguments.cache, arguments.processes)
-        return 0
-    if "EST_DATA" not in os.environ:
-        print("skipped: EST_DATA must name the folder of the shared corpora")
         return 0
     with tempfile.TemporaryDirectory() as folder:
         return compare(Path(folder), arguments.megabytes, arguments.processes)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from shared_data import shared
 from studies import STUDIES
 from study import DATA, FOLDER, Cell, kept_of
 
@@ -71,7 +71,7 @@ def keep(kind: str, cell: Cell, make: Callable[[Cell], Made]) -> None:
 
 
 def trace(cell: Cell) -> Made:
-    corpus, name = f"{os.environ['EST_DATA']}/corpus", f"{FOLDER}-trace-{cell.name}"
+    corpus, name = shared("corpus"), f"{FOLDER}-trace-{cell.name}"
     text = ["dataset=text", f"dataset.files=[{corpus}/train-00000.jsonl.xz]"]
     text.append(f"dataset.validation_files=[{corpus}/validation.jsonl.xz]")
     command("analyze", f"checkpoint={kept_of(cell)}", f"run_name={name}", *text, *TRACE)
@@ -82,7 +82,7 @@ def trace(cell: Cell) -> Made:
 
 def glue(cell: Cell) -> Made:
     where = (f"checkpoint={kept_of(cell)}", f"run_name={FOLDER}-glue-{cell.name}", f"task={','.join(TASKS)}")
-    command("eval", *where, f"eval.data_dir={os.environ['EST_DATA']}/glue", f"eval.seeds=[{cell.seed}]", *GLUE)
+    command("eval", *where, f"eval.data_dir={shared('glue')}", f"eval.seeds=[{cell.seed}]", *GLUE)
     found = read_object((Path("outputs") / f"{FOLDER}-glue-{cell.name}" / "results.json").read_bytes())
     return {"scores": {record["task"]: 100 * record["score"] for record in found["records"]}}
 

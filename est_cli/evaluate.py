@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from est_cli.lm_loss import Objective, target_count
+from est_cli.models.lm_loss import Objective, target_count
 
 
 def validation_loss(

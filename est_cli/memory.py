@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 from est_cli.config import Attention, OptimConfig
 from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
 from est_cli.est.sizes import SamplingOptions
-from est_cli.lm_loss import LmLoss
 from est_cli.models import checkpoint_activations, quiet_transformers, settle_positions, unpacked_sequences
+from est_cli.models.lm_loss import LmLoss
 from est_cli.optim import build_optimizer, missing_moments
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")

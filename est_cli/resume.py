@@ -13,7 +13,7 @@ from est_cli.checks import check
 from est_cli.config import FREE_KEYS, Ranks, Redraw, RunConfig
 from est_cli.derived import drops_entries
 from est_cli.errors import CheckpointError, ConfigError
-from est_cli.run_dir import RunDir, check_run_name, find_finished, find_unfinished
+from est_cli.run_dir import RunDir, check_run_name, check_unused, find_finished, find_unfinished
 from est_cli.schema import leaves_of, plain, typed
 
 OUTPUTS = Path("outputs")
@@ -53,6 +53,8 @@ def resolve_resume(config: RunConfig, given: set[str]) -> Start:
     if folder is None:
         check(config)
         _check_names(config)
+        if config.run_name is not None:  # told before the text is read, which may take hours
+            check_unused(runs_folder(config), config.run_name)
         return Start(config, None)
     merged = _merge(stored_config(folder), config, given, folder)
     check(merged)

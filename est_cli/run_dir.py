@@ -94,6 +94,15 @@ def create_run_dir(outputs: Path, name: str) -> RunDir:
     return run
 
 
+def check_unused(outputs: Path, name: str) -> None:
+    """ConfigError where create_run_dir() would refuse; makes nothing."""
+    check_run_name(name)
+    run = RunDir(outputs / name)
+    with disk.storage_errors(run.root):
+        if os.path.lexists(run.root):
+            _refuse_used(run)
+
+
 def find_unfinished(outputs: Path, matches: Callable[[Path], bool]) -> Path | None:
     """The newest unfinished run folder in `outputs` for which `matches(folder)` is true, by the time it was started."""
     return _newest(outputs, RunDir.is_unfinished, matches)

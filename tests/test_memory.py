@@ -16,9 +16,9 @@ from est_cli.arch import spec_of
 from est_cli.config import OptimConfig, OptimName
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
 from est_cli.est.sizes import SamplingOptions
-from est_cli.lm_loss import LmLoss
 from est_cli.memory import MemoryEstimate, estimate_memory
 from est_cli.models import checkpoint_activations
+from est_cli.models.lm_loss import LmLoss
 from est_cli.optim import build_optimizer, update
 
 from .est.models import FAMILIES, config_of

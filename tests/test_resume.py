@@ -54,6 +54,42 @@ def test_a_new_run_is_the_configuration_itself() -> None:
     assert begin.config == _composed(("seed=3", "run_name=new"))[0]
 
 
+@pytest.mark.parametrize(
+    ("finished", "message"),
+    [
+        (True, r"^run_name: outputs/s/x is a finished run and is never overwritten; choose another"),
+        (False, r"^run_name: outputs/s/x is an unfinished run; continue it with resume=outputs/s/x"),
+    ],
+)
+def test_a_name_that_a_run_has_is_refused_before_the_text_is_read(finished: bool, message: str) -> None:
+    make_run("s/x", finished=finished)
+    with pytest.raises(ConfigError, match=message):
+        start("sweep=s", "run_name=x")
+    assert start("run_name=x").folder is None
+
+
+def test_a_name_whose_run_was_killed_before_it_began_is_free() -> None:
+    X.mkdir(parents=True)
+    (X / ".lock").touch()
+    assert start("run_name=x").folder is None
+    assert start("run_name=x", "resume=auto").folder is None
+
+
+@pytest.mark.parametrize("what", ["a file", "a link", "somebody's folder"])
+def test_a_name_that_something_else_has_is_refused(what: str) -> None:
+    OUTPUTS.mkdir()
+    if what == "a file":
+        X.touch()
+    elif what == "a link":
+        X.symlink_to("nowhere")
+    else:
+        X.mkdir()
+        (X / "thesis.tex").touch()
+    for more in ([], ["resume=auto"]):
+        with pytest.raises(ConfigError, match=r"^run_name: outputs/x "):
+            start("run_name=x", *more)
+
+
 @pytest.mark.parametrize("args", [["run_name=a/b"], ["run_name=.."], ["run_name=''"], ["run_name=a/b", "resume=auto"]])
 def test_a_name_that_is_no_folder_name_is_refused(args: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"^run_name: "):

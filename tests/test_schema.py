@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import typing
 from typing import Any
 
 import pytest
@@ -52,6 +54,18 @@ def test_guesses(key: str, guess: str | None) -> None:
     told = unknown_key(key, known)
     assert told.startswith(f"{key}: unknown key; ")
     assert told.endswith("--help lists all keys") if guess is None else f"did you mean {guess!r}?" in told
+
+
+SWITCHES = [key for key, hint in leaf_types(PlanConfig) if bool in (hint, *typing.get_args(hint))]
+
+
+@pytest.mark.parametrize("number", [3, 1, 0, 0.5])
+def test_a_number_is_no_switch(number: float) -> None:
+    assert len(SWITCHES) > 5
+    for key in SWITCHES:
+        group, _, name = key.rpartition(".")
+        with pytest.raises(ConfigError, match=rf"^{re.escape(key)}: {number} is not true or false"):
+            typed({group: {name: number}} if group else {name: number}, PlanConfig)
 
 
 STRINGS = [

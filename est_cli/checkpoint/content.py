@@ -53,7 +53,7 @@ def save_checkpoint(
 
     def fill(tmp: Path) -> None:
         _write_model(tmp, snapshot, tokenizer)
-        with _safetensors_errors():
+        with _native_errors():
             save_file(snapshot.moments, tmp / OPTIMIZER)
         disk.write_file(tmp / STATE, strict_json.write_object(state))
 
@@ -107,13 +107,13 @@ def _check(snapshot: Snapshot) -> None:
 
 def _write_model(folder: Path, snapshot: Snapshot, tokenizer: PreTrainedTokenizerBase | None) -> None:
     """The files that `save_pretrained` of model and tokenizer would write."""
-    with _safetensors_errors():
+    with _native_errors():
         save_file(snapshot.weights, folder / WEIGHTS, metadata={"format": "pt"})
-    snapshot.config.save_pretrained(folder)
-    if snapshot.generation_config is not None:
-        snapshot.generation_config.save_pretrained(folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+        snapshot.config.save_pretrained(folder)
+        if snapshot.generation_config is not None:
+            snapshot.generation_config.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
 
 
 @contextmanager
@@ -135,11 +135,11 @@ def _blaming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _safetensors_errors() -> Iterator[None]:
-    """safetensors tells of a full disk in its own exception; make it the OSError it is."""
+def _native_errors() -> Iterator[None]:
+    """safetensors and tokenizers tell of a full disk in exceptions of their own; make them the OSError it is."""
     try:
         yield
-    except SafetensorError as err:
+    except Exception as err:  # of tokenizers a bare one
         code = re.search(r"os error ([0-9]+)", str(err))
         if code is None:
             raise

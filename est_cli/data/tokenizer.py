@@ -117,7 +117,10 @@ def _trained(
         return {}
 
     cached(folder, build)
-    return _from_pretrained(str(folder), local=True)
+    try:
+        return _from_pretrained(str(folder), local=True)
+    except Exception as error:  # it is intact, so the disk refuses
+        raise DataError(f"{folder}: cannot be read ({reason(error)})") from error
 
 
 def _train(texts: Iterator[str], size: int) -> PreTrainedTokenizerFast:

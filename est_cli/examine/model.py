@@ -25,8 +25,8 @@ from est_cli.data.hub import require_hub
 from est_cli.data.tokenizer import token_count
 from est_cli.errors import CheckpointError
 from est_cli.examine.place import local_model
-from est_cli.foreign import code_keys, refuse_larger, refuse_odd_folder
 from est_cli.models import quiet_transformers
+from est_cli.models.foreign import code_keys, refuse_larger, refuse_odd_folder
 
 DROPOUTS = (
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "summary_first_dropout"),

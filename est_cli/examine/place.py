@@ -23,8 +23,16 @@ def local_model(key: str, name: str) -> Path | None:
             raise ConfigError(f"{key}: there is no folder {name}")
         return None
     if not (place / "config.json").exists():
-        raise CheckpointError(f"{place}: holds no config.json, so this is no model; give a folder such as .../model")
+        raise CheckpointError(f"{place}: {_no_model(RunDir(place))}")
     return place
+
+
+def _no_model(run: RunDir) -> str:
+    if not run.is_unfinished():
+        return "holds no config.json, so this is no model; give a folder such as .../model"
+    checkpoints = sorted(path.parent for path in run.checkpoints.glob("step-*/config.json"))
+    then = f"give a checkpoint of it, such as {checkpoints[-1]}" if checkpoints else "there is no checkpoint of it yet"
+    return f"is an unfinished run and has no final model; {then}"
 
 
 def run_of(place: Path) -> Path | None:

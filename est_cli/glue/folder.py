@@ -17,6 +17,8 @@ from est_cli.resume import OUTPUTS
 from est_cli.run_dir import MAX_NAME, RunDir, lock
 
 ZERO_SHOT = "zero_shot.json"
+IDENTITY = ("checkpoint", "task", "settings_digest")
+"""What a result is known by in it."""
 
 
 def results_folder(config: EvalConfig) -> Path:
@@ -47,7 +49,10 @@ def zero_shot_results(folder: Path) -> list[dict[str, Any]]:
     """What is in zero_shot.json, none where it is not there. DataError for a file that is not ours."""
     path = folder / ZERO_SHOT
     try:
-        return list(strict_json.read_file(path)["records"]) if path.exists() else []
+        found = list(strict_json.read_file(path)["records"]) if path.exists() else []
+        for entry in found:
+            _ = [entry[name] for name in IDENTITY]
+        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: holds no results of est-eval ({error}); move it away to begin anew") from error
 
@@ -56,7 +61,7 @@ def keep_zero_shot(folder: Path, result: dict[str, Any]) -> None:
     """Add a result to zero_shot.json, in place of one of the same checkpoint, task and settings."""
 
     def key(entry: dict[str, Any]) -> tuple[Any, ...]:
-        return entry["checkpoint"], entry["task"], entry["settings_digest"]
+        return tuple(entry[name] for name in IDENTITY)
 
     others = [entry for entry in zero_shot_results(folder) if key(entry) != key(result)]
     disk.replace_file(folder / ZERO_SHOT, strict_json.write_object({"records": [*others, result]}))

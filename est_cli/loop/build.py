@@ -15,7 +15,6 @@ from est_cli.errors import ConfigError
 from est_cli.est import EstHandle, IndexGenerator, SamplingScheduler, apply_est, training_flops
 from est_cli.est.flops import ledger_of, ran_flops
 from est_cli.est.sizes import Ran, full_sizes
-from est_cli.lm_loss import Objective
 from est_cli.loop.device import (
     attention_kernel,
     compile_layers,
@@ -34,6 +33,7 @@ from est_cli.models import (
     unpacked_sequences,
     uses_kernels,
 )
+from est_cli.models.lm_loss import Objective
 from est_cli.optim import build_optimizer
 from est_cli.parallel import Alone, Exchange, Group, Replicas, Shards, peers_answer, shard, weight_checksum
 from est_cli.rank import Rank, rank_of_environment

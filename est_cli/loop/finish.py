@@ -13,6 +13,7 @@ from est_cli.loop.device import hardware
 from est_cli.loop.report import run_report
 from est_cli.loop.run import Run
 from est_cli.reporting.figures import plot_run
+from est_cli.reporting.runs import check_records
 from est_cli.run_dir import write_json
 from est_cli.tracking import read_metrics
 from est_cli.tracking.summary import print_summary, time_saved_pct
@@ -32,6 +33,7 @@ def finish(run: Run) -> dict[str, Any]:
     if not run.rank.first:
         return {}
     metrics = read_metrics(run.dir.metrics)
+    check_records(metrics, run.dir.metrics)  # what an earlier process wrote may be damaged by now
     plot_run(metrics, run.dir.plots, run.dir.root.name)
     summary = _summary(run, metrics)
     run.tracker.close(summary)

@@ -19,10 +19,10 @@ from est_cli.batch_sizes import requested
 from est_cli.config import Precision
 from est_cli.errors import OutOfMemory
 from est_cli.est.sizes import scheduled_sizes
-from est_cli.lm_loss import target_count
 from est_cli.loop.run import Run
 from est_cli.loop.step import forward_backward
 from est_cli.memory import MemoryEstimate, available_bytes, estimate_memory
+from est_cli.models.lm_loss import target_count
 from est_cli.optim import missing_moments
 from est_cli.parallel import Group, Shards
 

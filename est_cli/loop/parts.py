@@ -20,9 +20,9 @@ from est_cli.derived import options_of, scheduler_of, tokenizer_of
 from est_cli.errors import ConfigError
 from est_cli.est import ModelSpec, SamplingScheduler
 from est_cli.est.sizes import SamplingOptions
-from est_cli.lm_loss import LmLoss
 from est_cli.loop.device import build_accelerator, kind_of_device
 from est_cli.models import build_model, hf_config, set_end_of_text
+from est_cli.models.lm_loss import LmLoss
 from est_cli.parallel import Group
 from est_cli.rank import Rank
 from est_cli.resume import Start

@@ -16,8 +16,8 @@ from est_cli.config import RunConfig
 from est_cli.data import Corpus, TokenBlocks
 from est_cli.errors import CheckpointError
 from est_cli.est import FULL, EstHandle, Flops, FlopsLedger, IndexGenerator, ModelSpec, SamplingScheduler, Subnetwork
-from est_cli.lm_loss import Objective
 from est_cli.loop.feed import Feed
+from est_cli.models.lm_loss import Objective
 from est_cli.optim import Optimizer
 from est_cli.parallel import Exchange, Group
 from est_cli.rank import Rank

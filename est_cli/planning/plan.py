@@ -18,9 +18,9 @@ from est_cli.errors import ConfigError
 from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingRates, SamplingScheduler
 from est_cli.est.flops import ledger_of
 from est_cli.est.sizes import Ran, RealisedRates, SamplingOptions, realised_rates
-from est_cli.lm_loss import LmLoss
 from est_cli.memory import Activations, MemoryEstimate, estimate_memory
 from est_cli.models import hf_config
+from est_cli.models.lm_loss import LmLoss
 from est_cli.planning.targets import Met, met
 
 if TYPE_CHECKING:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from est_cli.checkpoint.disk import storage_errors
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#4D4D4D"
 """From the palette of Okabe and Ito; lines differ in style or marker too, for prints without colour."""
@@ -27,6 +31,17 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def save_pictures(figures: Mapping[str, Figure], folder: Path) -> None:
+    """Each as a file of this name in `folder` (made if missing). StorageError that names it if the disk refuses."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        data = BytesIO()  # matplotlib would tell of a full disk without the file's name
+        figure.savefig(data, format="png", dpi=DPI)
+        with storage_errors(folder / name):
+            (folder / name).write_bytes(data.getvalue())
 
 
 def tidy(axes: Axes) -> None:

@@ -13,7 +13,6 @@ from matplotlib.ticker import EngFormatter
 
 from est_cli.reporting.drawing import (
     BLUE,
-    DPI,
     GREEN,
     GREY,
     MAX_TOLD,
@@ -21,6 +20,7 @@ from est_cli.reporting.drawing import (
     labelled,
     legend_below,
     new_figure,
+    save_pictures,
     stage_shade,
     step_axis,
     tidy,
@@ -43,15 +43,13 @@ WIDTH = 7.0
 def plot_run(metrics: list[Record], plots_dir: Path, title: str) -> list[Path]:
     """Draw loss.png and saving.png into `plots_dir` (made if missing) and return their paths.
 
-    Nothing is drawn, and the list is empty, where `metrics` holds no training step.
+    Nothing is drawn, and the list is empty, where `metrics` holds no training step. Raises StorageError.
     """
     train = training_records(metrics)
     if not train:
         return []
-    plots_dir.mkdir(parents=True, exist_ok=True)
     figures = {"loss.png": loss_figure(metrics, title), "saving.png": saving_figure(metrics, title)}
-    for name, figure in figures.items():
-        figure.savefig(plots_dir / name, dpi=DPI)
+    save_pictures(figures, plots_dir)
     return [plots_dir / name for name in figures]
 
 

@@ -13,13 +13,13 @@ from matplotlib.ticker import MaxNLocator
 from est_cli.est.coverage import Coverage
 from est_cli.reporting.drawing import (
     BLUE,
-    DPI,
     GREEN,
     GREY,
     ORANGE,
     labelled,
     legend_below,
     new_figure,
+    save_pictures,
     step_axis,
     tidy,
 )
@@ -36,13 +36,11 @@ PANELS_IN_ROW = 3
 def plot_stages(metrics: Sequence[Record], transitions: Sequence[Record], covered: Coverage, folder: Path) -> None:
     """Draw transitions.png, where there is a transition, and coverage.png into the folder (made if missing).
 
-    `transitions` as in summary.json.
+    `transitions` as in summary.json. Raises StorageError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     train = [record for record in metrics if record.get("loss") is not None]
-    if transitions and train:
-        transitions_figure(train, transitions).savefig(folder / "transitions.png", dpi=DPI)
-    coverage_figure(covered).savefig(folder / "coverage.png", dpi=DPI)
+    figures = {"transitions.png": transitions_figure(train, transitions)} if transitions and train else {}
+    save_pictures({**figures, "coverage.png": coverage_figure(covered)}, folder)
 
 
 def transitions_figure(train: Sequence[Record], transitions: Sequence[Record]) -> Figure:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from statistics import fmean
 
+import claim
 import pytest
 import study
 import study_page
@@ -99,3 +100,13 @@ def test_twins_are_compared_pair_by_pair(data: Path) -> None:
             file.write_text(json.dumps({"trace": told, "without_embeddings": told, "groups": groups, "loss": mean}))
     (row,) = (line for line in twins.page().splitlines() if line.startswith("| all "))
     assert f"{fmean((10, 20)):g}" in row and "| -8.5 (" in row and "-56.7 % | +2.5 (" in row
+
+
+def test_a_card_of_runs_that_are_not_here_says_how_to_have_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        claim.main(["s"])
+    assert ended.value.code == 2
+    assert "study.py a trains again what has no file in docs/results/data/a" in capsys.readouterr().err

@@ -188,13 +188,21 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.Monk
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_an_error_of_safetensors_about_the_disk_is_a_storage_error(tmp_path: Path) -> None:
-    def fill(tmp: Path) -> None:
-        with content._safetensors_errors():
-            save_file({"a": torch.zeros(1)}, tmp / "no folder" / "a.safetensors")
+def test_errors_of_safetensors_and_tokenizers_about_the_disk_are_storage_errors(tmp_path: Path) -> None:
+    def save_weights(folder: Path) -> None:
+        save_file({"a": torch.zeros(1)}, folder / "a.safetensors")
 
-    with pytest.raises(StorageError, match="ENOENT"):
-        store.write_folder(tmp_path / "model", fill, {})
+    def save_tokenizer(folder: Path) -> None:
+        tokenizer().backend_tokenizer.save(str(folder / "tokenizer.json"))
+
+    for write in (save_weights, save_tokenizer):
+
+        def fill(tmp: Path, write: Callable[[Path], None] = write) -> None:
+            with content._native_errors():
+                write(tmp / "no folder")
+
+        with pytest.raises(StorageError, match="ENOENT"):
+            store.write_folder(tmp_path / "model", fill, {})
 
 
 def test_what_was_just_verified_is_not_read_a_second_time(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,8 +29,8 @@ from est_cli.est import (
     sampled_parts,
     training_flops,
 )
-from est_cli.lm_loss import LmLoss, target_count
 from est_cli.models import checkpoint_activations
+from est_cli.models.lm_loss import LmLoss, target_count
 
 from .mamba_reference import FAMILIES, UNITS, config_of, masked_dense, unused_slices
 from .models import tokens

@@ -38,7 +38,7 @@ def measure() -> None:
             try:
                 return function(*args, **kwargs)
             finally:
-                seconds[name] = time.monotonic() - begin
+                seconds[name] = seconds.get(name, 0.0) + time.monotonic() - begin  # a run closes its tracker twice
                 with open(TIMES, "w") as file:
                     json.dump(seconds, file)
 
@@ -85,11 +85,13 @@ def _fail_or_hang(how: str) -> None:
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """Answers every request as the server's `answer` says: a status, headers and a body."""
+    """Answers every request as the server's `answer` says: a status, headers and a body; a POST not if it `holds`."""
 
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         status, headers, body = self.server.answer  # type: ignore[attr-defined]
+        if self.command == "POST" and self.server.holds:  # type: ignore[attr-defined]
+            time.sleep(60)
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
@@ -103,10 +105,12 @@ class _Answers(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def answering(status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> Iterator[str]:
-    """The address of a server that always answers so."""
+def answering(
+    status: int, body: bytes = b"", headers: dict[str, str] | None = None, holds: bool = False
+) -> Iterator[str]:
+    """The address of a server that always answers so; if it `holds`, only until something is sent to it."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
-        server.answer = (status, headers or {}, body)  # type: ignore[attr-defined]
+        server.answer, server.holds = (status, headers or {}, body), holds  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +78,20 @@ def spike(number: int, factor: float) -> None:
         return loss * factor
 
     step.forward_backward = forward_backward
+
+
+def take_for_ever(number: int) -> None:
+    """Step `number` (0-based) does not end."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(run: Run, at: int, *args: Any) -> Any:
+            if at == number:
+                time.sleep(60)
+            return function(run, at, *args)
+
+        return slow
+
+    _replace("est_cli.loop.train.train_step", wrap)
 
 
 def write_usage(path: str, every: int) -> None:

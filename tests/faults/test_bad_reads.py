@@ -47,6 +47,7 @@ BEFORE: dict[str, tuple[Plant, str]] = {
         losing("est_cli.data.shards.write_tokens", 1, "corpus.jsonl", 0),
         "corpus.jsonl: has changed while it was read",
     ),
+    "the tokenizer": (failing("est_cli.data.tokenizer._from_pretrained", 1, "EIO"), "cannot be read (Input/output er"),
     "the tokens": (failing("os.pread", 1, "EIO"), "tokens.bin: cannot be read (Input/output error)"),
 }
 """What goes wrong before the first step."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,15 +13,19 @@ from typing import Any
 import pytest
 
 from est_cli.checkpoint.store import step_folders, verify_folder
+from est_cli.errors import StorageError
+from est_cli.reporting.figures import plot_run
+from est_cli.tracking.metrics import MetricsFile, read_metrics
 from tests.checkpoint.folders import is_whole, leftovers, names
 from tests.checkpoint.test_crash import newest_of, no_warning, with_three
 from tests.faults import test_crash_points as traced
 from tests.faults.bad_disk import losing, mount, refusing, small_disk
 from tests.faults.conftest import Tally
-from tests.faults.refused import check_ended, check_line, unchanged
+from tests.faults.refused import check_ended, check_line, told_as, unchanged
 from tests.faults.size import either
 from tests.loop.lab import Ended, Lab, outcome
 from tests.loop.test_start import SHORT, STOP_AT_5
+from tests.reporting.made import records
 
 pytestmark = pytest.mark.row("D1")
 
@@ -90,6 +96,54 @@ def test_a_disk_that_is_read_only(lab: Lab, golden: Golden, tally: Tally) -> Non
         assert lab.train("resume=outputs/x").code == 0
         assert result(lab.at("x")) == expected(golden, *SHORT)
     tally(inputs=2)
+
+
+@pytest.mark.parametrize("size", either([4 * KB, 12 * KB, 24 * KB], [24 * KB]))
+def test_no_room_for_the_tokens(shared: Lab, tmp_path: Path, golden: Golden, tally: Tally, size: int) -> None:
+    """Nothing is begun. With room it is; and tokens that are there need no disk that can be written to."""
+    lab, data = Lab(shared.server, tmp_path, shared.corpus), tmp_path / "data"
+    with small_disk(data, size):
+        told(lab.tiny("x", *SHORT), "data/", "No space left")
+        assert not (tmp_path / "outputs").exists() and not list(data.glob(".tmp-*"))
+        assert mount("-o", f"remount,size={1 << 20}", str(data))
+        assert lab.tiny("x", *SHORT).code == 0
+        assert mount("-o", "remount,ro", str(data))
+        with unchanged(data):
+            assert lab.tiny("y", *SHORT).code == 0
+    assert result(lab.at("x")) == result(lab.at("y")) == expected(golden, *SHORT)
+    tally(inputs=2)
+
+
+def test_no_room_for_the_pictures(tmp_path: Path, tally: Tally) -> None:
+    """At the end of a run (the victims draw none)."""
+    with small_disk(tmp_path / "plots", 8 * KB):
+        line = told_as(StorageError, lambda: plot_run(records("three_stage", 8, 0.0, 4, 1), tmp_path / "plots", "x"))
+    check_line(line, str(tmp_path / "plots/loss.png"), "No space left", "(ENOSPC)")
+    tally(inputs=1)
+
+
+def test_records_until_the_disk_is_full(tmp_path: Path, tally: Tally) -> None:
+    """The system writes as much of the last one as there is room for, and tells no error."""
+    with small_disk(tmp_path / "run", 8 * KB):
+        file, steps = MetricsFile(tmp_path / "run" / "metrics.jsonl"), itertools.count()
+
+        def append() -> None:
+            for step in steps:
+                file.append({"step": step, "loss": step / 7})
+
+        check_line(told_as(StorageError, append), "metrics.jsonl", "No space left")
+        assert 50 < len(read_metrics(file.path)) == next(steps) - 1
+    tally(inputs=1)
+
+
+def test_mended_records_are_synced_before_they_have_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, replace = [], Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: done.append(Path(os.readlink(f"/proc/self/fd/{fd}"))))
+    monkeypatch.setattr(Path, "replace", lambda path, target: done.append(path) or replace(path, target))
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"step": 1})
+    file.truncate_after(1)
+    assert len(done) == 2 and done[0] == done[1] and done[0].name.startswith(".tmp-metrics.jsonl-")
 
 
 CHANGES = ("write", "fsync", "rename", "mkdir", "unlink")

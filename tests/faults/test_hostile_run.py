@@ -75,12 +75,28 @@ def test_a_checkpoint_of_a_step_that_the_run_does_not_have(run: Lab, tally: Tall
     tally(inputs=2)
 
 
+ODD_RECORDS = [('"stage"', '"stagf"'), ('"loss": ', '"loss": 1e999, "l": ')]
+
+
+@pytest.mark.parametrize(("old", "new"), either(ODD_RECORDS, ODD_RECORDS[:1]))
+def test_records_that_are_damaged_are_told_at_the_end(run: Lab, tally: Tally, old: str, new: str) -> None:
+    """The model is there by then; with the records mended, the run is finished."""
+    path = run.at("x") / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole.replace(old, new, 1))
+    check_ended(run.train("resume=outputs/x"), 6, "outputs/x/metrics.jsonl: the record of step 1 has no number as")
+    path.write_text(path.read_text().replace(new, old, 1))
+    assert run.train("resume=outputs/x").code == 0
+    assert path.read_text().startswith(whole)
+    tally(inputs=1)
+
+
 SECRET = "canary-of-the-environment"
 CONFIGS = {
     "object": "seed: !!python/object/apply:os.mkdir [canary]\n",
     "name": "seed: !!python/name:os.mkdir\n",
     "new object": "seed: !!python/object/new:os.mkdir [canary]\n",
-    "bomb": "a: &a [x,x,x,x]\n" + "".join(f"b{n}: &b{n} [*{'a' if not n else f'b{n - 1}'}]\n" for n in range(30)),
+    "bomb": "b0: &b0 [x,x]\n" + "".join(f"b{n}: &b{n} [*b{n - 1},*b{n - 1}]\n" for n in range(1, 30)),
     "nested": "a: " + "[" * 5000,
     "2 MB": "a: '" + "x" * (2 << 20) + "'\n",
     "target": "_target_: os.mkdir\npath: canary\n",

@@ -80,6 +80,17 @@ def test_a_bad_sample_is_named_and_stops_the_run(lab: Lab, tally: Tally, ahead: 
     tally(inputs=1)
 
 
+@only_full
+def test_bad_steps_are_counted_on_after_a_stop(lab: Lab, tally: Tally) -> None:
+    """Two of the three before it, and the third in the process that goes on."""
+    stop: Plant = ("at_step", "est_cli.loop.train.train_step", 13, "after", "SIGTERM")
+    assert lab.tiny("x", plants=[("not_finite", [25, 27]), stop]).code == 143
+    ended = lab.tiny("x", plants=[("not_finite", [1])])
+    assert ended.code == 5 and "for 3 steps in a row, last at step 15 " in ended.last_words[0], ended.err
+    finished(lab, "x")
+    tally(inputs=3)
+
+
 def spoil(checkpoint: Path, name: str) -> None:
     """A NaN in one of the files, under a manifest that agrees with it."""
     tensors = load_file(checkpoint / name)

@@ -21,8 +21,8 @@ from est_cli.data.digest import fingerprint
 from est_cli.door import enter
 from est_cli.errors import CheckpointError, ConfigError, DataError
 from est_cli.examine.model import load_language_model, load_model, open_checkpoint
-from est_cli.foreign import ADAPTER, CODE_KEYS, INDEX
 from est_cli.models import build_model, hf_config
+from est_cli.models.foreign import ADAPTER, CODE_KEYS, INDEX
 from est_cli.redact import one_line
 from est_cli.reporting.markup import table
 from tests.checkpoint.test_content import Canary

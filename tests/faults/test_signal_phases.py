@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from est_cli.checkpoint.store import newest_valid
 from tests.faults.conftest import Tally
+from tests.faults.planted import planted
 from tests.faults.size import either, only_full
 from tests.faults.victims import PASS, STEP, Golden, finished, killed
 from tests.launch.test_real import SETTINGS, start, wait_for_steps, workers
@@ -20,7 +22,7 @@ from tests.loop.lab import ENVIRONMENT, TINY, Lab, Plant, heed_signals, tree_has
 
 pytestmark = pytest.mark.row("G")
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 SAVING: dict[str, tuple[Plant, int]] = {
     "step": (("at_step", STEP, 12, "before"), 13),
     "micro-batch": (("at", PASS, 26, "before"), 13),
@@ -82,6 +84,24 @@ def test_the_second_signal_ends_it_at_once(
     assert newest is not None and int(newest[0].name[-6:]) in saved
     tally(kills=1)
     assert finished(lab, "x") | {"checkpoints": ...} == golden() | {"checkpoints": ...}
+
+
+@only_full
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_does_not_wait_for_the_step(lab: Lab, tally: Tally, number: signal.Signals) -> None:
+    """A step that takes for ever: one second, and something for a busy machine."""
+    pid = lab.start(*lab.arguments("run_name=x"), plants=[("quick",), planted("take_for_ever", 12)])
+    wait_for_steps(lab.at("x"), 16)
+    time.sleep(0.5)
+    os.kill(pid, number)
+    time.sleep(0.5)
+    began = time.monotonic()
+    os.kill(pid, number)
+    ended = lab.ended(pid)
+    assert ended.code == 128 + number and "Traceback" not in ended.err and time.monotonic() - began < 3, ended.err
+    newest = newest_valid(lab.at("x") / "checkpoints", pytest.fail)
+    assert newest is not None and newest[0].name == "step-000010"
+    tally(kills=1)
 
 
 def real(folder: Path, *settings: str, program: Sequence[str] = ()) -> subprocess.Popen[str]:

@@ -35,6 +35,7 @@ SERVERS: dict[str, Callable[[], AbstractContextManager[str]]] = {
     "no such name": lambda: nullcontext("http://nowhere.invalid"),
     "no address": lambda: nullcontext("http://"),
     "silent": lambda: saying(None),
+    "silent once something is sent": lambda: answering(200, holds=True),
     "closes": lambda: saying(b""),
     "noise": lambda: saying(b"\x16\x03\x01\x00 no HTTP\r\n\r\n" * 10),
     "500": lambda: answering(500, b"broken"),

@@ -90,6 +90,15 @@ def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"empty: holds no config\.json"):
         opened(tmp_path / "empty")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").touch()
+    with pytest.raises(CheckpointError, match=r"run: is an unfinished run and has no final model; there is no check"):
+        opened(run)
+    for step in ("step-000005", "step-000040"):
+        save(run / "checkpoints" / step)
+    with pytest.raises(CheckpointError, match=r"give a checkpoint of it, such as .*/run/checkpoints/step-000040$"):
+        opened(run)
     without = save(tmp_path / "without", tokenizer=False)
     with pytest.raises(CheckpointError, match=r"without: holds no tokenizer; save the one .*save_pretrained"):
         opened(without)

@@ -29,10 +29,10 @@ from est_cli.config import (
     WandbMode,
 )
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
-from est_cli.lm_loss import LmLoss, next_token_loss, target_count
 from est_cli.loop import build, train
 from est_cli.loop.step import train_step
 from est_cli.models import build_model, hf_config
+from est_cli.models.lm_loss import LmLoss, next_token_loss, target_count
 from est_cli.resume import Start
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

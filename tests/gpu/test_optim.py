@@ -13,8 +13,8 @@ import torch
 from est_cli.arch import spec_of
 from est_cli.config import OptimConfig, OptimName, SkippedLayers, UnsampledRows
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, apply_est, reached_parts
-from est_cli.lm_loss import next_token_loss
 from est_cli.models import build_model, hf_config
+from est_cli.models.lm_loss import next_token_loss
 from est_cli.optim import build_optimizer, update
 from tests.gpu.test_cuda import BOTH
 

@@ -25,10 +25,10 @@ from est_cli.config import (
     TrainConfig,
     WandbMode,
 )
-from est_cli.lm_loss import LmLoss, target_count
 from est_cli.loop import Run, build
 from est_cli.loop.step import train_step
 from est_cli.models import build_model, hf_config
+from est_cli.models.lm_loss import LmLoss, target_count
 from est_cli.optim import build_optimizer, update
 from est_cli.resume import Start
 from tests.loop.lab import write_corpus

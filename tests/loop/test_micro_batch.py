@@ -17,9 +17,9 @@ from est_cli.errors import OutOfMemory
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
 from est_cli.est.rivals import early_dropout, layer_dropout
 from est_cli.est.schedule import n_stage, three_stage
-from est_cli.lm_loss import LmLoss, Objective
 from est_cli.loop import micro_batch
 from est_cli.loop.micro_batch import choose, fits_in_memory, probe_on_device, resolve
+from est_cli.models.lm_loss import LmLoss, Objective
 from est_cli.parallel import Alone, Group
 from est_cli.rank import Rank
 from tests.est.models import config_of

@@ -17,7 +17,7 @@ from est_cli.config import HF, ModelConfig
 from est_cli.data.hub import require_hub
 from est_cli.derived import preset_settings
 from est_cli.errors import ConfigError
-from est_cli.foreign import code_keys, refuse_larger, refuse_odd_folder
+from est_cli.models.foreign import code_keys, refuse_larger, refuse_odd_folder
 
 DROPOUTS = (
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout"),
@@ -124,6 +124,9 @@ def _preset_config(model: ModelConfig) -> Any:
 def _loaded_config(model: ModelConfig) -> Any:
     name = str(model.name_or_path)
     local = _is_local(name)
+    if local and not os.path.isfile(os.path.join(name, "config.json")):
+        why = "holds no config.json, so this is no model; give a folder such as outputs/NAME/model"
+        raise ConfigError(f"model.name_or_path: {name} {why}")
     try:
         if local:
             refuse_odd_folder(Path(name))
@@ -228,7 +231,7 @@ def _settle_scan(config: Any, model: ModelConfig) -> None:
     if not torch.cuda.is_available():  # where the kernels that it recommends do not run
         logging.get_logger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
     if config.model_type == "mamba":
-        from est_cli.selective_scan import use_selective_scan  # it imports the whole of transformers' Mamba
+        from est_cli.models.selective_scan import use_selective_scan  # it imports the whole of transformers' Mamba
 
         use_selective_scan(model.fused_scan)
 

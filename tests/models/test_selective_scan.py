@@ -12,16 +12,15 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.models.mamba import modeling_mamba
 
-from est_cli import selective_scan as module
 from est_cli.models import build_model, hf_config
-from est_cli.selective_scan import THEIRS, selective_scan, use_selective_scan
+from est_cli.models import selective_scan as module
+from est_cli.models.selective_scan import THEIRS, selective_scan, use_selective_scan
+from tests.commands import accepted
 from tests.est.mamba_reference import config_of
 from tests.est.models import tokens
 from tests.est.reference import forward_backward
 from tests.est.test_equivalence import assert_same_pass
 from tests.est.test_mamba import build, exact
-
-from .commands import accepted
 
 __all__ = ["exact"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from est_cli.lm_loss import LmLoss, target_count
+from est_cli.models.lm_loss import LmLoss, target_count
 from tests.est.models import ALL_FAMILIES, build, config_of
 
 B, T = 3, 16

@@ -15,12 +15,11 @@ from est_cli.errors import ConfigError
 from est_cli.est import apply_est
 from est_cli.evaluate import sample_text
 from est_cli.models import build_model, hf_config
+from est_cli.models.selective_scan import use_selective_scan
 from est_cli.optim import build_optimizer
-from est_cli.selective_scan import use_selective_scan
+from tests.commands import accepted
 from tests.est.mamba_reference import FAMILIES, config_of
 from tests.est.test_mamba import build
-
-from .commands import accepted
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 

@@ -20,12 +20,11 @@ from est_cli.compose import CONF
 from est_cli.config import ModelConfig
 from est_cli.errors import ConfigError, DataError
 from est_cli.est import Kept, ModelSpec, apply_est
-from est_cli.foreign import CODE_KEYS
-from est_cli.lm_loss import LmLoss
 from est_cli.models import attention_masks, build_model, hf_config, set_end_of_text
-
-from .commands import accepted
-from .est.models import ALL_FAMILIES, build, config_of
+from est_cli.models.foreign import CODE_KEYS
+from est_cli.models.lm_loss import LmLoss
+from tests.commands import accepted
+from tests.est.models import ALL_FAMILIES, build, config_of
 
 D, EMBEDDING = 128, 4096 * 128
 GROUPED = 2 * D**2 + 2 * D * 64
@@ -300,6 +299,15 @@ def test_a_config_that_chooses_code_is_refused(tmp_path: Path, key: str, value: 
 )
 def test_sizes_that_make_no_model_are_refused(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
     refusal(foreign(write_config(tmp_path, family, **changes), pretrained=False))
+
+
+def test_the_folder_of_a_run_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    write_config(tmp_path / "model", "gpt2")
+    assert refusal(foreign(tmp_path)) == (
+        f"model.name_or_path: {tmp_path} holds no config.json, so this is no model; give a folder such as "
+        "outputs/NAME/model"
+    )
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{}", "{", '"gpt2"', "\x00"])

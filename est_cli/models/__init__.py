@@ -1,0 +1,25 @@
+"""The model of a run: built or opened, its loss, its scan; what is looked at before a foreign folder is opened."""
+
+from est_cli.models.build import (
+    attention_masks,
+    build_model,
+    checkpoint_activations,
+    hf_config,
+    quiet_transformers,
+    set_end_of_text,
+    settle_positions,
+    unpacked_sequences,
+    uses_kernels,
+)
+
+__all__ = [
+    "attention_masks",
+    "build_model",
+    "checkpoint_activations",
+    "hf_config",
+    "quiet_transformers",
+    "set_end_of_text",
+    "settle_positions",
+    "unpacked_sequences",
+    "uses_kernels",
+]
