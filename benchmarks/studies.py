@@ -165,6 +165,7 @@ STUDIES: dict[str, Study] = {
             "ends kept": Arm((*EST.overrides, "sampling.keep_ends=true")),
             "frozen rows": Arm((*EST.overrides, "optim.unsampled_rows=frozen")),
             "raptr": CANDIDATES["raptr"],
+            "dense, equal FLOPs": Arm(DENSE.overrides, as_long_as="raptr"),
             "dense, half the rate": Arm((*DENSE.overrides, "optim.lr=0.0015")),
             "ends kept, half the rate": Arm((*EST.overrides, "sampling.keep_ends=true", "optim.lr=0.0015")),
         },
