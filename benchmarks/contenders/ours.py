@@ -91,7 +91,7 @@ def _config(job: Job) -> RunConfig:
 def _write_tokenizer(folder: Path) -> None:
     """The smallest that a run accepts; the ids of train.bin are random."""
     end = "<|endoftext|>"
-    tokenizer = Tokenizer(models.WordLevel({end: 0}, unk_token=end))
+    tokenizer = Tokenizer(models.WordLevel({end: 0, "word": 1}, unk_token=end))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, unk_token=end).save_pretrained(folder)
 
 

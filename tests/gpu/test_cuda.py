@@ -90,7 +90,7 @@ def run_config(folder: Path, **train: Any) -> RunConfig:
     rng = np.random.default_rng(0)
     for name, size in (("train.bin", 200_000), ("val.bin", 10_000)):
         rng.integers(0, 64, size).astype(np.uint16).tofile(folder / name)
-    tokenizer = Tokenizer(tokenizer_models.WordLevel({"<end>": 0}, unk_token="<end>"))
+    tokenizer = Tokenizer(tokenizer_models.WordLevel({"<end>": 0, "word": 1}, unk_token="<end>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<end>")
     tokenizer.save_pretrained(folder / "tokenizer")
     config = RunConfig(
