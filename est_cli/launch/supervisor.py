@@ -67,11 +67,11 @@ def _noted_signals() -> Iterator[list[int]]:
 def _started(command: Sequence[str], processes: int, folder: Path) -> Iterator[list[_Worker]]:
     workers: list[_Worker] = []
     with ExitStack() as stack:
-        stack.callback(_end_all, workers)
         port = stack.enter_context(_reserved_port())
         lifeline, ours = os.pipe()
         stack.callback(os.close, ours)
         stack.callback(os.close, lifeline)
+        stack.callback(_end_all, workers)  # before the pipe closes, at which workers that are left remove `folder`
         for rank in range(processes):
             workers.append(_start(command, rank, processes, port, lifeline, folder))
         yield workers

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.loop.lab import heed_signals
+
 WORKER = """
 import json, os, signal, subprocess, sys, threading, time
 rank, folder, (what, number) = int(os.environ["RANK"]), sys.argv[1], json.loads(sys.argv[2])[int(os.environ["RANK"])]
@@ -94,7 +96,9 @@ def launched(folder: Path, plan: Plan) -> Iterator[Launched]:
     """The launcher, all of whose workers are doing what they shall; whatever is left at the end is killed."""
     worker = [sys.executable, "-S", "-c", WORKER, str(folder), json.dumps(plan)]
     command = [sys.executable, "-c", LAUNCHER, str(folder), *worker]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
+    )
     run = Launched(process, folder)
     try:
         wait_until(lambda: len(run.pids()) == len(plan) or process.poll() is not None)

@@ -17,6 +17,7 @@ from est_cli.launch.handover import Word, freeze, leave_word, log_tail, run_name
 from est_cli.resume import Start
 from tests.commands import accepted
 from tests.launch.standin import alive, wait_until
+from tests.loop.lab import heed_signals
 
 LOOP = """
 import contextlib, json, os, signal, sys, threading, time, types, warnings
@@ -81,7 +82,9 @@ console()
 def started(cwd: Path, *plan: str, **environment: str) -> subprocess.Popen[str]:
     program = [sys.executable, "-c", TRAIN, "launch.num_processes=2", "seed=7"]
     env = os.environ | {"PLAN": json.dumps(plan), "TMPDIR": str(cwd)} | environment
-    return subprocess.Popen(program, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        program, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
+    )
 
 
 AT = "resume=outputs/x continues from the last checkpoint"
