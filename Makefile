@@ -38,10 +38,10 @@ test: install ## ruff, mypy and all tests (two CPU cores, about 18 minutes)
 	$(PYTEST) -n 2 --dist loadfile $(BY_THEMSELVES:%=--ignore=%) tests $(PYTEST_ARGS)
 	$(PYTEST) $(BY_THEMSELVES) $(PYTEST_ARGS)
 
-test-faults: install ## the whole fault suite of docs/faults.md (two CPU cores, 25 minutes)
+test-faults: install ## the whole fault suite of docs/faults.md (two CPU cores, a quarter of an hour)
 	EST_FAULTS=full EST_FAULT_REPORT=outputs/faults.md $(PYTEST) -n 2 --dist loadfile tests/faults $(PYTEST_ARGS)
 
-soak: install ## 20,000 tiny steps and 400 saves: memory, files and threads must not grow (a quiet quarter of an hour)
+soak: install ## 20,000 tiny steps and 400 saves: memory, files and threads must not grow (10 minutes)
 	EST_FAULTS=soak $(PYTEST) tests/faults/test_soak.py $(PYTEST_ARGS)
 
 lint: install ## ruff and mypy only
