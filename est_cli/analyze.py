@@ -13,6 +13,7 @@ from est_cli.door import enter, leave
 from est_cli.errors import StoppedBySignal
 from est_cli.launch.environment import refuse_wrong_launch
 from est_cli.run_dir import check_run_name
+from est_cli.stopping import held
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,7 +42,8 @@ def _run(config: AnalyzeConfig) -> None:
 
         launch(config)
         return
-    from est_cli.analysis.run import analyse  # torch and transformers: only once the configuration is accepted
+    with held():
+        from est_cli.analysis.run import analyse  # torch and transformers: only once the configuration is accepted
 
     analyse(config)
 

@@ -45,8 +45,9 @@ def enter(
     Where something went wrong, `tell` is called with the code and the line for the user; by default it goes to stderr.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before torch is imported, which reads it
+    stops: list[BaseException] = []
     try:
-        with _messages_shown(), _signals_raise():
+        with _messages_shown(), _signals_raise(stops):
             _run_and_flush(main, sys.argv if argv is None else argv)
         return 0
     except (BrokenPipeError, SystemExit) as left:
@@ -54,8 +55,9 @@ def enter(
             raise
         _silence_stdout()  # rich, too, has met it, and makes an exit of it
         return 128 + signal.SIGPIPE
-    except (StoppedBySignal, KeyboardInterrupt, EstError, OSError, MemoryError, RuntimeError) as error:
-        explained = _explained(error)
+    except (StoppedBySignal, KeyboardInterrupt, Exception) as error:
+        # Where Python or a library has dropped what a signal raised, something is missing and breaks later.
+        explained = _explained(error) or (_explained(stops[0]) if stops else None)
         if explained is None:
             raise
         if os.environ.get("EST_DEBUG") == "1":
@@ -154,14 +156,15 @@ def _messages_shown() -> Iterator[None]:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Let SIGTERM and its like unwind and be told as Ctrl-C is, wherever a command does nothing better with them."""
+def _signals_raise(stops: list[BaseException]) -> Iterator[None]:
+    """Let signals unwind and be told, wherever a command does nothing better with them; `stops` gets what is raised."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise StoppedBySignal(signum, f"by {signal.Signals(signum).name} before a checkpoint could be saved")
+        words = f"by {signal.Signals(signum).name} before a checkpoint could be saved"
+        stops.append(KeyboardInterrupt() if signum == signal.SIGINT else StoppedBySignal(signum, words))
+        raise stops[-1]
 
-    numbers = [number for number in heeded() if number != signal.SIGINT]  # Python's own handler raises already
-    previous = {number: signal.signal(number, stop) for number in numbers}
+    previous = {number: signal.signal(number, stop) for number in heeded()}
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from est_cli.door import enter, leave
 from est_cli.errors import StoppedBySignal
 from est_cli.launch.environment import refuse_wrong_launch
 from est_cli.run_dir import check_run_name
+from est_cli.stopping import held
 
 _SEVERAL = re.compile(r"""task=([^][(){}'"]+,[^][(){}'"]*)""")
 
@@ -59,7 +60,8 @@ def _run(config: EvalConfig) -> None:
 
         launch(config)
         return
-    from est_cli.glue.run import evaluate  # torch and transformers: only once the configuration is accepted
+    with held():
+        from est_cli.glue.run import evaluate  # torch and transformers: only once the configuration is accepted
 
     evaluate(config)
 

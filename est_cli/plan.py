@@ -10,6 +10,7 @@ from est_cli.compose import SweepCommand, run_hydra
 from est_cli.config import PlanConfig
 from est_cli.door import enter, leave
 from est_cli.errors import ConfigError
+from est_cli.stopping import held
 
 
 def main(argv: Sequence[str]) -> None:
@@ -20,7 +21,8 @@ def _plan(config: PlanConfig, given: set[str]) -> None:
     if config.resume is not None:
         raise ConfigError("resume: est-plan plans whole runs; leave it null")
     check(config)
-    from est_cli.planning import draw_plans, make_plan, print_plan  # torch: only for an accepted configuration
+    with held():
+        from est_cli.planning import draw_plans, make_plan, print_plan  # torch: only for an accepted configuration
 
     plan = make_plan(config)
     print_plan(plan)

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from est_cli.door import enter, leave
 from est_cli.errors import ConfigError
+from est_cli.stopping import held
 
 _USAGE = "est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT]"
 _DESCRIPTION = """\
@@ -51,7 +52,8 @@ def main(argv: Sequence[str]) -> None:
             raise ConfigError(f"{folder}: is no folder; give the folders of runs, or folders that hold runs")
     title = arguments.title or _title(folders)
     out = Path(arguments.out) if arguments.out else Path("outputs/reports") / f"report-{datetime.now():%Y%m%d-%H%M%S}"
-    from est_cli.reporting.report import make_report  # matplotlib: only once there is something to show
+    with held():
+        from est_cli.reporting.report import make_report  # matplotlib: only once there is something to show
 
     report = make_report(folders, out, title)
     for card in report.numbers["claims"]:

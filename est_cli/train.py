@@ -11,6 +11,7 @@ from est_cli.door import enter, leave
 from est_cli.launch.environment import refuse_wrong_launch
 from est_cli.rank import rank_of_environment
 from est_cli.resume import resolve_resume
+from est_cli.stopping import held
 
 
 def main(argv: Sequence[str]) -> None:
@@ -37,7 +38,8 @@ def _train(config: RunConfig, given: set[str]) -> None:
 
         launch(start)
         return
-    from est_cli.loop import build, train  # torch and transformers: only once the configuration is accepted
+    with held():
+        from est_cli.loop import build, train  # torch and transformers: only once the configuration is accepted
 
     with build(start) as run:
         train(run)

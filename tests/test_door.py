@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 
@@ -86,7 +87,7 @@ def test_success_is_silent_and_the_arguments_arrive(capsys: pytest.CaptureFixtur
     assert got == [["est-x", "a=1"]] and capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_is_told_and_the_old_handler_comes_back(
     capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
@@ -96,10 +97,24 @@ def test_a_signal_is_told_and_the_old_handler_comes_back(
     found = signal.signal(number, signal.SIG_DFL)  # under nohup the tests themselves ignore SIGHUP
     try:
         assert enter("est-x", main, []) == 128 + number
-        assert capsys.readouterr().err == f"est-x: stopped: by {number.name} before a checkpoint could be saved\n"
+        by = "the keyboard" if number == signal.SIGINT else number.name
+        assert capsys.readouterr().err == f"est-x: stopped: by {by} before a checkpoint could be saved\n"
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:
         signal.signal(number, found)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_a_library_drops_is_told_when_something_breaks_of_it(
+    capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    def main(argv: Sequence[str]) -> None:
+        with suppress(BaseException):
+            os.kill(os.getpid(), number)
+        raise AttributeError("a module that was imported by halves")
+
+    assert enter("est-x", main, []) == 128 + number
+    assert capsys.readouterr().err.startswith("est-x: stopped: by ")
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import IO
 
 from est_cli.errors import StoppedBySignal
+from est_cli.stopping import heeded
 
 SAVE_S = 100.0
 """How long a job may take to save when this process must end."""
@@ -35,7 +36,7 @@ class Ended:
 
 @dataclass
 class Signals:
-    """What this process was asked by SIGTERM and SIGINT while jobs run."""
+    """What this process was asked by signals while jobs run."""
 
     signum: int | None = None
     """The first that came."""
@@ -52,7 +53,10 @@ class Signals:
 
 @contextmanager
 def noted_signals() -> Iterator[Signals]:
-    """The first SIGTERM or SIGINT is noted and passed on to the job, which saves and stops; the second raises."""
+    """The first signal that asks to stop is noted and passed on to the job, which saves and stops; the second raises.
+
+    In a job of submitit SIGTERM and SIGINT only: the others are how it warns of a time limit, and it hears them itself.
+    """
     signals = Signals()
 
     def note(signum: int, frame: FrameType | None) -> None:
@@ -63,7 +67,8 @@ def noted_signals() -> Iterator[Signals]:
             signals.pending.append(signum)
         signals.pass_on()
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT) if "SUBMITIT_EXECUTOR" in os.environ else heeded()
+    previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield signals
     finally:
@@ -109,13 +114,14 @@ def run_child(command: Sequence[str], signals: Signals) -> Ended:
 def _end_with(parent: int) -> Callable[[], None]:
     """What the job's process does first: ask the kernel to end it when this process ends, even by SIGKILL.
 
-    (Linux; elsewhere such a job runs on to its end.) It ignores the signal with which a cluster warns of a time limit,
-    and would be killed by: it is told by SIGTERM.
+    (Linux; elsewhere such a job runs on to its end.) Of submitit's warning it is told by SIGTERM, so it ignores what
+    Slurm sends to every process.
     """
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
     def prepare() -> None:
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        if "SUBMITIT_EXECUTOR" in os.environ:
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         if prctl is not None:
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:  # it ended before the line above

@@ -6,6 +6,7 @@ from est_cli.checks import check
 from est_cli.compose import SweepCommand, checked_overrides, composed, refuse_stages_of_dense
 from est_cli.config import PlanConfig
 from est_cli.errors import ConfigError
+from est_cli.stopping import held
 from est_cli.sweep.overrides import Parts, combinations, shown, take_apart
 from est_cli.sweep.program import Grammar
 
@@ -34,7 +35,8 @@ def compare_plans(command: SweepCommand) -> None:
     chosen = {_label(values, parts): _checked(values, parts) for values in combinations(parts)}
     if not any(isinstance(found, PlanConfig) for found in chosen.values()):
         raise next(found for found in chosen.values() if isinstance(found, ConfigError))
-    from est_cli.planning.side_by_side import plan_all  # torch and transformers: only for accepted configurations
+    with held():
+        from est_cli.planning.side_by_side import plan_all  # torch and transformers: only for accepted configurations
 
     plan_all(chosen)
 

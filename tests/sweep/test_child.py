@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from est_cli.errors import StoppedBySignal
+from est_cli.stopping import STOPPING
 from est_cli.sweep.child import Ended, Signals, command_of, noted_signals, run_child
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,6 @@ def child(code: str) -> list[str]:
         ("print('est-eval: error: task: no\\nmore', file=sys.stderr); sys.exit(2)", Ended(2, "task: no")),
         ("raise KeyError('x')", Ended(1, "KeyError: 'x'")),
         ("os.kill(os.getpid(), signal.SIGKILL)", Ended(137, "killed by SIGKILL")),
-        ("os.kill(os.getpid(), signal.SIGUSR2)", Ended(0, None)),  # a cluster's warning: SIGTERM follows
         ("sys.exit(3 if os.getpgrp() == os.getpid() else 4)", Ended(3, None)),
         ("print('x' * 1000000); sys.stderr.buffer.write(bytes([255, 10]))", Ended(0, None)),
         ("subprocess.Popen(['sleep', '20']); print('it', file=sys.stderr)", Ended(0, "it")),  # keeps the pipe
@@ -64,6 +64,14 @@ def test_progress_goes_through_and_output_does_not(capfd: pytest.CaptureFixture[
     assert capfd.readouterr() == ("", "step 0\nstep 1\nstep 2\n")
 
 
+def test_a_job_of_submitit_ignores_its_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM follows."""
+    warned = child("os.kill(os.getpid(), signal.SIGUSR2)")
+    assert run_child(warned, Signals()) == Ended(140, "killed by SIGUSR2")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    assert run_child(warned, Signals()).code == 0
+
+
 SAVES = """
 def stop(signum, frame):
     signal.signal(signum, signal.SIG_DFL)
@@ -71,38 +79,43 @@ def stop(signum, frame):
     time.sleep({seconds})
     sys.exit(128 + signum)
 
-signal.signal(signal.SIGTERM, stop)
+signal.signal({number}, stop)
 open({ready!r}, "w").close()
 time.sleep(20)
 """
 
 
-def send_after(ready: Path, times: int) -> None:
-    """SIGTERM to this process when the job is there, and again."""
+def send_after(ready: Path, times: int, number: int = signal.SIGTERM) -> None:
+    """A signal to this process when the job is there, and again."""
 
     def send() -> None:
         while not ready.exists():
             time.sleep(0.01)
         for _ in range(times):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(0.3)
 
     threading.Thread(target=send, daemon=True).start()
 
 
-def test_the_first_signal_lets_the_job_save(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", STOPPING)
+def test_the_first_signal_lets_the_job_save(tmp_path: Path, number: signal.Signals) -> None:
     ready = tmp_path / "ready"
-    send_after(ready, 1)
-    with noted_signals() as signals:
-        ended = run_child(child(SAVES.format(ready=str(ready), seconds=0.5)), signals)
-    assert ended == Ended(143, "saved") and signals.signum == signal.SIGTERM
+    found = signal.signal(number, signal.SIG_DFL)  # under nohup the tests themselves ignore SIGHUP
+    send_after(ready, 1, number)
+    try:
+        with noted_signals() as signals:
+            ended = run_child(child(SAVES.format(number=int(number), ready=str(ready), seconds=0.5)), signals)
+    finally:
+        signal.signal(number, found)
+    assert ended == Ended(128 + number, "saved") and signals.signum == number
 
 
 def test_the_second_signal_ends_both_at_once(tmp_path: Path) -> None:
     ready, began = tmp_path / "ready", time.monotonic()
     send_after(ready, 2)
     with pytest.raises(StoppedBySignal) as stop, noted_signals() as signals:
-        run_child(child(SAVES.format(ready=str(ready), seconds=20)), signals)
+        run_child(child(SAVES.format(number=15, ready=str(ready), seconds=20)), signals)
     assert stop.value.exit_code == 143 and time.monotonic() - began < 10
 
 
@@ -119,8 +132,11 @@ def test_a_signal_that_comes_while_the_job_is_started_is_passed_on(monkeypatch: 
     assert ended == Ended(130, "killed by SIGINT") and signals.signum == signal.SIGINT
 
 
-def test_a_cluster_that_takes_the_machine_back_lets_the_job_save(tmp_path: Path) -> None:
+def test_a_cluster_that_takes_the_machine_back_lets_the_job_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """submitit's handler of the warning raises SystemExit wherever its process is."""
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
     ready, saved = tmp_path / "ready", tmp_path / "saved"
 
     def leave(signum: int, frame: object) -> None:
