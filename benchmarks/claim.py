@@ -19,7 +19,7 @@ from typing import Any
 from studies import STUDIES
 from study import DATA, cells_of, kept_of
 
-from est_cli.checkpoint.strict_json import read_object
+from est_cli.checkpoint.strict_json import read_file
 
 PAGES = Path("docs/results")
 LIMIT = 1 << 24
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         out = Path(folder) / "report"
         shown = ["--out", str(out), "--title", f"Study a, size {size}"]
         subprocess.run([sys.executable, "-m", "est_cli.report", *map(str, runs), *shown], check=True)
-        (card,) = read_object((out / "report.json").read_bytes(), LIMIT)["claims"]
+        (card,) = read_file((out / "report.json"), LIMIT)["claims"]
         shutil.copyfile(out / "loss-flops-total.png", PAGES / picture(size))
     (PAGES / f"claim-{size}.md").write_text("\n".join(page(card, size)) + "\n")
 

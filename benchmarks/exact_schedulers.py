@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from est_cli.checkpoint.strict_json import read_object
+from est_cli.checkpoint.strict_json import read_file
 from est_cli.compose import composed
 from est_cli.config import PlanConfig, SchedulerName
 from est_cli.planning import make_plan
@@ -80,7 +80,7 @@ def checked(scheduler: str, folder: Path) -> tuple[list[str], bool]:
     assert codes == [0, 143, 0, 0], f"{scheduler}: exit codes {codes}"
     one, again, two = (losses(folder, name) for name in ("whole", "stopped", "two"))
     same = one == again and weights(folder, "whole") == weights(folder, "stopped")
-    summary = read_object((folder / "outputs" / "whole" / "summary.json").read_bytes())
+    summary = read_file(folder / "outputs" / "whole" / "summary.json")
     plan = make_plan(composed("plan", PlanConfig, [*SETTINGS, chosen], None)[0])
     as_planned = summary["flops"] == plan.ledger.used.total
     apart = max(abs(a - b) for a, b in zip(one[:FIRST], two[:FIRST], strict=True))

@@ -21,7 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from shared_data import shared
 
-from est_cli.checkpoint.strict_json import read_object
+from est_cli.checkpoint.strict_json import read_file
 from est_cli.tracking import read_metrics
 from est_cli.tracking.summary import stage_summaries
 
@@ -54,7 +54,7 @@ def report() -> None:
     for family in FAMILIES:
         runs = {scheduler: run_of(family, scheduler) for scheduler in SCHEDULERS}
         metrics = {scheduler: read_metrics(run / "metrics.jsonl") for scheduler, run in runs.items()}
-        summaries = {scheduler: read_object((run / "summary.json").read_bytes()) for scheduler, run in runs.items()}
+        summaries = {scheduler: read_file(run / "summary.json") for scheduler, run in runs.items()}
         print(f"\n### {family}\n")
         _print_runs(summaries)
         _print_stages(metrics["three_stage"], metrics["dense"])

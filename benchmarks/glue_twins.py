@@ -19,7 +19,7 @@ from typing import Any
 
 from shared_data import shared
 
-from est_cli.checkpoint.strict_json import read_object
+from est_cli.checkpoint.strict_json import read_file
 
 SCHEDULERS = ("three_stage", "dense")
 TRAIN = ["model=gpt2_tiny", "dataset=text", "train.max_steps=1000", "train.eval_every=100", "tracking.wandb=off"]
@@ -44,7 +44,7 @@ def fine_tune(glue: str) -> None:
 
 def page() -> str:
     """The numbers of docs/results/glue.md, from the result files."""
-    summaries = {scheduler: read_object((run_of(scheduler) / "summary.json").read_bytes()) for scheduler in SCHEDULERS}
+    summaries = {scheduler: read_file(run_of(scheduler) / "summary.json") for scheduler in SCHEDULERS}
     folder = run_of(SCHEDULERS[0])
     return "\n".join([_setting(summaries), (folder / "results.md").read_text()])
 
@@ -81,7 +81,7 @@ def main() -> None:
             train(scheduler, corpus)
         fine_tune(tasks)
     print(page())
-    records = read_object((run_of(SCHEDULERS[0]) / "results.json").read_bytes())
+    records = read_file(run_of(SCHEDULERS[0]) / "results.json")
     records["settings"]["data_dir"] = "$EST_DATA/glue"  # no path of a machine
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "glue-twins.json").write_text(json.dumps(records, indent=1) + "\n")

@@ -31,7 +31,7 @@ from stage_time import _keep_freed_memory as keep_freed_memory
 from stage_time import build, measure, results
 
 from est_cli.arch import spec_of
-from est_cli.checkpoint.strict_json import read_object
+from est_cli.checkpoint.strict_json import read_file
 from est_cli.config import ModelConfig
 from est_cli.est import SamplingOptions, SamplingRates, planned_ledger, three_stage
 from est_cli.models import hf_config
@@ -81,9 +81,7 @@ def train(arm: str, seed: int, corpus: str) -> None:
 
 
 def report() -> None:
-    summaries = {
-        arm: [read_object((run_of(arm, seed) / "summary.json").read_bytes()) for seed in SEEDS] for arm in arms()
-    }
+    summaries = {arm: [read_file(run_of(arm, seed) / "summary.json") for seed in SEEDS] for arm in arms()}
     lines = [*_table(summaries)]
     print("\n".join(lines))
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from shared_data import shared
 
-from est_cli.checkpoint.strict_json import read_object
+from est_cli.checkpoint.strict_json import read_file
 from est_cli.checks.plan import SAVES_NOTHING
 from est_cli.compose import composed
 from est_cli.config import PlanConfig, SchedulerName
@@ -78,7 +78,7 @@ def train(arm: str, overrides: Sequence[str], seed: int, corpus: str) -> None:
 
 
 def report(found: dict[str, tuple[str, ...]]) -> None:
-    runs = {arm: [read_object((run_of(arm, seed) / "summary.json").read_bytes()) for seed in SEEDS] for arm in found}
+    runs = {arm: [read_file(run_of(arm, seed) / "summary.json") for seed in SEEDS] for arm in found}
     print("\n".join(_table(runs)))
     kept = (
         *("steps", "final_val_loss", "flops", "flops_saved_pct_blocks", "flops_saved_pct_total", "stages"),

@@ -27,7 +27,7 @@ from typing import Any
 from shared_data import shared
 from studies import ON_GPU, STUDIES, Arm, Study
 
-from est_cli.checkpoint.strict_json import read_object
+from est_cli.checkpoint.strict_json import read_file
 from est_cli.compose import composed
 from est_cli.config import PlanConfig
 from est_cli.planning import make_plan
@@ -110,7 +110,7 @@ def run(cell: Cell, corpus: str) -> None:
     place = (f"sweep={FOLDER}", f"run_name={cell.name}", "resume=auto")
     subprocess.run([sys.executable, "-m", "est_cli.train", *overrides, *text, *place], check=True)
     folder = kept_of(cell)
-    summary = read_object((folder / "summary.json").read_bytes())
+    summary = read_file(folder / "summary.json")
     records = read_metrics(folder / "metrics.jsonl")
     flops = {record["step"]: record["flops"] for record in records if "flops" in record}
     curve = [(r["step"], flops.get(r["step"]), r["val_loss"]) for r in records if "val_loss" in r]
@@ -120,17 +120,18 @@ def run(cell: Cell, corpus: str) -> None:
 
 def kept_of(cell: Cell) -> Path:
     """The folder of its run; where another study has made it, the folder there."""
-    runs, overrides = Path("outputs") / FOLDER, overrides_of(cell)
+    runs = Path("outputs") / FOLDER
     if not (runs / cell.name).exists():
+        overrides = overrides_of(cell)
         for path in sorted(DATA.glob("*/*.json")):
-            if (runs / path.stem).exists() and read_object(path.read_bytes()).get("overrides") == overrides:
+            if (runs / path.stem).exists() and read_file(path).get("overrides") == overrides:
                 return runs / path.stem
     return runs / cell.name
 
 
 def _same_run(overrides: Sequence[str]) -> dict[str, Any] | None:
     """The cell of any study that was run with these overrides; results of twins.py have none."""
-    cells = (read_object(path.read_bytes()) for path in sorted(DATA.glob("*/*.json")))
+    cells = (read_file(path) for path in sorted(DATA.glob("*/*.json")))
     return next((cell for cell in cells if cell.get("overrides") == list(overrides)), None)
 
 

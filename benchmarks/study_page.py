@@ -23,7 +23,7 @@ from studies import STUDIES
 from study import DATA
 
 from est_cli.arch import spec_of
-from est_cli.checkpoint.strict_json import read_object
+from est_cli.checkpoint.strict_json import read_file
 from est_cli.compose import composed
 from est_cli.config import RunConfig
 from est_cli.est.flops import forward_flops
@@ -56,7 +56,7 @@ Runs = Mapping[str, Mapping[int, Cell]]
 
 def results_of(letter: str) -> dict[str, dict[str, dict[int, Cell]]]:
     """Size -> arm -> seed -> cell, in the order of the study; arms without a result are left out."""
-    found = [read_object(path.read_bytes()) for path in sorted((DATA / letter).glob("*.json"))]
+    found = [read_file(path) for path in sorted((DATA / letter).glob("*.json"))]
     sizes: dict[str, dict[str, dict[int, Cell]]] = {}
     for size in STUDIES[letter].sizes:
         arms = {

@@ -24,7 +24,7 @@ from shared_data import shared
 from studies import STUDIES
 from study import DATA, FOLDER, Cell, kept_of
 
-from est_cli.checkpoint.strict_json import read_object
+from est_cli.checkpoint.strict_json import read_file
 from est_cli.student_t import mean_interval
 
 EST = "three_stage"
@@ -75,7 +75,7 @@ def trace(cell: Cell) -> Made:
     text = ["dataset=text", f"dataset.files=[{corpus}/train-00000.jsonl.xz]"]
     text.append(f"dataset.validation_files=[{corpus}/validation.jsonl.xz]")
     command("analyze", f"checkpoint={kept_of(cell)}", f"run_name={name}", *text, *TRACE)
-    found = read_object((Path("outputs") / name / "analysis.json").read_bytes())
+    found = read_file(Path("outputs") / name / "analysis.json")
     of = ("loss", "trace", "without_embeddings", "groups", "weights")
     return {"commit": found["git_commit"], **{key: found["result"][key] for key in of}}
 
@@ -83,7 +83,7 @@ def trace(cell: Cell) -> Made:
 def glue(cell: Cell) -> Made:
     where = (f"checkpoint={kept_of(cell)}", f"run_name={FOLDER}-glue-{cell.name}", f"task={','.join(TASKS)}")
     command("eval", *where, f"eval.data_dir={shared('glue')}", f"eval.seeds=[{cell.seed}]", *GLUE)
-    found = read_object((Path("outputs") / f"{FOLDER}-glue-{cell.name}" / "results.json").read_bytes())
+    found = read_file(Path("outputs") / f"{FOLDER}-glue-{cell.name}" / "results.json")
     return {"scores": {record["task"]: 100 * record["score"] for record in found["records"]}}
 
 
@@ -111,7 +111,7 @@ def page() -> str:
 def _found(kind: str, size: str, arms: Sequence[str]) -> dict[str, list[Made]]:
     """By arm, of the seeds that all arms have."""
     complete = [s for s in seeds() if all(result_file(kind, size, arm, s).exists() for arm in arms)]
-    return {arm: [read_object(result_file(kind, size, arm, s).read_bytes()) for s in complete] for arm in arms}
+    return {arm: [read_file(result_file(kind, size, arm, s)) for s in complete] for arm in arms}
 
 
 def _trace_table(size: str) -> Iterator[str]:

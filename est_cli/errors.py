@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 
 class EstError(ValueError):
     """Something the user can mend. The message is one line: `<key or file>: <what, and what would be right>`."""
@@ -64,3 +67,14 @@ class StoppedBySignal(BaseException):
         super().__init__(message)
         self.signum = signum
         self.exit_code = 128 + signum
+
+
+def reason(error: BaseException) -> str:
+    """What an exception of the system or of a library says, on one line and without the path."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def native_os_error(error: Exception) -> OSError | None:
+    """The system's error that safetensors or tokenizers (where it is a bare Exception) tell of in their own words."""
+    code = re.search(r"\(os error ([0-9]+)\)", str(error))
+    return OSError(int(code[1]), os.strerror(int(code[1]))) if code is not None else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from est_cli.checkpoint import strict_json
 from est_cli.checks import check
 from est_cli.config import FREE_KEYS, Ranks, Redraw, RunConfig
 from est_cli.derived import drops_entries
@@ -70,11 +71,7 @@ def stored_config(folder: Path) -> RunConfig:
     """The configuration a run was started with, from its config.yaml: plain data, no links between its parts."""
     path = RunDir(folder).config
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
-        if len(data) > MAX_CONFIG_BYTES:
-            raise CheckpointError(f"{path}: is larger than {MAX_CONFIG_BYTES} bytes; that is no configuration of a run")
-        text = data.decode("utf-8")
+        text = strict_json.read_bytes(path, MAX_CONFIG_BYTES).decode("utf-8")
         _refuse_odd_yaml(text, path)
         tree = yaml.safe_load(text)
     except CheckpointError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.checkpoint import disk, strict_json
-from est_cli.errors import ConfigError, RunLockedError, StorageError
+from est_cli.errors import ConfigError, RunLockedError, StorageError, reason
 
 MAX_NAME = 200
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=-]*")
@@ -168,7 +168,7 @@ def _acquire(fd: int, root: Path) -> None:
         who = f"process {int(owner[0])}" if owner else "another process"
         raise RunLockedError(f"{root}: in use by {who}; wait until it ends, or choose another run_name") from None
     except OSError as err:
-        raise StorageError(f"{root / _LOCK}: cannot be locked on this file system ({disk.reason(err)})") from err
+        raise StorageError(f"{root / _LOCK}: cannot be locked on this file system ({reason(err)})") from err
     with disk.storage_errors(root / _LOCK):
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

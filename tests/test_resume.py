@@ -250,7 +250,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "a list": ("- 1", "holds no settings"),
     "an alias": ("tokenizer: &x bpe\nrun_name: *x", "holds YAML aliases"),
     "an anchor": ("tokenizer: &x bpe", "holds YAML aliases"),
-    "too large": ("#" * (1 << 20) + "\n", "is larger than 1048576 bytes"),
+    "too large": ("#" * (1 << 20) + "\n", "cannot be read as YAML: larger than 1048576 bytes"),
     "too deep": ("a: " + "[" * 100_000, "is nested too deeply"),
     "cut off": ("train: {seq_len", "cannot be read as YAML"),
     "not UTF-8": (b"\xff\xfe", "cannot be read as YAML"),
@@ -278,6 +278,14 @@ def test_a_stored_configuration_that_no_run_wrote(what: str) -> None:
         start("resume=outputs/x")
     told = str(error.value)
     assert told.startswith(f"outputs/x/config.yaml: {message}") and "\n" not in told and len(told) < 400
+
+
+def test_a_pipe_in_the_place_of_the_configuration_is_not_waited_for() -> None:
+    folder = make_run("x")
+    (folder / "config.yaml").unlink()
+    os.mkfifo(folder / "config.yaml")
+    with pytest.raises(CheckpointError, match="holds no settings"):
+        stored_config(folder)
 
 
 def test_a_stored_configuration_out_of_range_is_refused() -> None:

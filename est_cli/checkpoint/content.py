@@ -6,8 +6,6 @@ No pickle and no random-number state: whatever is random is a function of the se
 from __future__ import annotations
 
 import logging
-import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +21,7 @@ from est_cli.checkpoint.environment import differences, git_commit, versions
 from est_cli.checkpoint.manifest import Manifest
 from est_cli.checkpoint.snapshot import Snapshot
 from est_cli.checkpoint.tensors import Stateful
-from est_cli.errors import CheckpointError
+from est_cli.errors import CheckpointError, native_os_error
 
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optim.safetensors"
@@ -136,14 +134,13 @@ def _blaming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _native_errors() -> Iterator[None]:
-    """safetensors and tokenizers tell of a full disk in exceptions of their own; make them the OSError it is."""
+    """Of a full disk safetensors and tokenizers tell in exceptions of their own."""
     try:
         yield
-    except Exception as err:  # of tokenizers a bare one
-        code = re.search(r"os error ([0-9]+)", str(err))
-        if code is None:
+    except Exception as err:
+        if (told := native_os_error(err)) is None:
             raise
-        raise OSError(int(code[1]), os.strerror(int(code[1]))) from err
+        raise told from err
 
 
 def _environment() -> dict[str, Any]:

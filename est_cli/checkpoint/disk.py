@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from est_cli.errors import StorageError
+from est_cli.errors import StorageError, reason
 
 
 def fault_point(name: str) -> None:
@@ -77,11 +77,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def reason(err: OSError) -> str:
-    """What went wrong in one line, without the path."""
-    return err.strerror or (str(err).splitlines() or [type(err).__name__])[0]
 
 
 def unused(path: Path) -> Path:

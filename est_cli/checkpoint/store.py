@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from est_cli.checkpoint import disk, manifest, strict_json
 from est_cli.checkpoint.manifest import MANIFEST, Manifest
-from est_cli.errors import CheckpointError
+from est_cli.errors import CheckpointError, reason
 
 _STEP = re.compile(r"step-([0-9]{6,})")
 _PIECE = 1 << 23
@@ -149,7 +149,7 @@ def _blaming(path: Path) -> Iterator[None]:
         yield
     except OSError as err:
         link = err.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink()
-        raise CheckpointError(f"{path}: {'a link; name the real thing' if link else disk.reason(err)}") from err
+        raise CheckpointError(f"{path}: {'a link; name the real thing' if link else reason(err)}") from err
     except ValueError as err:
         raise CheckpointError(f"{path}: {err}") from err
 

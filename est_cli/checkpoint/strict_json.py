@@ -12,16 +12,20 @@ MAX_BYTES = 1 << 20
 
 
 def read_file(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
-    """read_object of a file, of which no more is read than may be in it. OSError where it cannot be read."""
+    """read_object of a file. OSError where it cannot be read."""
+    return read_object(read_bytes(path, limit), limit)
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """A file of at most `limit` bytes: ValueError for a larger one, of which no more is read."""
     # Not blocking: a pipe in the file's place would be waited for.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        return read_object(file.read(limit + 1), limit)
+        return _bounded(file.read(limit + 1), limit)
 
 
 def read_object(data: bytes, limit: int = MAX_BYTES) -> dict[str, Any]:
     """The object written in `data`, of at most `limit` bytes. ValueError says in one line what is wrong with it."""
-    if len(data) > limit:
-        raise ValueError(f"larger than {limit} bytes")
+    _bounded(data, limit)
     try:
         found = json.loads(
             data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_refuse, parse_float=_finite
@@ -41,6 +45,10 @@ def write_object(obj: dict[str, Any], limit: int = MAX_BYTES) -> bytes:
         data = (json.dumps(obj, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    return _bounded(data, limit)
+
+
+def _bounded(data: bytes, limit: int) -> bytes:
     if len(data) > limit:
         raise ValueError(f"larger than {limit} bytes")
     return data

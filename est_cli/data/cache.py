@@ -13,7 +13,6 @@ import fcntl
 import json
 import logging
 import os
-import re
 import shutil
 import socket
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.data.digest import digest_file, fingerprint
-from est_cli.errors import EstError, StorageError
+from est_cli.errors import EstError, StorageError, native_os_error
 
 log = logging.getLogger(__name__)
 
@@ -159,8 +158,8 @@ def _storage_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(f"{error.filename or folder}: {error.strerror or error} (errno {error.errno})") from error
-    except Exception as error:  # tokenizers tell of a full disk in a bare one
-        if isinstance(error, EstError) or not re.search(r"\(os error [0-9]+\)", str(error)):
+    except Exception as error:
+        if isinstance(error, EstError) or native_os_error(error) is None:
             raise
         raise StorageError(f"{folder}: {error}") from error
 

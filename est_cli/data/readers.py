@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 
 from est_cli.data.pieces import Advance, Piece
 from est_cli.data.rows import Wanted, document
-from est_cli.errors import DataError
+from est_cli.errors import DataError, reason
 
 CHUNK = 256 * 1024
 """Bytes of a .txt file that make a piece."""
@@ -87,11 +87,6 @@ def _unpacked(raw: io.FileIO, path: Path) -> BinaryIO:
 
         stream = io.BufferedReader(pa.CompressedInputStream(stream, "zstd"), CHUNK)
     return cast(BinaryIO, stream)
-
-
-def reason(error: BaseException) -> str:
-    """What an exception of a library says, on one line."""
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
 
 
 def _read_text(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:

@@ -13,9 +13,8 @@ from est_cli.data.cache import cached
 from est_cli.data.digest import fingerprint
 from est_cli.data.hub import require_hub
 from est_cli.data.pieces import Source, quiet, split
-from est_cli.data.readers import reason
 from est_cli.data.units import read_units
-from est_cli.errors import ConfigError, DataError
+from est_cli.errors import ConfigError, DataError, reason
 
 log = logging.getLogger(__name__)
 

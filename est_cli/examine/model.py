@@ -11,10 +11,8 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -23,10 +21,10 @@ from est_cli.checkpoint.store import verify_folder
 from est_cli.data.digest import digest_files, fingerprint
 from est_cli.data.hub import require_hub
 from est_cli.data.tokenizer import token_count
-from est_cli.errors import CheckpointError
+from est_cli.errors import CheckpointError, reason
 from est_cli.examine.place import local_model
 from est_cli.models import quiet_transformers
-from est_cli.models.foreign import code_keys, refuse_larger, refuse_odd_folder
+from est_cli.models.foreign import read_config, refuse_larger
 
 DROPOUTS = (
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "summary_first_dropout"),
@@ -112,7 +110,7 @@ def load_model(
                 **({} if attention is None else {"attn_implementation": attention}),
             )
     except Exception as error:
-        raise CheckpointError(f"{checkpoint.place}: cannot be loaded: {_reason(error)}") from error
+        raise CheckpointError(f"{checkpoint.place}: cannot be loaded: {reason(error)}") from error
     _check_body(checkpoint.place, model, info, whole=outputs is None)
     return model
 
@@ -141,15 +139,9 @@ def _digest(folder: Path) -> str:
 
 def _config(place: str, local: bool) -> Any:
     try:
-        if local:
-            refuse_odd_folder(Path(place))
-        raw, _ = PreTrainedConfig.get_config_dict(place, local_files_only=local)
-        code = code_keys(raw)
-        if not code:
-            return AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=local)
-    except Exception as error:  # whatever transformers raises for files that are not ours
-        raise CheckpointError(f"{place}: holds no config that transformers can read: {_reason(error)}") from error
-    raise CheckpointError(f"{place}: would choose code to run ({', '.join(code)} in config.json); remove that")
+        return read_config(place, local)
+    except ValueError as error:
+        raise CheckpointError(f"{place}: {error}") from error
 
 
 def _tokenizer_of(place: str, other: str | None) -> PreTrainedTokenizerBase:
@@ -169,7 +161,7 @@ def _tokenizer(place: str, local: bool) -> PreTrainedTokenizerBase:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=local)
     except Exception as error:
-        raise CheckpointError(f"{place}: its tokenizer cannot be loaded: {_reason(error)}") from error
+        raise CheckpointError(f"{place}: its tokenizer cannot be loaded: {reason(error)}") from error
 
 
 def _check_body(place: str, model: PreTrainedModel, info: Mapping[str, Any], whole: bool) -> None:
@@ -184,7 +176,3 @@ def _set_dropout(config: Any, dropout: float | None) -> None:
     for name in DROPOUTS:
         if dropout is not None and hasattr(config, name):
             setattr(config, name, dropout)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from est_cli.data.readers import reason
-from est_cli.errors import DataError
+from est_cli.errors import DataError, reason
 from est_cli.glue.tasks import TASKS, Example, Task
 
 MAX_LINE = 1 << 20

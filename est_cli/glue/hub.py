@@ -8,8 +8,7 @@ from typing import Any
 from huggingface_hub import HfApi, constants
 
 from est_cli.data.hub import HUB_TIMEOUT_S, require_hub
-from est_cli.data.readers import reason
-from est_cli.errors import DataError
+from est_cli.errors import DataError, reason
 from est_cli.glue.files import read_score, unknown_label
 from est_cli.glue.tasks import Example, Task
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, masking_utils
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, masking_utils
 from transformers.utils import logging
 
 from est_cli.arch import logits_of, spec_of
 from est_cli.config import HF, ModelConfig
 from est_cli.data.hub import require_hub
 from est_cli.derived import preset_settings
-from est_cli.errors import ConfigError
-from est_cli.models.foreign import code_keys, refuse_larger, refuse_odd_folder
+from est_cli.errors import ConfigError, reason
+from est_cli.models.foreign import read_config, refuse_larger
 
 DROPOUTS = (
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout"),
@@ -61,7 +61,7 @@ def build_model(model: ModelConfig, config: Any, seed: int) -> PreTrainedModel:
         raise
     except Exception as error:  # whatever transformers and safetensors raise for files that are not ours
         hint = "; model.pretrained=false starts afresh" if model.pretrained else ""
-        raise ConfigError(f"model.name_or_path: {name} cannot be loaded: {_reason(error)}{hint}") from error
+        raise ConfigError(f"model.name_or_path: {name} cannot be loaded: {reason(error)}{hint}") from error
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
@@ -118,7 +118,7 @@ def _preset_config(model: ModelConfig) -> Any:
     try:
         return AutoConfig.for_model(**settings, bos_token_id=None, eos_token_id=None, pad_token_id=None)
     except Exception as error:  # whatever transformers raises for numbers that it does not allow
-        raise ConfigError(f"model: transformers refuses these numbers: {_reason(error)}") from error
+        raise ConfigError(f"model: transformers refuses these numbers: {reason(error)}") from error
 
 
 def _loaded_config(model: ModelConfig) -> Any:
@@ -128,19 +128,9 @@ def _loaded_config(model: ModelConfig) -> Any:
         why = "holds no config.json, so this is no model; give a folder such as outputs/NAME/model"
         raise ConfigError(f"model.name_or_path: {name} {why}")
     try:
-        if local:
-            refuse_odd_folder(Path(name))
-        raw, _ = PreTrainedConfig.get_config_dict(name, local_files_only=local)
-        code = code_keys(raw)
-        if not code:
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local)
-    except Exception as error:  # whatever transformers raises for files that are not ours
-        raise ConfigError(
-            f"model.name_or_path: {name} holds no config that transformers can read: {_reason(error)}"
-        ) from error
-    if code:
-        keys = ", ".join(code)
-        raise ConfigError(f"model.name_or_path: {name} would choose code to run ({keys} in config.json); remove that")
+        config = read_config(name, local)
+    except ValueError as error:
+        raise ConfigError(f"model.name_or_path: {name} {error}") from error
     config.return_dict = True  # whatever the caller of that model wanted
     _check_sizes(name, config)
     return config
@@ -214,10 +204,6 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _set_dropout(config: Any, dropout: float) -> None:

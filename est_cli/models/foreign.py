@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, PreTrainedConfig
 
 from est_cli.checkpoint import strict_json
+from est_cli.errors import reason
 
 CODE_KEYS = (
     "auto_map",
@@ -31,12 +33,26 @@ _NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]+\.safetensors")
 _NOT_A_MODEL = "optim.safetensors"
 
 
+def read_config(place: str, local: bool) -> Any:
+    """The config of a model, by its folder (`local`) or its hub id. ValueError: none, or one that would run code."""
+    try:
+        if local:
+            _refuse_odd_folder(Path(place))
+        raw, _ = PreTrainedConfig.get_config_dict(place, local_files_only=local)
+        code = code_keys(raw)
+        if not code:
+            return AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=local)
+    except Exception as error:  # whatever transformers raises for files that are not ours
+        raise ValueError(f"holds no config that transformers can read: {reason(error)}") from error
+    raise ValueError(f"would choose code to run ({', '.join(code)} in config.json); remove that")
+
+
 def code_keys(settings: Any) -> list[str]:
     """Those of CODE_KEYS that a config.json sets, at any depth: a model of several parts has a config for each."""
     return [key for key in CODE_KEYS if key in set(_set_keys(settings))]
 
 
-def refuse_odd_folder(folder: Path) -> None:
+def _refuse_odd_folder(folder: Path) -> None:
     """ValueError for what makes transformers look into other folders or repositories for the weights."""
     if (folder / ADAPTER).exists():
         raise ValueError(f"{ADAPTER} makes it an adapter of another model; merge the two and give the result")

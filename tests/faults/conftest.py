@@ -13,6 +13,8 @@ import pytest
 
 from tests.faults.report import Report
 from tests.loop.conftest import golden, lab, server, shared
+from tests.loop.lab import Lab
+from tests.loop.test_start import SHORT, STOP_AT_5
 
 __all__ = ["golden", "lab", "server", "shared"]
 """Fixtures of tests/loop, for the victims of these tests."""
@@ -31,6 +33,16 @@ def tally(request: pytest.FixtureRequest) -> Tally:
         request.node.user_properties.extend([("kills", kills), ("inputs", inputs), ("lost", lost)])
 
     return count
+
+
+@pytest.fixture(scope="module")
+def stopped(shared: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """outputs/x stopped after step 5 of 6, with checkpoints of steps 2 (a transition), 4 and 5; for `copied`."""
+    folder = tmp_path_factory.mktemp("stopped")
+    (folder / "data").symlink_to(shared.folder / "data")
+    lab = Lab(shared.server, folder, shared.corpus)
+    assert lab.tiny("x", *SHORT, plants=[STOP_AT_5]).code == 143
+    return lab
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -20,8 +20,9 @@ from tests.checkpoint.models import adamw, assert_same, everything, gpt2, save, 
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_ended, check_line, told_as, unchanged
 from tests.faults.size import either
+from tests.faults.victims import Golden, copied
 from tests.loop.lab import Lab, outcome
-from tests.loop.test_start import SHORT, STOP_AT_5
+from tests.loop.test_start import SHORT
 
 pytestmark = pytest.mark.row("E1")
 
@@ -199,30 +200,13 @@ def test_what_is_refused_changes_nothing_in_memory(damage: Damage, tally: Tally)
     tally(inputs=damage.count)
 
 
-@pytest.fixture(scope="module")
-def stopped(shared: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """outputs/x stopped after step 5 of 6, with checkpoints of steps 2 (a transition), 4 and 5, and outputs/whole."""
-    folder = tmp_path_factory.mktemp("stopped")
-    (folder / "data").symlink_to(shared.folder / "data")
-    lab = Lab(shared.server, folder, shared.corpus)
-    assert lab.tiny("x", *SHORT, plants=[STOP_AT_5]).code == 143
-    assert lab.tiny("whole", *SHORT).code == 0
-    return lab
-
-
-def copied(stopped: Lab, folder: Path) -> Lab:
-    (folder / "data").symlink_to(stopped.folder / "data")
-    shutil.copytree(stopped.at("x"), folder / "outputs" / "x")
-    return Lab(stopped.server, folder, stopped.corpus)
-
-
 RUNS = [(name, how) for name in (content.WEIGHTS, content.OPTIMIZER, content.STATE, MANIFEST, "config.json")
         for how in ("flip", "cut", "gone")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "how"), either(RUNS, RUNS[3:5]))
 def test_a_whole_run_goes_on_from_the_one_before(
-    stopped: Lab, tmp_path: Path, tally: Tally, name: str, how: str
+    stopped: Lab, golden: Golden, tmp_path: Path, tally: Tally, name: str, how: str
 ) -> None:
     """And ends with the same bytes as a run that nothing happened to."""
     lab = copied(stopped, tmp_path)
@@ -231,7 +215,7 @@ def test_a_whole_run_goes_on_from_the_one_before(
     assert ended.code == 0 and "resumed   after step 4" in ended.err, ended.err
     (warning,) = (line for line in ended.err.splitlines() if "is skipped" in line)
     check_line(warning, f"step-000005/{name}" if how != "gone" else name)
-    assert outcome(lab.at("x")) == outcome(stopped.at("whole"))
+    assert outcome(lab.at("x")) == golden(*SHORT)
     tally(inputs=1)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,16 @@ from tests.checkpoint.test_content import reseal
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_ended, unchanged
 from tests.faults.size import either
+from tests.faults.victims import copied
 from tests.loop.lab import Lab
-from tests.loop.test_start import SHORT, STOP_AT_5
 
 pytestmark = pytest.mark.row("E2")
-
-
-@pytest.fixture(scope="module")
-def stopped(shared: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    folder = tmp_path_factory.mktemp("stopped")
-    (folder / "data").symlink_to(shared.folder / "data")
-    lab = Lab(shared.server, folder, shared.corpus)
-    assert lab.tiny("x", *SHORT, plants=[STOP_AT_5]).code == 143
-    return lab
 
 
 @pytest.fixture
 def run(stopped: Lab, tmp_path: Path) -> Lab:
     """A stopped run of one's own."""
-    (tmp_path / "data").symlink_to(stopped.folder / "data")
-    shutil.copytree(stopped.at("x"), tmp_path / "outputs" / "x")
-    return Lab(stopped.server, tmp_path, stopped.corpus)
+    return copied(stopped, tmp_path)
 
 
 VALUES: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ INTERVAL = 5
 STEP = "est_cli.loop.train.train_step"
 UPDATE = "est_cli.loop.step._update"
 PASS = "est_cli.loop.step.forward_backward"
+
+
+def copied(stopped: Lab, folder: Path) -> Lab:
+    """The stopped run of the fixture `stopped`, in a folder of its own."""
+    (folder / "data").symlink_to(stopped.folder / "data")
+    shutil.copytree(stopped.at("x"), folder / "outputs" / "x")
+    return Lab(stopped.server, folder, stopped.corpus)
 
 
 def killed(lab: Lab, name: str, plant: Plant, *overrides: str) -> None:
