@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from est_cli.data import shards, units
+from est_cli.data import pool, shards, units
 from est_cli.data.digest import digest_files
 from est_cli.data.encode import Encoder
 from est_cli.data.rows import Wanted
@@ -18,6 +18,7 @@ UNIT_BYTES = 40_000
 
 def main() -> None:
     units.UNIT_BYTES, shards.FEW_BYTES = UNIT_BYTES, 0
+    pool.STARTS_S = pool.SILENT_S  # one that is stopped may not have started yet, while others do the first units
     folder, tokenizer, processes = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     encoder = Encoder(Tokenizer.from_file(tokenizer), 0, "<u2")
     paths = sorted(folder.glob("*.jsonl"))
