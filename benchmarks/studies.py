@@ -171,6 +171,17 @@ STUDIES: dict[str, Study] = {
         },
         sizes=("l",),
     ),
+    "o": Study(
+        "Does the gap close when training gets longer still?",
+        {
+            "dense": DENSE,
+            "three_stage": EST,
+            "raptr": CANDIDATES["raptr"],
+            "one_layer": CANDIDATES["one_layer"],
+            "dense, equal FLOPs": Arm(DENSE.overrides, as_long_as="raptr"),
+        },
+        sizes=("x",),
+    ),
     "j": Study(
         "Does EST reach the loss of dense training at the size of GPT-2 base, and is it better at equal FLOPs?",
         {
@@ -192,7 +203,7 @@ STUDIES: dict[str, Study] = {
         seeds=(0, 1),
     ),
 }
-"""By letter; l and m are sizes; d is benchmarks/schedulers.py, f looks at the models of a (benchmarks/twins.py)."""
+"""By letter; l, m and x are sizes; d is benchmarks/schedulers.py, f looks at the models of a (benchmarks/twins.py)."""
 
 ON_GPU = ("j",)
 """Run only where they are asked for by name."""
