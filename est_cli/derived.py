@@ -8,9 +8,9 @@ from typing import Any
 from est_cli.arch import family_of
 from est_cli.batch_sizes import pieces, requested
 from est_cli.config import HF, ModelConfig, RunConfig, SamplingConfig, SchedulerName
-from est_cli.est.flops import Cut, planned_ran
+from est_cli.est.flops import planned_ran
 from est_cli.est.schedule import SamplingScheduler
-from est_cli.est.sizes import Ran, SamplingOptions
+from est_cli.est.sizes import Cut, Ran, SamplingOptions
 from est_cli.est.spec import ModelSpec
 from est_cli.schedulers import make_scheduler
 

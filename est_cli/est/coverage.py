@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .flops import Cut
 from .index import IndexGenerator, Subnetwork
 from .replay import draws_of
 from .schedule import SamplingScheduler
-from .sizes import DEFAULTS, SamplingOptions
+from .sizes import DEFAULTS, Cut, SamplingOptions
 from .spec import ModelSpec
 
 ONE = Cut((1,))

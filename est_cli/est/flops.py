@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .schedule import SamplingScheduler
-from .sizes import Ran, SampleSizes, SamplingOptions, full_sizes, scheduled_sizes
+from .sizes import Cut, Ran, SampleSizes, SamplingOptions, full_sizes, scheduled_sizes
 from .spec import ModelSpec
 
 
@@ -66,16 +66,6 @@ def forward_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int)
 def training_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int) -> Flops:
     """FLOPs of one forward and backward pass: 3 times forward."""
     return forward_flops(spec, sizes, batch, seq_len) * 3
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a step of some sequences is cut: what is drawn for each piece may be another size."""
-
-    pieces: tuple[int, ...]
-    """Sequences of each micro-step, over all processes."""
-    ranks: int = 1
-    """Processes, each with as many of them."""
 
 
 def ran_flops(spec: ModelSpec, ran: Ran, seq_len: int) -> Flops:

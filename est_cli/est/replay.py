@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from .flops import Cut
 from .index import IndexGenerator
 from .schedule import SamplingScheduler
-from .sizes import Ran, SamplingOptions, sample_sizes
+from .sizes import Cut, Ran, SamplingOptions, sample_sizes
 from .spec import ModelSpec
 
 _AT_ONCE = 4096

@@ -57,6 +57,16 @@ class SampleSizes:
         return Kept(self.heads, self.kv_heads, self.columns)
 
 
+@dataclass(frozen=True)
+class Cut:
+    """How a step of some sequences is cut: what is drawn for each piece may be another size."""
+
+    pieces: tuple[int, ...]
+    """Sequences of each micro-step, over all processes."""
+    ranks: int = 1
+    """Processes, each with as many of them."""
+
+
 def sample_size(p: float, n: int) -> int:
     """Units that rate `p` keeps of `n`: p*n rounded half up, at least 1 (of 0: 0). Scaling uses the realised k/n."""
     return min(n, max(1, math.floor(p * n + 0.5)))

@@ -12,9 +12,8 @@ from est_cli.arch import spec_of
 from est_cli.config import ModelConfig
 from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork, dense, three_stage
 from est_cli.est.coverage import coverage
-from est_cli.est.flops import Cut
 from est_cli.est.rivals import early_dropout, layer_dropout, pld, raptr
-from est_cli.est.sizes import SamplingOptions
+from est_cli.est.sizes import Cut, SamplingOptions
 from est_cli.est.stacking import g_stack
 from est_cli.models import hf_config
 
