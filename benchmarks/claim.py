@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         out = Path(folder) / "report"
         shown = ["--out", str(out), "--title", f"Study a, size {size}"]
         subprocess.run([sys.executable, "-m", "est_cli.report", *map(str, runs), *shown], check=True)
-        (card,) = read_file((out / "report.json"), LIMIT)["claims"]
+        (card,) = read_file(out / "report.json", LIMIT)["claims"]
         shutil.copyfile(out / "loss-flops-total.png", PAGES / picture(size))
     (PAGES / f"claim-{size}.md").write_text("\n".join(page(card, size)) + "\n")
 

@@ -70,7 +70,7 @@ class StoppedBySignal(BaseException):
 
 
 def reason(error: BaseException) -> str:
-    """What an exception of the system or of a library says, on one line and without the path."""
+    """What an exception says, on one line: of the system without the path, of a library at most 200 characters."""
     return getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
 
 
