@@ -6,7 +6,7 @@ TRAIN_ARGS ?=
 BENCH_ARGS ?=
 STUDY_ARGS ?=
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
-BY_THEMSELVES := tests/parallel tests/launch
+BY_THEMSELVES := tests/distributed tests/cli/launch
 GPU_PYTHON ?= $(BIN)/python
 NANOGPT ?=
 OURS := ours-dense ours-stage1 ours-stage2
@@ -63,7 +63,7 @@ study-gpu: ## the next runs of study j (GPT-2 base), under 9 minutes; again unti
 
 gpu: ## the open items of docs/gpu-runs.md, on a machine with a GPU (NANOGPT=PATH/train.py for that comparison)
 	mkdir -p outputs/gpu
-	$(GPU_PYTHON) -m pytest tests/gpu tests/checkpoint/test_snapshot.py
+	$(GPU_PYTHON) -m pytest tests/gpu tests/storage/test_snapshot.py
 	$(GPU_PYTHON) benchmarks/loss_time.py --positions 16384 --json outputs/gpu/loss.json
 	$(GPU_COMPARE)gpt2 --only ours-dense hf hf-compiled trainer --json outputs/gpu/gpt2-dense.json
 	$(if $(NANOGPT),$(GPU_COMPARE)gpt2 --only ours-dense nanogpt --nanogpt $(NANOGPT) --json outputs/gpu/gpt2-nanogpt.json)

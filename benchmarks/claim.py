@@ -19,7 +19,7 @@ from typing import Any
 from studies import STUDIES
 from study import DATA, cells_of, kept_of
 
-from est_cli.checkpoint.strict_json import read_file
+from est_cli.storage.strict_json import read_file
 
 PAGES = Path("docs/results")
 LIMIT = 1 << 24

@@ -16,14 +16,14 @@ from statistics import median
 
 import numpy as np
 
-from est_cli.arch import spec_of
 from est_cli.config import ModelConfig, OptimConfig
 from est_cli.data import BlockOrder, TokenBlocks
 from est_cli.data.stream import Span, Tokens, TokenStream
 from est_cli.est import apply_est
+from est_cli.families import spec_of
 from est_cli.models import build_model, hf_config
 from est_cli.models.lm_loss import next_token_loss, target_count
-from est_cli.optim import build_optimizer, update
+from est_cli.training.optim import build_optimizer, update
 
 GPT2_TINY = ModelConfig(vocab_size=4096, hidden_size=128, num_layers=4, num_heads=4, max_positions=512)
 SEQ_LEN, SEQUENCES, ROUNDS, TOKENS, FILES = 256, 16, 20, 100_000_000, 20

@@ -26,10 +26,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from est_cli.checkpoint.strict_json import read_file
-from est_cli.compose import composed
 from est_cli.config import PlanConfig, SchedulerName
+from est_cli.config.compose import composed
 from est_cli.planning import make_plan
+from est_cli.storage.strict_json import read_file
 from est_cli.tracking import read_metrics
 
 STEPS = 200

@@ -21,9 +21,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from shared_data import shared
 
-from est_cli.checkpoint.strict_json import read_file
+from est_cli.reporting.summary import stage_summaries
+from est_cli.storage.strict_json import read_file
 from est_cli.tracking import read_metrics
-from est_cli.tracking.summary import stage_summaries
 
 SIZES = ["model.hidden_size=256", "model.num_layers=6", "model.num_heads=8"]
 FAMILIES = {

@@ -19,7 +19,7 @@ from typing import Any
 
 from shared_data import shared
 
-from est_cli.checkpoint.strict_json import read_file
+from est_cli.storage.strict_json import read_file
 
 SCHEDULERS = ("three_stage", "dense")
 TRAIN = ["model=gpt2_tiny", "dataset=text", "train.max_steps=1000", "train.eval_every=100", "tracking.wandb=off"]

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from est_cli.loop.device import keep_freed_memory
+from est_cli.distributed.device import keep_freed_memory
 from est_cli.models.lm_loss import LmLoss
 
 SEQ_LEN = 256

@@ -30,11 +30,11 @@ from shared_data import shared
 from stage_time import _keep_freed_memory as keep_freed_memory
 from stage_time import build, measure, results
 
-from est_cli.arch import spec_of
-from est_cli.checkpoint.strict_json import read_file
 from est_cli.config import ModelConfig
 from est_cli.est import SamplingOptions, SamplingRates, planned_ledger, three_stage
+from est_cli.families import spec_of
 from est_cli.models import hf_config
+from est_cli.storage.strict_json import read_file
 from est_cli.tracking import read_metrics
 
 STEPS, SEQ_LEN, SEQUENCES = 300, 128, 16

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from est_cli.checkpoint.environment import git_commit, versions
 from est_cli.config import ModelConfig
+from est_cli.distributed.device import cpu_name
 from est_cli.est import SamplingRates
-from est_cli.loop.device import cpu_name
+from est_cli.storage.versions import git_commit, versions
 
 SAMPLED = {"stage 1": SamplingRates(0.5, 0.5, 0.5), "stage 2": SamplingRates(0.5, 0.5, 1.0)}
 RATES = {**SAMPLED, "full": SamplingRates()}

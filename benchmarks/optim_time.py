@@ -24,12 +24,12 @@ from measure import CASES, MALLOC, RATES, SEED, Case, clock, environment, paired
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from est_cli.arch import spec_of
 from est_cli.config import OptimConfig, OptimName, SkippedLayers, UnsampledRows
 from est_cli.est import EstHandle, IndexGenerator, apply_est, reached_parts
+from est_cli.families import spec_of
 from est_cli.models import build_model, hf_config
 from est_cli.models.lm_loss import LmLoss, target_count
-from est_cli.optim import Optimizer, build_optimizer, update
+from est_cli.training.optim import Optimizer, build_optimizer, update
 
 PLAIN = "adamw"
 WAYS = {

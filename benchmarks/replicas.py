@@ -6,7 +6,7 @@
 
 For each stage (rates 0.5; stage 3 is the complete model) three ways take turns, step by step, in the same processes:
 
-- ours: est_cli.parallel.Replicas, which reduces the gradients that exist
+- ours: est_cli.distributed.Replicas, which reduces the gradients that exist
 - ddp: DistributedDataParallel(find_unused_parameters=True), the correct baseline
 - alone: the same step without telling the others, what communication costs nothing of
 
@@ -35,15 +35,15 @@ from measure import CASES, SAMPLED, environment
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from est_cli.arch import spec_of
+from est_cli.common.rank import rank_of_environment
 from est_cli.config import OptimConfig
+from est_cli.distributed import Replicas, StepPlan
+from est_cli.distributed.device import keep_freed_memory
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingOptions, SamplingRates, apply_est, sample_sizes
-from est_cli.loop.device import keep_freed_memory
+from est_cli.families import spec_of
 from est_cli.models import build_model, hf_config, unpacked_sequences
 from est_cli.models.lm_loss import LmLoss, Objective
-from est_cli.optim import build_optimizer, update
-from est_cli.parallel import Replicas, StepPlan
-from est_cli.rank import rank_of_environment
+from est_cli.training.optim import build_optimizer, update
 
 STAGES = {**SAMPLED, "stage 3": SamplingRates()}
 WARM_UP = 1

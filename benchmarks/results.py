@@ -12,9 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from est_cli.arch import spec_of
 from est_cli.est import training_flops
 from est_cli.est.sizes import DEFAULTS, sample_sizes
+from est_cli.families import spec_of
 from est_cli.models import hf_config
 
 DENSE = "ours-dense"

@@ -30,16 +30,16 @@ from typing import Any
 import torch
 from measure import environment
 
+from est_cli.common.rank import Rank
 from est_cli.config import ModelConfig, OptimConfig, RunConfig
+from est_cli.distributed.device import keep_freed_memory
 from est_cli.est.schedule import dense
-from est_cli.loop.device import keep_freed_memory
-from est_cli.loop.run import RunState
-from est_cli.loop.save import Saver
 from est_cli.models import build_model, hf_config
-from est_cli.optim import build_optimizer
-from est_cli.rank import Rank
-from est_cli.run_dir import RunDir
+from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import MetricsFile, Tracker
+from est_cli.training.optim import build_optimizer
+from est_cli.training.run import RunState
+from est_cli.training.save import Saver
 
 SEQ_LEN, HEAD = 256, 64
 

@@ -26,12 +26,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from shared_data import shared
 
-from est_cli.checkpoint.strict_json import read_file
-from est_cli.checks.plan import SAVES_NOTHING
-from est_cli.compose import composed
 from est_cli.config import PlanConfig, SchedulerName
+from est_cli.config.checks.plan import SAVES_NOTHING
+from est_cli.config.compose import composed
 from est_cli.planning import Plan, make_plan
-from est_cli.student_t import mean_interval
+from est_cli.reporting.student_t import mean_interval
+from est_cli.storage.strict_json import read_file
 
 STEPS, SEEDS, SAVING, ROUNDS = 400, (0, 1, 2), 0.25, 3
 MODEL = (

@@ -45,13 +45,13 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from est_cli.arch import spec_of
 from est_cli.config import OptimConfig
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, apply_est, training_flops
 from est_cli.est.sizes import DEFAULTS, full_sizes, sample_sizes
+from est_cli.families import spec_of
 from est_cli.models import build_model, hf_config
 from est_cli.models.lm_loss import LmLoss, target_count
-from est_cli.optim import Optimizer, build_optimizer, update
+from est_cli.training.optim import Optimizer, build_optimizer, update
 
 VARIANTS = (*RATES, "plain")
 WARM_UP_ROUNDS = 1

@@ -27,10 +27,10 @@ from typing import Any
 from shared_data import shared
 from studies import ON_GPU, STUDIES, Arm, Study
 
-from est_cli.checkpoint.strict_json import read_file
-from est_cli.compose import composed
 from est_cli.config import PlanConfig
+from est_cli.config.compose import composed
 from est_cli.planning import make_plan
+from est_cli.storage.strict_json import read_file
 from est_cli.tracking import read_metrics
 
 DATA = Path("docs/results/data")

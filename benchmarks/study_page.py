@@ -22,12 +22,11 @@ from matplotlib.axes import Axes
 from studies import STUDIES
 from study import DATA
 
-from est_cli.arch import spec_of
-from est_cli.checkpoint.strict_json import read_file
-from est_cli.compose import composed
 from est_cli.config import RunConfig
+from est_cli.config.compose import composed
 from est_cli.est.flops import forward_flops
 from est_cli.est.sizes import full_sizes
+from est_cli.families import spec_of
 from est_cli.models import hf_config
 from est_cli.reporting.drawing import (
     AMBER,
@@ -43,7 +42,8 @@ from est_cli.reporting.drawing import (
     new_figure,
     tidy,
 )
-from est_cli.student_t import mean_interval
+from est_cli.reporting.student_t import mean_interval
+from est_cli.storage.strict_json import read_file
 
 PAGES, READINGS = Path("docs/results"), Path(__file__).parent / "readings"
 COLOURS = (GREY, BLUE, ORANGE, GREEN, PINK, SKY, AMBER)

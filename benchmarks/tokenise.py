@@ -25,12 +25,12 @@ from shared_data import shared
 from tokenizers import Tokenizer
 
 from est_cli.data import tokenizer as bpe
-from est_cli.data.digest import digest_files
 from est_cli.data.encode import TOKENS, Encoder
 from est_cli.data.pieces import Source, Unit
 from est_cli.data.rows import Wanted
 from est_cli.data.shards import Job, tokenised
 from est_cli.data.units import file_units
+from est_cli.storage.digest import digest_files
 
 VOCAB, TRAINING_CHARACTERS, KILL_AT = 50_257, 10_000_000, 0.5
 

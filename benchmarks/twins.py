@@ -24,8 +24,8 @@ from shared_data import shared
 from studies import STUDIES
 from study import DATA, FOLDER, Cell, kept_of
 
-from est_cli.checkpoint.strict_json import read_file
-from est_cli.student_t import mean_interval
+from est_cli.reporting.student_t import mean_interval
+from est_cli.storage.strict_json import read_file
 
 EST = "three_stage"
 ARMS = ("dense", EST)

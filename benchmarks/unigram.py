@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from est_cli.arch import spec_of
+from est_cli.config.resolve import tokenizer_of
+from est_cli.config.stored import stored_config
 from est_cli.data import load_corpus
-from est_cli.derived import tokenizer_of
-from est_cli.loop.parts import CACHE
+from est_cli.families import spec_of
 from est_cli.models import hf_config
-from est_cli.resume import stored_config
+from est_cli.training.parts import CACHE
 
 
 def unigram_loss(run: Path) -> float:

@@ -6,14 +6,14 @@ import os
 import signal
 from collections.abc import Sequence
 
-from est_cli.checks.analyze import check_analyze
-from est_cli.compose import run_hydra
+from est_cli.cli.entry import enter, leave
+from est_cli.cli.launch.environment import refuse_wrong_launch
+from est_cli.common.errors import StoppedBySignal
+from est_cli.common.signals import held
 from est_cli.config import AnalyzeConfig
-from est_cli.door import enter, leave
-from est_cli.errors import StoppedBySignal
-from est_cli.launch.environment import refuse_wrong_launch
-from est_cli.run_dir import check_run_name
-from est_cli.stopping import held
+from est_cli.config.checks.analyze import check_analyze
+from est_cli.config.compose import run_hydra
+from est_cli.storage.run_dir import check_run_name
 
 
 def main(argv: Sequence[str]) -> None:
@@ -24,7 +24,7 @@ def _analyze(config: AnalyzeConfig, given: set[str]) -> None:
     check_analyze(config)
     if config.run_name is not None:
         check_run_name(config.run_name)
-    from est_cli.analysis.asked import CONTINUES, check_asked  # what --help has no need of
+    from est_cli.analysis.preflight import CONTINUES, check_asked  # what --help has no need of
 
     check_asked(config)
     asked = config.launch.num_processes if "launch.num_processes" in given else None
@@ -38,7 +38,7 @@ def _analyze(config: AnalyzeConfig, given: set[str]) -> None:
 
 def _run(config: AnalyzeConfig) -> None:
     if config.launch.num_processes > 1 and "WORLD_SIZE" not in os.environ:
-        from est_cli.launch.launcher import launch  # what one process has no need of
+        from est_cli.cli.launch.launcher import launch  # what one process has no need of
 
         launch(config)
         return

@@ -7,14 +7,14 @@ import re
 import signal
 from collections.abc import Sequence
 
-from est_cli.checks.eval import check_eval
-from est_cli.compose import SweepCommand, run_hydra
+from est_cli.cli.entry import enter, leave
+from est_cli.cli.launch.environment import refuse_wrong_launch
+from est_cli.common.errors import StoppedBySignal
+from est_cli.common.signals import held
 from est_cli.config import EvalConfig
-from est_cli.door import enter, leave
-from est_cli.errors import StoppedBySignal
-from est_cli.launch.environment import refuse_wrong_launch
-from est_cli.run_dir import check_run_name
-from est_cli.stopping import held
+from est_cli.config.checks.eval import check_eval
+from est_cli.config.compose import SweepCommand, run_hydra
+from est_cli.storage.run_dir import check_run_name
 
 _SEVERAL = re.compile(r"""task=([^][(){}'"]+,[^][(){}'"]*)""")
 
@@ -30,8 +30,8 @@ def _listed(arg: str) -> str:
 
 
 def _sweep(command: SweepCommand) -> None:
-    from est_cli.sweep import run_sweep  # what one evaluation has no need of
-    from est_cli.sweep.evaluations import EVALUATIONS
+    from est_cli.cli.sweep import run_sweep  # what one evaluation has no need of
+    from est_cli.cli.sweep.evaluations import EVALUATIONS
 
     run_sweep(EVALUATIONS, command)
 
@@ -41,7 +41,7 @@ def _eval(config: EvalConfig, given: set[str]) -> None:
     for key, name in (("run_name", config.run_name), ("sweep", config.sweep)):
         if name is not None:
             check_run_name(name, key)
-    from est_cli.glue.asked import check_asked  # what --help has no need of
+    from est_cli.evaluation.preflight import check_asked  # what --help has no need of
 
     check_asked(config)
     refuse_wrong_launch(os.environ, config.launch.num_processes if "launch.num_processes" in given else None, "eval")
@@ -56,12 +56,12 @@ def _eval(config: EvalConfig, given: set[str]) -> None:
 
 def _run(config: EvalConfig) -> None:
     if config.launch.num_processes > 1 and "WORLD_SIZE" not in os.environ:
-        from est_cli.launch.launcher import launch  # what one process has no need of
+        from est_cli.cli.launch.launcher import launch  # what one process has no need of
 
         launch(config)
         return
     with held():
-        from est_cli.glue.run import evaluate  # torch and transformers: only once the configuration is accepted
+        from est_cli.evaluation.run import evaluate  # torch and transformers: only once the configuration is accepted
 
     evaluate(config)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from est_cli.checks import check
-from est_cli.compose import SweepCommand, run_hydra
+from est_cli.cli.entry import enter, leave
+from est_cli.common.errors import ConfigError
+from est_cli.common.signals import held
 from est_cli.config import PlanConfig
-from est_cli.door import enter, leave
-from est_cli.errors import ConfigError
-from est_cli.stopping import held
+from est_cli.config.checks import check
+from est_cli.config.compose import SweepCommand, run_hydra
 
 
 def main(argv: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ def _plan(config: PlanConfig, given: set[str]) -> None:
 
 
 def _compare(command: SweepCommand) -> None:
-    from est_cli.sweep.plans import compare_plans  # what one plan has no need of
+    from est_cli.cli.sweep.plans import compare_plans  # what one plan has no need of
 
     compare_plans(command)
 

@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
-from est_cli.door import enter, leave
-from est_cli.errors import ConfigError
-from est_cli.stopping import held
+from est_cli.cli.entry import enter, leave
+from est_cli.common.errors import ConfigError
+from est_cli.common.signals import held
 
 _USAGE = "est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT]"
 _DESCRIPTION = """\

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from est_cli.compose import SweepCommand, run_hydra
+from est_cli.cli.entry import enter, leave
+from est_cli.cli.launch.environment import refuse_wrong_launch
+from est_cli.common.rank import rank_of_environment
+from est_cli.common.signals import held
 from est_cli.config import RunConfig
-from est_cli.door import enter, leave
-from est_cli.launch.environment import refuse_wrong_launch
-from est_cli.rank import rank_of_environment
-from est_cli.resume import resolve_resume
-from est_cli.stopping import held
+from est_cli.config.compose import SweepCommand, run_hydra
+from est_cli.training.start import resolve_resume
 
 
 def main(argv: Sequence[str]) -> None:
@@ -19,8 +19,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _sweep(command: SweepCommand) -> None:
-    from est_cli.sweep import run_sweep  # what one run has no need of
-    from est_cli.sweep.trainings import TRAININGS
+    from est_cli.cli.sweep import run_sweep  # what one run has no need of
+    from est_cli.cli.sweep.trainings import TRAININGS
 
     run_sweep(TRAININGS, command)
 
@@ -34,12 +34,13 @@ def _train(config: RunConfig, given: set[str]) -> None:
             print(f"{start.folder}: this run is finished, nothing is left to do")
         return
     if start.config.launch.num_processes > 1 and "WORLD_SIZE" not in os.environ:
-        from est_cli.launch.launcher import launch  # what one process has no need of
+        from est_cli.cli.launch.launcher import launch  # what one process has no need of
 
         launch(start)
         return
     with held():
-        from est_cli.loop import build, train  # torch and transformers: only once the configuration is accepted
+        from est_cli.training.build import build  # torch and transformers: only once the configuration is accepted
+        from est_cli.training.train import train
 
     with build(start) as run:
         train(run)

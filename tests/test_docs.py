@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.compose import checked_overrides, options_of_groups, parsed_override
 from est_cli.config import PlanConfig
+from est_cli.config.compose import checked_overrides, options_of_groups, parsed_override
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "glue.md"})

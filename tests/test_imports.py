@@ -11,85 +11,76 @@ from pathlib import Path
 import pytest
 
 import est_cli
-from est_cli.arch import FAMILIES
+from est_cli.families import FAMILIES
 
 ROOT = Path(est_cli.__file__).parent
 
 LEVELS = (
-    {"errors", "est", "rank", "redact", "stopping", "student_t"},
-    {"config", "arch", "batch_sizes"},
-    {"schedulers"},
-    {"derived"},
-    {"schema", "checks"},
-    {"checkpoint", "data", "parallel", "optim", "tracking"},
-    {"models", "run_dir"},
-    {"evaluate"},
-    {"memory", "resume"},
+    {"common", "est"},
+    {"families", "storage"},
+    {"config"},
+    {"data", "distributed", "tracking"},
+    {"models"},
     {"reporting"},
-    {"loop"},
-    {"examine"},
-    {"planning", "glue", "analysis"},
-    {"compose", "door"},
-    {"launch"},
-    {"sweep"},
+    {"training"},
+    {"planning", "evaluation", "analysis"},
+    {"cli"},
     {"train", "plan", "eval", "analyze", "report"},
 )
 """Modules and packages of est_cli from the bottom up. Each may import what stands below it, and itself."""
 
-NARROW = {"est": set(), "arch": {"est.spec"}}
+NARROW = {"est": set(), "families": {"est.spec"}}
 """Units that may import still less of ours."""
 
-DOORS = {"train", "plan", "eval", "analyze", "compose", "sweep"}
+USERS_OF_HYDRA = {"config", "cli"}
 
 ONLY = {
-    "hydra": DOORS,
-    "omegaconf": DOORS | {"resume", "schema"},
-    "accelerate": {"loop"},
+    "hydra": USERS_OF_HYDRA,
+    "omegaconf": USERS_OF_HYDRA,
+    "accelerate": {"distributed"},
     "wandb": {"tracking"},
 }
 """Third-party packages that only these units may import."""
 
-THIRD_PARTY = {"est": {"torch"}, "arch": set()}
+THIRD_PARTY = {"est": {"torch"}, "families": set()}
 """Units whose third-party imports are limited to these packages; the standard library is always allowed."""
 
 LIGHT = (
     *(
-        "errors",
-        "redact",
+        "common.errors",
+        "common.redact",
         "config",
-        "config.run",
-        "config.eval",
-        "config.analyze",
-        "batch_sizes",
-        "schedulers",
-        "derived",
-        "schema",
-        "checks",
-        "checks.launch",
-        "checks.eval",
-        "checks.analyze",
-        "compose",
-        "door",
-        "launch.environment",
-        "launch.launcher",
-        "launch.worker",
-        "sweep.command",
-        "sweep.program",
-        "sweep.trainings",
-        "sweep.evaluations",
-        "examine.place",
-        "analysis.asked",
-        "glue.tasks",
-        "glue.asked",
-        "glue.summary",
+        "config.micro_batch",
+        "config.schedulers",
+        "config.resolve",
+        "config.schema",
+        "config.checks",
+        "config.checks.launch",
+        "config.checks.eval",
+        "config.checks.analyze",
+        "config.compose",
+        "training.start",
+        "storage.model_folder",
+        "analysis.preflight",
+        "evaluation.tasks",
+        "evaluation.preflight",
+        "evaluation.summary",
+        "cli.entry",
+        "cli.launch.environment",
+        "cli.launch.launcher",
+        "cli.launch.worker",
+        "cli.sweep.command",
+        "cli.sweep.program",
+        "cli.sweep.trainings",
+        "cli.sweep.evaluations",
         "train",
         "plan",
         "eval",
         "analyze",
         "report",
     ),
-    *("arch", *(f"arch.{name}" for name in FAMILIES)),
-    *("est", "est.schedule", "est.rivals", "est.stacking", "est.sizes", "est.spec", "est.flops"),
+    *("families", *(f"families.{name}" for name in FAMILIES)),
+    *("est", "est.schedule", "est.baselines", "est.stacking", "est.sizes", "est.spec", "est.flops"),
 )
 """Modules that must not import anything heavy: they run before the configuration is accepted."""
 
@@ -140,8 +131,8 @@ IMPORTS = {name: sorted(set(imports_of(name, path))) for name, path in MODULES.i
 
 
 def test_the_walk_sees_the_package() -> None:
-    assert {"est.wrap", "est.index", "arch", "config"} <= set(MODULES)
-    assert "est_cli.est.spec.ModelSpec" in IMPORTS["arch.gpt2"]
+    assert {"est.wrap", "est.index", "families", "config"} <= set(MODULES)
+    assert "est_cli.est.spec.ModelSpec" in IMPORTS["families.gpt2"]
     assert "torch.Tensor" in IMPORTS["est.index"]
 
 

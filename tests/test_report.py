@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.door import enter
+from est_cli.cli.entry import enter
 from est_cli.report import main
-from tests.commands import poisoned_path
-from tests.reporting.made import make_run
+from tests.lab.commands import poisoned_path
+from tests.lab.made_runs import make_run
 
 ROOT = Path(__file__).parent.parent
 

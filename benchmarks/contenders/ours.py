@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerFast
 
 from contenders import protocol
 from contenders.protocol import Job
-from est_cli.checks import check
 from est_cli.config import (
     DatasetConfig,
     LrSchedule,
@@ -29,9 +28,10 @@ from est_cli.config import (
     TrainConfig,
     WandbMode,
 )
-from est_cli.loop import build
-from est_cli.loop.step import train_step
-from est_cli.resume import Start
+from est_cli.config.checks import check
+from est_cli.training.build import build
+from est_cli.training.start import Start
+from est_cli.training.step import train_step
 
 STAGE_STEPS = 1_000_000
 """Steps of each stage: more than any benchmark takes."""

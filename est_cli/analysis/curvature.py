@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from est_cli.analysis.work import Cells, Work
-from est_cli.errors import NumericsError
+from est_cli.common.errors import NumericsError
 from est_cli.est.index import hash_numbers
 
 Loss = Callable[[int], Tensor]

@@ -11,12 +11,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from est_cli.analysis.asked import default_folder
-from est_cli.checkpoint import disk, strict_json
+from est_cli.analysis.preflight import default_folder
+from est_cli.common.errors import ConfigError, StorageError
 from est_cli.config import AnalyzeConfig
-from est_cli.errors import ConfigError, StorageError
 from est_cli.reporting.drawing import DPI
-from est_cli.resume import OUTPUTS
+from est_cli.storage import disk, strict_json
+from est_cli.storage.run_dir import OUTPUTS
 
 RESULT = "analysis.json"
 MAX_BYTES = 1 << 26

@@ -12,12 +12,12 @@ from transformers import PreTrainedModel
 from est_cli.analysis.curvature import Loss, mean_loss
 from est_cli.analysis.text import Text, loss_on
 from est_cli.analysis.work import Work
+from est_cli.common.errors import NumericsError
 from est_cli.config import AnalyzeConfig
-from est_cli.errors import NumericsError
-from est_cli.examine.model import Checkpoint, load_language_model
-from est_cli.examine.processes import Processes
-from est_cli.examine.progress import Progress
-from est_cli.parallel import weight_checksum
+from est_cli.distributed import weight_checksum
+from est_cli.distributed.workers import Processes
+from est_cli.models.pretrained import Checkpoint, load_language_model
+from est_cli.tracking.work_progress import Progress
 
 Outcome = tuple[dict[str, Any], dict[str, Figure]]
 """What stands under `result` in analysis.json, and the pictures by name."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from est_cli.common.errors import ConfigError
 from est_cli.config import Parameters
-from est_cli.errors import ConfigError
 
 GROUPS = ("embeddings", "attention", "mlp", "norms", "other")
 _KINDS = {

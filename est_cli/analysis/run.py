@@ -7,24 +7,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from est_cli.analysis.asked import CONTINUES, LESS_MEMORY, checkpoints_asked
 from est_cli.analysis.curvature import PRODUCT_COST
 from est_cli.analysis.dropout import kinds_of
 from est_cli.analysis.folder import new_folder, write_results
 from est_cli.analysis.job import Asked, Job, Outcome
+from est_cli.analysis.preflight import CONTINUES, LESS_MEMORY, checkpoints_asked
 from est_cli.analysis.sampling import rates_of, spec_for, structural_dropout
 from est_cli.analysis.surface import compare, flatness
 from est_cli.analysis.table import print_result
 from est_cli.analysis.text import load_text
 from est_cli.analysis.trace import hessian_trace
-from est_cli.checkpoint.environment import git_commit, versions
+from est_cli.common.rank import rank_of_environment
 from est_cli.config import Analysis, AnalyzeConfig, Precision
-from est_cli.data.digest import fingerprint
-from est_cli.examine.model import open_checkpoint
-from est_cli.examine.processes import Processes, meet, memory_enough
-from est_cli.examine.progress import progress
-from est_cli.rank import rank_of_environment
-from est_cli.schema import plain
+from est_cli.config.schema import plain
+from est_cli.distributed.workers import Processes, meet, memory_enough
+from est_cli.models.pretrained import open_checkpoint
+from est_cli.storage.digest import fingerprint
+from est_cli.storage.versions import git_commit, versions
+from est_cli.tracking.work_progress import progress
 
 ANALYSES: dict[Analysis, Callable[[Job], Outcome]] = {
     Analysis.hessian_trace: hessian_trace,

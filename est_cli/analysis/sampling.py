@@ -6,13 +6,13 @@ import torch
 
 from est_cli.analysis.dropout import kinds_of, mean_outputs, regularisation
 from est_cli.analysis.job import Job, Outcome
-from est_cli.arch import spec_of
+from est_cli.common.errors import ConfigError
 from est_cli.config import AnalyzeConfig
-from est_cli.derived import options_of
-from est_cli.errors import ConfigError
+from est_cli.config.resolve import options_of
 from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
 from est_cli.est.sizes import realised_rates, sample_sizes
-from est_cli.examine.model import Checkpoint
+from est_cli.families import spec_of
+from est_cli.models.pretrained import Checkpoint
 
 
 def structural_dropout(job: Job) -> Outcome:

@@ -16,8 +16,8 @@ from est_cli.analysis.job import Job, Outcome
 from est_cli.analysis.line import barrier, line_losses, root_of_sum, same_shapes, squared_distances, squared_norms
 from est_cli.analysis.parameters import GROUPS, chosen, filter_dims, group_names
 from est_cli.analysis.trace import trace_of
+from est_cli.common.errors import ConfigError
 from est_cli.data.tokenizer import tokenizer_digest
-from est_cli.errors import ConfigError
 
 
 def flatness(job: Job) -> Outcome:

@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from est_cli.analysis.curvature import Loss
+from est_cli.common.errors import DataError
+from est_cli.common.rank import Rank
 from est_cli.config import AnalyzeConfig, Part
 from est_cli.data import TokenBlocks, load_corpus
-from est_cli.errors import DataError
-from est_cli.examine.model import Checkpoint, max_tokens
-from est_cli.loop.parts import CACHE
-from est_cli.rank import Rank
+from est_cli.models.pretrained import Checkpoint, max_tokens
+from est_cli.training.parts import CACHE
 
 
 @dataclass(frozen=True)

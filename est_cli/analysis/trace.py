@@ -15,10 +15,10 @@ from est_cli.analysis.job import Job, Outcome
 from est_cli.analysis.parameters import chosen, group_names, sizes
 from est_cli.analysis.work import Cells
 from est_cli.config import Parameters
-from est_cli.derived import scheduler_of
-from est_cli.examine.model import Checkpoint
-from est_cli.examine.place import run_of
-from est_cli.resume import stored_config
+from est_cli.config.resolve import scheduler_of
+from est_cli.config.stored import stored_config
+from est_cli.models.pretrained import Checkpoint
+from est_cli.storage.model_folder import run_of
 
 
 def hessian_trace(job: Job) -> Outcome:

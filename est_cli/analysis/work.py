@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from est_cli.parallel import Group
+from est_cli.distributed import Group
 
 Cells = NDArray[np.float64]
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from est_cli.common.errors import DataError
 from est_cli.data.mixture import Mixture, interleaved
 from est_cli.data.stream import Tokens
-from est_cli.errors import DataError
 
 
 class BlockOrder:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from est_cli.common.errors import DataError
 from est_cli.config import DatasetConfig
 from est_cli.config import Source as SourceName
-from est_cli.data.digest import fingerprint
 from est_cli.data.encode import TOKENS, Encoder
 from est_cli.data.pieces import Source
 from est_cli.data.shards import Job, Shard, tokenised
@@ -20,7 +20,7 @@ from est_cli.data.sources import open_sources
 from est_cli.data.stream import Span, Tokens, TokenStream, opened
 from est_cli.data.token_files import open_token_files
 from est_cli.data.tokenizer import backend, load_tokenizer, token_count, tokenizer_digest
-from est_cli.errors import DataError
+from est_cli.storage.digest import fingerprint
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from est_cli.data.digest import digest_file
 from est_cli.data.pieces import Advance, Piece, Unit, split
 from est_cli.data.units import read_unit
+from est_cli.storage.digest import digest_file
 
 TOKENS = "tokens.bin"
 BATCH_CHARACTERS = 1_000_000

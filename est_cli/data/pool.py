@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from est_cli.common.errors import DataError, EstError, StorageError
 from est_cli.data.pieces import Advance
-from est_cli.errors import DataError, EstError, StorageError
 
 ERRORS: dict[str, type[EstError]] = {error.__name__: error for error in (DataError, StorageError)}
 COMMAND = [sys.executable, "-P", "-m", "est_cli.data.worker"]

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from est_cli.common.errors import DataError, reason
 from est_cli.data.pieces import Advance, Piece
 from est_cli.data.rows import Wanted, document
-from est_cli.errors import DataError, reason
 
 CHUNK = 256 * 1024
 """Bytes of a .txt file that make a piece."""

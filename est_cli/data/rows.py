@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from est_cli.common.errors import DataError
 from est_cli.data.pieces import Piece
-from est_cli.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from est_cli.data.cache import cached, clear_leftovers, intact, locked, publish
-from est_cli.data.digest import fingerprint
 from est_cli.data.encode import Encoder, write_tokens
 from est_cli.data.pieces import Advance, Unit
 from est_cli.data.pool import run_tasks
 from est_cli.data.progress import progress
+from est_cli.storage.cache import cached, clear_leftovers, intact, locked, publish
+from est_cli.storage.digest import fingerprint
 
 log = logging.getLogger(__name__)
 

@@ -12,15 +12,15 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
+from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
 from est_cli.config import Source as SourceName
-from est_cli.data.digest import remembered_digests
 from est_cli.data.hub import hub_source
 from est_cli.data.pieces import Source, Unit
 from est_cli.data.readers import file_kind
 from est_cli.data.rows import Wanted
 from est_cli.data.units import file_units, stdlib_unit
-from est_cli.errors import ConfigError, DataError
+from est_cli.storage.digest import remembered_digests
 
 
 def open_sources(dataset: DatasetConfig, cache_root: Path, verify: bool = True) -> list[Source]:

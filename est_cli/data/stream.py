@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from est_cli.errors import DataError
+from est_cli.common.errors import DataError
 
 MAX_OPEN = 384
 """Files that are open at once: a process often has no more than 1,024 file descriptors."""

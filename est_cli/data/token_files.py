@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
-from est_cli.data.digest import fingerprint, remembered_digests
 from est_cli.data.sources import expand
 from est_cli.data.stream import Span, TokenStream
-from est_cli.errors import ConfigError, DataError
+from est_cli.storage.digest import fingerprint, remembered_digests
 
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 CHUNK_TOKENS = 1 << 22

@@ -9,12 +9,12 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from est_cli.data.cache import cached
-from est_cli.data.digest import fingerprint
+from est_cli.common.errors import ConfigError, DataError, reason
 from est_cli.data.hub import require_hub
 from est_cli.data.pieces import Source, quiet, split
 from est_cli.data.units import read_units
-from est_cli.errors import ConfigError, DataError, reason
+from est_cli.storage.cache import cached
+from est_cli.storage.digest import fingerprint
 
 log = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ from typing import Any, BinaryIO
 
 from tokenizers import Tokenizer
 
-from est_cli.data.cache import publish
+from est_cli.common.errors import EstError
 from est_cli.data.encode import Encoder, write_tokens
 from est_cli.data.pieces import Advance, Unit
-from est_cli.errors import EstError
+from est_cli.storage.cache import publish
 
 REPORT_S = 0.5
 ALIVE_S = 2.0

@@ -1,6 +1,6 @@
 """Evolving Subnetwork Training (Li et al., ICML 2024): the method itself, in torch and the standard library only.
 
-    spec = spec_of(model)                                    # est_cli.arch: which modules hold heads, columns, layers
+    spec = spec_of(model)                                    # est_cli.families: where heads, columns, layers are
     handle = apply_est(model, spec)                          # parameter names do not change
     scheduler = three_stage(max_steps, 2 / 15, 7 / 15, SamplingRates(0.5, 0.5, 0.5))
     generator = IndexGenerator(spec, seed=0)
@@ -16,11 +16,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .baselines import early_dropout, layer_dropout, pld, raptr
     from .flops import Flops, FlopsLedger, forward_flops, planned_ledger, training_flops
     from .gradient import GradientPart, reached_parts, sampled_parts, whole_parts
     from .growth import grow
     from .index import FULL, IndexGenerator, Subnetwork
-    from .rivals import early_dropout, layer_dropout, pld, raptr
     from .schedule import (
         SamplingRates,
         SamplingScheduler,
@@ -45,8 +45,8 @@ _HOME = {
     "FULL": "index", "IndexGenerator": "index", "Subnetwork": "index",
     "SamplingRates": "schedule", "SamplingScheduler": "schedule", "Stage": "schedule", "boundary_step": "schedule",
     "constant": "schedule", "cosine": "schedule", "dense": "schedule", "linear": "schedule", "n_stage": "schedule",
-    "three_stage": "schedule", "raptr": "rivals", "layer_dropout": "rivals", "pld": "rivals",
-    "early_dropout": "rivals", "gradual_stacking": "stacking", "g_stack": "stacking", "one_layer": "stacking",
+    "three_stage": "schedule", "raptr": "baselines", "layer_dropout": "baselines", "pld": "baselines",
+    "early_dropout": "baselines", "gradual_stacking": "stacking", "g_stack": "stacking", "one_layer": "stacking",
     "copied_from": "stacking", "grow": "growth", "SampleSizes": "sizes", "SamplingOptions": "sizes",
     "sample_size": "sizes", "sample_sizes": "sizes", "Kept": "spec", "ModelSpec": "spec", "Projection": "spec",
     "Run": "spec", "SampledAttribute": "spec", "SampledParameter": "spec", "EstHandle": "wrap", "apply_est": "wrap",

@@ -1,6 +1,6 @@
 """Sampling rates, stages and the sampling scheduler: pure functions of the step (paper, section 3). No torch.
 
-The schedulers of Evolving Subnetwork Training stand here; those it is compared with in rivals.py and stacking.py.
+The schedulers of Evolving Subnetwork Training stand here; those it is compared with in baselines.py and stacking.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .rivals import staged_depths
+from .baselines import staged_depths
 from .schedule import SamplingScheduler, n_stage
 
 

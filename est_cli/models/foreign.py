@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig
 
-from est_cli.checkpoint import strict_json
-from est_cli.errors import reason
+from est_cli.common.errors import reason
+from est_cli.storage import strict_json
 
 CODE_KEYS = (
     "auto_map",

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-from est_cli.arch import logits_of
-from est_cli.arch.shared.family import Logits
+from est_cli.families import logits_of
+from est_cli.families.shared.family import Logits
 
 IGNORED = -100
 

@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from est_cli.checkpoint import disk
 from est_cli.planning.course import Point, column, course_of
 from est_cli.planning.plan import Plan
 from est_cli.reporting.drawing import AMBER, BLUE, DPI, GREEN, GREY, ORANGE, PINK, SKY, new_figure, step_axis, tidy
+from est_cli.storage import disk
 
 POINTS = 600
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER, GREY)

@@ -9,22 +9,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from est_cli.arch import spec_of
-from est_cli.batch_sizes import requested
-from est_cli.checks import check_fit
+from est_cli.common.errors import ConfigError
 from est_cli.config import LmLossKind, PlanConfig, Precision
-from est_cli.derived import options_of, planned_of, scheduler_of
-from est_cli.errors import ConfigError
+from est_cli.config.checks import check_fit
+from est_cli.config.micro_batch import requested
+from est_cli.config.resolve import options_of, planned_of, scheduler_of
 from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingRates, SamplingScheduler
 from est_cli.est.flops import ledger_of
 from est_cli.est.sizes import Ran, RealisedRates, SamplingOptions, realised_rates
-from est_cli.memory import Activations, MemoryEstimate, estimate_memory
+from est_cli.families import spec_of
 from est_cli.models import hf_config
 from est_cli.models.lm_loss import LmLoss
 from est_cli.planning.targets import Met, met
+from est_cli.training.memory import Activations, MemoryEstimate, estimate_memory
 
 if TYPE_CHECKING:
-    from est_cli.loop.probe import StepSeconds
+    from est_cli.training.probe import StepSeconds
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def ledger_for(config: PlanConfig, spec: ModelSpec) -> FlopsLedger:
 
 
 def _measured(config: PlanConfig) -> StepSeconds:
-    from est_cli.loop.probe import step_seconds  # the whole training loop: only for those who ask for it
+    from est_cli.training.probe import step_seconds  # the whole training loop: only for those who ask for it
 
     return step_seconds(config)
 

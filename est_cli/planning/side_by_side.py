@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from est_cli.common.errors import ConfigError
 from est_cli.config import PlanConfig
-from est_cli.errors import ConfigError
 from est_cli.planning.course import column, course_of
 from est_cli.planning.figure import draw_plans
 from est_cli.planning.plan import Plan, make_plan

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from est_cli.batch_sizes import in_stages, sequences_by_stage
+from est_cli.config.micro_batch import in_stages, sequences_by_stage
 from est_cli.est import FlopsLedger
 from est_cli.planning.course import column, course_of
 from est_cli.planning.plan import Plan, PlannedStage
@@ -17,7 +17,7 @@ from est_cli.planning.sparkline import sparkline
 from est_cli.tracking.eta import hours_minutes
 
 if TYPE_CHECKING:
-    from est_cli.loop.probe import StepSeconds
+    from est_cli.training.probe import StepSeconds
 
 WIDTH = 72
 """Characters of a drawing."""

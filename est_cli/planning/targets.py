@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from est_cli.checks import check
-from est_cli.checks.plan import MOST_STEPS
+from est_cli.common.errors import ConfigError
 from est_cli.config import Convention, PlanConfig, SchedulerName, StageConfig, Target
-from est_cli.derived import max_steps
-from est_cli.errors import ConfigError
+from est_cli.config.checks import check
+from est_cli.config.checks.plan import MOST_STEPS
+from est_cli.config.resolve import max_steps
+from est_cli.config.schedulers import as_list
 from est_cli.est import FlopsLedger
 from est_cli.est.schedule import boundary_step
 from est_cli.est.target import OutOfReach, solve
-from est_cli.schedulers import as_list
 
 Ledger = Callable[[PlanConfig], FlopsLedger]
 """The ledger that a run with these settings will end with."""

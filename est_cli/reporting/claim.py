@@ -13,7 +13,7 @@ from est_cli.config import LrSchedule
 from est_cli.reporting.groups import BUDGET, Group, differing
 from est_cli.reporting.records import column
 from est_cli.reporting.runs import Axis, Run
-from est_cli.student_t import mean_interval, t_quantile
+from est_cli.reporting.student_t import mean_interval, t_quantile
 
 NEAR = {Axis.flops_total: 0.01, Axis.dense_steps: 0.01, Axis.seconds: 0.05}
 """How much more or less a dense run may have used to count as equal; seconds of equal runs differ by a few percent."""

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from est_cli.checkpoint.disk import storage_errors
+from est_cli.storage.disk import storage_errors
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#4D4D4D"
 """From the palette of Okabe and Ito; lines differ in style or marker too, for prints without colour."""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from est_cli.config import FREE_KEYS, SchedulerName
+from est_cli.config.schema import leaves_of, plain
 from est_cli.reporting.records import Record, column, smooth_loss
 from est_cli.reporting.runs import Axis, Run
-from est_cli.schema import leaves_of, plain
-from est_cli.student_t import half_width
+from est_cli.reporting.student_t import half_width
 
 INTERVAL_FROM = 3
 """Seeds from which on a band is the confidence interval of the mean; of two it is their range."""

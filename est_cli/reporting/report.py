@@ -12,8 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from est_cli.checkpoint import disk
-from est_cli.errors import ConfigError
+from est_cli.common.errors import ConfigError
 from est_cli.reporting.claim import NEAR, claims_of
 from est_cli.reporting.compare_figures import NAMES, loss_figure
 from est_cli.reporting.drawing import MAX_TOLD
@@ -22,6 +21,7 @@ from est_cli.reporting.heat_map import HeatMap, heat_map_figure, heat_maps
 from est_cli.reporting.numbers import NOT_COUNTED, all_numbers
 from est_cli.reporting.page import page
 from est_cli.reporting.runs import Axis, find_runs, read_run
+from est_cli.storage import disk
 
 PAGE, NUMBERS = "report.html", "report.json"
 DPI = 300

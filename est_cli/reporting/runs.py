@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from est_cli.checkpoint import strict_json
+from est_cli.common.errors import CheckpointError, ConfigError, StorageError
 from est_cli.config import RunConfig
-from est_cli.derived import max_steps
-from est_cli.errors import CheckpointError, ConfigError, StorageError
+from est_cli.config.resolve import max_steps
+from est_cli.config.stored import stored_config
 from est_cli.reporting.records import (
     Record,
     column,
@@ -23,8 +23,8 @@ from est_cli.reporting.records import (
     transition_steps,
     validation_records,
 )
-from est_cli.resume import stored_config
-from est_cli.run_dir import RunDir
+from est_cli.storage import strict_json
+from est_cli.storage.run_dir import RunDir
 from est_cli.tracking.metrics import read_metrics
 
 DEPTH = 3

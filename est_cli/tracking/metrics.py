@@ -11,7 +11,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from est_cli.errors import StorageError
+from est_cli.common.errors import StorageError
 
 Record = dict[str, Any]
 

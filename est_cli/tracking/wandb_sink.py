@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from est_cli.common.redact import without_users
 from est_cli.config import TrackingConfig, WandbMode
-from est_cli.redact import without_users
 from est_cli.tracking.metrics import Record
 from est_cli.tracking.wandb_host import key_configured, reachable
 

@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM, GPTBigCodeConfig, GPTBigCodeForCa
 
 from est_cli.analysis import run
 from est_cli.analyze import main
-from est_cli.door import enter
-from est_cli.errors import StoppedBySignal
-from est_cli.schema import to_yaml
-from tests.commands import composed, tree
-from tests.glue.small_models import POSITIONS, byte_tokenizer, save
+from est_cli.cli.entry import enter
+from est_cli.common.errors import StoppedBySignal
+from est_cli.config.schema import to_yaml
+from tests.lab.commands import composed, tree
+from tests.lab.small_models import POSITIONS, byte_tokenizer, save
 
 SMALL = ["analyze.seq_len=16", "analyze.tokens=64", "analyze.batch=2", "analyze.probes=3", "dataset=text"]
 CURVES = ["analyze.seq_len=16", "analyze.tokens=64", "analyze.batch=2", "analyze.points=5", "dataset=text"]

@@ -13,8 +13,8 @@ from est_cli.analysis.curvature import graph_of_gradients, hessian_product, prob
 from est_cli.analysis.estimate import Estimate, estimate
 from est_cli.analysis.parameters import group_names, sizes
 from est_cli.analysis.work import Cells
-from est_cli.errors import NumericsError
-from tests.analysis.toys import LENGTH, alone, full_hessian, gpt2, llama, loss_of, share_of
+from est_cli.common.errors import NumericsError
+from tests.lab.toys import LENGTH, alone, full_hessian, gpt2, llama, loss_of, share_of
 
 PROBES = 200
 

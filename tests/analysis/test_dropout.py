@@ -12,11 +12,11 @@ from torch import Tensor
 from est_cli.analysis.curvature import Loss, mean_loss
 from est_cli.analysis.dropout import kinds_of, mean_outputs, regularisation
 from est_cli.analysis.gates import Gates, expressible
-from est_cli.arch import spec_of
 from est_cli.est import FULL, IndexGenerator, SamplingOptions, SamplingRates, Subnetwork, apply_est
 from est_cli.est.layers import Taken
-from tests.analysis.toys import LinearToy, alone, share_of, toy_spec
-from tests.est.models import ALL_FAMILIES, build, config_of, tokens
+from est_cli.families import spec_of
+from tests.lab.est_models import ALL_FAMILIES, build, config_of, tokens
+from tests.lab.toys import LinearToy, alone, share_of, toy_spec
 
 COLUMNS, KEPT = 6, 3
 RATES = SamplingRates(p_m=0.5)

@@ -13,9 +13,9 @@ from est_cli.analysis.curvature import mean_loss
 from est_cli.analysis.flatness import curves, direction, positions
 from est_cli.analysis.line import barrier, line_losses, root_of_sum, same_shapes, squared_distances, squared_norms
 from est_cli.analysis.parameters import chosen, filter_dims
+from est_cli.common.errors import ConfigError
 from est_cli.config import Parameters
-from est_cli.errors import ConfigError
-from tests.analysis.toys import alone, gpt2, llama, loss_of, share_of
+from tests.lab.toys import alone, gpt2, llama, loss_of, share_of
 
 
 def test_every_filter_of_a_direction_is_as_long_as_the_models_own() -> None:

@@ -14,15 +14,15 @@ import pytest
 import yaml
 
 from est_cli.analyze import main
-from est_cli.checks.analyze import READS, check_analyze
-from est_cli.compose import checked_overrides, groups_of, run_hydra
+from est_cli.cli.entry import enter
+from est_cli.cli.launch.handover import freeze, thaw
+from est_cli.common.errors import ConfigError
 from est_cli.config import Analysis, AnalyzeConfig, AnalyzeSettings, KvGroups, Parameters, Part, SamplingConfig
 from est_cli.config.analyze import RatesConfig
-from est_cli.door import enter
-from est_cli.errors import ConfigError
-from est_cli.launch.handover import freeze, thaw
-from est_cli.schema import leaf_types, leaves_of, plain, typed
-from tests.commands import command, poisoned_path, tree
+from est_cli.config.checks.analyze import READS, check_analyze
+from est_cli.config.compose import checked_overrides, groups_of, run_hydra
+from est_cli.config.schema import leaf_types, leaves_of, plain, typed
+from tests.lab.commands import command, poisoned_path, tree
 
 KEYS = dict(leaf_types(AnalyzeConfig))
 

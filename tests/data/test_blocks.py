@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from est_cli.common.errors import DataError
 from est_cli.data.blocks import BlockOrder, TokenBlocks
 from est_cli.data.stream import Tokens
-from est_cli.errors import DataError
-from tests.data.corpora import token_file
+from tests.lab.corpora import token_file
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2, 7, 100])

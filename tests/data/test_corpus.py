@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig, Source
 from est_cli.data import BlockOrder, Corpus, TokenBlocks, encode, load_corpus, shards
 from est_cli.data.encode import TOKENS
 from est_cli.data.pieces import Piece, held_out
-from est_cli.errors import ConfigError, DataError
-from tests.data.corpora import all_ids, documents, files, ids, in_child, kill_at, status, write_jsonl
+from tests.lab.corpora import all_ids, documents, files, ids, in_child, kill_at, status, write_jsonl
 
 VOCAB = 300
 

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from est_cli.common.errors import DataError
 from est_cli.data import readers
 from est_cli.data.pieces import quiet
 from est_cli.data.readers import read_file
 from est_cli.data.rows import Wanted
-from est_cli.errors import DataError
 
 WANTED = Wanted(("text", "content"))
 

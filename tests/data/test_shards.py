@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from est_cli.data import Corpus, cache, encode, load_corpus, pool, shards, units
+from est_cli.common.errors import DataError, StorageError
+from est_cli.data import Corpus, encode, load_corpus, pool, shards, units
 from est_cli.data.encode import TOKENS
 from est_cli.data.tokenizer import backend
-from est_cli.errors import DataError, StorageError
-from tests.data.build import UNIT_BYTES
-from tests.data.corpora import all_ids, documents, files, in_child, status, write_jsonl
+from est_cli.storage import cache
+from tests.lab.build_tokens import UNIT_BYTES
+from tests.lab.corpora import all_ids, documents, files, in_child, status, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = 4
@@ -142,7 +143,14 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def command(corpus: Path, trained: Path, processes: int = 2) -> list[str]:
-    return [sys.executable, "-m", "tests.data.build", str(corpus), str(trained / "tokenizer.json"), str(processes)]
+    return [
+        sys.executable,
+        "-m",
+        "tests.lab.build_tokens",
+        str(corpus),
+        str(trained / "tokenizer.json"),
+        str(processes),
+    ]
 
 
 def finished(corpus: Path) -> list[Path]:

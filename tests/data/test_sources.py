@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
 from est_cli.config import Source as SourceName
 from est_cli.data import hub, sources
 from est_cli.data.pieces import Source, Unit, held_out, quiet, split
 from est_cli.data.sources import open_sources
 from est_cli.data.units import read_units
-from est_cli.errors import ConfigError, DataError
-from tests.data.corpora import documents, files, write_jsonl
+from tests.lab.corpora import documents, files, write_jsonl
 
 
 def opened(dataset: DatasetConfig) -> Source:

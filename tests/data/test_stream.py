@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from est_cli.common.errors import DataError
 from est_cli.data import TokenBlocks, stream
 from est_cli.data.stream import Span, Tokens, TokenStream
-from est_cli.errors import DataError
-from tests.data.corpora import token_file
+from tests.lab.corpora import token_file
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from est_cli.common.errors import ConfigError, DataError
 from est_cli.data import hub
 from est_cli.data import tokenizer as module
 from est_cli.data.pieces import Source
 from est_cli.data.sources import open_sources
 from est_cli.data.tokenizer import END_OF_TEXT, load_tokenizer, token_count, tokenizer_digest
-from est_cli.errors import ConfigError, DataError
-from tests.data.corpora import documents, files, write_jsonl
+from tests.lab.corpora import documents, files, write_jsonl
 
 
 @pytest.fixture

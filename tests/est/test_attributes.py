@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from est_cli.arch import spec_of
 from est_cli.est import IndexGenerator, SampledAttribute, apply_est
-
-from .models import ALL_FAMILIES, build, config_of, tokens
-from .reference import forward_backward, layers_of
-from .test_equivalence import RATES
+from est_cli.families import spec_of
+from tests.est.test_equivalence import RATES
+from tests.lab.est_models import ALL_FAMILIES, build, config_of, tokens
+from tests.lab.reference import forward_backward, layers_of
 
 
 @pytest.mark.parametrize("family", ALL_FAMILIES)

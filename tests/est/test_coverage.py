@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from est_cli.arch import spec_of
 from est_cli.config import ModelConfig
 from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork, dense, three_stage
+from est_cli.est.baselines import early_dropout, layer_dropout, pld, raptr
 from est_cli.est.coverage import coverage
-from est_cli.est.rivals import early_dropout, layer_dropout, pld, raptr
 from est_cli.est.sizes import Cut, SamplingOptions
 from est_cli.est.stacking import g_stack
+from est_cli.families import spec_of
 from est_cli.models import hf_config
-
-from .models import config_of
+from tests.lab.est_models import config_of
 
 STEPS, SEED = 60, 5
 SCHEDULERS = {

@@ -9,11 +9,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from est_cli.arch import spec_of
 from est_cli.est import FULL, EstHandle, IndexGenerator, SamplingOptions, SamplingRates, Subnetwork, apply_est
-
-from .models import FAMILIES, build, config_of, tokens
-from .reference import Pass, active_layers, forward_backward, layers_of, masked_dense, unused_slices
+from est_cli.families import spec_of
+from tests.lab.est_models import FAMILIES, build, config_of, tokens
+from tests.lab.reference import Pass, active_layers, forward_backward, layers_of, masked_dense, unused_slices
 
 RATES = {
     "heads": SamplingRates(p_h=0.5),

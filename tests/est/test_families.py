@@ -16,8 +16,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from est_cli import arch
-from est_cli.arch import spec_of
+from est_cli import families as arch
 from est_cli.est import (
     FULL,
     EstHandle,
@@ -33,12 +32,12 @@ from est_cli.est import (
     sample_sizes,
     training_flops,
 )
+from est_cli.families import spec_of
 from est_cli.models import checkpoint_activations
-
-from .models import ALL_FAMILIES, ALTERNATING, build, config_of, tokens
-from .reference import Pass, active_layers, forward_backward, layers_of, masked_dense
-from .test_equivalence import RATES, assert_same_pass
-from .test_flops import BATCH, HALF, LENGTH, choices_of, counted, lm_head_flops
+from tests.est.test_equivalence import RATES, assert_same_pass
+from tests.est.test_flops import BATCH, HALF, LENGTH, choices_of, counted, lm_head_flops
+from tests.lab.est_models import ALL_FAMILIES, ALTERNATING, build, config_of, tokens
+from tests.lab.reference import Pass, active_layers, forward_backward, layers_of, masked_dense
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, LlamaConfig, PreTrainedModel
 
-from est_cli.arch import spec_of
 from est_cli.est import (
     FlopsLedger,
     IndexGenerator,
@@ -23,8 +22,8 @@ from est_cli.est import (
     three_stage,
     training_flops,
 )
-
-from .models import build, config_of, tokens
+from est_cli.families import spec_of
+from tests.lab.est_models import build, config_of, tokens
 
 BATCH, LENGTH = 3, 7
 HALF = SamplingRates(0.5, 0.5, 0.5)

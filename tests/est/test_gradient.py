@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from est_cli.arch import spec_of
 from est_cli.est import (
     GradientPart,
     IndexGenerator,
@@ -16,7 +15,8 @@ from est_cli.est import (
     sampled_parts,
     whole_parts,
 )
-from tests.est.models import config_of
+from est_cli.families import spec_of
+from tests.lab.est_models import config_of
 
 HALF = SamplingRates(0.5, 0.5, 0.5)
 

@@ -12,11 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from est_cli.arch import spec_of
 from est_cli.est import FULL, EstHandle, IndexGenerator, SamplingRates, apply_est
-
-from .models import FAMILIES, build, config_of, tokens
-from .reference import Pass, forward_backward
+from est_cli.families import spec_of
+from tests.lab.est_models import FAMILIES, build, config_of, tokens
+from tests.lab.reference import Pass, forward_backward
 
 SAMPLED = SamplingRates(0.5, 0.5, 0.6)
 

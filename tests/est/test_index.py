@@ -13,10 +13,9 @@ from functools import cache
 import pytest
 import torch
 
-from est_cli.arch import spec_of
 from est_cli.est import FULL, IndexGenerator, SamplingOptions, SamplingRates, Subnetwork
-
-from .models import gpt2_config, llama_config
+from est_cli.families import spec_of
+from tests.lab.est_models import gpt2_config, llama_config
 
 HALF = SamplingRates(0.5, 0.5, 0.5)
 SQUARE = spec_of(gpt2_config(n_embd=16, n_head=4, n_inner=4, n_layer=4))

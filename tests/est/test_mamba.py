@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
-from est_cli.arch import spec_of
 from est_cli.est import (
     FULL,
     EstHandle,
@@ -29,14 +28,14 @@ from est_cli.est import (
     sampled_parts,
     training_flops,
 )
+from est_cli.families import spec_of
 from est_cli.models import checkpoint_activations
 from est_cli.models.lm_loss import LmLoss, target_count
-
-from .mamba_reference import FAMILIES, UNITS, config_of, masked_dense, unused_slices
-from .models import tokens
-from .reference import Pass, forward_backward
-from .test_equivalence import assert_same_pass
-from .test_identity import HISTORIES, assert_bit_equal, traced
+from tests.est.test_equivalence import assert_same_pass
+from tests.est.test_identity import HISTORIES, assert_bit_equal, traced
+from tests.lab.est_models import tokens
+from tests.lab.mamba_reference import FAMILIES, UNITS, config_of, masked_dense, unused_slices
+from tests.lab.reference import Pass, forward_backward
 
 RATES = {"heads": SamplingRates(p_h=0.5), "layers": SamplingRates(p_l=0.6), "all": SamplingRates(0.4, 0.5, 0.5)}
 OPTIONS = [

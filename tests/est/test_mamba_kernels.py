@@ -15,12 +15,11 @@ from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
 from est_cli.est import SamplingOptions
-
-from .mamba_reference import FAMILIES
-from .models import tokens
-from .reference import forward_backward
-from .test_equivalence import assert_same_pass
-from .test_mamba import exact, sampled
+from tests.est.test_equivalence import assert_same_pass
+from tests.est.test_mamba import exact, sampled
+from tests.lab.est_models import tokens
+from tests.lab.mamba_reference import FAMILIES
+from tests.lab.reference import forward_backward
 
 __all__ = ["exact"]
 

@@ -12,17 +12,16 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from est_cli.arch import spec_of
-from est_cli.batch_sizes import pieces
+from est_cli.config.micro_batch import pieces
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, SamplingScheduler, apply_est, training_flops
+from est_cli.est.baselines import early_dropout, layer_dropout, pld, raptr
 from est_cli.est.flops import ledger_of, planned_ledger, planned_ran
 from est_cli.est.index import sizes_of
-from est_cli.est.rivals import early_dropout, layer_dropout, pld, raptr
 from est_cli.est.schedule import constant, cosine, linear, n_stage
 from est_cli.est.sizes import Cut, SampleSizes, full_sizes, realised_rates, sample_sizes
 from est_cli.est.stacking import g_stack, gradual_stacking, one_layer
-
-from .models import build, config_of, gpt2_config, tokens
+from est_cli.families import spec_of
+from tests.lab.est_models import build, config_of, gpt2_config, tokens
 
 STEPS, BATCH, LENGTH = 40, 8, 7
 HALF = SamplingRates(0.5, 0.5, 0.5)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from est_cli.arch import spec_of
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, sample_size
-
-from .models import gpt2_config, llama_config
+from est_cli.families import spec_of
+from tests.lab.est_models import gpt2_config, llama_config
 
 
 @pytest.mark.parametrize(

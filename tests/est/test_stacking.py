@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel, PreTrainedModel
 
-from est_cli.arch import spec_of
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingScheduler, apply_est
 from est_cli.est.growth import grow
 from est_cli.est.sizes import scheduled_sizes
 from est_cli.est.stacking import copied_from, g_stack, gradual_stacking, one_layer
-
-from .models import build, gpt2_config, tokens
+from est_cli.families import spec_of
+from tests.lab.est_models import build, gpt2_config, tokens
 
 DEEP = gpt2_config(n_layer=6)
 SPEC, OPTIONS = spec_of(DEEP), SamplingOptions()

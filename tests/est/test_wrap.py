@@ -11,11 +11,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from est_cli.arch import spec_of
 from est_cli.est import EstHandle, IndexGenerator, SamplingOptions, SamplingRates, Subnetwork, apply_est
-
-from .models import FAMILIES, build, config_of, tokens
-from .reference import active_layers, forward_backward, layers_of, masked_dense
+from est_cli.families import spec_of
+from tests.lab.est_models import FAMILIES, build, config_of, tokens
+from tests.lab.reference import active_layers, forward_backward, layers_of, masked_dense
 
 RATES = SamplingRates(0.5, 0.5, 0.6)
 every_family = pytest.mark.parametrize("family", FAMILIES)

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from est_cli.checkpoint import disk
-from tests.loop.lab import Plant
-from tests.loop.plants import _replace
+from est_cli.storage import disk
+from tests.lab.lab import Plant
+from tests.lab.plants import _replace
 
 
 def refusing(name: str, times: int, code: str, after: str = ".") -> Plant:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from est_cli.tracking import WandbSink
-from tests.loop.lab import Plant
+from tests.lab.lab import Plant
 
 TIMES = "wandb-times.json"
 

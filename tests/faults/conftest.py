@@ -12,12 +12,12 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.report import Report
-from tests.loop.conftest import golden, lab, server, shared
-from tests.loop.lab import Lab
-from tests.loop.test_start import SHORT, STOP_AT_5
+from tests.lab.fixtures import golden, lab, server, shared
+from tests.lab.lab import Lab
+from tests.training.test_start import SHORT, STOP_AT_5
 
 __all__ = ["golden", "lab", "server", "shared"]
-"""Fixtures of tests/loop, for the victims of these tests."""
+"""Fixtures of tests/training, for the victims of these tests."""
 
 Tally = Callable[..., None]
 

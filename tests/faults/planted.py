@@ -1,4 +1,4 @@
-"""What tests of faults plant into a victim, beside tests/loop/plants.py: numbers that go wrong, and what to measure."""
+"""What tests of faults plant into a victim, beside tests/lab/plants.py: numbers that go wrong, and what to measure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from est_cli.loop import step
-from est_cli.loop.run import Run
-from tests.loop.lab import Plant
-from tests.loop.plants import _replace
+from est_cli.training import step
+from est_cli.training.run import Run
+from tests.lab.lab import Plant
+from tests.lab.plants import _replace
 
 
 def planted(name: str, *arguments: Any) -> Plant:
@@ -61,7 +61,7 @@ def infinite_gradient(number: int) -> None:
 
         return passed
 
-    _replace("est_cli.loop.step.forward_backward", wrap)
+    _replace("est_cli.training.step.forward_backward", wrap)
 
 
 def spike(number: int, factor: float) -> None:
@@ -91,7 +91,7 @@ def take_for_ever(number: int) -> None:
 
         return slow
 
-    _replace("est_cli.loop.train.train_step", wrap)
+    _replace("est_cli.training.train.train_step", wrap)
 
 
 def write_usage(path: str, every: int) -> None:
@@ -111,7 +111,7 @@ def write_usage(path: str, every: int) -> None:
 
         return written
 
-    _replace("est_cli.loop.train.train_step", wrap)
+    _replace("est_cli.training.train.train_step", wrap)
 
 
 def no_alarm() -> None:
@@ -121,5 +121,5 @@ def no_alarm() -> None:
 
 def see_no_difference() -> None:
     """Take all ranks to have drawn the same."""
-    loop = importlib.import_module("est_cli.loop.train")
+    loop = importlib.import_module("est_cli.training.train")
     loop._compare_replicas = lambda *args: None

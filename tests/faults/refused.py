@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.door import enter
-from est_cli.errors import EstError
-from tests.loop.lab import Ended, tree_hash
+from est_cli.cli.entry import enter
+from est_cli.common.errors import EstError
+from tests.lab.lab import Ended, tree_hash
 
 Main = Callable[[Sequence[str]], None]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.checkpoint.environment import git_commit, versions
-from est_cli.loop.device import cpu_name
+from est_cli.distributed.device import cpu_name
+from est_cli.storage.versions import git_commit, versions
 
 ROWS = {
     "A1": "crash at every system call of save and retention",

@@ -9,14 +9,14 @@ import pytest
 from tests.faults.conftest import Tally
 from tests.faults.size import either
 from tests.faults.victims import PASS, STEP, UPDATE, Golden, assert_continues, killed, resumed_from
-from tests.loop.lab import STEPS, T1, T2, Lab, Plant
+from tests.lab.lab import STEPS, T1, T2, Lab, Plant
 
-FINISH, TENSORS = "est_cli.loop.finish", "est_cli.checkpoint.tensors"
+FINISH, TENSORS = "est_cli.training.finish", "est_cli.storage.tensors"
 
 
 def around(boundary: int) -> list[Plant]:
     """The last update of a stage, the save behind it, and what comes next: the first step of a stage, or the end."""
-    after: Plant = ("at", "est_cli.loop.train.finish", 1, "before")
+    after: Plant = ("at", "est_cli.training.train.finish", 1, "before")
     return [
         ("at_step", UPDATE, boundary - 1, "before"),
         ("at_step", UPDATE, boundary - 1, "after"),
@@ -30,10 +30,10 @@ POINTS: dict[str, list[Plant]] = {
     "stage 2 to 3": around(T2),
     "stage 3 to the end": around(STEPS),
     "evaluation": [
-        ("at", "est_cli.evaluate.target_count", 1, "before"),
-        ("at", "est_cli.evaluate.target_count", 3, "after"),
-        ("at", "est_cli.loop.train.validation_loss", 2, "after"),
-        ("at", "est_cli.loop.train.evaluate", 2, "after"),
+        ("at", "est_cli.training.validation.target_count", 1, "before"),
+        ("at", "est_cli.training.validation.target_count", 3, "after"),
+        ("at", "est_cli.training.train.validation_loss", 2, "after"),
+        ("at", "est_cli.training.train.evaluate", 2, "after"),
     ],
     "save": [
         ("at_fault_point", "mkdir .tmp-step"),

@@ -17,24 +17,24 @@ import pytest
 import torch
 
 from est_cli import eval as evaluation
-from est_cli.errors import DataError
-from est_cli.examine.model import open_checkpoint
-from est_cli.examine.processes import Processes
-from est_cli.glue.batches import encode
-from est_cli.glue.data import load_task
-from est_cli.glue.files import read_split
-from est_cli.glue.finetune import Given, predict
-from est_cli.glue.hub import examples_of
-from est_cli.glue.metrics import score
-from est_cli.glue.model import load_classifier
-from est_cli.glue.tasks import TASKS, Task
-from est_cli.rank import Rank
+from est_cli.common.errors import DataError
+from est_cli.common.rank import Rank
+from est_cli.distributed.workers import Processes
+from est_cli.evaluation.batches import encode
+from est_cli.evaluation.data import load_task
+from est_cli.evaluation.files import read_split
+from est_cli.evaluation.finetune import Given, predict
+from est_cli.evaluation.hub import examples_of
+from est_cli.evaluation.metrics import score
+from est_cli.evaluation.model import load_classifier
+from est_cli.evaluation.tasks import TASKS, Task
+from est_cli.models.pretrained import open_checkpoint
+from tests.evaluation.test_hub import data_set
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_line, told_as, told_by_door
 from tests.faults.size import either
-from tests.glue.folder import HEADERS, LABELS, make_glue, rows_of, write_split
-from tests.glue.small_models import save
-from tests.glue.test_hub import data_set
+from tests.lab.glue_folder import HEADERS, LABELS, make_glue, rows_of, write_split
+from tests.lab.small_models import save
 
 pytestmark = pytest.mark.row("F4")
 

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.checkpoint.store import step_folders, verify_folder
+from est_cli.storage.store import step_folders, verify_folder
 from tests.data import test_shards
 from tests.faults.bad_disk import failing, losing
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_ended, check_line
 from tests.faults.size import either, only_full
-from tests.loop.lab import Ended, Lab, Plant, outcome
-from tests.loop.test_start import SHORT
+from tests.lab.lab import Ended, Lab, Plant, outcome
+from tests.training.test_start import SHORT
 
 pytestmark = pytest.mark.row("D2")
 
 trained = test_shards.trained
-STEP = "est_cli.loop.train.train_step"
+STEP = "est_cli.training.train.train_step"
 TRAIN_TOKENIZER = "est_cli.data.tokenizer._train"
 
 

@@ -21,7 +21,7 @@ import pytest
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_ended, check_line
 from tests.faults.size import either
-from tests.loop.lab import WORDS, Lab
+from tests.lab.lab import WORDS, Lab
 
 pytestmark = pytest.mark.row("F2")
 

@@ -15,17 +15,18 @@ import pyarrow.parquet as parquet
 import pytest
 
 from est_cli.config import DatasetConfig, Source
-from est_cli.data import Corpus, digest, load_corpus
-from tests.data.corpora import all_ids, documents, files, write_jsonl
+from est_cli.data import Corpus, load_corpus
+from est_cli.storage import digest
 from tests.data.test_corpus import decoded
 from tests.faults.conftest import Tally
 from tests.faults.size import either
-from tests.loop.lab import Lab, outcome
-from tests.loop.test_start import SHORT
+from tests.lab.corpora import all_ids, documents, files, write_jsonl
+from tests.lab.lab import Lab, outcome
+from tests.training.test_start import SHORT
 
 pytestmark = pytest.mark.row("F5")
 
-CACHE, SHARDS, TOKENIZER = "est_cli.data.cache", "est_cli.data.shards", "est_cli.data.tokenizer"
+CACHE, SHARDS, TOKENIZER = "est_cli.storage.cache", "est_cli.data.shards", "est_cli.data.tokenizer"
 POINTS = [
     (f"{TOKENIZER}._train", 1, "before"),
     (f"{TOKENIZER}._train", 1, "after"),

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.checkpoint import store
-from tests.checkpoint.folders import NAMES, contents, is_whole, leftovers, names, save
-from tests.checkpoint.test_crash import newest_of, no_warning, with_three
-from tests.checkpoint.test_crash import (
-    test_kill_at_every_point_of_save_and_retention_leaves_the_old_or_the_new as by_name,
-)
+from est_cli.storage import store
 from tests.faults.conftest import Tally
 from tests.faults.size import either, only_full
-from tests.loop.lab import ENVIRONMENT, ROOT
+from tests.lab.folders import NAMES, contents, is_whole, leftovers, names, save
+from tests.lab.lab import ENVIRONMENT, ROOT
+from tests.storage.test_crash import newest_of, no_warning, with_three
+from tests.storage.test_crash import (
+    test_kill_at_every_point_of_save_and_retention_leaves_the_old_or_the_new as by_name,
+)
 
 pytestmark = pytest.mark.row("A1")
 
@@ -35,7 +35,7 @@ WRITER = f"""
 import os
 import sys
 from pathlib import Path
-from est_cli.checkpoint import disk, store
+from est_cli.storage import disk, store
 
 folder = Path(sys.argv[1])
 

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.checkpoint import content, store
-from est_cli.checkpoint.manifest import MANIFEST
-from est_cli.errors import CheckpointError
-from tests.checkpoint.models import adamw, assert_same, everything, gpt2, save, silent, tokenizer, train
+from est_cli.common.errors import CheckpointError
+from est_cli.storage import content, store
+from est_cli.storage.manifest import MANIFEST
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_ended, check_line, told_as, unchanged
 from tests.faults.size import either
 from tests.faults.victims import Golden, copied
-from tests.loop.lab import Lab, outcome
-from tests.loop.test_start import SHORT
+from tests.lab.checkpoint_models import adamw, assert_same, everything, gpt2, save, silent, tokenizer, train
+from tests.lab.lab import Lab, outcome
+from tests.training.test_start import SHORT
 
 pytestmark = pytest.mark.row("E1")
 

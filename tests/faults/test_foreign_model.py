@@ -14,16 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from est_cli.common.errors import CheckpointError, ConfigError, DataError, EstError
 from est_cli.config import ModelConfig
 from est_cli.data.tokenizer import load_tokenizer
-from est_cli.errors import CheckpointError, ConfigError, DataError, EstError
-from est_cli.examine.model import load_language_model, open_checkpoint
 from est_cli.models import build_model, hf_config
-from tests.checkpoint.test_content import Canary
+from est_cli.models.pretrained import load_language_model, open_checkpoint
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_line, unchanged
 from tests.faults.test_hostile import EVERY, grown_by
-from tests.glue.small_models import save
+from tests.lab.small_models import save
+from tests.storage.test_content import Canary
 
 pytestmark = pytest.mark.row("E2")
 

@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 
-from est_cli.checkpoint.store import step_folders, verify_folder
-from est_cli.errors import StorageError
+from est_cli.common.errors import StorageError
 from est_cli.reporting.figures import plot_run
+from est_cli.storage.store import step_folders, verify_folder
 from est_cli.tracking.metrics import MetricsFile, read_metrics
-from tests.checkpoint.folders import is_whole, leftovers, names
-from tests.checkpoint.test_crash import newest_of, no_warning, with_three
 from tests.faults import test_crash_points as traced
 from tests.faults.bad_disk import losing, mount, refusing, small_disk
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_ended, check_line, told_as, unchanged
 from tests.faults.size import either
-from tests.loop.lab import Ended, Lab, outcome
-from tests.loop.test_start import SHORT, STOP_AT_5
-from tests.reporting.made import records
+from tests.lab.folders import is_whole, leftovers, names
+from tests.lab.lab import Ended, Lab, outcome
+from tests.lab.made_runs import records
+from tests.storage.test_crash import newest_of, no_warning, with_three
+from tests.training.test_start import SHORT, STOP_AT_5
 
 pytestmark = pytest.mark.row("D1")
 
@@ -184,7 +184,7 @@ def test_a_disk_that_refuses_for_good(lab: Lab, golden: Golden, tally: Tally, na
 
 @pytest.mark.parametrize("path", either(["outputs/x", "outputs", "outputs/x/checkpoints"], ["outputs/x"]))
 def test_a_folder_that_is_deleted_under_the_run(lab: Lab, tally: Tally, path: str) -> None:
-    ended = lab.tiny("x", *SHORT, plants=[losing("est_cli.loop.train.train_step", 4, path)])
+    ended = lab.tiny("x", *SHORT, plants=[losing("est_cli.training.train.train_step", 4, path)])
     if path.endswith("checkpoints"):  # they are made again
         assert ended.code == 0 and intact(lab.at("x")) > 0
     else:
@@ -234,5 +234,5 @@ def run_traced(folder: Path, log: Path, inject: str) -> str:
     if not ended.returncode:
         return ""
     last = ended.stderr.strip().splitlines()[-1]
-    assert last.startswith("est_cli.errors.StorageError: "), ended.stderr
+    assert last.startswith("est_cli.common.errors.StorageError: "), ended.stderr
     return last

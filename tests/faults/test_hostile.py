@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from est_cli.checkpoint import content, manifest
-from est_cli.checkpoint.content import load_checkpoint
-from est_cli.errors import CheckpointError
-from tests.checkpoint.models import adamw, assert_same, everything, gpt2, llama, save, silent, tokenizer, train
-from tests.checkpoint.test_content import Canary, edited, reseal
+from est_cli.common.errors import CheckpointError
+from est_cli.storage import content, manifest
+from est_cli.storage.content import load_checkpoint
 from tests.faults.conftest import Tally
 from tests.faults.refused import told_as
 from tests.faults.size import either
+from tests.lab.checkpoint_models import adamw, assert_same, everything, gpt2, llama, save, silent, tokenizer, train
+from tests.storage.test_content import Canary, edited, reseal
 
 pytestmark = pytest.mark.row("E2")
 

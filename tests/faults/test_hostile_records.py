@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from est_cli import report
-from est_cli.errors import DataError
-from est_cli.glue.folder import ZERO_SHOT, keep_zero_shot
+from est_cli.common.errors import DataError
+from est_cli.evaluation.folder import ZERO_SHOT, keep_zero_shot
 from est_cli.reporting.claim import claims_of
 from est_cli.reporting.groups import group_runs
 from est_cli.reporting.numbers import all_numbers
@@ -20,7 +20,7 @@ from est_cli.reporting.runs import read_run
 from tests.faults.conftest import Tally
 from tests.faults.refused import told_as, told_by_door, unchanged
 from tests.faults.size import either
-from tests.reporting.made import make_run
+from tests.lab.made_runs import make_run
 
 pytestmark = pytest.mark.row("S")
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from est_cli.checkpoint import content
-from tests.checkpoint.test_content import reseal
+from est_cli.storage import content
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_ended, unchanged
 from tests.faults.size import either
 from tests.faults.victims import copied
-from tests.loop.lab import Lab
+from tests.lab.lab import Lab
+from tests.storage.test_content import reseal
 
 pytestmark = pytest.mark.row("E2")
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.faults.planted import planted
 from tests.faults.size import either, only_full
 from tests.faults.victims import Golden, finished
-from tests.loop.lab import Lab, Plant, losses, sha256_of, train_records
+from tests.lab.lab import Lab, Plant, losses, sha256_of, train_records
 
 LAST = 30
 SAME: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.conftest import Tally
 from tests.faults.size import either
 from tests.faults.victims import PASS, STEP, UPDATE, Golden, assert_continues, killed, resumed_from, work_lost
-from tests.loop.lab import STEPS, Lab, Plant, cached_tokens
+from tests.lab.lab import STEPS, Lab, Plant, cached_tokens
 
 OFTEN, EVERY = "train.checkpoint_every=2", 2
 SEQUENCES = 4

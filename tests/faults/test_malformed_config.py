@@ -19,17 +19,17 @@ import pytest
 
 from est_cli import analyze, plan, train
 from est_cli import eval as evaluation
-from est_cli.compose import CONF
+from est_cli.common.errors import ConfigError
 from est_cli.config import AnalyzeConfig, EvalConfig, PlanConfig, RunConfig
-from est_cli.errors import ConfigError
-from est_cli.schema import leaf_types
-from tests import test_checks, test_compose
+from est_cli.config.compose import CONF
+from est_cli.config.schema import leaf_types
 from tests.analysis import test_settings as analyze_settings
-from tests.commands import accepted, command, poisoned_path
+from tests.config import test_checks, test_compose
+from tests.evaluation import test_settings as eval_settings
 from tests.faults.conftest import Tally
 from tests.faults.refused import Main, check_line, told_by_door, unchanged
 from tests.faults.size import either, only_full
-from tests.glue import test_settings as eval_settings
+from tests.lab.commands import accepted, command, poisoned_path
 
 pytestmark = pytest.mark.row("F1")
 
@@ -90,7 +90,7 @@ def in_a_folder_with_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    for name in ("loop", "glue.run", "analysis.run", "planning"):
+    for name in ("training.build", "evaluation.run", "analysis.run", "planning"):
         monkeypatch.setitem(sys.modules, f"est_cli.{name}", None)
 
 

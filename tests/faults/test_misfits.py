@@ -14,10 +14,10 @@ from est_cli import eval as evaluation
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_ended, told_by_door, unchanged
 from tests.faults.size import either
-from tests.glue.folder import make_glue
-from tests.glue.small_models import POSITIONS, byte_tokenizer, save
-from tests.loop.lab import Lab
-from tests.loop.test_start import SHORT, STOP_AT_5
+from tests.lab.glue_folder import make_glue
+from tests.lab.lab import Lab
+from tests.lab.small_models import POSITIONS, byte_tokenizer, save
+from tests.training.test_start import SHORT, STOP_AT_5
 
 pytestmark = pytest.mark.row("F3")
 

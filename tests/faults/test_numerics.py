@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from est_cli.checkpoint.manifest import MANIFEST, render
-from est_cli.checkpoint.store import newest_valid, step_folders, verify_folder
+from est_cli.storage.manifest import MANIFEST, render
+from est_cli.storage.store import newest_valid, step_folders, verify_folder
 from est_cli.tracking import read_metrics
-from tests.checkpoint.test_damage import entry
+from tests.distributed.test_training import SHORT
 from tests.faults.conftest import Tally
 from tests.faults.planted import planted
 from tests.faults.size import either, only_full
 from tests.faults.victims import finished
-from tests.loop.lab import STEPS, T1, Lab, Plant, losses, sha256_of, tree_hash
-from tests.parallel.test_training import SHORT
+from tests.lab.lab import STEPS, T1, Lab, Plant, losses, sha256_of, tree_hash
+from tests.storage.test_damage import entry
 
 pytestmark = pytest.mark.row("H")
 
@@ -83,7 +83,7 @@ def test_a_bad_sample_is_named_and_stops_the_run(lab: Lab, tally: Tally, ahead: 
 @only_full
 def test_bad_steps_are_counted_on_after_a_stop(lab: Lab, tally: Tally) -> None:
     """Two of the three before it, and the third in the process that goes on."""
-    stop: Plant = ("at_step", "est_cli.loop.train.train_step", 13, "after", "SIGTERM")
+    stop: Plant = ("at_step", "est_cli.training.train.train_step", 13, "after", "SIGTERM")
     assert lab.tiny("x", plants=[("not_finite", [25, 27]), stop]).code == 143
     ended = lab.tiny("x", plants=[("not_finite", [1])])
     assert ended.code == 5 and "for 3 steps in a row, last at step 15 " in ended.last_words[0], ended.err
@@ -106,7 +106,7 @@ def spoil(checkpoint: Path, name: str) -> None:
 @pytest.mark.parametrize("name", either(["model.safetensors", "optim.safetensors"], ["model.safetensors"]))
 def test_values_that_are_not_finite_in_a_checkpoint(lab: Lab, tally: Tally, name: str) -> None:
     """Nothing is trained from them and nothing is written over what is there."""
-    assert lab.tiny("x", plants=[("at_step", "est_cli.loop.train.train_step", 12, "before", "SIGKILL")]).code == -9
+    assert lab.tiny("x", plants=[("at_step", "est_cli.training.train.train_step", 12, "before", "SIGKILL")]).code == -9
     found = newest_valid(lab.at("x") / "checkpoints", pytest.fail)
     assert found is not None
     spoil(found[0], name)

@@ -18,8 +18,8 @@ from tests.faults.conftest import Tally
 from tests.faults.refused import check_ended, unchanged
 from tests.faults.size import either, only_full
 from tests.faults.test_full_disk import expected, result
-from tests.loop.lab import ENVIRONMENT, TINY, Lab, outcome
-from tests.loop.test_start import SHORT, STOP_AT_5
+from tests.lab.lab import ENVIRONMENT, TINY, Lab, outcome
+from tests.training.test_start import SHORT, STOP_AT_5
 
 pytestmark = pytest.mark.row("J")
 

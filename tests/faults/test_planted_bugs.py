@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.checkpoint import store
-from tests.checkpoint.test_damage import NAMES
-from tests.checkpoint.test_damage import test_truncated_anywhere as truncated_anywhere
+from est_cli.storage import store
 from tests.faults.planted import planted
 from tests.faults.size import either, only_full
 from tests.faults.test_crash_points import skip_without_strace, synced_before_its_name, with_three, write
 from tests.faults.test_ranks import own_draws
 from tests.faults.victims import STEP, Golden, assert_same, finished, killed
-from tests.loop.lab import T1, Lab, Plant
+from tests.lab.lab import T1, Lab, Plant
+from tests.storage.test_damage import NAMES
+from tests.storage.test_damage import test_truncated_anywhere as truncated_anywhere
 
 pytestmark = pytest.mark.row("B4")
 

@@ -11,7 +11,7 @@ import pytest
 from tests.faults.conftest import Tally
 from tests.faults.size import either
 from tests.faults.victims import INTERVAL, Golden, assert_continues, work_lost
-from tests.loop.lab import Lab
+from tests.lab.lab import Lab
 
 KILLS = either(20, 3)
 """Of one test."""

@@ -6,22 +6,22 @@ from collections.abc import Sequence
 
 import pytest
 
-from est_cli.checkpoint.store import newest_valid
+from est_cli.storage.store import newest_valid
+from tests.distributed.test_elastic import test_any_number_of_processes_goes_on as any_number_goes_on
+from tests.distributed.test_failures import POINTS, _assert_survived
+from tests.distributed.test_failures import test_a_lost_process_ends_the_run as a_lost_process_ends_the_run
+from tests.distributed.test_training import SHORT, inputs
 from tests.faults.conftest import Tally
 from tests.faults.size import only_full
-from tests.loop.lab import Lab, Plant
-from tests.parallel.test_elastic import test_any_number_of_processes_goes_on as any_number_goes_on
-from tests.parallel.test_failures import POINTS, _assert_survived
-from tests.parallel.test_failures import test_a_lost_process_ends_the_run as a_lost_process_ends_the_run
-from tests.parallel.test_training import SHORT, inputs
+from tests.lab.lab import Lab, Plant
 
 pytestmark = only_full
-"""The short part is tests/parallel."""
+"""The short part is tests/distributed."""
 
 RECORD: Plant = ("record_inputs", "inputs")
 FAILS: dict[str, Plant] = {
-    "in a step": ("at", "est_cli.loop.step.forward_backward", 20, "before", "out of memory"),
-    "in an evaluation": ("at", "est_cli.loop.train.validation_loss", 2, "before", "out of memory"),
+    "in a step": ("at", "est_cli.training.step.forward_backward", 20, "before", "out of memory"),
+    "in an evaluation": ("at", "est_cli.training.train.validation_loss", 2, "before", "out of memory"),
 }
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.launch.test_real import workers
 from tests.faults.conftest import Tally
 from tests.faults.size import only_full
 from tests.faults.victims import INTERVAL, Golden, assert_same, work_lost
-from tests.launch.test_real import workers
-from tests.loop.lab import ENVIRONMENT, STEPS, Lab, outcome, sha256_of, train_records
+from tests.lab.lab import ENVIRONMENT, STEPS, Lab, outcome, sha256_of, train_records
 
 pytestmark = [only_full, pytest.mark.row("A5")]
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.faults.size import either
 from tests.faults.victims import assert_same, finished
-from tests.loop.lab import Lab, Plant
+from tests.lab.lab import Lab, Plant
 
 pytestmark = pytest.mark.row("B1")
 

@@ -8,7 +8,7 @@ import pytest
 
 from est_cli import analyze, eval, plan, train
 from est_cli.config import RunConfig
-from est_cli.schema import typed
+from est_cli.config.schema import typed
 from tests.faults.conftest import Tally
 from tests.faults.refused import Main, told_by_door, unchanged
 from tests.faults.size import either

@@ -15,19 +15,19 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from est_cli.cli.entry import enter
+from est_cli.common.errors import CheckpointError, ConfigError, DataError
+from est_cli.common.redact import one_line
 from est_cli.config import ModelConfig
-from est_cli.data import cache
-from est_cli.data.digest import fingerprint
-from est_cli.door import enter
-from est_cli.errors import CheckpointError, ConfigError, DataError
-from est_cli.examine.model import load_language_model, load_model, open_checkpoint
 from est_cli.models import build_model, hf_config
 from est_cli.models.foreign import ADAPTER, CODE_KEYS, INDEX
-from est_cli.redact import one_line
+from est_cli.models.pretrained import load_language_model, load_model, open_checkpoint
 from est_cli.reporting.markup import table
-from tests.checkpoint.test_content import Canary
+from est_cli.storage import cache
+from est_cli.storage.digest import fingerprint
 from tests.faults.conftest import Tally
 from tests.faults.refused import told_as, unchanged
+from tests.storage.test_content import Canary
 
 pytestmark = pytest.mark.row("S")
 

@@ -19,7 +19,7 @@ import pytest
 
 from tests.faults.conftest import Tally
 from tests.faults.size import FULL, only_full
-from tests.loop.lab import TINY, write_corpus
+from tests.lab.lab import TINY, write_corpus
 
 pytestmark = pytest.mark.row("S")
 
@@ -33,9 +33,9 @@ RECORDS = ("config.yaml", "zero_shot.json", "analysis.json")
 """Files that say what text was trained or measured on."""
 FAILING = """
 import sys
-import est_cli.loop.train
+import est_cli.training.train
 from est_cli import train
-loop = sys.modules["est_cli.loop.train"]  # beside it there is a function of that name
+loop = sys.modules["est_cli.training.train"]  # beside it there is a function of that name
 def fail(*arguments, **keywords):
     raise RuntimeError("CANARY-exception")
 assert callable(loop.train_step)

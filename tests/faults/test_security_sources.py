@@ -48,7 +48,7 @@ SETTLED = {"trust_remote_code": False, "use_safetensors": True, "allow_pickle": 
 EXCEPTIONS = {
     ("benchmarks/contenders/nanogpt.py", "pickle"): "nanoGPT, which is measured against, wants its vocabulary so",
     ("benchmarks/contenders/nanogpt.py", "pickle.dumps"): "it writes a number and reads nothing",
-    ("est_cli/arch/__init__.py", "importlib.import_module"): "names of the files of that folder",
+    ("est_cli/families/__init__.py", "importlib.import_module"): "names of the files of that folder",
     ("est_cli/data/__init__.py", "importlib.import_module"): "names of a table in that file",
     ("est_cli/est/__init__.py", "importlib.import_module"): "names of a table in that file",
 }

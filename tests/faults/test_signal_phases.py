@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.checkpoint.store import newest_valid
+from est_cli.storage.store import newest_valid
+from tests.cli.launch.test_real import SETTINGS, start, wait_for_steps, workers
 from tests.faults.conftest import Tally
 from tests.faults.planted import planted
 from tests.faults.size import either, only_full
 from tests.faults.victims import PASS, STEP, Golden, finished, killed
-from tests.launch.test_real import SETTINGS, start, wait_for_steps, workers
-from tests.loop.lab import ENVIRONMENT, TINY, Lab, Plant, heed_signals, tree_hash, write_corpus
+from tests.lab.lab import ENVIRONMENT, TINY, Lab, Plant, heed_signals, tree_hash, write_corpus
 
 pytestmark = pytest.mark.row("G")
 
@@ -27,13 +27,13 @@ SAVING: dict[str, tuple[Plant, int]] = {
     "step": (("at_step", STEP, 12, "before"), 13),
     "micro-batch": (("at", PASS, 26, "before"), 13),
     "save": (("at_fault_point", "fsync optim.safetensors"), 5),
-    "evaluation": (("at", "est_cli.evaluate.target_count", 2, "before"), 4),
+    "evaluation": (("at", "est_cli.training.validation.target_count", 2, "before"), 4),
 }
 """Where the signal comes, and the step that is saved."""
 BEFORE: dict[str, Plant] = {
-    "tokens": ("at", "est_cli.loop.parts.load_corpus", 1, "before"),
-    "model": ("at", "est_cli.loop.parts.build_model", 1, "before"),
-    "load": ("at", "est_cli.checkpoint.tensors.load_weights", 1, "after"),
+    "tokens": ("at", "est_cli.training.parts.load_corpus", 1, "before"),
+    "model": ("at", "est_cli.training.parts.build_model", 1, "before"),
+    "load": ("at", "est_cli.storage.tensors.load_weights", 1, "after"),
 }
 """Before the first step of a process there is nothing to save."""
 

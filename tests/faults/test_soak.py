@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from est_cli.checkpoint.store import verify_folder
+from est_cli.storage.store import verify_folder
 from tests.faults.planted import planted
 from tests.faults.size import SOAK, either
-from tests.loop.lab import Lab
+from tests.lab.lab import Lab
 
 STEPS = 20_000 if SOAK else either(2_000, 300)
 SAVES = STEPS // 50

@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from est_cli.checkpoint import content, manifest, strict_json
-from est_cli.checkpoint.store import verify_folder
+from est_cli.storage import content, manifest, strict_json
+from est_cli.storage.store import verify_folder
 from est_cli.tracking.metrics import read_metrics
-from tests.checkpoint.make_fixture import AT, EXPECTED, NAME, STEPS
-from tests.checkpoint.test_content import reseal
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_ended, unchanged
 from tests.faults.size import either, only_full
-from tests.loop.lab import TIMES, Ended, Lab, Server
+from tests.lab.lab import TIMES, Ended, Lab, Server
+from tests.storage.make_fixture import AT, EXPECTED, NAME, STEPS
+from tests.storage.test_content import reseal
 
 pytestmark = pytest.mark.row("U")
 
-FIXTURES = sorted((Path(__file__).parents[1] / "checkpoint" / "fixtures").iterdir())
+FIXTURES = sorted((Path(__file__).parents[1] / "storage" / "fixtures").iterdir())
 """One folder for each form that a checkpoint has had; they are never made again."""
 RUN, STEP = f"outputs/{NAME}", f"step-{AT:06d}"
 ROUNDED = {"loss", "grad_norm", "val_loss", "perplexity", "loss_before", "loss_after"}

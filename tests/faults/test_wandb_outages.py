@@ -18,9 +18,9 @@ from tests.faults.bad_wandb import TIMES, answering, failing_run, saying, timed
 from tests.faults.conftest import Tally
 from tests.faults.size import either, only_full
 from tests.faults.test_full_disk import expected, result
-from tests.loop.lab import Ended, Lab
-from tests.loop.test_start import SHORT, STOP_AT_5
-from tests.tracking import wandb_file
+from tests.lab import wandb_file
+from tests.lab.lab import Ended, Lab
+from tests.training.test_start import SHORT, STOP_AT_5
 
 pytestmark = pytest.mark.row("I")
 
@@ -132,7 +132,7 @@ def test_steps_that_come_twice(
     lab: Lab, golden: Golden, environment: dict[str, str], tally: Tally, signum: str
 ) -> None:
     """Of several rows of a step the last counts: then W&B has what the record has."""
-    plant = ("at_step", "est_cli.loop.train.train_step", 4, "after", signum)
+    plant = ("at_step", "est_cli.training.train.train_step", 4, "after", signum)
     assert trained(lab, "offline", environment, plant).code in (143, -9)
     ended = trained(lab, "offline", environment)
     assert ended.code == 0, ended.err

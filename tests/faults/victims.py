@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from est_cli.checkpoint.store import newest_valid
-from tests.loop.lab import Lab, Plant, outcome, train_records
+from est_cli.storage.store import newest_valid
+from tests.lab.lab import Lab, Plant, outcome, train_records
 
 Golden = Callable[..., dict[str, Any]]
 
 INTERVAL = 5
-"""Steps from one checkpoint of a tiny run to the next, at most (tests/loop/lab.py)."""
-STEP = "est_cli.loop.train.train_step"
-UPDATE = "est_cli.loop.step._update"
-PASS = "est_cli.loop.step.forward_backward"
+"""Steps from one checkpoint of a tiny run to the next, at most (tests/lab/lab.py)."""
+STEP = "est_cli.training.train.train_step"
+UPDATE = "est_cli.training.step._update"
+PASS = "est_cli.training.step.forward_backward"
 
 
 def copied(stopped: Lab, folder: Path) -> Lab:

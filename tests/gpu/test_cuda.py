@@ -14,8 +14,6 @@ from tokenizers import Tokenizer
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
-from est_cli.arch import spec_of
-from est_cli.checks import check
 from est_cli.config import (
     DatasetConfig,
     ModelConfig,
@@ -28,12 +26,15 @@ from est_cli.config import (
     TrainConfig,
     WandbMode,
 )
+from est_cli.config.checks import check
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
-from est_cli.loop import build, train
-from est_cli.loop.step import train_step
+from est_cli.families import spec_of
 from est_cli.models import build_model, hf_config
 from est_cli.models.lm_loss import LmLoss, next_token_loss, target_count
-from est_cli.resume import Start
+from est_cli.training.build import build
+from est_cli.training.start import Start
+from est_cli.training.step import train_step
+from est_cli.training.train import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from est_cli.errors import OutOfMemory
-from est_cli.loop import micro_batch
-from est_cli.loop.step import forward_backward
-from tests.loop.test_micro_batch import run_of
+from est_cli.common.errors import OutOfMemory
+from est_cli.training import micro_batch
+from est_cli.training.step import forward_backward
+from tests.training.test_micro_batch import run_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

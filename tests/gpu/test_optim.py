@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from est_cli.arch import spec_of
 from est_cli.config import OptimConfig, OptimName, SkippedLayers, UnsampledRows
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, apply_est, reached_parts
+from est_cli.families import spec_of
 from est_cli.models import build_model, hf_config
 from est_cli.models.lm_loss import next_token_loss
-from est_cli.optim import build_optimizer, update
+from est_cli.training.optim import build_optimizer, update
 from tests.gpu.test_cuda import BOTH
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

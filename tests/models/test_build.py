@@ -14,17 +14,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
 from transformers.utils import logging
 
-from est_cli.arch import spec_of
-from est_cli.checks.model import preset_sizes
-from est_cli.compose import CONF
+from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import ModelConfig
-from est_cli.errors import ConfigError, DataError
+from est_cli.config.checks.model import preset_sizes
+from est_cli.config.compose import CONF
 from est_cli.est import Kept, ModelSpec, apply_est
+from est_cli.families import spec_of
 from est_cli.models import attention_masks, build_model, hf_config, set_end_of_text
 from est_cli.models.foreign import CODE_KEYS
 from est_cli.models.lm_loss import LmLoss
-from tests.commands import accepted
-from tests.est.models import ALL_FAMILIES, build, config_of
+from tests.lab.commands import accepted
+from tests.lab.est_models import ALL_FAMILIES, build, config_of
 
 D, EMBEDDING = 128, 4096 * 128
 GROUPED = 2 * D**2 + 2 * D * 64

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from est_cli.models.lm_loss import LmLoss, target_count
-from tests.est.models import ALL_FAMILIES, build, config_of
+from tests.lab.est_models import ALL_FAMILIES, build, config_of
 
 B, T = 3, 16
 HEADS = pytest.mark.parametrize("family", ["gpt2", "llama", "phi", "granite", "gemma2"])
@@ -76,7 +76,7 @@ def test_every_kind_in_fp32(family: str, loss: LmLoss) -> None:
     if loss.kind == "torch" and not hasattr(torch.nn, "LinearCrossEntropyOptions"):
         pytest.skip("this torch has no linear_cross_entropy")
     if loss.kind == "torch" and family == "gemma2":
-        pytest.skip("refused: torch's own loss knows no cap (tests/loop/test_families.py)")
+        pytest.skip("refused: torch's own loss knows no cap (tests/training/test_families.py)")
     model, tokens = model_and_tokens(family, torch.float32)
     whole = reference(model, tokens)
     expected = [gradient.clone() for gradient in gradients(model, whole)]

@@ -15,12 +15,12 @@ from transformers.models.mamba import modeling_mamba
 from est_cli.models import build_model, hf_config
 from est_cli.models import selective_scan as module
 from est_cli.models.selective_scan import THEIRS, selective_scan, use_selective_scan
-from tests.commands import accepted
-from tests.est.mamba_reference import config_of
-from tests.est.models import tokens
-from tests.est.reference import forward_backward
 from tests.est.test_equivalence import assert_same_pass
 from tests.est.test_mamba import build, exact
+from tests.lab.commands import accepted
+from tests.lab.est_models import tokens
+from tests.lab.mamba_reference import config_of
+from tests.lab.reference import forward_backward
 
 __all__ = ["exact"]
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from est_cli.arch import spec_of
+from est_cli.common.errors import ConfigError
 from est_cli.config import ModelConfig, OptimConfig
-from est_cli.errors import ConfigError
 from est_cli.est import apply_est
-from est_cli.evaluate import sample_text
+from est_cli.families import spec_of
 from est_cli.models import build_model, hf_config
 from est_cli.models.selective_scan import use_selective_scan
-from est_cli.optim import build_optimizer
-from tests.commands import accepted
-from tests.est.mamba_reference import FAMILIES, config_of
+from est_cli.training.optim import build_optimizer
+from est_cli.training.validation import sample_text
 from tests.est.test_mamba import build
+from tests.lab.commands import accepted
+from tests.lab.mamba_reference import FAMILIES, config_of
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 

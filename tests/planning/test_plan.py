@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from est_cli.common.errors import ConfigError
 from est_cli.config import PlanConfig
-from est_cli.errors import ConfigError
 from est_cli.est import Flops
 from est_cli.planning import Plan, make_plan, print_plan
-
-from ..commands import accepted, command, tree
+from tests.lab.commands import accepted, command, tree
 
 
 def plan(*args: str) -> Plan:

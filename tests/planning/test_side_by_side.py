@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from est_cli.cli.entry import enter
 from est_cli.config import PlanConfig
-from est_cli.door import enter
 from est_cli.plan import main
 from est_cli.planning import make_plan
 from est_cli.planning.course import column, course_of
 from est_cli.planning.plan import Plan
 from est_cli.planning.sparkline import sparkline
-
-from ..commands import accepted, command, tree
+from tests.lab.commands import accepted, command, tree
 
 STEPS = ("train.max_steps=200", "train.micro_batch=1")
 

@@ -8,14 +8,13 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
+from est_cli.common.errors import ConfigError
 from est_cli.config import PlanConfig, SchedulerName
-from est_cli.errors import ConfigError
 from est_cli.est import FlopsLedger
 from est_cli.planning import make_plan, print_plan
 from est_cli.planning import plan as planning
 from est_cli.planning.targets import Met, met
-
-from ..commands import accepted
+from tests.lab.commands import accepted
 
 SOLVABLE = [name.value for name in SchedulerName if name.value not in ("dense", "early_dropout")]
 LONG = "train.max_steps=150000"
@@ -23,7 +22,7 @@ LONG = "train.max_steps=150000"
 
 def ledger_of(config: PlanConfig) -> FlopsLedger:
     """By the planner itself, without its memory estimate; test_plan.py compares ledgers with other counts."""
-    from est_cli.arch import spec_of
+    from est_cli.families import spec_of
     from est_cli.models import hf_config
 
     return planning.ledger_for(config, spec_of(hf_config(config.model)))

@@ -5,7 +5,7 @@ import pytest
 from est_cli.reporting.cards import MAX_CARDS, claim_cards
 from est_cli.reporting.claim import claims_of
 from est_cli.reporting.numbers import claim_card
-from tests.reporting.made import groups_in, make_run, make_seeds, val_loss
+from tests.lab.made_runs import groups_in, make_run, make_seeds, val_loss
 
 
 def cards_in(root: Path) -> list[str]:

@@ -5,7 +5,7 @@ from scipy import stats
 
 from est_cli.reporting.claim import Claim, Comparison, Difference, claims_of, difference_of
 from est_cli.reporting.runs import Axis
-from tests.reporting.made import groups_in, make_run, make_seeds, val_loss
+from tests.lab.made_runs import groups_in, make_run, make_seeds, val_loss
 
 MINE, OTHERS = [9.30, 9.25, 9.41], [9.0, 9.1, 9.05]
 

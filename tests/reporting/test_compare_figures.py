@@ -9,7 +9,7 @@ from est_cli.reporting.compare_figures import NAMES, OTHERS, looks_of, loss_figu
 from est_cli.reporting.drawing import DPI
 from est_cli.reporting.groups import Group
 from est_cli.reporting.runs import Axis
-from tests.reporting.made import groups_in, make_run, make_seeds
+from tests.lab.made_runs import groups_in, make_run, make_seeds
 
 
 def two_groups(root: Path) -> list[Group]:

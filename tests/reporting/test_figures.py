@@ -4,7 +4,7 @@ from matplotlib.image import imread
 
 from est_cli.reporting.figures import loss_figure, plot_run, saving_figure
 from est_cli.reporting.records import running_mean, stage_spans
-from tests.tracking.fake_run import fake_metrics
+from tests.lab.fake_run import fake_metrics
 
 
 def dense_metrics():

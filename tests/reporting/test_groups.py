@@ -6,7 +6,7 @@ from scipy import stats
 
 from est_cli.reporting.groups import group_runs, training_curve, validation_curve
 from est_cli.reporting.runs import Axis, read_run
-from tests.reporting.made import groups_in, make_run, make_seeds, val_loss
+from tests.lab.made_runs import groups_in, make_run, make_seeds, val_loss
 
 
 def test_runs_that_differ_in_the_seed_alone_form_a_group(tmp_path: Path) -> None:

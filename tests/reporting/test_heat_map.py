@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from est_cli.reporting.heat_map import heat_map_figure, heat_maps
-from tests.reporting.made import groups_in, make_run, val_loss
+from tests.lab.made_runs import groups_in, make_run, val_loss
 
 
 def make_sweep(root: Path) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
-from est_cli.errors import ConfigError
+from est_cli.common.errors import ConfigError
 from est_cli.reporting.numbers import all_numbers, config_hash
 from est_cli.reporting.report import Report, make_report, notes
-from tests.commands import tree
-from tests.reporting.made import groups_in, make_run, make_seeds
+from tests.lab.commands import tree
+from tests.lab.made_runs import groups_in, make_run, make_seeds
 
 NASTY = "<script>alert(1)</script>&\"'"
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from est_cli.errors import CheckpointError, ConfigError, StorageError
+from est_cli.common.errors import CheckpointError, ConfigError, StorageError
 from est_cli.reporting.runs import Axis, find_runs, read_run
-from tests.reporting.made import make_run
+from tests.lab.made_runs import make_run
 
 
 def test_runs_are_found_in_runs_sweeps_and_outputs(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.errors import StorageError
+from est_cli.common.errors import StorageError
 from est_cli.tracking.metrics import MetricsFile, read_metrics
 
 

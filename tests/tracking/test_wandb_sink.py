@@ -11,7 +11,7 @@ import pytest
 from est_cli.config import TrackingConfig, WandbMode
 from est_cli.tracking import MetricsFile, Tracker, WandbSink, new_run_id, read_metrics, wandb_sink
 from est_cli.tracking.wandb_sink import choose_mode, clean_config, prefixed, requested_mode
-from tests.tracking import wandb_file
+from tests.lab import wandb_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ def track(tmp_path, mode, *argv, **environ):
     (work / ".git" / "config").write_text('[remote "origin"]\nurl = https://user:CANARY-git@example.org/x.git\n')
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     clean |= {"HOME": str(work), "NETRC": str(tmp_path / "netrc"), "PYTHONPATH": str(ROOT), **environ}
-    command = [sys.executable, "-m", "tests.tracking.sink_script", str(run_dir), mode, *argv]
+    command = [sys.executable, "-m", "tests.lab.sink_script", str(run_dir), mode, *argv]
     done = subprocess.run(
         command, cwd=work, env=clean, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
     )

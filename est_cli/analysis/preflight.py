@@ -1,0 +1,61 @@
+"""What an analysis is asked about: the checkpoints, and the folder for its results.
+
+Nothing heavy is imported here: what is missing is told before torch starts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from est_cli.common.errors import ConfigError
+from est_cli.config import AnalyzeConfig
+from est_cli.storage.model_folder import local_model, model_folder, run_of
+from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir
+from est_cli.storage.store import step_folders
+
+CONTINUES = "nothing was written; the same command begins anew"
+"""What to do after it was stopped, or a process was lost."""
+LESS_MEMORY = "analyze.batch: out of memory; use a smaller one, or a smaller analyze.seq_len"
+
+
+def check_asked(config: AnalyzeConfig) -> None:
+    """Raise ConfigError or CheckpointError for models that are not there, and for a folder that is used already.
+
+    What is on the hub is not looked at.
+    """
+    for _, place in checkpoints_asked(config):
+        local_model("checkpoint", place)
+    if config.baseline is not None:
+        local_model("baseline", config.baseline)
+    if config.run_name is not None and _used(OUTPUTS / config.run_name):
+        raise ConfigError(
+            f"run_name: {OUTPUTS / config.run_name} is there and is never overwritten; choose another one"
+        )
+
+
+def checkpoints_asked(config: AnalyzeConfig) -> list[tuple[int | None, str]]:
+    """(None, the checkpoint); or (step, folder) of all that its run kept. ConfigError where that is none."""
+    name = str(config.checkpoint)
+    if not config.analyze.transitions:
+        return [(None, name)]
+    found = step_folders(RunDir(Path(name)).checkpoints)
+    if not found:
+        raise ConfigError(
+            f"checkpoint: {name} is no folder of a run with checkpoints, as analyze.transitions=true needs"
+        )
+    return [(step, str(path)) for step, path in found]
+
+
+def default_folder(config: AnalyzeConfig, number: int) -> Path:
+    """outputs/analyze-NAME-ANALYSIS, and where `number` is above 1 with it behind."""
+    place = Path(model_folder(str(config.checkpoint)))
+    named = (run_of(place) or place).resolve() if place.is_dir() else place
+    name = re.sub("[^A-Za-z0-9_.,=-]+", "-", named.name if place.is_dir() else str(place))[-MAX_NAME // 2 :]
+    behind = f"-{number}" if number > 1 else ""
+    return OUTPUTS / f"analyze-{name}-{config.analysis.value}{behind}"
+
+
+def _used(folder: Path) -> bool:
+    return os.path.lexists(folder) and not (folder.is_dir() and not os.listdir(folder))

@@ -1,0 +1,1 @@
+"""How a command starts and ends (entry), is launched in several processes (launch) and is swept (sweep)."""

@@ -1,0 +1,186 @@
+"""What every command shares: one line on stderr and a fixed exit code for whatever goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
+
+from est_cli.common.errors import ConfigError, EstError, OutOfMemory, PeerLostError, StoppedBySignal, StorageError
+from est_cli.common.rank import Rank, rank_of_environment
+from est_cli.common.redact import one_line
+from est_cli.common.signals import heeded
+
+Tell = Callable[[int, str], None]
+"""Takes an exit code and the line that explains it."""
+
+FIRST_SPEAKS_S = 5.0
+"""How long another rank with the same error waits: a launcher such as torchrun stops all when one has ended."""
+GOMP_SPINCOUNT = "20000"
+"""Turns (some 50 us) that threads of torch's OpenMP library wait busily for each other before they sleep.
+
+By its own default they wait for milliseconds: beside another process that keeps a core busy, each of the thousand waits
+of a step lasts until the scheduler takes the core away from a waiting thread (docs/performance.md has the cost).
+"""
+
+STORAGE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EMFILE}
+
+
+def enter(
+    program: str,
+    main: Callable[[Sequence[str]], None],
+    argv: Sequence[str] | None = None,
+    tell: Tell | None = None,
+) -> int:
+    """Run `main` on the command line and return the exit code (README.md lists them).
+
+    Where something went wrong, `tell` is called with the code and the line for the user; by default it goes to stderr.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before torch is imported, which reads it
+    stops: list[BaseException] = []
+    try:
+        with _messages_shown(), _signals_raise(stops):
+            _run_and_flush(main, sys.argv if argv is None else argv)
+        return 0
+    except (BrokenPipeError, SystemExit) as left:
+        if not isinstance(left, BrokenPipeError) and not isinstance(left.__context__, BrokenPipeError):
+            raise
+        _silence_stdout()  # rich, too, has met it, and makes an exit of it
+        return 128 + signal.SIGPIPE
+    except (StoppedBySignal, KeyboardInterrupt, Exception) as error:
+        # Where Python or a library has dropped what a signal raised, something is missing and breaks later.
+        explained = _explained(error) or (_explained(stops[0]) if stops else None)
+        if explained is None:
+            raise
+        if os.environ.get("EST_DEBUG") == "1":
+            traceback.print_exception(error)
+        code, message = explained
+        line = one_line(message)
+        if tell is None:
+            _print_line(program, error, code, line)
+        else:
+            tell(code, line)
+        return code
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code: at once where a signal asked for it or another process is lost.
+
+    Shutting Python down around a thread that is inside native code, such as a checkpoint's writer, aborts it, and one
+    that waits for a lost process keeps it.
+    """
+    if code <= 128 and code != PeerLostError.exit_code:
+        sys.exit(code)
+    with suppress(OSError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _explained(error: BaseException) -> tuple[int, str] | None:
+    """The exit code and what the user is told; None for a bug of ours."""
+    if isinstance(error, StoppedBySignal | EstError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "by the keyboard before a checkpoint could be saved"
+    if isinstance(error, OSError):
+        if error.errno not in STORAGE_ERRNOS:
+            return None
+        if error.filename is None:
+            _silence_stdout()
+        return StorageError.exit_code, f"{error.filename or 'standard output'}: {error.strerror}"
+    if not _out_of_memory(error):
+        return None
+    return OutOfMemory.exit_code, f"train.micro_batch: out of memory; use a smaller one ({_first_line(error)})"
+
+
+def _print_line(program: str, error: BaseException, code: int, line: str) -> None:
+    """One line of all processes where they have the same to say, and of each its own where they may not.
+
+    They stop together. An error in the settings, before anything heavy is imported, is told once on each machine.
+    """
+    rank, what = _rank(), "stopped" if code > 128 else "error"
+    if rank.local_rank and isinstance(error, ConfigError) and "torch" not in sys.modules:
+        time.sleep(FIRST_SPEAKS_S)
+    elif rank.first:
+        print(f"{program}: {what}: {line}", file=sys.stderr, flush=True)
+    elif what == "error":
+        print(f"{program}: {what}: rank {rank.rank}: {line}", file=sys.stderr, flush=True)
+
+
+def _rank() -> Rank:
+    try:
+        return rank_of_environment()
+    except ValueError:  # about to be refused
+        return Rank()
+
+
+def _run_and_flush(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+    """Output that cannot be written is told here, and not by Python when it shuts down."""
+    try:
+        main(argv)
+    except SystemExit:  # how Hydra ends --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
+@contextmanager
+def _messages_shown() -> Iterator[None]:
+    """Information and warnings of our own modules, as plain lines on stderr; of ranks other than the first warnings."""
+    logger, handler = logging.getLogger("est_cli"), logging.StreamHandler()
+    handler.setFormatter(_Plain())
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if _rank().first else logging.WARNING)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+@contextmanager
+def _signals_raise(stops: list[BaseException]) -> Iterator[None]:
+    """Let signals unwind and be told, wherever a command does nothing better with them; `stops` gets what is raised."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        words = f"by {signal.Signals(signum).name} before a checkpoint could be saved"
+        stops.append(KeyboardInterrupt() if signum == signal.SIGINT else StoppedBySignal(signum, words))
+        raise stops[-1]
+
+    previous = {number: signal.signal(number, stop) for number in heeded()}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """torch raises OutOfMemoryError on a GPU and a plain RuntimeError of its CPU allocator."""
+    return isinstance(error, MemoryError) or "memory" in type(error).__name__.lower() or "can't allocate" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+
+
+def _silence_stdout() -> None:
+    """The reader is gone (`est-plan | head -1`); without this Python complains again while it shuts down."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,160 @@
+"""Workers on this machine as one: signals go to all, and when one is lost none is left.
+
+This is not torch's elastic agent, which kills workers 30 s after a SIGTERM (a save may take longer) and leaves them
+alive when it is killed itself (docs/distributed.md).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from est_cli.cli.launch.handover import log_of, word_of
+from est_cli.cli.launch.verdict import End
+from est_cli.common.signals import heeded
+
+GRACE_S = 5.0
+"""What workers get to end by themselves when one of them has failed."""
+SECOND_SIGNAL_S = 10.0
+"""What they get after a second signal; after the first they have all the time that a save takes."""
+_POLL_S = 0.1
+_HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class _Worker:
+    rank: int
+    process: subprocess.Popen[bytes]
+
+
+def supervise(command: Sequence[str], processes: int, folder: Path) -> tuple[list[End], int | None]:
+    """Run `command` as ranks 0 to `processes` - 1 until all have ended or those that are left are given up and killed.
+
+    Returns how each ended, by rank, and the first signal that was passed on, if any. Each worker's stdin is a pipe that
+    closes when this process ends, however it does; stdout and stderr are rank 0's, the others' stderr goes to a log.
+    """
+    with _noted_signals() as signals, _started(command, processes, folder) as workers:
+        _watch(workers, signals)
+        return [_end(worker, folder) for worker in workers], (signals[0] if signals else None)
+
+
+@contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    noted: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        noted.append(signum)
+
+    previous = {number: signal.signal(number, note) for number in heeded()}
+    try:
+        yield noted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _started(command: Sequence[str], processes: int, folder: Path) -> Iterator[list[_Worker]]:
+    workers: list[_Worker] = []
+    with ExitStack() as stack:
+        port = stack.enter_context(_reserved_port())
+        lifeline, ours = os.pipe()
+        stack.callback(os.close, ours)
+        stack.callback(os.close, lifeline)
+        stack.callback(_end_all, workers)  # before the pipe closes, at which workers that are left remove `folder`
+        for rank in range(processes):
+            workers.append(_start(command, rank, processes, port, lifeline, folder))
+        yield workers
+
+
+def _start(command: Sequence[str], rank: int, processes: int, port: int, lifeline: int, folder: Path) -> _Worker:
+    """In a session of its own, so that Ctrl-C in a terminal reaches it only through the launcher."""
+    environment = worker_environment(rank, processes, port)
+    with ExitStack() as stack:
+        log = None if rank == 0 else stack.enter_context(log_of(folder, rank).open("wb"))
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=lifeline,
+            stdout=None if rank == 0 else subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+    return _Worker(rank, process)
+
+
+def worker_environment(rank: int, processes: int, port: int) -> dict[str, str]:
+    """This process's environment with what torch.distributed reads."""
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    meeting = {"MASTER_ADDR": _HOST, "MASTER_PORT": port}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    defaults = {"OMP_NUM_THREADS": str(max(1, cores // processes))}
+    if sys.platform.startswith("linux"):
+        defaults["GLOO_SOCKET_IFNAME"] = "lo"  # not whatever the host's name resolves to
+    return defaults | dict(os.environ) | {name: str(value) for name, value in (ranks | meeting).items()}
+
+
+@contextmanager
+def _reserved_port() -> Iterator[int]:
+    """A free port that nobody else is given: bound but not listening, which lets rank 0 listen on it beside us."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((_HOST, 0))
+        yield holder.getsockname()[1]
+
+
+def _watch(workers: Sequence[_Worker], signals: Sequence[int]) -> None:
+    """Until all have ended, or the time of those that are left is over."""
+    passed_on, deadline = 0, math.inf
+    while any(_code(worker) is None for worker in workers) and time.monotonic() < deadline:
+        if any(End(worker.rank, _code(worker)).failed for worker in workers):
+            deadline = min(deadline, time.monotonic() + GRACE_S)
+        while passed_on < len(signals):
+            passed_on += 1
+            deadline = min(deadline, time.monotonic() + _patience_s(passed_on))
+            for worker in workers:
+                worker.process.terminate()
+        time.sleep(_POLL_S)
+
+
+def _patience_s(signals: int) -> float:
+    return math.inf if signals == 1 else SECOND_SIGNAL_S if signals == 2 else 0.0
+
+
+def _code(worker: _Worker) -> int | None:
+    return worker.process.poll()
+
+
+def _end(worker: _Worker, folder: Path) -> End:
+    """A worker that has said its last word but does not get through its own shutdown has ended too."""
+    word, code = word_of(folder, worker.rank), _code(worker)
+    if code is None and word is not None:
+        code = word.code
+    return End(worker.rank, code, word.message if word else None, _state(worker.process.pid))
+
+
+def _state(pid: int) -> str:
+    try:
+        letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return "hangs"
+    return {"T": "stopped", "t": "stopped", "D": "waits for a device or a disk"}.get(letter, "hangs")
+
+
+def _end_all(workers: Sequence[_Worker]) -> None:
+    """Kill what is left of each worker's process group: itself, or helpers that it left behind."""
+    for worker in workers:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker.process.pid, signal.SIGKILL)
+    for worker in workers:
+        worker.process.wait()

@@ -1,0 +1,156 @@
+"""One job as a process of its own: its progress goes through, signals go to it, and it never outlives this process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import IO
+
+from est_cli.common.errors import StoppedBySignal
+from est_cli.common.signals import heeded
+
+SAVE_S = 100.0
+"""How long a job may take to save when this process must end."""
+SECOND_SIGNAL_S = 5.0
+_PR_SET_PDEATHSIG = 1
+_LAST_WORDS = tuple(f"{program}: {what}: " for program in ("est-train", "est-eval") for what in ("error", "stopped"))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended."""
+
+    code: int
+    """Its exit code; 128 + n where signal n killed it."""
+    reason: str | None
+    """What it said of it, in one line: where it is not what a command of ours ends with, its last line."""
+
+
+@dataclass
+class Signals:
+    """What this process was asked by signals while jobs run."""
+
+    signum: int | None = None
+    """The first that came."""
+    child: subprocess.Popen[str] | None = None
+    pending: list[int] = field(default_factory=list)
+    """It, until it is passed on to the job."""
+
+    def pass_on(self) -> None:
+        """Once: for the job a second signal means that it must not even save."""
+        if self.child is not None:
+            with suppress(IndexError):
+                self.child.send_signal(self.pending.pop())
+
+
+@contextmanager
+def noted_signals() -> Iterator[Signals]:
+    """The first signal that asks to stop is noted and passed on to the job, which saves and stops; the second raises.
+
+    In a job of submitit SIGTERM and SIGINT only: the others are how it warns of a time limit, and it hears them itself.
+    """
+    signals = Signals()
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if signals.signum is not None:
+            raise StoppedBySignal(signals.signum, "by a second signal, at once")
+        signals.signum = signum
+        if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":  # which sends it to every process of a job itself
+            signals.pending.append(signum)
+        signals.pass_on()
+
+    numbers = (signal.SIGTERM, signal.SIGINT) if "SUBMITIT_EXECUTOR" in os.environ else heeded()
+    previous = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield signals
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def command_of(module: str, arguments: Sequence[str]) -> list[str]:
+    """A door in this interpreter, with the current folder on its path only if this process has it there."""
+    here = {"", os.getcwd()} & set(sys.path)
+    return [sys.executable, *([] if here else ["-P"]), "-m", module, *arguments]
+
+
+def run_child(command: Sequence[str], signals: Signals) -> Ended:
+    """Run a job to its end. In a process group of its own: Ctrl-C in a terminal reaches it only through `signals`."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        process_group=0,
+        preexec_fn=_end_with(os.getpid()),
+    )
+    words: dict[str, str] = {}
+    assert process.stderr is not None
+    reader = threading.Thread(target=_show, args=(process.stderr, words), daemon=True)
+    reader.start()
+    signals.child = process
+    signals.pass_on()  # one that came while the process was started
+    try:
+        code = process.wait()
+    except BaseException:  # a second signal, or a cluster's notice that this machine is needed
+        _end(process, SAVE_S if signals.signum is None else SECOND_SIGNAL_S)
+        raise
+    finally:
+        signals.child = None
+    reader.join(SECOND_SIGNAL_S)
+    return Ended(code if code >= 0 else 128 - code, _killed(code) or words.get("end") or words.get("last"))
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    """What the job's process does first: ask the kernel to end it when this process ends, even by SIGKILL.
+
+    (Linux; elsewhere such a job runs on to its end.) Of submitit's warning it is told by SIGTERM, so it ignores what
+    Slurm sends to every process.
+    """
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+    def prepare() -> None:
+        if "SUBMITIT_EXECUTOR" in os.environ:
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:  # it ended before the line above
+                os._exit(1)
+
+    return prepare
+
+
+def _show(stream: IO[str], words: dict[str, str]) -> None:
+    """Pass a job's progress on and note the line that it ends with; it must not block where nobody listens to us."""
+    for line in stream:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(line)
+            sys.stderr.flush()
+        if line.strip():
+            words["last"] = line.strip()
+        if line.startswith(_LAST_WORDS):
+            words["end"] = line.partition(": ")[2].partition(": ")[2].strip()
+
+
+def _killed(code: int) -> str | None:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else None
+
+
+def _end(process: subprocess.Popen[str], patience_s: float) -> None:
+    process.terminate()
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

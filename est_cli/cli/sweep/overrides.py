@@ -1,0 +1,107 @@
+"""The command line of a sweep taken apart: settings of the plugins, what is fixed, what is swept, all combinations."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+
+from est_cli.cli.sweep.program import Grammar
+from est_cli.common.errors import ConfigError
+from est_cli.config.compose import SweepCommand, check_choice, checked_overrides, groups_of
+from est_cli.config.schema import leaf_types
+
+G = TypeVar("G", bound=Grammar)
+
+
+@dataclass(frozen=True)
+class Parts(Generic[G]):
+    """A command line with -m."""
+
+    program: G
+    settings: list[str]
+    """What goes to Hydra's launcher and sweeper plugins, as typed."""
+    fixed: list[str]
+    """As typed, without `sweep=`."""
+    swept: dict[str, Override]
+    """By key, in the order of the command line."""
+    folder: str | None
+    """The value of `sweep=`."""
+    groups: dict[str, list[str]]
+    """Config groups and their options."""
+    config_dir: str | None
+
+    @property
+    def known(self) -> list[str]:
+        """All keys and groups."""
+        return [*dict(leaf_types(self.program.schema)), *self.groups]
+
+
+def take_apart(program: G, command: SweepCommand) -> Parts[G]:
+    """ConfigError for unknown keys and options, and for what a sweep cannot have."""
+    settings = [arg for arg in command.overrides if arg.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    args = [arg for arg in command.overrides if arg not in settings]
+    groups = groups_of(program.schema, command.config_dir)
+    overrides = checked_overrides(args, program.schema, groups, sweeping=True)
+    for override in overrides:
+        _check(override, groups, program)
+    swept = {override.key_or_group: override for override in overrides if override.is_sweep_override()}
+    keys = [override.key_or_group for override in overrides]
+    for key in swept:
+        if keys.count(key) > 1:
+            raise ConfigError(f"{key}: is given twice; give all its values at once, {key}=A,B")
+    folder = [override.value() for override in overrides if override.key_or_group == "sweep"]
+    fixed = [
+        arg
+        for arg, override in zip(args, overrides, strict=True)
+        if override.key_or_group not in swept and override.key_or_group != "sweep"
+    ]
+    name = None if not folder or folder[-1] is None else str(folder[-1])
+    return Parts(program, settings, fixed, swept, name, groups, command.config_dir)
+
+
+def combinations(parts: Parts[G]) -> Iterator[dict[str, str]]:
+    """Swept key -> value as an override has it, for every job, the last key fastest; none twice."""
+    values = [dict.fromkeys(_values(override, parts.groups)) for override in parts.swept.values()]
+    for choice in itertools.product(*values):
+        yield dict(zip(parts.swept, choice, strict=True))
+
+
+def shown(key: str, text: str) -> str:
+    """The value as a person reads it: without the quotes that an override may need."""
+    value = OverridesParser.create().parse_override(f"{key}={text}").value()
+    return value if isinstance(value, str) else text
+
+
+def _check(override: Override, groups: dict[str, list[str]], program: Grammar) -> None:
+    key = override.key_or_group
+    if key in program.no_place:
+        raise ConfigError(f"{key}: {program.no_place[key]}")
+    if not override.is_sweep_override():
+        return
+    if key == "sweep":
+        raise ConfigError("sweep: is one folder for all jobs; give one name")
+    if key in groups and override.is_discrete_sweep():
+        for text in _values(override, groups):
+            check_choice(key, shown(key, text) if text != "null" else None, groups[key])
+
+
+def _values(override: Override, groups: dict[str, list[str]]) -> list[str]:
+    key, value = override.key_or_group, override.value()
+    if isinstance(value, Glob):
+        found = value.filter(groups.get(key, []))
+    elif override.is_discrete_sweep():
+        try:
+            found = [str(text) for text in override.sweep_string_iterator()]
+        except HydraException as error:
+            raise ConfigError(f"{key}: {error}") from error
+    else:
+        raise ConfigError(f"{key}: interval() is for a search, hydra/sweeper=optuna; list the values, {key}=A,B")
+    if not found:
+        raise ConfigError(f"{key}: {override.input_line or key} has no values to sweep over")
+    return found

@@ -1,0 +1,157 @@
+"""What became of each job: a small file per job while the sweep runs, and results.csv and results.json made of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from est_cli.cli.sweep.jobs import Job
+from est_cli.cli.sweep.program import Column, Program
+from est_cli.common.errors import ConfigError, StorageError
+from est_cli.storage import disk, strict_json
+from est_cli.storage.run_dir import RunDir, write_json
+
+_JSON, _CSV = "results.json", "results.csv"
+_MAX_JSON_BYTES = 1 << 26
+_RECORDS = ".jobs"
+
+
+class Status(StrEnum):
+    done = "done"
+    done_before = "done before"
+    skipped = "skipped"
+    failed = "failed"
+    stopped = "stopped"
+    not_run = "not run"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job of the sweep."""
+
+    number: int
+    name: str
+    swept: dict[str, str]
+    status: Status
+    folder: str
+    exit_code: int | None = None
+    reason: str | None = None
+    numbers: dict[str, Any] = field(default_factory=dict)
+    """What summary.json says, where the job is done."""
+
+
+def make_row(sweep: Path, job: Job, status: Status, exit_code: int | None = None, reason: str | None = None) -> Row:
+    run = RunDir(sweep / job.name)
+    summary = _summary(run) if status in (Status.done, Status.done_before) else None
+    numbers = {} if summary is None else job.program.numbers(summary)
+    return Row(job.number, job.name, job.swept, status, str(run.root), exit_code, reason, numbers)
+
+
+def planned_row(sweep: Path, job: Job) -> Row:
+    """The row of a job before it starts."""
+    if job.problem:
+        return make_row(sweep, job, Status.skipped, reason=job.problem)
+    return make_row(sweep, job, Status.done_before if is_done(sweep, job) else Status.not_run)
+
+
+def is_done(sweep: Path, job: Job) -> bool:
+    """Whether its folder has the summary of what it asks for."""
+    summary = _summary(RunDir(sweep / job.name))
+    return summary is not None and summary.get("asked", "") == job.asked
+
+
+def refuse_others(program: Program, sweep: Path) -> None:
+    """ConfigError where the folder holds results that this program's sweep would overwrite and did not write."""
+    try:
+        found = strict_json.read_file(sweep / _JSON, _MAX_JSON_BYTES)
+    except (OSError, ValueError):  # none, or damaged ones of a name that is ours
+        return
+    if "jobs" not in found or found.get("command", "est-train") != program.name:
+        raise ConfigError(f"sweep: {sweep} holds results of another command; choose another name")
+
+
+def begin(program: Program, sweep: Path, rows: Sequence[Row]) -> None:
+    """Forget the jobs of earlier commands in this folder and write down these."""
+    with disk.storage_errors(sweep):
+        (sweep / _RECORDS).mkdir(exist_ok=True)
+        for path in [*(sweep / _RECORDS).iterdir(), *sweep.glob(".tmp-*")]:
+            path.unlink()
+    for row in rows:
+        _keep(sweep, row)
+    if rows:
+        write_results(program, sweep)
+
+
+def record(program: Program, sweep: Path, row: Row) -> None:
+    """Write down what became of a job; may be called on any machine that shares the folder."""
+    _keep(sweep, row)
+    write_results(program, sweep)
+
+
+def rows_of(sweep: Path) -> list[Row]:
+    """In the order of the jobs."""
+    with disk.storage_errors(sweep):
+        records = [strict_json.read_file(path) for path in (sweep / _RECORDS).glob("*.json")]
+    rows = [Row(**{**values, "status": Status(values["status"])}) for values in records]
+    return sorted(rows, key=lambda row: (row.number, row.name))
+
+
+def best_of(column: Column, rows: Sequence[Row]) -> Row | None:
+    """The first of those with the best value, where values can be better than others."""
+    known = {number: column.value(row.numbers) for number, row in enumerate(rows)}
+    values = {number: float(value) for number, value in known.items() if value is not None}
+    if column.best is None or not values:
+        return None
+    wanted = column.best(list(values.values()))
+    return rows[next(number for number, value in values.items() if value == wanted)]
+
+
+def columns_of(program: Program, rows: Sequence[Row]) -> list[Column]:
+    """What the results show of these jobs."""
+    return list(program.columns([row.numbers for row in rows]))
+
+
+def write_results(program: Program, sweep: Path) -> None:
+    """results.csv and results.json, each in one go."""
+    rows = rows_of(sweep)
+    columns = columns_of(program, rows)
+    best = {_mark(program, column): best_of(column, rows) for column in columns if column.best}
+    table = [_flat(row, best, columns) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for line in table for key in line)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    disk.replace_file(sweep / _CSV, text.getvalue().encode())
+    jobs = [asdict(row) | {"best": False} | {mark: row is first for mark, first in best.items()} for row in rows]
+    tree = {"sweep": sweep.name, "command": program.name, "jobs": jobs}
+    disk.replace_file(sweep / _JSON, (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _keep(sweep: Path, row: Row) -> None:
+    write_json(sweep / _RECORDS / f"{row.name}.json", asdict(row))
+
+
+def _mark(program: Program, column: Column) -> str:
+    """The name under which the files mark the best job by this column."""
+    return "best" if column.key == program.objective else f"best_{column.key}"
+
+
+def _flat(row: Row, best: Mapping[str, Row | None], columns: Sequence[Column]) -> dict[str, Any]:
+    told = {"status": str(row.status), "exit_code": row.exit_code, "reason": row.reason}
+    marks = {"best": ""} | {mark: "*" if row is first else "" for mark, first in best.items()}
+    numbers = {column.key: column.value(row.numbers) for column in columns}
+    return {"job": row.number, **row.swept, **told, **marks, **numbers, "folder": row.folder}
+
+
+def _summary(run: RunDir) -> dict[str, Any] | None:
+    """What a job has written last; None where it has not yet."""
+    try:
+        return strict_json.read_file(run.summary) if run.is_finished() else None
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{run.summary}: cannot be read ({error}); is it a file that a run wrote?") from error

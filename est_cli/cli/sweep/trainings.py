@@ -1,0 +1,74 @@
+"""What `est-train -m` sweeps: runs of est-train."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+
+from est_cli.cli.sweep.program import Column, Numbers, Program
+from est_cli.common.errors import CheckpointError
+from est_cli.config import FREE_KEYS, RunConfig
+from est_cli.config.checks import check
+from est_cli.config.compose import refuse_stages_of_dense
+from est_cli.training.start import resolve_resume
+
+_COLUMNS = (
+    Column("steps", "steps", ",d"),
+    Column("final_val_loss", "val loss", ".4f", best=min),
+    Column("perplexity", "perplexity", ".2f"),
+    Column("flops_saved_pct_blocks", "FLOPs saved: blocks %", ".2f"),
+    Column("flops_saved_pct_total", "total %", ".2f"),
+    Column("time_s", "time s", ".1f"),
+    Column("time_saved_pct", "saved %", ".2f"),
+)
+
+
+def _lead(config: RunConfig, swept: Collection[str]) -> list[str]:
+    chosen = {"model": str(config.model.name), "scheduler": config.scheduler.name.value}
+    return [name for group, name in chosen.items() if not {group, f"{group}.name", "experiment"} & set(swept)]
+
+
+def _check(config: RunConfig, overrides: list[Override]) -> None:
+    refuse_stages_of_dense(overrides)
+    check(config)
+
+
+def _check_started(config: RunConfig, given: set[str]) -> None:
+    with suppress(CheckpointError):  # a damaged folder: that job's own failure
+        resolve_resume(config, given)
+
+
+def _numbers(summary: Numbers) -> dict[str, Any]:
+    return {column.key: summary.get(column.key) for column in _COLUMNS}
+
+
+def _columns(jobs: object) -> tuple[Column, ...]:
+    return _COLUMNS
+
+
+def _check_search(config: RunConfig, swept: Collection[str]) -> None:
+    """Every run has a validation loss."""
+
+
+TRAININGS = Program(
+    command="train",
+    schema=RunConfig,
+    no_place={
+        "run_name": "is made from what is swept under -m; sweep=NAME names the folder of all jobs",
+        "resume": "has no place under -m; the same command again continues a sweep",
+    },
+    free=FREE_KEYS,
+    every_job=("resume=auto",),
+    lead=_lead,
+    check=_check,
+    check_started=_check_started,
+    asked=None,
+    numbers=_numbers,
+    columns=_columns,
+    objective="final_val_loss",
+    directions=("minimize", "maximize"),
+    check_search=_check_search,
+)

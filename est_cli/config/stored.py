@@ -1,0 +1,54 @@
+"""The configuration that a run was started with, read back from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from est_cli.common.errors import CheckpointError, ConfigError
+from est_cli.config.run import RunConfig
+from est_cli.config.schema import typed
+from est_cli.storage import strict_json
+from est_cli.storage.run_dir import RunDir
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_CONFIG_DEPTH = 20
+
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+
+
+def stored_config(folder: Path) -> RunConfig:
+    """The configuration a run was started with, from its config.yaml: plain data, no links between its parts."""
+    path = RunDir(folder).config
+    try:
+        text = strict_json.read_bytes(path, MAX_CONFIG_BYTES).decode("utf-8")
+        _refuse_odd_yaml(text, path)
+        tree = yaml.safe_load(text)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{path}: holds no settings")
+    try:
+        return typed(tree, RunConfig)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _refuse_odd_yaml(text: str, path: Path) -> None:
+    """What no run writes and what can grow without limit when it is loaded: aliases and deep nesting."""
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken | yaml.AnchorToken):
+            raise CheckpointError(f"{path}: holds YAML aliases; a stored configuration has none")
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > MAX_CONFIG_DEPTH:
+            raise CheckpointError(f"{path}: is nested too deeply; that is no configuration of a run")

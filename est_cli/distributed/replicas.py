@@ -1,0 +1,115 @@
+"""Data parallel: each process holds the whole model, and only gradients that exist are summed.
+
+A skipped layer has no gradient and costs nothing; of a sampled projection only the units that ran are sent, packed
+into one buffer for each layer. The reduction of a layer starts as soon as its backward is done, while the layers below
+are still at work. torch's DistributedDataParallel cannot do this: its buckets are fixed, and under
+find_unused_parameters it sends zeros for what did not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from est_cli.distributed.exchange import StepPlan
+from est_cli.est import GradientPart, sampled_parts, whole_parts
+
+PACKED_BELOW = 1 << 18
+"""Whole gradients of fewer entries are packed with others; larger ones are sent where they lie, without a copy."""
+
+
+class Replicas:
+    """Exchange of processes that hold the same model (see Exchange)."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
+        self.reduced_bytes = 0
+        self._layers = layers
+        inside = {parameter for layer in layers for parameter in layer.parameters()}
+        self._outside = [parameter for parameter in model.parameters() if parameter not in inside]
+        self._plan = StepPlan((), 0, None)
+        self._missing: dict[int, int] = {}
+        """Gradients that a layer still waits for in the last micro-step."""
+        self._reductions: list[_Reduction] = []
+        for number, layer in enumerate(layers):
+            for parameter in layer.parameters():
+                parameter.register_post_accumulate_grad_hook(partial(self._arrived, number))
+
+    def begin(self, plan: StepPlan) -> None:
+        self._plan, self._reductions, self._missing = plan, [], {}
+
+    def before(self, micro_step: int) -> None:
+        """From now on a layer's gradients are complete when they arrive, if this is the last micro-step."""
+        if micro_step + 1 < self._plan.micro_steps or self._plan.anywhere is not None:
+            return
+        running = self._plan.at(micro_step).layer_idx
+        for number in range(len(self._layers)) if running is None else running:
+            self._missing[number] = sum(1 for _ in self._layers[number].parameters())
+
+    def finish(self, header: Tensor) -> Tensor:
+        assert not self._missing, f"layers {sorted(self._missing)} ran without giving all gradients"
+        for number in sorted(self._plan.anywhere or (), reverse=True):
+            self._reduce(whole_parts(self._layers[number]))
+        self._reduce([GradientPart(parameter) for parameter in self._outside if parameter.grad is not None])
+        summed = dist.all_reduce(header, async_op=True)
+        for reduction in self._reductions:
+            reduction.finish()
+        self.reduced_bytes = sum(reduction.nbytes for reduction in self._reductions)
+        self._reductions = []  # and their buffers, which together may be as large as the gradients
+        summed.wait()
+        return header
+
+    def _arrived(self, number: int, parameter: Tensor) -> None:
+        if number not in self._missing:
+            return
+        self._missing[number] -= 1
+        if not self._missing[number]:
+            del self._missing[number]
+            self._reduce(sampled_parts(self._layers[number]))
+
+    def _reduce(self, parts: Iterable[GradientPart]) -> None:
+        self._reductions.append(_Reduction(list(parts)))
+
+
+class _Reduction:
+    """The sum of some gradients, under way from the moment this is made until `finish`."""
+
+    def __init__(self, parts: list[GradientPart]) -> None:
+        for part in parts:
+            if part.parameter.grad is None:  # ran elsewhere only
+                part.parameter.grad = torch.zeros_like(part.parameter)
+        direct = [part for part in parts if part.units is None and part.numel >= PACKED_BELOW]
+        self._packed = [part for part in parts if part.units is not None or part.numel < PACKED_BELOW]
+        tensors = [part.parameter.grad for part in direct if part.parameter.grad is not None]
+        if self._packed:
+            sizes = [part.numel for part in self._packed]
+            buffer = self._packed[0].parameter.new_empty(sum(sizes), requires_grad=False)
+            self._pieces = buffer.split(sizes)
+            for part, piece in zip(self._packed, self._pieces, strict=True):
+                part.gather(piece)
+            tensors.append(buffer)
+        self.nbytes = sum(tensor.nbytes for tensor in tensors)
+        self._works = [dist.all_reduce(tensor, async_op=True) for tensor in tensors]
+
+    def finish(self) -> None:
+        """Wait for the sums and put them into the gradients."""
+        for work in self._works:
+            work.wait()
+        if self._packed:
+            for part, piece in zip(self._packed, self._pieces, strict=True):
+                part.scatter(piece)
+
+
+def weight_checksum(model: nn.Module) -> int:
+    """A number below 2**63 that replicas share while all bits of their weights are equal; waits for the device."""
+    total = torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device)
+    for number, parameter in enumerate(model.parameters(), start=1):
+        bits = parameter.detach().reshape(-1).view(_WORDS[parameter.element_size()])
+        total += number * bits.sum(dtype=torch.int64)
+    return int(total) & ((1 << 63) - 1)
+
+
+_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

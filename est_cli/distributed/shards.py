@@ -1,0 +1,75 @@
+"""Fully sharded: each process holds a share of every weight, gradient and moment (torch's FSDP2).
+
+The same call for CPU and GPU. The router leaves a skipped layer out before FSDP's hooks see it, so the layer is neither
+gathered nor reduced; since all processes run the same subnetwork, they all leave it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from est_cli.distributed.exchange import StepPlan
+
+
+def shard(whole: nn.Module, layers: Sequence[nn.Module], device: torch.device, world_size: int) -> None:
+    """Spread the parameters of `whole` over the processes, each layer by itself; gradients will be sums, not means.
+
+    `whole` is what is called for a step's loss: its own call gathers what lies outside of the layers.
+    """
+    mesh = init_device_mesh(device.type, (world_size,))
+    for module in (*layers, whole):
+        sharded = fully_shard(module, mesh=mesh)
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)
+
+
+class Shards:
+    """Exchange of processes that hold a share each (see Exchange); FSDP2 does the work inside of backward."""
+
+    def __init__(self, whole: nn.Module, layers: Sequence[nn.Module]) -> None:
+        assert isinstance(whole, FSDPModule)
+        self.reduced_bytes = 0
+        self._whole = whole
+        self._sizes = [_bytes(layer) for layer in layers]
+        self._outside = _bytes(whole) - sum(self._sizes)
+        self._micro_steps = 0
+
+    def begin(self, plan: StepPlan) -> None:
+        assert plan.anywhere is None or len(plan.subnetworks) > 1, "all processes must run the same subnetwork"
+        self._micro_steps = plan.micro_steps
+        running = plan.at(0).layer_idx if plan.anywhere is None else plan.anywhere
+        self.reduced_bytes = self._outside
+        self.reduced_bytes += sum(self._sizes if running is None else (self._sizes[number] for number in running))
+
+    def before(self, micro_step: int) -> None:
+        """Gradients stay where they are until the last micro-step, whose end also takes those of layers it skipped."""
+        self._whole.set_requires_gradient_sync(micro_step + 1 == self._micro_steps)
+
+    def finish(self, header: Tensor) -> Tensor:
+        dist.all_reduce(header)
+        return header
+
+
+@contextmanager
+def gathered(whole: nn.Module) -> Iterator[None]:
+    """Have what lies outside of the layers at hand for calls other than that of `whole`, such as generating text."""
+    if not isinstance(whole, FSDPModule):
+        yield
+        return
+    whole.unshard()
+    try:
+        yield
+    finally:
+        whole.reshard()
+
+
+def _bytes(module: nn.Module) -> int:
+    """Of the whole gradients of a module's parameters."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())

@@ -1,0 +1,86 @@
+"""The processes of an evaluation or analysis: they share the work, and each holds the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from transformers import PreTrainedModel
+
+from est_cli.common.errors import ConfigError, OutOfMemory
+from est_cli.common.rank import rank_of_environment
+from est_cli.config import LaunchConfig, Precision
+from est_cli.distributed import Alone, Exchange, Group, Replicas, StepPlan, peers_answer, weight_checksum
+from est_cli.distributed.device import build_accelerator, keep_freed_memory
+from est_cli.est import FULL
+
+WHOLE = StepPlan((FULL,), 1, frozenset())
+"""Every step runs the complete model, and no layer's gradients are sent before the others'."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process and the others."""
+
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager[None]]
+    """Inside of it a forward pass runs in the precision that was asked for."""
+    group: Group
+    check_every: int = 0
+    """Steps between two comparisons of their weights; 0: never."""
+
+    @property
+    def first(self) -> bool:
+        return self.group.rank.first
+
+    def own(self, items: Sequence[int]) -> list[int]:
+        """This process's share, every one of `items` in exactly one process."""
+        return list(items[self.group.rank.rank :: self.group.rank.world_size])
+
+    def exchange(self, model: PreTrainedModel) -> Exchange:
+        """What sums the gradients of `model`."""
+        return Alone() if self.group.rank.world_size == 1 else Replicas(model, ())
+
+    def compare(self, model: PreTrainedModel, done: int, steps: int) -> None:
+        """Raise PeerLostError where the weights differ: before the first step, when they are due, after the last."""
+        if self.group.rank.world_size > 1 and self.check_every and (done % self.check_every == 0 or done == steps):
+            when = f"after step {done}" if done else "before the first step"
+            self.group.require_same(weight_checksum(model), f"its weights {when} are not")
+
+
+@contextmanager
+def memory_enough(remedy: str) -> Iterator[None]:
+    """OutOfMemory, with the `remedy` (`KEY: ...`), for whatever torch raises on a GPU or a CPU without enough of it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate" in str(error)
+        if not short:
+            raise
+        raise OutOfMemory(remedy) from error
+
+
+@contextmanager
+def meet(launch: LaunchConfig, precision: Precision, continues: str) -> Iterator[Processes]:
+    """All processes of the evaluation; `continues`: how to go on after one was lost.
+
+    Raises ConfigError where GPUs are too few, PeerLostError where a process is lost.
+    """
+    rank, timeout_s = rank_of_environment(), launch.timeout_s
+    keep_freed_memory()
+    devices = torch.cuda.device_count()
+    if devices and rank.local_world_size > devices:
+        raise ConfigError(
+            f"launch.num_processes: {rank.local_world_size} processes, but this machine has {devices} GPUs; one each"
+        )
+    with ExitStack() as stack:
+        if rank.world_size > 1:
+            stack.enter_context(peers_answer(timeout_s, continues))
+        accelerator = build_accelerator(precision, rank, timeout_s)
+        group = Group(rank, timeout_s, continues)
+        yield Processes(accelerator.device, accelerator.autocast, group, launch.check_every)
+        if rank.world_size > 1:
+            dist.destroy_process_group()  # not after an exception: it may wait for a process that is gone

@@ -1,0 +1,203 @@
+"""One fine-tuning: a plain loop over the examples, and the dev scores after each epoch.
+
+AdamW with linear warm-up and descent, gradients clipped to norm 1. What is random is a pure function of the seed: the
+head, the order of the examples and dropout. B examples, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from est_cli.common.errors import NumericsError
+from est_cli.config import EvalSettings, OptimConfig, Select
+from est_cli.distributed.workers import WHOLE, Processes
+from est_cli.est.index import hash_numbers
+from est_cli.evaluation.batches import Encoded, collate, epoch_order, steps_of
+from est_cli.evaluation.metrics import score, task_score
+from est_cli.evaluation.model import logits_of
+from est_cli.evaluation.tasks import Task
+from est_cli.training.optim import build_optimizer, update
+
+CLIP = 1.0
+PREDICT_BATCHES = 2
+"""A batch without gradients may have so many times the examples of one with them."""
+
+BACKWARD = 3
+"""What training on an example costs, in forward passes of it."""
+
+Advance = Callable[[float], None]
+"""Called after each batch with the work it was, in examples that all processes have read forwards."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A task as one checkpoint reads it."""
+
+    task: Task
+    train: Encoded
+    dev: dict[str, Encoded]
+    """By dev split."""
+    pad_id: int
+
+    @property
+    def outputs(self) -> int:
+        """Of the head: one for each class, or the score."""
+        return 1 if self.task.is_regression else len(self.task.labels)
+
+    @property
+    def truncated(self) -> int:
+        return self.train.truncated + sum(part.truncated for part in self.dev.values())
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What the model is worth after `epoch` epochs (a whole number, or the end)."""
+
+    epoch: float
+    loss: float
+    """Mean training loss since the last one."""
+    scores: dict[str, dict[str, float]]
+    """Dev split -> metric -> value."""
+    score: float
+    predictions: dict[str, np.ndarray]
+    """Dev split -> (N,): class ids or scores, in the order of the examples."""
+
+    def told(self) -> dict[str, Any]:
+        """For the record."""
+        return {"epoch": self.epoch, "loss": self.loss, "score": self.score, "scores": self.scores}
+
+
+def finetune(
+    model: PreTrainedModel, given: Given, settings: EvalSettings, seed: int, processes: Processes, advance: Advance
+) -> list[Epoch]:
+    """Train `model` on the task and return all its epochs. Every process calls it with the same arguments.
+
+    Raises NumericsError where the loss or a gradient was not finite.
+    """
+    model.to(processes.device)
+    steps, per_epoch = steps_of(len(given.train), settings.batch_size, settings.epochs)
+    optimizer, exchange = build_optimizer(model, _optim(settings)), processes.exchange(model)
+    epochs, losses, rejected = [], [], []
+    processes.compare(model, 0, steps)
+    for step, batch in enumerate(_batches(len(given.train), settings.batch_size, seed, steps)):
+        model.train()
+        torch.manual_seed(hash_numbers((seed, step, processes.group.rank.rank)))  # for dropout
+        exchange.begin(WHOLE)
+        exchange.before(0)
+        loss = _backward(model, given, batch, processes)
+        loss = exchange.finish(loss.reshape(1))[0]
+        rejected.append(update(optimizer, _lr_at(step, steps, settings), CLIP, loss)[1])
+        losses.append(loss)
+        processes.compare(model, step + 1, steps)
+        advance(BACKWARD * len(batch))
+        if (step + 1) % per_epoch == 0 or step + 1 == steps:
+            _require_finite(torch.stack(rejected))
+            mean = torch.stack(losses).mean().item()
+            predictions = _predictions(model, given, settings.batch_size, processes, advance)
+            epochs.append(_epoch(given, predictions, (step + 1) / per_epoch, mean))
+            losses, rejected = [], []
+    return epochs
+
+
+def work_of(train: int, dev: int, settings: EvalSettings) -> int:
+    """What a fine-tuning with so many examples is in all, as `Advance` counts it."""
+    steps, per_epoch = steps_of(train, settings.batch_size, settings.epochs)
+    epochs, rest = divmod(steps, per_epoch)
+    return BACKWARD * (epochs * train + rest * settings.batch_size) + math.ceil(steps / per_epoch) * dev
+
+
+def reported(epochs: Sequence[Epoch], select: Select) -> Epoch:
+    """The epoch that counts: the last, or the first of those with the best score."""
+    return epochs[-1] if select is Select.last else max(epochs, key=lambda epoch: epoch.score)
+
+
+def _optim(settings: EvalSettings) -> OptimConfig:
+    return OptimConfig(lr=settings.lr, beta2=0.999, weight_decay=settings.weight_decay)
+
+
+def _lr_at(step: int, steps: int, settings: EvalSettings) -> float:
+    """Rate of step `step` (0-based): up over the warm-up, then linearly down, to reach zero behind the last step."""
+    warmup = round(settings.warmup * steps)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    return settings.lr * (steps - step) / (steps - warmup)
+
+
+def _batches(count: int, batch_size: int, seed: int, steps: int) -> Iterator[list[int]]:
+    """The examples of each step."""
+    per_epoch = math.ceil(count / batch_size)
+    for step in range(steps):
+        epoch, number = divmod(step, per_epoch)
+        if number == 0:
+            order = epoch_order(count, seed, epoch)
+        yield order[number * batch_size : (number + 1) * batch_size]
+
+
+def _backward(model: PreTrainedModel, given: Given, batch: Sequence[int], processes: Processes) -> Tensor:
+    """Gradients of this process's share of the batch's mean loss; the share, detached, in fp32."""
+    own = processes.own(batch)
+    here = own or batch[:1]  # one that counts nothing: all processes must have gradients
+    with processes.autocast():
+        logits = logits_of(model, collate([given.train.rows[at] for at in here], given.pad_id, processes.device))
+    losses = _losses(logits.float(), [given.train.labels[at] for at in here], given.task)
+    loss = losses.sum() * (len(own) / len(here)) / len(batch)
+    loss.backward()
+    return loss.detach()
+
+
+def _losses(logits: Tensor, labels: Sequence[float], task: Task) -> Tensor:
+    """(B,): cross-entropy, or of a regression the squared error. logits (B, C)."""
+    if task.is_regression:
+        return (logits.squeeze(1) - logits.new_tensor(labels)).square()
+    classes = torch.tensor([int(label) for label in labels], device=logits.device)
+    return F.cross_entropy(logits, classes, reduction="none")
+
+
+def _require_finite(rejected: Tensor) -> None:
+    if count := int(rejected.sum()):
+        raise NumericsError(
+            f"eval.lr: loss or gradient not finite in {count} of {len(rejected)} steps; use a lower one"
+        )
+
+
+def _predictions(
+    model: PreTrainedModel, given: Given, batch_size: int, processes: Processes, advance: Advance
+) -> dict[str, np.ndarray]:
+    size = batch_size * PREDICT_BATCHES
+    return {split: predict(model, given, part, size, processes, advance) for split, part in given.dev.items()}
+
+
+def _epoch(given: Given, predictions: dict[str, np.ndarray], epoch: float, loss: float) -> Epoch:
+    scores = {
+        split: score(given.task, found, np.asarray(given.dev[split].labels)) for split, found in predictions.items()
+    }
+    return Epoch(epoch, loss, scores, task_score(given.task, scores), predictions)
+
+
+def predict(
+    model: PreTrainedModel, given: Given, dev: Encoded, batch_size: int, processes: Processes, advance: Advance
+) -> np.ndarray:
+    """(N,): the class with the largest logit, or the score, of each example; every process gets all of them."""
+    by_length = sorted(range(len(dev)), key=lambda at: -len(dev.rows[at]["input_ids"]))  # little to fill up
+    own = processes.own(by_length)
+    found, counted = np.zeros(len(dev)), np.zeros(len(dev))
+    model.eval()
+    with torch.no_grad(), processes.autocast():
+        for at in range(0, len(own), batch_size):
+            here = own[at : at + batch_size]
+            logits = logits_of(model, collate([dev.rows[i] for i in here], given.pad_id, processes.device))
+            values = logits.squeeze(1) if given.task.is_regression else logits.argmax(1)
+            found[here], counted[here] = values.float().cpu().numpy(), 1
+            advance(len(here) * len(dev) / len(own))  # the others do as much at the same time
+    total = np.asarray(processes.group.sum([*found, *counted])).reshape(2, -1)
+    assert (total[1] == 1).all(), "every example must be counted once"
+    return total[0]

@@ -1,0 +1,187 @@
+"""Perplexity and bits per byte of any text: each token is predicted once, from as much before it as its window holds.
+
+A document is read behind the token that ends texts in pre-training, so that its first token is predicted, too. Windows
+of `max_length` tokens follow each other by `stride`; in each of them only tokens count that no window before it has
+predicted. B windows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from est_cli.common.errors import CheckpointError, ConfigError, DataError
+from est_cli.config import DatasetConfig, EvalConfig, EvalSettings
+from est_cli.data.pieces import quiet
+from est_cli.data.readers import file_kind
+from est_cli.data.rows import Wanted
+from est_cli.data.sources import expand
+from est_cli.data.units import file_units, read_units
+from est_cli.distributed.workers import Processes, memory_enough
+from est_cli.evaluation.folder import keep_zero_shot
+from est_cli.evaluation.preflight import LESS_MEMORY
+from est_cli.models.pretrained import Checkpoint, load_language_model, max_tokens
+from est_cli.storage.digest import digest_files, fingerprint
+
+IGNORED = -100
+MAX_LOGITS = 1 << 27
+"""Of a batch: half a gigabyte in fp32."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a document: `ids` is what the model reads, of which the last `predicted` tokens count."""
+
+    ids: list[int]
+    predicted: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    nats: float
+    """The sum of -log p over the tokens."""
+    tokens: int
+    bytes: int
+    """Of the text in UTF-8."""
+    documents: int
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.nats / self.tokens)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.bytes
+
+
+def measure_all(
+    config: EvalConfig, checkpoints: Sequence[Checkpoint], folder: Path, processes: Processes
+) -> dict[str, float]:
+    """Measure every checkpoint on eval.files; the first process prints and keeps the results.
+
+    Returns the numbers of the first checkpoint.
+    """
+    paths = expand(config.eval.files, "eval.files")
+    digests = digest_files(paths)
+    numbers: list[dict[str, float]] = []
+    for checkpoint in checkpoints:
+        measured = measure(checkpoint, documents(paths, digests), config.eval, processes)
+        numbers.append({"perplexity": measured.perplexity, "bits_per_byte": measured.bits_per_byte})
+        if not processes.first:
+            continue
+        length, stride = window_sizes(checkpoint, config.eval)
+        settings = {"max_length": length, "stride": stride, "precision": config.eval.precision.value}
+        result: dict[str, Any] = {"checkpoint": checkpoint.name, "task": "perplexity", "files": config.eval.files}
+        result |= numbers[-1] | {"tokens": measured.tokens, "bytes": measured.bytes, "documents": measured.documents}
+        keep_zero_shot(folder, {**result, **settings, "settings_digest": fingerprint(digests, settings)})
+        print(
+            f"{checkpoint.name}: perplexity {measured.perplexity:.3f}, {measured.bits_per_byte:.4f} bits per byte "
+            f"({measured.tokens} tokens, {measured.bytes} bytes, {measured.documents} documents; windows of {length}, "
+            f"stride {stride})",
+        )
+    return numbers[0]
+
+
+def documents(paths: Sequence[Path], digests: Sequence[str]) -> Iterator[str]:
+    """The text of each document of the files, as est-train reads them. Raises DataError."""
+    for path in paths:
+        file_kind(path)
+    wanted = Wanted(DatasetConfig().text_fields, ())
+    held: list[str] = []
+    for piece in read_units(file_units(paths, digests, wanted), quiet):
+        held.append(piece.text)
+        if piece.ends:
+            yield "".join(held)
+            held = []
+
+
+def measure(checkpoint: Checkpoint, texts: Iterable[str], settings: EvalSettings, processes: Processes) -> Measured:
+    """The sums over all texts; every process calls it with all of them. Raises DataError where there is no text."""
+    length, stride = window_sizes(checkpoint, settings)
+    start = _start(checkpoint)
+    model = load_language_model(checkpoint).to(processes.device).eval()
+    _require_causal(model, checkpoint)
+    found: list[Window] = []
+    tokens = size = count = 0
+    for text in filter(None, texts):
+        encoded = checkpoint.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        found += windows([start, *encoded], length, stride)
+        tokens, size, count = tokens + len(encoded), size + len(text.encode()), count + 1
+    if not tokens:
+        raise DataError("eval.files: hold no text")
+    own = [found[number] for number in processes.own(range(len(found)))]
+    with memory_enough(LESS_MEMORY):
+        sums = [_sum(model, own, settings.batch_size, processes), float(sum(window.predicted for window in own))]
+    nats, counted = processes.group.sum(sums)
+    assert counted == tokens, "every token must be counted once"
+    return Measured(nats, tokens, size, count)
+
+
+def windows(ids: Sequence[int], length: int, stride: int) -> Iterator[Window]:
+    """Windows over `ids`, of which all but the first are to be predicted, each in exactly one window."""
+    done = 1
+    for begin in range(0, len(ids), stride):
+        end = min(begin + length, len(ids))
+        if end > done:
+            yield Window(list(ids[begin:end]), end - done)
+        done = end
+        if end == len(ids):
+            return
+
+
+def window_sizes(checkpoint: Checkpoint, settings: EvalSettings) -> tuple[int, int]:
+    """(tokens of a window, tokens from one to the next). ConfigError where tokens would lie between windows."""
+    length = max_tokens(checkpoint, settings.max_length)
+    stride = length // 2 if settings.stride is None else settings.stride
+    if stride >= length:  # a window's first token is not predicted by it
+        raise ConfigError(f"eval.stride: {stride} must be below the window's {length} tokens, or some are never read")
+    return length, stride
+
+
+def _sum(model: PreTrainedModel, own: Sequence[Window], batch_size: int, processes: Processes) -> float:
+    ordered = sorted(own, key=lambda window: -len(window.ids))
+    longest = len(ordered[0].ids) if ordered else 1
+    size = max(1, min(batch_size, MAX_LOGITS // (longest * model.config.vocab_size)))
+    total = torch.zeros((), dtype=torch.float64, device=processes.device)
+    with torch.no_grad(), processes.autocast():
+        for at in range(0, len(ordered), size):
+            total += _batch_sum(model, ordered[at : at + size], processes.device)
+    return total.item()
+
+
+def _batch_sum(model: PreTrainedModel, batch: Sequence[Window], device: torch.device) -> Tensor:
+    longest = len(batch[0].ids)
+    ids = torch.tensor([window.ids + [0] * (longest - len(window.ids)) for window in batch]).to(device)
+    mask = torch.tensor([[1] * len(window.ids) + [0] * (longest - len(window.ids)) for window in batch]).to(device)
+    targets = torch.full_like(ids, IGNORED)
+    for row, window in enumerate(batch):
+        counted = slice(len(window.ids) - window.predicted, len(window.ids))
+        targets[row, counted] = ids[row, counted]
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (B, T, V)
+    pieces = zip(logits[:, :-1], targets[:, 1:], strict=True)  # one sequence in fp32 at a time
+    return torch.stack([F.cross_entropy(one.float(), want, reduction="sum").double() for one, want in pieces]).sum()
+
+
+def _start(checkpoint: Checkpoint) -> int:
+    tokenizer = checkpoint.tokenizer
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise CheckpointError(f"{checkpoint.place}: its tokenizer has no bos_token or eos_token to begin a text with")
+
+
+def _require_causal(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError for a model that sees the token that it is to predict."""
+    ids = torch.tensor([[1, 2, 3], [1, 2, 4]], device=model.device) % model.config.vocab_size
+    with torch.no_grad():
+        first, second = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, :2]
+    if not torch.allclose(first, second, atol=1e-4):
+        raise CheckpointError(f"{checkpoint.place}: looks ahead, so it is no language model with a perplexity")

@@ -1,0 +1,85 @@
+"""What an evaluation is asked to do: the models and files it reads, and digests that tell one from another.
+
+Nothing heavy is imported here: what is missing is told before torch starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from est_cli.config import EvalConfig, EvalSettings
+from est_cli.config.checks.eval import split_tasks
+from est_cli.config.schema import plain
+from est_cli.data.sources import expand
+from est_cli.evaluation.data import require_files, tasks_in
+from est_cli.evaluation.files import file_of
+from est_cli.storage.digest import fingerprint
+from est_cli.storage.model_folder import local_model
+
+FINETUNE_VERSION = 1
+"""To be raised with every change that makes another result of the same settings."""
+NOT_IN_DIGEST = ("data_dir", "files", "stride", "seeds", "max_train_examples")
+"""Settings that do not decide a fine-tuning's result, or that its record tells in another way."""
+_NOT_ASKED = ("run_name", "sweep", "tracking", "launch")
+"""Settings that decide no result at all."""
+CONTINUES = "the same command goes on with the fine-tunings that are left"
+"""What to do after a process was lost."""
+LESS_MEMORY = "eval.batch_size: out of memory; use a smaller one, or a smaller eval.max_length"
+
+
+def check_asked(config: EvalConfig) -> None:
+    """Raise ConfigError, CheckpointError or DataError for tasks, models and files that are not there.
+
+    What is on the hub is not looked at.
+    """
+    glue, perplexity, _ = split_tasks(config.task)
+    for key, name in _models(config):
+        local_model(key, name)
+    data_dir = _data_dir(config)
+    for task in tasks_in(data_dir, glue):
+        if data_dir is not None:
+            require_files(task, data_dir)
+    if perplexity:
+        expand(config.eval.files, "eval.files")
+
+
+def settings_digest(settings: EvalSettings) -> str:
+    """Of all settings that must be equal for two records to be compared."""
+    return fingerprint(FINETUNE_VERSION, {k: v for k, v in plain(settings).items() if k not in NOT_IN_DIGEST})
+
+
+def asked_digest(config: EvalConfig) -> str:
+    """Of the whole evaluation: its settings, and the files it reads as far as names, sizes and times tell them.
+
+    An equal digest says that nothing is left to do. Another one says nothing: an evaluation recognises what it has
+    already done by the content of the files.
+    """
+    settings = {key: value for key, value in plain(config).items() if key not in _NOT_ASKED}
+    found = [(str(path), path.stat()) for path in sorted(set(_files(config)))]
+    return fingerprint(FINETUNE_VERSION, settings, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found])
+
+
+def _files(config: EvalConfig) -> Iterator[Path]:
+    glue, perplexity, harness = split_tasks(config.task)
+    data_dir = _data_dir(config)
+    for key, name in _models(config):
+        folder = local_model(key, name)
+        yield from (path for path in (folder.iterdir() if folder else ()) if path.is_file())
+    if data_dir is not None:
+        splits = [(task, split) for task in tasks_in(data_dir, glue) for split in ("train", *task.dev_splits)]
+        yield from filter(None, (file_of(data_dir, task, split) for task, split in splits))
+        yield from (path for path in (data_dir.rglob("*") if harness else ()) if path.is_file())
+    if perplexity:
+        yield from expand(config.eval.files, "eval.files")
+
+
+def _models(config: EvalConfig) -> Iterator[tuple[str, str]]:
+    for key in ("checkpoint", "baseline"):
+        name = getattr(config, key)
+        if name is not None:
+            yield key, name
+
+
+def _data_dir(config: EvalConfig) -> Path | None:
+    return None if config.eval.data_dir is None else Path(config.eval.data_dir)

@@ -1,0 +1,223 @@
+"""An evaluation: every task, checkpoint and seed that is not in the records yet, one after the other."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from est_cli.common.errors import ConfigError
+from est_cli.config import EvalConfig, EvalSettings
+from est_cli.config.checks.eval import split_tasks
+from est_cli.config.schema import leaves_of, plain
+from est_cli.distributed.workers import Processes, meet, memory_enough
+from est_cli.evaluation.batches import encode
+from est_cli.evaluation.data import TaskData, load_task, tasks_in
+from est_cli.evaluation.finetune import Epoch, Given, finetune, reported, work_of
+from est_cli.evaluation.folder import owned_results
+from est_cli.evaluation.metrics import require_metrics
+from est_cli.evaluation.model import load_classifier
+from est_cli.evaluation.preflight import CONTINUES, LESS_MEMORY, asked_digest, settings_digest
+from est_cli.evaluation.records import Record, print_results, read_records, require_room, write_results
+from est_cli.evaluation.summary import keep_summary, score_numbers
+from est_cli.evaluation.tasks import resolve_tasks
+from est_cli.models.pretrained import Checkpoint, max_tokens, open_checkpoint
+from est_cli.tracking import WandbSink, new_run_id
+from est_cli.tracking.work_progress import Progress, progress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fine-tuning."""
+
+    checkpoint: Checkpoint
+    data: TaskData
+    seed: int
+
+    def identity(self, digest: str) -> tuple[str, str, int, str, str]:
+        """As Record.identity."""
+        return self.checkpoint.name, self.data.task.name, self.seed, digest, self.data.digest
+
+
+def evaluate(config: EvalConfig) -> None:
+    """Run what a checked configuration asks for, and print and keep the results. Any EstError may come out of it.
+
+    Under a launcher every process calls it; the first one writes and prints.
+    """
+    asked = asked_digest(config)  # before anything is read: what changes from now on is another evaluation
+    glue, perplexity, harness = split_tasks(config.task)
+    if glue:
+        require_metrics()
+    if harness:
+        from est_cli.evaluation.lm_eval import require_harness  # what only these tasks need
+
+        require_harness()
+    checkpoints = _checkpoints(config)
+    data = _load_data(config, glue) if glue else []
+    numbers: dict[str, Any] = {}
+    with meet(config.launch, config.eval.precision, CONTINUES) as processes, owned_results(config, processes) as folder:
+        if data:
+            numbers |= _finetune_all(config, checkpoints, data, folder, processes)
+        if perplexity:
+            from est_cli.evaluation.perplexity import measure_all
+
+            numbers |= measure_all(config, checkpoints, folder, processes)
+        if harness:
+            from est_cli.evaluation.lm_eval import run_harness
+
+            numbers |= run_harness(config, checkpoints, harness, folder, processes)
+        if processes.first and config.sweep is not None:
+            keep_summary(folder, asked, numbers)
+
+
+def _checkpoints(config: EvalConfig) -> list[Checkpoint]:
+    """The checkpoint, and the baseline if there is one. ConfigError where both are the same."""
+    names = {"checkpoint": config.checkpoint, "baseline": config.baseline}
+    found = [open_checkpoint(key, name) for key, name in names.items() if name is not None]
+    if len({checkpoint.name for checkpoint in found}) < len(found):
+        raise ConfigError(f"baseline: {config.baseline} is the checkpoint itself; name another one, or none")
+    return found
+
+
+def _load_data(config: EvalConfig, names: list[str]) -> list[TaskData]:
+    """All tasks, before the first fine-tuning; of `glue` those that the folder holds."""
+    folder = None if config.eval.data_dir is None else Path(config.eval.data_dir)
+    tasks = tasks_in(folder, names)
+    if absent := [task.name for task in resolve_tasks(names) if task not in tasks]:
+        log.info("eval.data_dir: %s is not complete in %s and left out", ", ".join(absent), folder)
+    return [load_task(task, folder, config.eval.max_train_examples) for task in tasks]
+
+
+def _finetune_all(
+    config: EvalConfig, checkpoints: list[Checkpoint], data: list[TaskData], folder: Path, processes: Processes
+) -> dict[str, Any]:
+    """In the order of tasks, checkpoints, seeds; each result is kept as soon as it is there.
+
+    Returns the numbers of the first checkpoint for a sweep, in the first process.
+    """
+    jobs = [Job(checkpoint, one, seed) for one in data for checkpoint in checkpoints for seed in config.eval.seeds]
+    digest = settings_digest(config.eval)
+    model, baseline = checkpoints[0].name, checkpoints[1].name if checkpoints[1:] else None
+    found = {record.identity: record for record in read_records(folder)} if processes.first else {}
+    done = {job.identity(digest) for job in jobs} & set(found)
+    missing = [number for number, job in enumerate(jobs) if job.identity(digest) not in done]
+    if processes.first:
+        require_room(folder, len(missing), config.eval.epochs)
+    left = [jobs[number] for number in processes.group.share(missing)]
+    results = [found[job.identity(digest)] for job in jobs if job.identity(digest) in done]
+    work = [work_of(len(job.data.train), sum(map(len, job.data.dev.values())), config.eval) for job in left]
+    with (
+        progress(sum(work), quiet=not processes.first) as shown,
+        _tracked(config, folder, processes, shown, wanted=bool(left)) as sink,
+    ):
+        shown.line(_plan(data, len(jobs), len(left), folder))
+        for record in _records(left, config.eval, processes, shown):
+            if not processes.first:
+                continue
+            results.append(record)
+            write_results(folder, results, model, baseline, plain(config.eval))
+            _log(sink, record, len(results), "eval" if record.checkpoint == model else "baseline")
+    if not processes.first:
+        return {}
+    write_results(folder, results, model, baseline, plain(config.eval))
+    print_results(results, model, baseline)
+    return score_numbers(results, model, baseline)
+
+
+def _plan(data: list[TaskData], jobs: int, left: int, folder: Path) -> str:
+    names = ", ".join(one.task.name for one in data)
+    return f"{names}: {jobs} fine-tunings, {jobs - left} of them already in {folder}"
+
+
+def _records(jobs: list[Job], settings: EvalSettings, processes: Processes, shown: Progress) -> Iterator[Record]:
+    """The record of each job, when it is done."""
+    digest = settings_digest(settings)
+    for before, job in zip([None, *jobs], jobs, strict=False):
+        if before is None or before.checkpoint is not job.checkpoint or before.data is not job.data:
+            given = _given(job, settings)
+        shown.begin(f"{job.checkpoint.name}: {job.data.task.name}, seed {job.seed}")
+        begin = time.monotonic()
+        best, epochs = _run(job, given, settings, processes, shown)
+        record = _record(job, given, best, epochs, digest, time.monotonic() - begin)
+        shown.line(_line(record, shown.left()))
+        yield record
+
+
+def _given(job: Job, settings: EvalSettings) -> Given:
+    longest = max_tokens(job.checkpoint, settings.max_length)
+    dev = {split: encode(examples, job.checkpoint, longest) for split, examples in job.data.dev.items()}
+    return Given(job.data.task, encode(job.data.train, job.checkpoint, longest), dev, job.checkpoint.pad_id)
+
+
+def _run(
+    job: Job, given: Given, settings: EvalSettings, processes: Processes, shown: Progress
+) -> tuple[Epoch, list[Epoch]]:
+    model = load_classifier(job.checkpoint, given.outputs, job.seed, settings.dropout)
+    with memory_enough(LESS_MEMORY):
+        epochs = finetune(model, given, settings, job.seed, processes, shown.advance)
+    return reported(epochs, settings.select), epochs
+
+
+def _record(job: Job, given: Given, best: Epoch, epochs: list[Epoch], digest: str, seconds: float) -> Record:
+    return Record(
+        checkpoint=job.checkpoint.name,
+        task=job.data.task.name,
+        seed=job.seed,
+        scores=best.scores,
+        score=best.score,
+        epoch=best.epoch,
+        epochs=[epoch.told() for epoch in epochs],
+        train_examples=len(given.train),
+        dev_examples={split: len(part) for split, part in given.dev.items()},
+        truncated=given.truncated,
+        seconds=round(seconds, 3),
+        settings_digest=digest,
+        data_digest=job.data.digest,
+    )
+
+
+def _line(record: Record, left: str) -> str:
+    cut = f", {record.truncated} examples truncated" if record.truncated else ""
+    return (
+        f"{record.checkpoint}: {record.task}, seed {record.seed}: {100 * record.score:.1f} (epoch {record.epoch:g}), "
+        f"{record.seconds:.0f} s{cut}; {left} left"
+    )
+
+
+@contextmanager
+def _tracked(
+    config: EvalConfig, folder: Path, processes: Processes, shown: Progress, wanted: bool
+) -> Iterator[WandbSink | None]:
+    """W&B, for the first process and where there is something to tell."""
+    if not processes.first or not wanted:
+        yield None
+        return
+    told = {k: v for k, v in leaves_of(plain(config)).items() if k.startswith("eval.") and k not in _PATHS}
+    sink = WandbSink(config.tracking, folder, _run_name(config, folder), new_run_id(), told, shown.line)
+    try:
+        yield sink
+    except BaseException:
+        sink.finish(None)
+        raise
+    sink.finish({})
+
+
+def _run_name(config: EvalConfig, folder: Path) -> str:
+    return "-".join(filter(None, ("eval", config.sweep, folder.name)))
+
+
+_PATHS = ("eval.data_dir", "eval.files")
+
+
+def _log(sink: WandbSink | None, record: Record, number: int, group: str) -> None:
+    """One row for each fine-tuning."""
+    if sink is not None:
+        flat = {f"{split}.{name}": value for split, found in record.scores.items() for name, value in found.items()}
+        values: dict[str, Any] = {"score": record.score, "seed": record.seed, "epoch": record.epoch, **flat}
+        sink.log({"step": number, **{f"{group}/{record.task}/{name}": value for name, value in values.items()}})

@@ -1,1 +1,0 @@
-"""What est-eval and est-analyze share: any checkpoint, ours or not, opened; the processes; how far they are."""

@@ -1,0 +1,20 @@
+"""Qwen3: a Llama whose queries and keys are normalised, each head for itself: whatever runs, the norm is the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from est_cli.families.shared.attention import LLAMA_LIKE, head_problems, llama_settings, llama_spec
+from est_cli.families.shared.family import Family, Numbers
+
+
+def settings(numbers: Numbers) -> dict[str, Any]:
+    return {**llama_settings(numbers), "head_dim": numbers.head_dim}
+
+
+FAMILY = Family(
+    llama_spec,
+    settings,
+    defaults={**LLAMA_LIKE, "rope_theta": 1e6, "head_dim": None},
+    problems=head_problems,
+)

@@ -1,0 +1,192 @@
+"""A run's folder below outputs/: what lies where, who may make it, and who owns it. Standard library only."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from est_cli.common.errors import ConfigError, RunLockedError, StorageError, reason
+from est_cli.storage import disk, strict_json
+
+OUTPUTS = Path("outputs")
+"""Every run's folder lies here, or in a folder here that groups the runs of a sweep."""
+MAX_NAME = 200
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=-]*")
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The paths inside one run's folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration; its presence makes the folder a run."""
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per logged step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """Written last; its presence says that the run is finished."""
+        return self.root / "summary.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The final model."""
+        return self.root / "model"
+
+    @property
+    def plots(self) -> Path:
+        return self.root / "plots"
+
+    @property
+    def wandb(self) -> Path:
+        return self.root / "wandb"
+
+    def is_finished(self) -> bool:
+        return self.summary.exists()
+
+    def is_unfinished(self) -> bool:
+        return self.config.exists() and not self.is_finished()
+
+
+def default_run_name(model: str, scheduler: str, now: datetime) -> str:
+    """`MODEL-SCHEDULER-YYYYMMDD-HHMMSS`, with characters that no run name may have replaced by `-`."""
+    name = re.sub(r"[^A-Za-z0-9_.,=-]+", "-", f"{model}-{scheduler}-{now:%Y%m%d-%H%M%S}")
+    return name.lstrip("_.,=-")[-MAX_NAME:]
+
+
+def check_run_name(name: str, key: str = "run_name") -> None:
+    """ConfigError unless `name` can be a folder's name: letters, digits and `_.,=-`, no path."""
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
+        raise ConfigError(
+            f"{key}: {name!r} is no folder name; use up to {MAX_NAME} letters, digits and `_ . , = -`, "
+            "beginning with a letter or digit"
+        )
+
+
+def create_run_dir(outputs: Path, name: str) -> RunDir:
+    """Make outputs/name, or take it if it is empty; anything already there is left alone (ConfigError)."""
+    check_run_name(name)
+    run = RunDir(outputs / name)
+    with disk.storage_errors(run.root):
+        outputs.mkdir(parents=True, exist_ok=True)
+        try:
+            run.root.mkdir()
+        except FileExistsError:
+            _refuse_used(run)
+        disk.sync_folder(outputs)
+    return run
+
+
+def check_unused(outputs: Path, name: str) -> None:
+    """ConfigError where create_run_dir() would refuse; makes nothing."""
+    check_run_name(name)
+    run = RunDir(outputs / name)
+    with disk.storage_errors(run.root):
+        if os.path.lexists(run.root):
+            _refuse_used(run)
+
+
+def find_unfinished(outputs: Path, matches: Callable[[Path], bool]) -> Path | None:
+    """The newest unfinished run folder in `outputs` for which `matches(folder)` is true, by the time it was started."""
+    return _newest(outputs, RunDir.is_unfinished, matches)
+
+
+def find_finished(outputs: Path, matches: Callable[[Path], bool]) -> Path | None:
+    """The same among the finished ones."""
+    return _newest(outputs, lambda run: run.config.exists() and run.is_finished(), matches)
+
+
+def _newest(outputs: Path, wanted: Callable[[RunDir], bool], matches: Callable[[Path], bool]) -> Path | None:
+    if not outputs.is_dir():
+        return None
+    with disk.storage_errors(outputs):
+        runs = [RunDir(path) for path in outputs.iterdir() if path.is_dir() and not path.is_symlink()]
+        found = [run for run in runs if wanted(run)]
+        found.sort(key=lambda run: (run.config.stat().st_mtime_ns, run.root.name), reverse=True)
+    return next((run.root for run in found if matches(run.root)), None)
+
+
+def write_json(path: Path, obj: dict[str, Any]) -> None:
+    """Replace `path` by `obj` as JSON, in one go and synced. StorageError; ValueError for NaN and infinity."""
+    disk.replace_file(path, strict_json.write_object(obj))
+
+
+@contextmanager
+def lock(run: RunDir) -> Iterator[None]:
+    """Own the run's folder until the end of the block, or of this process, however it ends.
+
+    RunLockedError if another process owns it. A lock file that nobody holds any more does not count.
+    """
+    path = run.root / _LOCK
+    with disk.storage_errors(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    _held.add(fd)
+    try:
+        _acquire(fd, run.root)
+        yield
+    finally:
+        if fd in _held:
+            _held.remove(fd)
+            os.close(fd)
+
+
+_held: set[int] = set()
+
+
+def _close_in_child() -> None:
+    # A forked worker shares the lock: one that outlives its killed parent would keep the run locked.
+    for fd in _held:
+        os.close(fd)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+def _acquire(fd: int, root: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = re.match(rb"[0-9]{1,10}\n", os.pread(fd, 11, 0))
+        who = f"process {int(owner[0])}" if owner else "another process"
+        raise RunLockedError(f"{root}: in use by {who}; wait until it ends, or choose another run_name") from None
+    except OSError as err:
+        raise StorageError(f"{root / _LOCK}: cannot be locked on this file system ({reason(err)})") from err
+    with disk.storage_errors(root / _LOCK):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+
+
+def _refuse_used(run: RunDir) -> None:
+    root = run.root
+    if root.is_symlink() or not root.is_dir():
+        raise ConfigError(f"run_name: {root} is there and is not a folder; choose another run_name")
+    if run.is_finished():
+        raise ConfigError(
+            f"run_name: {root} is a finished run and is never overwritten; choose another run_name "
+            "(resume= continues unfinished runs only)"
+        )
+    if run.is_unfinished():
+        raise ConfigError(f"run_name: {root} is an unfinished run; continue it with resume={root}, or choose another")
+    # What a run leaves that was killed before it had written its configuration is as good as nothing.
+    if any(name != _LOCK and not name.startswith(".tmp-") for name in os.listdir(root)):
+        raise ConfigError(f"run_name: {root} holds files that are no run's; choose another run_name")

@@ -1,0 +1,143 @@
+"""Weights and optimizer state as named tensors in safetensors files, checked as a whole before a tensor is changed.
+
+An open file is what `safetensors.safe_open` returns; its header is read without allocating the tensors. Every problem
+is a ValueError of one line, except that a value that is not finite is a NumericsError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from est_cli.common.errors import NumericsError
+
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+class Stateful(Protocol):
+    """What a checkpoint keeps of an optimizer: torch's, or several of them as one."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """With `params`, and `fused` or `capturable` where step counts stand on the device."""
+
+    @property
+    def state(self) -> dict[Tensor, Any]:
+        """A state for each parameter that has been updated; a look makes an empty one."""
+
+
+def check_finite(tensors: dict[str, Tensor]) -> None:
+    """NumericsError naming the first tensor with a NaN or an infinity."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NumericsError(f"{name}: not finite, so nothing was saved")
+
+
+def model_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+    """{name: weight or buffer} where it lives, each shared one once, under the first of its names."""
+    return {names[0]: tensor.detach() for names, tensor in _weights(model)}
+
+
+def optimizer_tensors(model: PreTrainedModel, optimizer: Stateful) -> dict[str, Tensor]:
+    """{`PARAMETER/KEY`: state} where it lives; a parameter that has no state yet has no entry."""
+    found = {}
+    for name, param, _ in _optimized(model, optimizer):
+        # `get`, because looking a parameter up in this defaultdict would give it a state.
+        for key, value in optimizer.state.get(param, {}).items():
+            assert isinstance(value, Tensor), f"the state {key} of {name} is no tensor"
+            found[f"{name}/{key}"] = value.detach()
+    return found
+
+
+def check_weights(file: Any, model: PreTrainedModel) -> None:
+    """ValueError unless `file` holds exactly the weights of `model`: names, shapes and dtypes, each shared one once."""
+    left = set(file.keys())
+    for names, tensor in _weights(model):
+        present = left.intersection(names)
+        if len(present) != 1:
+            raise ValueError(f"has {names[0]} {len(present)} times instead of once; it is of another model")
+        _check_like(file, present.pop(), tensor)
+        left.difference_update(names)
+    if left:
+        raise ValueError(f"has {min(left)!r}, which the model has not")
+
+
+def load_weights(file: Any, model: PreTrainedModel) -> None:
+    """Copy the weights of a checked `file` into the existing tensors of `model`."""
+    present = set(file.keys())
+    with torch.no_grad():
+        for names, tensor in _weights(model):
+            tensor.copy_(_spread(file.get_tensor(next(name for name in names if name in present)), tensor))
+
+
+def check_optimizer(file: Any, model: PreTrainedModel, optimizer: Stateful) -> None:
+    """ValueError unless every entry of `file` belongs to an optimized parameter and fits its shape."""
+    params = {name: param for name, param, _ in _optimized(model, optimizer)}
+    for entry in file.keys():  # noqa: SIM118  (not a dict)
+        name, slash, key = entry.rpartition("/")
+        if not slash or not key or name not in params:
+            raise ValueError(f"has {entry!r}, which belongs to no parameter that the optimizer has")
+        shape, whole = file.get_slice(entry).get_shape(), list(params[name].shape)
+        if not _spreads_over(shape, whole):
+            raise ValueError(f"{entry} has shape {shape}, the parameter {whole}")
+
+
+def load_optimizer(file: Any, model: PreTrainedModel, optimizer: Stateful) -> None:
+    """Replace the whole state of `optimizer` by that of a checked `file`; parameters not in it have none afterwards."""
+    entries = sorted(entry.rpartition("/") for entry in file.keys())  # noqa: SIM118
+    owners = {name: (param, group) for name, param, group in _optimized(model, optimizer)}
+    optimizer.state.clear()
+    for name, _, key in entries:
+        param, group = owners[name]
+        # A copy, because what safetensors returns is the file itself, mapped: it would keep a deleted file alive.
+        value = file.get_tensor(f"{name}/{key}").to(_device(param, group, key), copy=True)
+        optimizer.state[param][key] = _spread(value, param) if value.shape == param.shape else value
+
+
+def _spread(whole: Tensor, like: Tensor) -> Tensor:
+    """This process's share of `whole`, where `like` is spread over processes; each takes its own, nothing is sent."""
+    if not isinstance(like, DTensor):
+        return whole
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _weights(model: PreTrainedModel) -> Iterator[tuple[list[str], Tensor]]:
+    """Each tensor of the state dict once, with all its names (tied weights have several)."""
+    shared: dict[int, tuple[list[str], Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        shared.setdefault(id(tensor), ([], tensor))[0].append(name)
+    yield from shared.values()
+
+
+def _optimized(model: PreTrainedModel, optimizer: Stateful) -> Iterator[tuple[str, Tensor, dict[str, Any]]]:
+    """(name, parameter, its group) in the optimizer's order."""
+    names = {param: name for name, param in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            yield names[param], param, group
+
+
+def _check_like(file: Any, name: str, tensor: Tensor) -> None:
+    entry = file.get_slice(name)
+    shape, dtype = entry.get_shape(), _DTYPES.get(entry.get_dtype())
+    if shape != list(tensor.shape) or dtype != tensor.dtype:
+        raise ValueError(f"{name} is {entry.get_dtype()} {shape}, the model's is {tensor.dtype} {list(tensor.shape)}")
+
+
+def _spreads_over(shape: list[int], whole: list[int]) -> bool:
+    """True for the parameter's own shape, one number, and sums over dimensions kept as 1 (factored moments)."""
+    return not shape or (len(shape) == len(whole) and all(a in (1, b) for a, b in zip(shape, whole, strict=True)))
+
+
+def _device(param: Tensor, group: dict[str, Any], key: str) -> torch.device:
+    """Where torch's own load_state_dict would put it: step counts stay on the CPU unless the update is one kernel."""
+    on_host = key == "step" and not (group.get("fused") or group.get("capturable"))
+    return torch.device("cpu") if on_host else param.device

@@ -1,0 +1,220 @@
+"""Put a run together: data, model, optimizer, run folder, and the checkpoint it continues from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+import torch.distributed as dist
+
+from est_cli.common.errors import ConfigError
+from est_cli.common.rank import Rank, rank_of_environment
+from est_cli.config import Attention, RunConfig
+from est_cli.config.micro_batch import pieces, requested
+from est_cli.config.resolve import planned_of
+from est_cli.config.schema import leaves_of, plain
+from est_cli.data import BlockOrder, Corpus
+from est_cli.distributed import Alone, Exchange, Group, Replicas, Shards, peers_answer, shard, weight_checksum
+from est_cli.distributed.device import (
+    attention_kernel,
+    compile_layers,
+    keep_freed_memory,
+    runs_ahead,
+)
+from est_cli.est import EstHandle, IndexGenerator, SamplingScheduler, apply_est, training_flops
+from est_cli.est.flops import ledger_of, ran_flops
+from est_cli.est.sizes import Ran, full_sizes
+from est_cli.models import (
+    attention_masks,
+    checkpoint_activations,
+    unpacked_sequences,
+    uses_kernels,
+)
+from est_cli.models.lm_loss import Objective
+from est_cli.storage.run_dir import RunDir
+from est_cli.tracking import MetricsFile, Tracker, WandbSink, new_run_id
+from est_cli.tracking.progress import RunProgress, StagePlan
+from est_cli.training.feed import Feed, StepInputs, own_samples, plan_step
+from est_cli.training.folder import owned_folder, restored_state
+from est_cli.training.micro_batch import resolve
+from est_cli.training.optim import build_optimizer
+from est_cli.training.parts import Parts, Place, build_parts, compiled, configured_corpus
+from est_cli.training.processes import check_processes, require_same_run, settle_processes
+from est_cli.training.run import Run, RunState, ledger_at
+from est_cli.training.start import Start
+
+W_AND_B_KEYS = ("seed", "model.", "scheduler.", "stage.", "sampling.", "optim.", "train.", "dataset.name")
+NOT_FOR_W_AND_B = ("model.name_or_path", "train.sample_prompt")
+"""What W&B is told of the configuration: these keys and groups without those, which hold paths or free text."""
+
+
+@contextmanager
+def build(start: Start, place: Place | None = None) -> Iterator[Run]:
+    """A run ready for train(); its folder is locked until the end of the block. Any EstError may come out of it.
+
+    Under a launcher every process calls it; rank 0 owns the folder. `place` None: the configuration's corpus, and a
+    folder in outputs/.
+    """
+    config, rank, place = start.config, rank_of_environment(), place or Place(configured_corpus, owned_folder)
+    keep_freed_memory()
+    check_processes(config, rank)
+    with ExitStack() as stack:
+        if rank.world_size > 1:
+            stack.enter_context(peers_answer(config.launch.timeout_s))
+        parts = build_parts(config, rank, place)
+        group = Group(rank, config.launch.timeout_s)
+        stack.enter_context(unpacked_sequences())
+        stack.enter_context(_attention(config, parts))
+        require_same_run(group, config, parts.corpus)
+        run_dir = stack.enter_context(place.folder(start, group))
+        run = _assemble(config, parts, run_dir, group, quiet=place.quiet or not rank.first)
+        stack.callback(run.feed.close)
+        stack.callback(run.progress.close)
+        stack.callback(run.tracker.close, None)
+        _settle_micro_batches(run)
+        yield run
+        if dist.is_initialized():  # as it is for the only process of a launcher, too
+            dist.destroy_process_group()  # not after an exception: it may wait for a process that is gone
+
+
+def _attention(config: RunConfig, parts: Parts) -> AbstractContextManager[None]:
+    train, spec, hf = config.train, parts.spec, parts.model.config
+    if train.attention is not Attention.auto and not uses_kernels(hf):
+        why = "caps its attention logits, which no kernel of torch can"
+        raise ConfigError(f"train.attention: {spec.family} {why}; use auto")
+    masks, dropout = attention_masks(hf, train.seq_len), config.model.dropout
+    return attention_kernel(train.attention, parts.accelerator.device, train.precision, spec, dropout, masks)
+
+
+def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, quiet: bool) -> Run:
+    corpus, seq_len, rank = parts.corpus, config.train.seq_len, group.rank
+    handle = _prepare_model(config, parts, rank)
+    objective = Objective(parts.model, parts.lm_loss)
+    exchange = _exchange(config, parts, objective, handle, rank)
+    optimizer = build_optimizer(parts.model, config.optim, handle)
+    max_steps = parts.scheduler.max_steps
+    state = restored_state(run_dir, max_steps, parts.model, optimizer, corpus, group) or _fresh_state(corpus)
+    settle_processes(state, config, rank, run_dir)
+    if isinstance(exchange, Replicas) and config.launch.check_every:
+        group.require_same(weight_checksum(parts.model), "its weights before the first step are not")
+    batch = config.train.tokens_per_step // seq_len
+    planned = planned_of(config, parts.spec, rank.world_size)
+    dense_step = training_flops(parts.spec, full_sizes(parts.spec), batch, seq_len)
+    generator = IndexGenerator(parts.spec, config.seed, parts.options)
+    micro_batches = _micro_batches_asked_for(config, parts.scheduler, rank)
+    stage_plans = _stage_plans(parts, planned, seq_len)
+    progress = RunProgress(max_steps, state.step, stage_plans, quiet=quiet)
+    return Run(
+        config=config,
+        dir=run_dir,
+        accelerator=parts.accelerator,
+        rank=rank,
+        group=group,
+        model=parts.model,
+        objective=objective,
+        exchange=exchange,
+        handle=handle,
+        optimizer=optimizer,
+        scheduler=parts.scheduler,
+        generator=generator,
+        corpus=corpus,
+        train_blocks=parts.train_blocks,
+        validation_blocks=parts.validation_blocks,
+        feed=_feed(config, parts, generator, micro_batches, rank),
+        micro_batches=micro_batches,
+        dense_step=dense_step,
+        ledger=ledger_at(state, dense_step),
+        planned=ledger_of(parts.spec, planned.values(), seq_len),
+        state=state,
+        tracker=_tracker(config, run_dir, state, progress) if rank.first else Tracker(None, None),
+        progress=progress,
+    )
+
+
+def _prepare_model(config: RunConfig, parts: Parts, rank: Rank) -> EstHandle:
+    model = parts.model
+    if not _sharded(config, rank):  # shard() takes it to the device piece by piece: the whole may not fit there
+        model.to(parts.accelerator.device)
+    handle = apply_est(model, parts.spec)
+    if config.train.activation_checkpointing:
+        checkpoint_activations(model)
+    if compiled(config.train, parts.accelerator.device.type):
+        compile_layers(handle)
+    model.train()
+    return handle
+
+
+def _exchange(config: RunConfig, parts: Parts, objective: Objective, handle: EstHandle, rank: Rank) -> Exchange:
+    if rank.world_size == 1:
+        return Alone()
+    if not _sharded(config, rank):
+        return Replicas(parts.model, handle.layers)
+    shard(objective, handle.layers, parts.accelerator.device, rank.world_size)
+    return Shards(objective, handle.layers)
+
+
+def _sharded(config: RunConfig, rank: Rank) -> bool:
+    return config.launch.strategy == "fsdp" and rank.world_size > 1
+
+
+def _fresh_state(corpus: Corpus) -> RunState:
+    return RunState(wandb_run_id=new_run_id(), data_hash=corpus.data_hash, tokenizer_hash=corpus.tokenizer_hash)
+
+
+def _stage_plans(parts: Parts, planned: dict[int, Ran], seq_len: int) -> list[StagePlan]:
+    """Each stage with what an average step of it costs."""
+    steps, stages = parts.scheduler.stage_steps(), parts.scheduler.stages
+    return [
+        StagePlan(n, stages[n - 1].until_step, ran_flops(parts.spec, ran, seq_len).total / steps[n - 1])
+        for n, ran in planned.items()
+    ]
+
+
+def _feed(
+    config: RunConfig, parts: Parts, generator: IndexGenerator, micro_batches: dict[int, int], rank: Rank
+) -> Feed:
+    """The inputs of step s: samples s * B ... of the shuffled blocks, and what is drawn for them."""
+    batch, scheduler = config.train.tokens_per_step // config.train.seq_len, parts.scheduler
+    order = BlockOrder(parts.train_blocks.counts, config.seed, parts.corpus.weights)
+    device = parts.accelerator.device
+
+    def make(step: int) -> StepInputs:
+        micro_batch = micro_batches[scheduler.stage_at(step)]
+        samples = order.blocks(step * batch, batch)[own_samples(batch, micro_batch, rank)]
+        tokens = parts.train_blocks.take(samples)
+        sequences = pieces(batch, micro_batch, rank.world_size)
+        planned = plan_step(generator, step, scheduler.rates_at(step), sequences, rank)
+        return StepInputs(tokens.pin_memory() if device.type == "cuda" else tokens, *planned)
+
+    return Feed(make, runs_ahead(device))
+
+
+def _settle_micro_batches(run: Run) -> None:
+    """Sizes that were asked for become those that fit, before the first step is made ready."""
+    chosen = _agreed(resolve(run), run.group)
+    run.micro_batches.clear()  # of stages that lie behind there is nothing to say
+    run.micro_batches.update(chosen)
+    asked = requested(run.config.train.micro_batch, len(run.scheduler.stages))
+    run.state.micro_batches |= {str(stage): size for stage, size in chosen.items() if asked[stage - 1] is None}
+
+
+def _agreed(sizes: dict[int, int], group: Group) -> dict[int, int]:
+    """What fits in every process."""
+    return dict(zip(sizes, group.smallest(list(sizes.values())), strict=True))
+
+
+def _micro_batches_asked_for(config: RunConfig, scheduler: SamplingScheduler, rank: Rank) -> dict[int, int]:
+    """By stage; this process's share of the step where `auto` will say."""
+    batch = config.train.tokens_per_step // config.train.seq_len // rank.world_size
+    asked = requested(config.train.micro_batch, len(scheduler.stages))
+    return {number: min(asked[number - 1] or batch, batch) for number in scheduler.occupied()}
+
+
+def _tracker(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress) -> Tracker:
+    metrics = MetricsFile(run_dir.metrics)
+    metrics.truncate_after(state.step)
+    leaves = leaves_of(plain(config)).items()
+    told = {key: value for key, value in leaves if key.startswith(W_AND_B_KEYS) and key not in NOT_FOR_W_AND_B}
+    assert config.run_name is not None
+    sink = WandbSink(config.tracking, run_dir.root, config.run_name, state.wandb_run_id, told, progress.line)
+    return Tracker(metrics, sink)

@@ -1,0 +1,41 @@
+"""What a person is told of a run before its first step."""
+
+from __future__ import annotations
+
+from est_cli.config.micro_batch import describe_micro_batches, requested
+from est_cli.training.run import Run
+
+SHOWN_STAGES = 5
+"""Of a run with more stages not all are told."""
+
+
+def describe(run: Run) -> list[str]:
+    """What a person wants to know before the first step, one line each."""
+    wandb = run.tracker.wandb
+    train, parameters = run.config.train, sum(p.numel() for p in run.model.parameters())
+    tokens = run.scheduler.max_steps * train.tokens_per_step
+    stages = [_stage_line(run, number) for number in run.scheduler.occupied()]
+    if len(stages) > SHOWN_STAGES:
+        stages[SHOWN_STAGES - 2 : -1] = ["..."]
+    return [
+        f"run       {run.dir.root} on {_device(run)}, W&B {'off' if wandb is None else wandb.mode.value}",
+        f"model     {run.config.model.name}: {parameters:,} parameters, vocabulary {run.spec.vocab_size:,}",
+        f"data      {run.config.dataset.name}: {len(run.corpus.train):,} training tokens, "
+        f"{len(run.corpus.validation):,} for validation; this run reads {tokens:,}",
+        f"step      {train.tokens_per_step:,} tokens = {run.sequences_per_step} sequences of {train.seq_len}, "
+        + describe_micro_batches(run.micro_batches, requested(train.micro_batch, len(run.scheduler.stages))),
+        f"stages    {', '.join(stages)}",
+        f"saving    {run.planned.saved_pct('blocks'):.2f} % of the block FLOPs, "
+        f"{run.planned.saved_pct('total'):.2f} % of the total, at the end",
+    ]
+
+
+def _device(run: Run) -> str:
+    if run.rank.world_size == 1:
+        return str(run.accelerator.device)
+    return f"{run.rank.world_size} processes ({run.accelerator.device.type}, {run.config.launch.strategy})"
+
+
+def _stage_line(run: Run, number: int) -> str:
+    steps = run.scheduler.stage_steps()[number - 1]
+    return f"{number}: {steps} steps {run.scheduler.stages[number - 1].told()}"

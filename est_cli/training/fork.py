@@ -1,0 +1,112 @@
+"""Runs of a sweep that agree up to a stage boundary: the later one begins with the earlier one's checkpoint from there.
+
+What it trains is what it would train alone, bit for bit, because all that a step depends on is in the checkpoint or a
+function of the seed and the step.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from est_cli.common.errors import CheckpointError
+from est_cli.config import RunConfig
+from est_cli.config.resolve import scheduler_of
+from est_cli.config.schema import leaves_of, plain
+from est_cli.config.stored import stored_config
+from est_cli.est.schedule import common_steps
+from est_cli.storage import disk, strict_json
+from est_cli.storage.content import STATE
+from est_cli.storage.run_dir import RunDir, write_json
+from est_cli.storage.store import is_intact, step_folders, verify_folder, write_folder
+from est_cli.tracking import new_run_id
+from est_cli.training.start import runs_folder
+
+FORKED = "forked_from.json"
+"""In a run's folder: the run and the step that it began from."""
+_MAY_DIFFER = ("run_name", "resume", "scheduler.name", "stage.", "tracking.")
+"""Keys, and groups, in which runs may differ and still have their first steps in common."""
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A checkpoint of another run."""
+
+    run: RunDir
+    step: int
+    checkpoint: Path
+
+
+def begin_from_sibling(run_dir: RunDir, config: RunConfig, warn: Callable[[str], None]) -> Fork | None:
+    """Give the new run `run_dir`, locked and without a checkpoint, the latest one that it shares with a run beside it.
+
+    None where there is none. Raises StorageError.
+    """
+    lasting = scheduler_of(config).milestones()
+    for fork in sorted(_forks(run_dir, config), key=lambda fork: fork.step, reverse=True):
+        kept = [Fork(fork.run, step, path) for step, path in step_folders(fork.run.checkpoints) if step in lasting]
+        _copy_records(fork, run_dir, config)  # first: a checkpoint whose records are missing would go on without them
+        try:
+            for older in kept:
+                if older.step < fork.step:
+                    _copy_checkpoint(older, run_dir)
+            _copy_checkpoint(fork, run_dir)
+        except CheckpointError as error:  # damaged, or removed by its owner in the meantime
+            warn(f"{error}; the run does not begin from there")
+            continue
+        write_json(run_dir.root / FORKED, {"run": str(fork.run.root), "step": fork.step})
+        return fork
+    return None
+
+
+def _forks(run_dir: RunDir, config: RunConfig) -> Iterator[Fork]:
+    own, scheduler = _must_agree(config), scheduler_of(config)
+    for root in sorted(runs_folder(config).iterdir()):
+        sibling = RunDir(root)
+        if root.name == run_dir.root.name or root.is_symlink() or not sibling.config.is_file():
+            continue
+        try:
+            stored = stored_config(root)
+        except CheckpointError:  # of another version, or damaged
+            continue
+        if _must_agree(stored) == own:
+            common = common_steps(scheduler, scheduler_of(stored))
+            yield from (Fork(sibling, step, path) for step, path in step_folders(sibling.checkpoints) if step <= common)
+
+
+def _must_agree(config: RunConfig) -> dict[str, str]:
+    """With types: as a boundary 1 is a step and 1.0 the end."""
+    leaves = leaves_of(plain(config))
+    return {key: repr(value) for key, value in leaves.items() if not key.startswith(_MAY_DIFFER)}
+
+
+def _copy_checkpoint(fork: Fork, run_dir: RunDir) -> None:
+    """All but what belongs to the other run alone: its W&B run, and micro-batches that it found for later stages."""
+    manifest = verify_folder(fork.checkpoint)
+    state: dict[str, Any] = strict_json.read_file(fork.checkpoint / STATE)
+    state |= {"wandb_run_id": new_run_id(), "micro_batches": {}}
+
+    def fill(folder: Path) -> None:
+        for name in manifest["files"]:
+            if name != STATE:
+                shutil.copyfile(fork.checkpoint / name, folder / name, follow_symlinks=False)
+        disk.write_file(folder / STATE, strict_json.write_object(state))
+
+    if not is_intact(run_dir.checkpoints / fork.checkpoint.name):
+        write_folder(run_dir.checkpoints / fork.checkpoint.name, fill, manifest["meta"])
+
+
+def _copy_records(fork: Fork, run_dir: RunDir, config: RunConfig) -> None:
+    """The lines of the common steps; a validation that only the other run makes, where its stage ends, is left out."""
+    every, scheduler = config.train.eval_every, scheduler_of(config)
+    own = every > 0 and (fork.step % every == 0 or fork.step in scheduler.milestones())
+    lines = []
+    for line in fork.run.metrics.read_bytes().splitlines(keepends=True):
+        record = strict_json.read_object(line)
+        validated = record["step"] == fork.step and "val_loss" in record
+        if record["step"] <= fork.step and (own or not validated):
+            lines.append(line)
+    disk.replace_file(run_dir.metrics, b"".join(lines))

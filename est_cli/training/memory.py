@@ -1,0 +1,124 @@
+"""Memory that training needs, estimated without allocating any: the model runs on torch's fake tensors.
+
+Counted are parameters, gradients, the optimizer's moments, and what autograd keeps of one micro-batch for the backward
+pass. Not counted: the allocator's fragmentation, temporary buffers, and the libraries themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AutoModelForCausalLM
+
+from est_cli.config import Attention, OptimConfig
+from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
+from est_cli.est.sizes import SamplingOptions
+from est_cli.models import checkpoint_activations, quiet_transformers, settle_positions, unpacked_sequences
+from est_cli.models.lm_loss import LmLoss
+from est_cli.training.optim import build_optimizer, missing_moments
+
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that one set of rates keeps for the backward pass of a micro-batch; they grow linearly with it."""
+
+    fixed: int
+    """Kept however many sequences there are, such as the gathered weights of a subnetwork."""
+    per_sequence: int
+
+    def of(self, sequences: int) -> int:
+        return self.fixed + self.per_sequence * sequences
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes."""
+
+    parameters: int
+    """Number of parameters, tied ones once (not bytes)."""
+    states: int
+    """Parameters, gradients and moments."""
+    activations: list[Activations]
+    """Per set of rates."""
+
+
+def estimate_memory(
+    config: Any,
+    spec: ModelSpec,
+    options: SamplingOptions,
+    rates: list[SamplingRates],
+    seq_len: int,
+    bf16: bool,
+    checkpointing: bool,
+    lm_loss: LmLoss,
+    attention: Attention = Attention.auto,
+    optim: OptimConfig | None = None,
+) -> MemoryEstimate:
+    """Estimate for the model of `config` at each of `rates`, for any number of sequences of `seq_len` tokens.
+
+    Every kernel of attention but `math` keeps what the one that torch chooses here keeps: no T x T matrix. `optim`
+    None: AdamW.
+    """
+    kernel = sdpa_kernel(SDPBackend.MATH) if attention is Attention.math else contextlib.nullcontext()
+    subnetworks = [IndexGenerator(spec, 0, options).largest(rate) for rate in rates]
+    activations = []
+    with FakeTensorMode(allow_non_fake_inputs=True), unpacked_sequences(), quiet_transformers(), kernel:
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        settle_positions(model)
+        handle = apply_est(model, spec)
+        if checkpointing:
+            checkpoint_activations(model)
+        for subnetwork in subnetworks:
+            handle.activate(subnetwork)
+            one, two = (
+                _kept_bytes(model, torch.zeros(size, seq_len, dtype=torch.int64), bf16, lm_loss) for size in (1, 2)
+            )
+            activations.append(Activations(2 * one - two, two - one))
+        moments = missing_moments(build_optimizer(model, optim or OptimConfig(), handle))
+    parameters = list(model.parameters())
+    states = moments + sum(2 * parameter.nbytes for parameter in parameters)
+    return MemoryEstimate(sum(parameter.numel() for parameter in parameters), states, activations)
+
+
+def available_bytes() -> int:
+    """Memory of this machine, or of this container where it has less, that can be taken without swapping."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError, KeyError):  # Linux: what caches hold can be taken too
+        free = _numbers(MEMINFO)["MemAvailable"] * 1024
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a control group's limit (version 2)
+        used = int((CGROUP / "memory.current").read_text()) - _numbers(CGROUP / "memory.stat")["inactive_file"]
+        free = min(free, int((CGROUP / "memory.max").read_text()) - used)  # `max` is no number and no limit
+    return free
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """`NAME: 123 kB` or `name 123` in each line."""
+    words = (line.replace(":", " ").split() for line in path.read_text().splitlines())
+    return {name: int(number) for name, number, *_ in words}
+
+
+def _kept_bytes(model: Any, tokens: Tensor, bf16: bool, lm_loss: LmLoss) -> int:
+    """Bytes of all storages that autograd keeps for backward, parameters left out."""
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}  # the tensors are held, so that no storage's address is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = tensor
+        return tensor
+
+    autocast = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
+        replace(lm_loss, compiled=False)(model, tokens, 1)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -1,0 +1,224 @@
+"""Sequences per forward pass in each stage: as asked for, or the most that fit, found before the first step.
+
+The last stage runs the complete model as a rule and needs the most memory, so it is looked at first: a run that would
+end there for want of memory does not begin.
+"""
+
+from __future__ import annotations
+
+import gc
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from operator import le
+
+import torch
+
+from est_cli.common.errors import OutOfMemory
+from est_cli.config import Precision
+from est_cli.config.micro_batch import requested
+from est_cli.distributed import Group, Shards
+from est_cli.est.sizes import scheduled_sizes
+from est_cli.models.lm_loss import target_count
+from est_cli.training.memory import MemoryEstimate, available_bytes, estimate_memory
+from est_cli.training.optim import missing_moments
+from est_cli.training.run import Run
+from est_cli.training.step import forward_backward
+
+CPU_SHARE = 0.5
+"""Of the memory that is available, what `auto` may count on for a CPU: the allocator's gaps and what lives for a moment
+take up to 0.7 times as much again (measured on GPT-2 in fp32)."""
+CUDA_RESERVE = 0.03
+"""Of a GPU's memory, what `auto` leaves free: later allocations find the memory in other pieces than the probe did."""
+
+Fits = Callable[[int, int], bool]
+"""(stage number, sequences) -> whether a forward and backward pass of so many fits into the memory."""
+Covers = Callable[[int, int], bool]
+"""(later stage, earlier stage) -> whether nothing in the earlier one is larger."""
+
+
+def resolve(run: Run) -> dict[int, int]:
+    """Stage number -> sequences per micro-batch, for the stages that `run` still has before it.
+
+    Where a resumed run had found sizes under auto, it keeps them if they fit: other sizes would change its last bits.
+    Raises OutOfMemory. Weights, moments and gradients are as before, and the complete model is active.
+    """
+    fits = _agreed(_probe(run), run.group)
+    asked, found = _requested(run), run.state.micro_batches
+    kept = [found.get(str(stage)) if size is None else size for stage, size in enumerate(asked, start=1)]
+    stages, covers = _stages_to_come(run), _covers(run)
+    try:
+        return choose(kept, stages, run.sequences_per_rank, fits, covers)
+    except OutOfMemory:
+        if kept == asked:
+            raise
+    return choose(asked, stages, run.sequences_per_rank, fits, covers)
+
+
+def _probe(run: Run) -> Fits:
+    if isinstance(run.exchange, Shards):  # a pass that one process cannot finish would leave the others waiting
+        return lambda stage, size: True
+    return probe_on_device(run) if run.accelerator.device.type == "cuda" else fits_in_memory(run)
+
+
+def _agreed(fits: Fits, group: Group) -> Fits:
+    """Whether it fits in every process."""
+    return lambda stage, size: bool(group.smallest([int(fits(stage, size))])[0])
+
+
+def choose(
+    asked: Sequence[int | None], stages: Sequence[int], sequences: int, fits: Fits, covers: Covers = lambda *_: True
+) -> dict[int, int]:
+    """Stage number -> sequences per micro-batch, for `stages` in a run with so many `sequences` in a step.
+
+    `asked` holds an entry for every stage of the scheduler, None for auto: the largest divisor of `sequences` that
+    fits, since an uneven last micro-batch would be one more shape to compile. What fits in a later stage fits in those
+    before it that it `covers`, and is not tried again. Raises OutOfMemory.
+    """
+    chosen: dict[int, int] = {}
+    for stage in sorted(stages, reverse=True):
+        size = asked[stage - 1]
+        known = max((chosen[later] for later in chosen if covers(later, stage)), default=0)  # the largest that fits
+        if size is None:
+            chosen[stage] = _largest(stage, sequences, known, fits)
+        else:
+            chosen[stage] = min(size, sequences)
+            if chosen[stage] > known and not fits(stage, chosen[stage]):
+                raise _too_large(stage, chosen[stage])
+    return dict(sorted(chosen.items()))
+
+
+def probe_on_device(run: Run) -> Fits:
+    """`fits` by trying it on the GPU, with the optimizer's moments, and gradients where a step accumulates them.
+
+    What `auto` asks about runs without compilation, which would compile every size that is tried: it needs no less
+    memory. A number of the user is refused only if it does not fit with compilation either.
+    """
+    asked = _requested(run)
+
+    def fits(stage: int, size: int) -> bool:
+        if asked[stage - 1] is None:
+            return _survives(run, stage, size, compiled=False, reserve=CUDA_RESERVE)
+        return any(_survives(run, stage, size, compiled, reserve=0.0) for compiled in (False, True))
+
+    return fits
+
+
+def fits_in_memory(run: Run) -> Fits:
+    """`fits` by calculation, for a CPU: a process that takes too much is killed there. Only auto is looked at."""
+    asked, stages = _requested(run), run.scheduler.occupied()
+
+    @cache
+    def estimate() -> MemoryEstimate:
+        train, rates = run.config.train, [run.scheduler.stages[stage - 1].rates for stage in stages]
+        bf16, checkpointing = train.precision is Precision.bf16, train.activation_checkpointing
+        options, lm_loss = run.generator.options, run.objective.lm_loss
+        return estimate_memory(
+            run.model.config, run.spec, options, rates, train.seq_len, bf16, checkpointing, lm_loss, train.attention
+        )
+
+    @cache
+    def room() -> int:
+        gradients = sum(parameter.nbytes for parameter in run.model.parameters())
+        snapshot = 3 * gradients if run.config.train.async_checkpoints else 0
+        share = int(CPU_SHARE * available_bytes() / run.rank.local_world_size)
+        return share - gradients - snapshot - missing_moments(run.optimizer)
+
+    def fits(stage: int, size: int) -> bool:
+        return asked[stage - 1] is not None or estimate().activations[stages.index(stage)].of(size) <= room()
+
+    return fits
+
+
+def _requested(run: Run) -> list[int | None]:
+    return requested(run.config.train.micro_batch, len(run.scheduler.stages))
+
+
+def _stages_to_come(run: Run) -> list[int]:
+    """The stages that a resumed run has not left behind, and the last one in any case: evaluation needs its size."""
+    stages = run.scheduler.occupied()
+    return [n for n in stages if run.scheduler.stages[n - 1].until_step > run.state.step] or stages[-1:]
+
+
+def _covers(run: Run) -> Covers:
+    """Stages grow, but those of n_stage need not; and plain dropout keeps its mask for the backward pass."""
+    scheduler, options = run.scheduler, run.generator.options
+    sizes = scheduled_sizes(run.spec, scheduler, options)
+
+    def covers(later: int, earlier: int) -> bool:
+        large, small = sizes[later], sizes[earlier]
+        drops = scheduler.stages[earlier - 1].rates.p_d < 1.0
+        return not drops and small.layers <= large.layers and all(map(le, small.kept, large.kept))
+
+    return covers
+
+
+def _largest(stage: int, sequences: int, known: int, fits: Fits) -> int:
+    divisors = [size for size in range(1, sequences + 1) if sequences % size == 0]
+    tried = bisect_right(divisors, known)  # these fit
+    count = bisect_left(divisors, True, lo=tried, key=lambda size: not fits(stage, size))
+    if count == 0:
+        raise _too_large(stage, 1)
+    return divisors[count - 1]
+
+
+def _too_large(stage: int, size: int) -> OutOfMemory:
+    if size == 1:
+        return OutOfMemory(
+            f"train.micro_batch: out of memory; stage {stage} does not fit with 1 sequence per forward pass; take a "
+            "smaller train.seq_len or model, or train.activation_checkpointing=true"
+        )
+    return OutOfMemory(
+        f"train.micro_batch: out of memory; {size} sequences per forward pass do not fit in stage {stage}; "
+        "use a smaller one, or train.micro_batch=auto, which finds the largest that fits"
+    )
+
+
+def _survives(run: Run, stage: int, size: int, compiled: bool, reserve: float) -> bool:
+    """Whether the passes of a step of `stage` run through in micro-batches of `size` sequences."""
+    run.handle.activate(run.generator.largest(run.scheduler.stages[stage - 1].rates))
+    try:
+        with nullcontext() if compiled else torch.compiler.set_stance("force_eager"):
+            return _runs_through(run, size, reserve)
+    finally:
+        _free(run)
+
+
+def _runs_through(run: Run, size: int, reserve: float) -> bool:
+    """A function of its own: when it has returned, nothing holds what its passes had allocated."""
+    passes = 2 if size < run.sequences_per_rank else 1  # the second one has all gradients beside its activations
+    device = run.accelerator.device
+    try:
+        with _occupied(device, missing_moments(run.optimizer) + int(reserve * _total_bytes(device))):
+            tokens = torch.zeros(size, run.config.train.seq_len, dtype=torch.int64, device=device)
+            for _ in range(passes):
+                forward_backward(run, tokens, target_count(tokens))
+    except torch.OutOfMemoryError:
+        return False
+    return True
+
+
+@contextmanager
+def _occupied(device: torch.device, count: int) -> Iterator[None]:
+    """So many bytes of the device's memory are taken until the end of the block."""
+    taken = torch.empty(count, dtype=torch.uint8, device=device)
+    try:
+        yield
+    finally:
+        del taken
+
+
+def _free(run: Run) -> None:
+    """As before the probe: no gradients, the complete model, the memory given back and its peak forgotten."""
+    run.handle.activate_full()
+    run.optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    device = run.accelerator.device
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _total_bytes(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0

@@ -1,0 +1,96 @@
+"""What a run is made of before anything is written: text, model, scheduler, device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from est_cli.common.errors import ConfigError
+from est_cli.common.rank import Rank
+from est_cli.config import LmLossKind, RunConfig, TrainConfig
+from est_cli.config.checks import check_fit
+from est_cli.config.resolve import options_of, scheduler_of, tokenizer_of
+from est_cli.data import Corpus, TokenBlocks, load_corpus
+from est_cli.distributed import Group
+from est_cli.distributed.device import Accelerator, build_accelerator, kind_of_device
+from est_cli.est import ModelSpec, SamplingScheduler
+from est_cli.est.sizes import SamplingOptions
+from est_cli.families import logits_of, spec_of
+from est_cli.models import build_model, hf_config, set_end_of_text
+from est_cli.models.lm_loss import LmLoss
+from est_cli.storage.run_dir import RunDir
+from est_cli.training.start import Start
+
+CACHE = Path("data")
+"""Tokenised corpora and trained tokenizers, below the current folder."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run gets its text and what it writes into."""
+
+    corpus: Callable[[RunConfig, ModelSpec, bool], Corpus]
+    """Of a configuration and its model; True: verify what is on the disk."""
+    folder: Callable[[Start, Group], AbstractContextManager[RunDir]]
+    quiet: bool = False
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is built before anything is written."""
+
+    corpus: Corpus
+    model: PreTrainedModel
+    spec: ModelSpec
+    scheduler: SamplingScheduler
+    options: SamplingOptions
+    accelerator: Accelerator
+    train_blocks: TokenBlocks
+    validation_blocks: TokenBlocks
+    lm_loss: LmLoss
+
+
+def configured_corpus(config: RunConfig, spec: ModelSpec, verify: bool) -> Corpus:
+    return load_corpus(config.dataset, tokenizer_of(config), spec.vocab_size, CACHE, config.train.seq_len, verify)
+
+
+def build_parts(config: RunConfig, rank: Rank, place: Place) -> Parts:
+    """The processes meet only when the corpus is there: tokenising it may take longer than they wait for each other."""
+    hf = hf_config(config.model)
+    spec = spec_of(hf)
+    scheduler, options = scheduler_of(config), options_of(config.sampling)
+    check_fit(config, spec)
+    lm_loss = _lm_loss(config.train, kind_of_device(), hf)
+    corpus = place.corpus(config, spec, rank.local_rank == 0)  # verified once on each machine
+    set_end_of_text(hf, config.model, corpus.tokenizer.eos_token_id)
+    return Parts(
+        corpus=corpus,
+        model=build_model(config.model, hf, config.seed),
+        spec=spec,
+        scheduler=scheduler,
+        options=options,
+        accelerator=build_accelerator(config.train.precision, rank, config.launch.timeout_s),
+        train_blocks=TokenBlocks(corpus.train, config.train.seq_len),
+        validation_blocks=TokenBlocks(corpus.validation, config.train.seq_len, "validation"),
+        lm_loss=lm_loss,
+    )
+
+
+def compiled(train: TrainConfig, device: str) -> bool:
+    return device == "cuda" if train.compile is None else train.compile
+
+
+def _lm_loss(train: TrainConfig, device: str, hf: Any) -> LmLoss:
+    if train.lm_loss is LmLossKind.torch and not hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        raise ConfigError(f"train.lm_loss: torch {torch.__version__} has no loss of that kind; use chunked")
+    if train.lm_loss is LmLossKind.torch and logits_of(hf).cap is not None:
+        raise ConfigError(f"train.lm_loss: torch cannot cap logits, as {hf.model_type} does; use chunked")
+    pad_to = (128 if device == "cuda" else 1) if train.pad_vocab_to is None else train.pad_vocab_to
+    return LmLoss(train.lm_loss.value, train.lm_chunk, pad_to, compiled(train, device))

@@ -1,0 +1,60 @@
+"""Several processes of one run: what must hold before they begin, and what a checkpoint of other processes means."""
+
+from __future__ import annotations
+
+import torch
+
+from est_cli.common.errors import ConfigError
+from est_cli.common.rank import Rank
+from est_cli.config import Ranks, Redraw, RunConfig, SchedulerName
+from est_cli.config.micro_batch import requested
+from est_cli.config.resolve import scheduler_of
+from est_cli.config.schema import leaves_of, plain
+from est_cli.data import Corpus
+from est_cli.distributed import Group
+from est_cli.storage.digest import fingerprint
+from est_cli.storage.run_dir import RunDir
+from est_cli.training.run import RunState
+
+
+def check_processes(config: RunConfig, rank: Rank) -> None:
+    """Raise ConfigError where the run cannot be shared by so many processes, or there are too few GPUs for them."""
+    train, sequences = config.train, config.train.tokens_per_step // config.train.seq_len
+    if sequences % rank.world_size:
+        raise ConfigError(
+            f"train.tokens_per_step: its {sequences} sequences do not divide among {rank.world_size} processes"
+        )
+    devices = torch.cuda.device_count()
+    if devices and rank.local_world_size > devices:
+        raise ConfigError(
+            f"launch.num_processes: {rank.local_world_size} processes, but this machine has {devices} GPUs; one each"
+        )
+    if config.launch.strategy == "fsdp" and rank.world_size > 1:
+        if config.sampling.ranks is Ranks.independent:
+            raise ConfigError("sampling.ranks: independent needs launch.strategy=ddp")
+        if None in requested(train.micro_batch, len(scheduler_of(config).stages)):
+            raise ConfigError("train.micro_batch: auto cannot try what fits under launch.strategy=fsdp; give a number")
+
+
+def require_same_run(group: Group, config: RunConfig, corpus: Corpus) -> None:
+    """Raise PeerLostError unless all processes were given the same settings and found the same data."""
+    leaves = {key: value for key, value in leaves_of(plain(config)).items() if key not in ("run_name", "resume")}
+    digest = fingerprint(leaves, corpus.data_hash, corpus.tokenizer_hash)
+    group.require_same(int(digest[:15], 16), "its settings, data or tokenizer are not")
+
+
+def settle_processes(state: RunState, config: RunConfig, rank: Rank, run_dir: RunDir) -> None:
+    """Note in `state` how many processes go on; raise ConfigError where another number would train something else."""
+    if state.step and state.num_processes != rank.world_size:
+        for key, depends in (
+            ("sampling.redraw=forward", config.sampling.redraw is Redraw.forward),
+            ("sampling.ranks=independent", config.sampling.ranks is Ranks.independent),
+            ("model.dropout > 0", config.model.dropout > 0),
+            ("scheduler=early_dropout", config.scheduler.name is SchedulerName.early_dropout),
+        ):
+            if depends:
+                raise ConfigError(
+                    f"launch.num_processes: {run_dir.root} was trained by {state.num_processes} processes, not "
+                    f"{rank.world_size}; under {key} another number would train something else"
+                )
+    state.num_processes = rank.world_size

@@ -1,0 +1,151 @@
+"""A run in memory: its parts, and the few numbers that it must remember from step to step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from est_cli.common.errors import CheckpointError
+from est_cli.common.rank import Rank
+from est_cli.config import RunConfig
+from est_cli.data import Corpus, TokenBlocks
+from est_cli.distributed import Exchange, Group
+from est_cli.distributed.device import Accelerator
+from est_cli.est import FULL, EstHandle, Flops, FlopsLedger, IndexGenerator, ModelSpec, SamplingScheduler, Subnetwork
+from est_cli.models.lm_loss import Objective
+from est_cli.storage.run_dir import RunDir
+from est_cli.tracking import Tracker
+from est_cli.tracking.progress import RunProgress
+from est_cli.training.feed import Feed
+from est_cli.training.optim import Optimizer
+
+
+@dataclass
+class RunState:
+    """All that a checkpoint must hold beside weights and moments; everything random is recomputed from the step."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    last_loss: float | None = None
+    rejected_in_a_row: int = 0
+    """Steps just before this one whose gradient was not finite."""
+    time_s: float = 0.0
+    """Wall-clock seconds of the whole run so far, evaluation and saving included."""
+    flops_blocks: int = 0
+    flops_total: int = 0
+    num_processes: int = 1
+    """Processes that trained it; another number may go on only where it decides nothing that is drawn."""
+    micro_batches: dict[str, int] = field(default_factory=dict)
+    """Sequences per micro-batch by stage number, in case they were found by `auto`."""
+    wandb_run_id: str = ""
+    data_hash: str = ""
+    tokenizer_hash: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], path: str) -> RunState:
+        """Raises CheckpointError where `data` is not what as_json() gives."""
+        expected = {field.name for field in fields(cls)}
+        if set(data) != expected:
+            raise CheckpointError(
+                f"{path}: state.json has the keys {sorted(data)}, expected {sorted(expected)}; another version of est "
+                "wrote it"
+            )
+        odd = [name for name, value in data.items() if not _like(value, getattr(cls(), name))]
+        if odd or not re.fullmatch(r"\w{0,64}", data["wandb_run_id"], re.ASCII):
+            raise CheckpointError(f"{path}: state.json has no proper value for {(odd or ['wandb_run_id'])[0]}")
+        return cls(**data)
+
+
+def _like(value: Any, default: Any) -> bool:
+    """Whether `value` can stand where `default` does, the least that a number may be."""
+    if isinstance(default, dict):
+        return isinstance(value, dict) and all(type(size) is int and size > 0 for size in value.values())
+    if default is None:
+        return value is None or type(value) is float
+    return type(value) is type(default) and bool(value >= default)
+
+
+@dataclass
+class Run:
+    """Everything that train() works with; build() makes it."""
+
+    config: RunConfig
+    dir: RunDir
+    accelerator: Accelerator
+    rank: Rank
+    group: Group
+    model: PreTrainedModel
+    objective: Objective
+    """The model with its loss: what a step calls."""
+    exchange: Exchange
+    handle: EstHandle
+    optimizer: Optimizer
+    scheduler: SamplingScheduler
+    generator: IndexGenerator
+    corpus: Corpus
+    train_blocks: TokenBlocks
+    validation_blocks: TokenBlocks
+    feed: Feed
+    micro_batches: dict[int, int]
+    """Sequences per forward pass and process, by stage number."""
+    dense_step: Flops
+    """What a step of the complete model costs."""
+    ledger: FlopsLedger
+    planned: FlopsLedger
+    state: RunState
+    tracker: Tracker
+    progress: RunProgress
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.handle.spec
+
+    @property
+    def sequences_per_step(self) -> int:
+        return self.config.train.tokens_per_step // self.config.train.seq_len
+
+    @property
+    def sequences_per_rank(self) -> int:
+        """Of a step, in each process."""
+        return self.sequences_per_step // self.rank.world_size
+
+    @property
+    def targets_per_step(self) -> int:
+        """Predictions that a step's loss is the mean of, over all processes."""
+        return self.sequences_per_step * (self.config.train.seq_len - 1)
+
+    def micro_batch_at(self, step: int) -> int:
+        return self.micro_batches[self.scheduler.stage_at(step)]
+
+    @property
+    def in_use(self) -> Subnetwork:
+        """The model as it is now: complete, or of a model that still grows the layers that it has so far."""
+        rates = self.scheduler.rates_at(max(0, self.state.step - 1))
+        return self.generator.draw(0, rates) if rates.layers == "first" else FULL
+
+    def validation_batches(self) -> Iterator[Tensor]:
+        """(B, T) int64 blocks from the start of the validation set, at most `train.eval_tokens` of them over all
+        processes, which get as many batches each; a batch may be empty (B = 0).
+
+        In pieces as large as the last stage's micro-batches, since evaluation runs the complete model as that does.
+        """
+        train, blocks, rank = self.config.train, self.validation_blocks, self.rank
+        size = self.micro_batches[max(self.micro_batches)] * rank.world_size
+        wanted = blocks.num_blocks if train.eval_tokens is None else max(1, train.eval_tokens // train.seq_len)
+        end = min(wanted, blocks.num_blocks)
+        for begin in range(0, end, size):
+            yield blocks.take(np.arange(begin, min(end, begin + size))[rank.rank :: rank.world_size])
+
+
+def ledger_at(state: RunState, dense_step: Flops) -> FlopsLedger:
+    """The ledger as it stood when `state` was saved."""
+    return FlopsLedger(Flops(state.flops_blocks, state.flops_total), dense_step * state.step)

@@ -1,0 +1,122 @@
+"""Which run a command line means: a new one, or one in outputs/ that is continued with its own configuration."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from est_cli.common.errors import CheckpointError, ConfigError
+from est_cli.config import FREE_KEYS, Ranks, Redraw, RunConfig
+from est_cli.config.checks import check
+from est_cli.config.resolve import drops_entries
+from est_cli.config.schema import leaves_of, plain, typed
+from est_cli.config.stored import stored_config
+from est_cli.storage.run_dir import OUTPUTS, RunDir, check_run_name, check_unused, find_finished, find_unfinished
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run to be started (`folder` None) or continued."""
+
+    config: RunConfig
+    folder: Path | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.folder is not None and RunDir(self.folder).is_finished()
+
+
+def resolve_resume(config: RunConfig, given: set[str]) -> Start:
+    """Find what `resume` means; `given` are the keys that the command line sets.
+
+    A continued run keeps its stored configuration, with the free keys of `given` laid over it. Raises ConfigError where
+    there is no such run or a frozen key differs, and for whatever check() finds.
+    """
+    folder = _folder(config)
+    if folder is None:
+        check(config)
+        _check_names(config)
+        if config.run_name is not None:  # told before the text is read, which may take hours
+            check_unused(runs_folder(config), config.run_name)
+        return Start(config, None)
+    merged = _merge(stored_config(folder), config, given, folder)
+    check(merged)
+    return Start(merged, folder)
+
+
+def runs_folder(config: RunConfig) -> Path:
+    """Where a run of this configuration has its folder: outputs/, or in it the folder of its sweep."""
+    return OUTPUTS if config.sweep is None else OUTPUTS / config.sweep
+
+
+def _folder(config: RunConfig) -> Path | None:
+    if config.resume is None:
+        return None
+    if config.resume != "auto":
+        folder = Path(config.resume)
+        if not os.path.isfile(RunDir(folder).config):  # unlike Path's, it takes any string for a path
+            raise ConfigError(f"resume: {folder} is not the folder of a run (it has no config.yaml)")
+        return folder
+    _check_names(config)
+    runs = runs_folder(config)
+    if config.run_name is not None:
+        folder = runs / config.run_name
+        return folder if RunDir(folder).config.exists() else None
+
+    def matches(folder: Path) -> bool:
+        return _same_run(folder, config)
+
+    return find_unfinished(runs, matches) or find_finished(runs, matches)
+
+
+def _check_names(config: RunConfig) -> None:
+    if config.sweep is not None:
+        check_run_name(config.sweep, "sweep")
+    if config.run_name is not None:
+        check_run_name(config.run_name)
+
+
+def _same_run(folder: Path, config: RunConfig) -> bool:
+    """Whether all frozen keys agree, so that `resume=auto` without a run name may take this run."""
+    try:
+        stored = _frozen(stored_config(folder))
+    except CheckpointError:
+        return False
+    return _same(stored, _frozen(config))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal in value and type: as a stage boundary 1 is a step and 1.0 the end."""
+    return repr(one) == repr(other)
+
+
+def _merge(stored: RunConfig, config: RunConfig, given: set[str], folder: Path) -> RunConfig:
+    wanted, tree = leaves_of(plain(config)), plain(stored)
+    for key in sorted(given & wanted.keys()):
+        if key == "resume" or (key == "run_name" and wanted[key] == folder.resolve().name):
+            continue
+        group, _, name = key.rpartition(".")
+        parent = tree[group] if group else tree
+        if not _same(parent[name], wanted[key]) and (key in ("run_name", "sweep") or not _is_free(key, stored)):
+            raise ConfigError(
+                f"{key}: the run in {folder} was started with {parent[name]!r}, not {wanted[key]!r}; a key that "
+                "defines the run cannot change when it is resumed"
+            )
+        parent[name] = wanted[key]
+    tree["run_name"], tree["resume"] = folder.resolve().name, str(folder)
+    return typed(tree, RunConfig)
+
+
+def _is_free(key: str, run: RunConfig) -> bool:
+    """Whether `key` may change on resume; the micro-batch may not where it decides what is drawn for a sample."""
+    drawn = run.sampling.redraw is Redraw.forward or run.sampling.ranks is Ranks.independent or drops_entries(run)
+    if key == "train.micro_batch" and drawn:
+        return False
+    return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+
+
+def _frozen(config: RunConfig) -> dict[str, Any]:
+    return {key: value for key, value in leaves_of(plain(config)).items() if not _is_free(key, config)}

@@ -1,0 +1,267 @@
+"""The training loop: steps, and what is due after them (logging, validation, samples, checkpoints, stopping)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from est_cli.common.errors import NumericsError, StoppedBySignal
+from est_cli.distributed import Agreed, gathered, weight_checksum
+from est_cli.distributed.device import any_attention_kernel, peak_flop_per_s, peak_memory_gb, runs_ahead
+from est_cli.est.flops import ran_flops
+from est_cli.est.sizes import realised_rates
+from est_cli.training.describe import describe
+from est_cli.training.finish import finish
+from est_cli.training.profile import StepProfile
+from est_cli.training.run import Run
+from est_cli.training.save import Saver
+from est_cli.training.signals import StopRequest, stop_on_signals
+from est_cli.training.step import StepNumbers, StepResult, train_step
+from est_cli.training.validation import sample_text, validation_loss
+
+ECHO_S = 1.0
+"""Of several processes: how long after the first signal another one may be its echo."""
+
+MAX_REJECTED = 3
+"""Steps in a row whose gradient is not finite before the run stops."""
+
+
+@dataclass
+class _Window:
+    """Steps and their seconds since the last record; a record's step time is the mean over them."""
+
+    steps: int = 0
+    step_s: float = 0.0
+    flops: int = 0
+
+    def add(self, seconds: float, flops: int) -> None:
+        self.steps, self.step_s, self.flops = self.steps + 1, self.step_s + seconds, self.flops + flops
+
+
+@dataclass
+class _Loop:
+    """What lives only as long as this process trains."""
+
+    run: Run
+    stop: StopRequest
+    saver: Saver
+    profile: StepProfile
+    began: float = field(default_factory=time.monotonic)
+    time_before: float = 0.0
+    window: _Window = field(default_factory=_Window)
+    unread: deque[StepResult] = field(default_factory=deque)
+    """Steps that the device has been given and whose numbers nobody has read: those after `run.state.step`."""
+    mark: float = 0.0
+    """When the oldest unread step began, in time.perf_counter() seconds."""
+    agreed_stop: int | None = None
+    """The signal that asked any of several processes to stop."""
+
+    @property
+    def stop_signal(self) -> int | None:
+        """The signal that asks the run to stop: this process's own, or what several have agreed on."""
+        return self.stop.signum if self.run.rank.world_size == 1 else self.agreed_stop
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Train to the last step and finish the run; returns what summary.json holds.
+
+    Raises StoppedBySignal after saving a checkpoint, NumericsError, StorageError.
+    """
+    train, device = run.config.train, run.accelerator.device
+    asynchronous = runs_ahead(device) if train.async_checkpoints is None else train.async_checkpoints
+    profile = _profile(run)
+    echo_s = 0.0 if run.rank.world_size == 1 else ECHO_S
+    with stop_on_signals(echo_s) as stop, Saver(run, asynchronous) as saver, profile:
+        for line in describe(run) if run.rank.first else ():
+            run.progress.line(line)
+        loop = _Loop(run, stop, saver, profile, time_before=run.state.time_s)
+        if run.state.step:
+            run.progress.line(f"resumed   after step {run.state.step}")
+        late = 1 if runs_ahead(device) else 0
+        for step in range(run.state.step, run.scheduler.max_steps):
+            _launch(loop, step)
+            _read(loop, late)
+            saver.poll()
+            if _is_due(loop, step + 1):
+                _read(loop, 0)
+                _what_is_due(loop, step + 1)
+        saver.wait()
+        return finish(run)
+
+
+def _profile(run: Run) -> StepProfile:
+    train, steps = run.config.train, range(0)
+    if train.profile_step is not None and run.rank.first:
+        steps = range(train.profile_step, min(train.profile_step + train.profile_steps, run.scheduler.max_steps + 1))
+    if steps and steps.stop <= run.state.step + 1:
+        run.progress.line(f"profile   none: steps {steps.start} to {steps.stop - 1} are done already")
+    return StepProfile(run.dir.root / "profile", steps, run.accelerator.device, run.progress.line)
+
+
+def _launch(loop: _Loop, step: int) -> None:
+    if not loop.unread:
+        loop.mark = time.perf_counter()
+    with loop.profile.step(step + 1):
+        loop.unread.append(train_step(loop.run, step, loop.stop))
+
+
+def _read(loop: _Loop, leave: int) -> None:
+    """Account for all but the `leave` newest steps: one late, so that the device never waits to be read."""
+    while len(loop.unread) > leave:
+        step, result = loop.run.state.step, loop.unread[0]
+        numbers = result.read()
+        now = time.perf_counter()
+        loop.unread.popleft()
+        seconds, loop.mark = now - loop.mark, now
+        _account(loop, step, result, numbers, seconds)
+
+
+def _account(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, seconds: float) -> None:
+    """Step `step` is done: the ledger, the records, and whether training can go on."""
+    run, state = loop.run, loop.run.state
+    used = ran_flops(run.spec, result.ran, run.config.train.seq_len)
+    run.ledger.add(used, run.dense_step)
+    state.flops_blocks, state.flops_total = run.ledger.used.blocks, run.ledger.used.total
+    loop.window.add(seconds, used.total)
+    loss_before, state.step = state.last_loss, step + 1
+    _record_step(loop, step, result, numbers, seconds)
+    if step in run.scheduler.transitions():
+        _record_transition(run, step, loss_before, numbers.loss)
+    state.last_loss = numbers.loss if numbers.finite else loss_before
+    state.time_s = loop.time_before + time.monotonic() - loop.began
+    _guard(loop, step, numbers)
+    if numbers.agreed is not None:
+        loop.agreed_stop = loop.agreed_stop or numbers.agreed.stop
+        _compare_replicas(run, step, numbers.agreed)
+
+
+def _compare_replicas(run: Run, step: int, agreed: Agreed) -> None:
+    """Raise PeerLostError where processes have come to train different things."""
+    if not agreed.same:
+        run.group.require_same(run.feed.digest_of(step), f"drew another subnetwork in step {step + 1} than")
+        raise AssertionError("the digests differed and now they do not")
+    every = run.config.launch.check_every
+    if run.config.launch.strategy == "ddp" and _every(step + 1, every):
+        run.group.require_same(weight_checksum(run.model), f"its weights after step {step + 1} are not")
+
+
+def _guard(loop: _Loop, step: int, numbers: StepNumbers) -> None:
+    """A step without a finite gradient changed nothing; several in a row mean that training is lost."""
+    run, state = loop.run, loop.run.state
+    if numbers.finite:
+        state.rejected_in_a_row = 0
+        return
+    state.rejected_in_a_row += 1
+    first = step * run.sequences_per_step
+    where = f"step {step + 1} (samples {first} to {first + run.sequences_per_step - 1})"
+    run.tracker.event("not_finite", {"step": step + 1, "first_sample": first, "samples": run.sequences_per_step})
+    run.progress.line(f"warning: loss or gradient not finite at {where}; the update was left out")
+    if state.rejected_in_a_row >= MAX_REJECTED:
+        raise NumericsError(
+            f"{run.dir.root}: loss or gradient not finite for {MAX_REJECTED} steps in a row, last at {where}; "
+            "lower optim.lr or look at these samples"
+        )
+
+
+def _record_step(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, seconds: float) -> None:
+    run, scheduler = loop.run, loop.run.scheduler
+    stage, done = scheduler.stage_at(step), step + 1
+    tokens_per_s = run.config.train.tokens_per_step * loop.window.steps / loop.window.step_s
+    saved, saved_end = run.ledger.saved_pct("blocks"), run.planned.saved_pct("blocks")
+    run.progress.update(done, stage, seconds, numbers.loss, saved, saved_end, tokens_per_s)
+    every = run.config.train.log_every
+    last_of_stage = done in (*scheduler.transitions(), scheduler.max_steps)
+    if every and (done % every == 0 or last_of_stage or step in scheduler.transitions()):
+        run.tracker.train(_train_record(loop, step, result, numbers, tokens_per_s))
+        loop.window = _Window()
+
+
+def _train_record(
+    loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, tokens_per_s: float
+) -> dict[str, Any]:
+    run, window = loop.run, loop.window
+    peak = peak_flop_per_s(run.accelerator.device, run.config.train.precision)
+    return {
+        "step": step + 1,
+        "tokens": (step + 1) * run.config.train.tokens_per_step,
+        "stage": run.scheduler.stage_at(step),
+        **vars(realised_rates(run.spec, result.ran)),
+        "loss": numbers.loss,
+        "lr": result.lr,
+        "grad_norm": numbers.grad_norm,
+        "flops": run.ledger.used.total,
+        "flops_dense": run.ledger.dense.total,
+        "flops_saved_pct_blocks": run.ledger.saved_pct("blocks"),
+        "flops_saved_pct_total": run.ledger.saved_pct("total"),
+        "tokens_per_s": tokens_per_s,
+        "step_s": window.step_s / window.steps,
+        "mfu": None if peak is None else window.flops / window.step_s / (peak * run.rank.world_size),
+        "mem_gb": peak_memory_gb(run.accelerator.device),
+    }
+
+
+def _record_transition(run: Run, step: int, loss_before: float | None, loss_after: float) -> None:
+    """The first step of a new stage is done: its loss beside that of the step before."""
+    old, new = run.scheduler.stage_at(step - 1), run.scheduler.stage_at(step)
+    losses = {"loss_before": loss_before, "loss_after": loss_after}
+    run.tracker.transition({"step": step + 1, "from_stage": old, "to_stage": new, **losses})
+    before = "?" if loss_before is None else f"{loss_before:.4f}"
+    run.progress.line(f"stage {old} -> {new} at step {step + 1}: loss {before} -> {loss_after:.4f}")
+
+
+def _is_due(loop: _Loop, done: int) -> bool:
+    """Whether something follows step number `done` that needs its numbers and weights."""
+    run, train = loop.run, loop.run.config.train
+    intervals = (train.eval_every, train.sample_every, train.checkpoint_every)
+    at_steps = done == run.scheduler.max_steps or done in run.scheduler.milestones()
+    return at_steps or loop.stop_signal is not None or any(_every(done, interval) for interval in intervals)
+
+
+def _what_is_due(loop: _Loop, done: int) -> None:
+    """After step number `done`: in this order, so that a checkpoint's record holds its own evaluation."""
+    run, train, saver = loop.run, loop.run.config.train, loop.saver
+    last = done == run.scheduler.max_steps
+    if last or _every(done, train.eval_every) or (train.eval_every and done in run.scheduler.milestones()):
+        evaluate(run)
+    if train.sample_every and (last or _every(done, train.sample_every)):
+        _sample(run)
+    saving = last or done in run.scheduler.milestones() or _every(done, train.checkpoint_every)
+    if saving:
+        saver.save()
+    if loop.stop_signal is not None and not last:
+        if not saving:
+            saver.save()
+        saver.wait()
+        saved = "saved" if saver.saved_step == done else "no checkpoint could be saved"
+        message = f"{run.dir.root}: {saved} at step {done}; resume={run.dir.root} continues"
+        run.group.wait_for_save()  # a launcher that sees one process end may kill the one that saves
+        raise StoppedBySignal(loop.stop_signal, message)
+
+
+def evaluate(run: Run) -> float:
+    """Validation loss of the complete model, or of the layers that it has so far, recorded at the present step."""
+    train = run.config.train
+    run.handle.activate(run.in_use)
+    total, count = run.group.sum(validation_loss(run.objective, run.validation_batches(), run.accelerator.autocast))
+    loss, step = total / count, run.state.step
+    perplexity = math.exp(loss) if loss < 700 else math.inf
+    record = {"step": step, "tokens": step * train.tokens_per_step, "val_loss": loss, "perplexity": perplexity}
+    run.tracker.validation(record)
+    run.progress.line(f"validation at step {step}: loss {loss:.4f}, perplexity {perplexity:.2f}")
+    return loss
+
+
+def _sample(run: Run) -> None:
+    train = run.config.train
+    run.handle.activate(run.in_use)
+    # A token at a time is not what the chosen kernel is made for.
+    with run.accelerator.autocast(), any_attention_kernel(), gathered(run.objective):
+        text = sample_text(run.model, run.corpus.tokenizer, train.sample_prompt, train.sample_tokens, run.config.seed)
+    run.progress.line(f"sample at step {run.state.step}: {text}")
+
+
+def _every(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0

@@ -1,0 +1,228 @@
+"""Sweeps whose jobs do not train: which jobs there are, in which order, and what is told and written of them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import Sequence
+
+import pytest
+
+from est_cli.cli.sweep.child import Ended, Signals
+from tests.lab.commands import tree
+from tests.lab.sweep_lab import DONE, Lab, column, results
+
+PAIRS = ("stage.t1=0.1,0.4", "stage.t2=0.3,0.5")
+NAMES = ["t1=0.1,t2=0.3", "t1=0.1,t2=0.5", "t1=0.4,t2=0.3", "t1=0.4,t2=0.5"]
+"""The third cannot run."""
+
+
+def test_every_pair_is_a_row(lab: Lab) -> None:
+    told = lab.sweep(*PAIRS)
+    assert told.code == 0, told.err
+    assert lab.ran == [NAMES[0], NAMES[1], NAMES[3]]
+    sweep = lab.only_sweep()
+    assert sweep.name == "gpt2_tiny-three_stage-t1,t2"
+    rows = results(sweep)
+    assert column(rows, "status") == ["done", "done", "skipped", "done"]
+    assert column(rows, "folder") == [f"outputs/{sweep.name}/{name}" for name in NAMES]
+    assert [(row["stage.t1"], row["stage.t2"]) for row in rows] == [
+        ("0.1", "0.3"),
+        ("0.1", "0.5"),
+        ("0.4", "0.3"),
+        ("0.4", "0.5"),
+    ]
+    assert column(rows, "best") == ["*", "", "", ""] and rows[0]["steps"] == "300"
+    assert rows[2]["reason"].startswith("stage.t1: step 120 lies after stage.t2")
+    assert "*3.1000" in told.out
+    assert "job 3 skipped: stage.t1: step 120" in told.out
+    assert [line for line in told.err.splitlines() if line.startswith("job ")] == [
+        f"job {number}/4  {NAMES[number - 1]}" for number in (1, 2, 4)
+    ]
+
+
+def test_the_same_command_again_trains_nothing_twice(lab: Lab) -> None:
+    lab.ends[NAMES[1]] = Ended(137, "killed by SIGKILL")
+    assert lab.sweep(*PAIRS).code == 137
+    assert lab.take_ran() == [NAMES[0], NAMES[1], NAMES[3]]
+    lab.ends.clear()
+    assert lab.sweep(*PAIRS).code == 0
+    assert lab.take_ran() == [NAMES[1]]
+    assert column(results(lab.only_sweep()), "status") == ["done before", "done", "skipped", "done before"]
+
+
+def test_a_longer_list_in_another_order_takes_what_is_there(lab: Lab) -> None:
+    lab.sweep("seed=0,1", "optim.lr=0.001", "train.seq_len=64", "train.log_every=1")
+    assert lab.take_ran() == ["seed=0", "seed=1"]
+    lab.sweep("train.seq_len=64", "seed=2,1,0", "optim.lr=0.001", "train.log_every=7")
+    assert lab.take_ran() == ["seed=2"]
+    assert column(results(lab.only_sweep()), "status") == ["done", "done before", "done before"]
+    lab.sweep("seed=5,1", "optim.lr=0.001", "train.seq_len=64")
+    assert lab.take_ran() == ["seed=5"]
+    assert column(results(lab.only_sweep()), "seed") == ["5", "1"]  # the rows of the last command
+    lab.sweep("seed=0", "optim.lr=0.001,0.002", "train.seq_len=64")
+    assert lab.take_ran() == ["lr=0.001", "lr=0.002"]
+
+
+def test_every_way_to_list_values(lab: Lab) -> None:
+    args = (
+        "sweep=mine",
+        "seed=range(0,3)",
+        "scheduler=glob([dense*,three*],exclude=three*)",
+        "optim.lr=choice(0.1,1e-1,0.2)",
+        "tokenizer='a b',c",
+    )
+    assert lab.sweep(*args).code == 0
+    names = {f"seed={seed},scheduler=dense,lr={lr}" for seed in range(3) for lr in ("0.1", "0.2")}
+    assert len(lab.ran) == 12 and {name.partition(",tokenizer=")[0] for name in lab.ran} == names
+    rows = results(lab.folder / "outputs" / "mine")
+    assert set(column(rows, "tokenizer")) == {"a b", "c"} and rows[0]["seed"] == "0"
+
+
+def test_groups_and_what_only_some_can_have(lab: Lab) -> None:
+    told = lab.sweep("scheduler=three_stage,dense", "stage.t1=0.1,0.2", "model=llama_tiny")
+    assert told.code == 0 and lab.only_sweep().name.startswith("llama_tiny-scheduler,t1-")
+    assert lab.ran == ["scheduler=three_stage,t1=0.1", "scheduler=three_stage,t1=0.2"]
+    assert lab.sweep("scheduler=three_stage,dense", "stage=paper").code == 0
+    assert lab.take_ran()[2:] == ["scheduler=three_stage"]
+
+
+def test_a_failed_job_is_a_row_and_the_first_gives_the_exit_code(lab: Lab) -> None:
+    lab.ends = {
+        "seed=1": Ended(5, "loss: is not finite"),
+        "seed=2": Ended(137, "killed by SIGKILL"),
+        "seed=3": Ended(2, "late"),
+    }
+    told = lab.sweep("seed=0,1,2,3,4")
+    assert told.code == 5 and lab.ran == [f"seed={seed}" for seed in range(5)]
+    assert told.last == "est-train: error: outputs/gpt2_tiny-three_stage-seed/seed=1: loss: is not finite"
+    rows = results(lab.only_sweep())
+    assert column(rows, "status") == ["done", "failed", "failed", "failed", "done"]
+    assert column(rows, "exit_code") == ["", "5", "137", "2", ""]
+    assert "failed (5)" in told.out and "job 3 failed (137): killed by SIGKILL" in told.out
+
+
+def test_a_job_that_ends_well_without_a_summary_has_failed(lab: Lab) -> None:
+    lab.ends["seed=0"] = Ended(0, "of nothing")
+    assert lab.sweep("seed=0,1", "sweep=s").code == 1
+    assert column(results(lab.folder / "outputs/s"), "status") == ["failed", "done"]
+
+
+def test_the_rows_so_far_are_there_while_a_job_runs(lab: Lab) -> None:
+    seen: list[list[str]] = []
+
+    def look(signals: Signals) -> Ended:
+        seen.append(column(results(lab.only_sweep()), "status"))
+        return DONE
+
+    lab.ends = {"seed=0": look, "seed=2": look}
+    lab.sweep("seed=0,1,2")
+    assert seen == [["not run"] * 3, ["done", "done", "not run"]]
+
+
+def test_a_signal_stops_after_the_running_job(lab: Lab) -> None:
+    def stopped(signals: Signals) -> Ended:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return Ended(143, "after step 7")
+
+    lab.ends["seed=1"] = stopped
+    before = signal.getsignal(signal.SIGTERM)
+    told = lab.sweep("seed=0,1,2,3")
+    assert told.code == 143 and lab.take_ran() == ["seed=0", "seed=1"]
+    assert told.last == "est-train: stopped: in job 2 of 4; the same command continues the sweep"
+    assert column(results(lab.only_sweep()), "status") == ["done", "stopped", "not run", "not run"]
+    assert "job 2 stopped: after step 7" in told.out
+    assert signal.getsignal(signal.SIGTERM) is before
+    lab.ends.clear()
+    assert lab.sweep("seed=0,1,2,3").code == 0 and lab.take_ran() == ["seed=1", "seed=2", "seed=3"]
+
+
+def test_a_second_sweep_of_the_same_folder_is_told(lab: Lab) -> None:
+    held = lab.folder / "outputs" / "s" / ".lock"
+    held.parent.mkdir(parents=True)
+    with held.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        told = lab.sweep("seed=0,1", "sweep=s")
+    assert told.code == 8 and lab.ran == [] and "outputs/s: in use by another process; wait" in told.err
+    assert "sweep=" in told.last and told.err.count("\n") == 1 and told.out == ""
+
+
+def refused(lab: Lab, *args: str) -> str:
+    before = tree(lab.folder)
+    told = lab.sweep(*args)
+    assert (told.code, told.out, lab.ran) == (2, "", []), told
+    assert told.err.startswith("est-train: error: ") and told.err.count("\n") == 1, told.err
+    assert tree(lab.folder) == before
+    return told.err.removeprefix("est-train: error: ")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "--multirun: nothing is swept; "),
+        (["seed=1"], "--multirun: nothing is swept; "),
+        (["--help", "seed=1,2"], "--multirun: does not go with --help"),
+        (["seeed=1,2"], "seeed: unknown key; did you mean 'seed'?"),
+        (["seed=1,2", "train.lrr=1"], "train.lrr: unknown key"),
+        (["+seed=1,2"], "seed: is known"),
+        (["scheduler=dense,dence"], "scheduler: no option 'dence'; choose one of "),
+        (["model=gpt2,null"], "model: no option null"),
+        (["model=glob(x*)"], "model: model=glob(x*) has no values"),
+        (["seed=glob(*)"], "seed: seed=glob(*) has no values"),
+        (["seed=range(3,3)"], "seed: seed=range(3,3) has no values"),
+        (["seed=1,2", "seed=3"], "seed: is given twice"),
+        (["optim.lr=0.1,fast"], "optim.lr: 'fast' is not a number"),
+        (["seed=1,2", "optim.lr=fast"], "optim.lr: 'fast' is not a number"),
+        (["optim.lr=interval(0,1)"], "optim.lr: interval() is for a search"),
+        (["run_name=a,b"], "run_name: is made from what is swept"),
+        (["seed=1,2", "run_name=a"], "run_name: is made from what is swept"),
+        (["seed=1,2", "resume=auto"], "resume: has no place under -m"),
+        (["sweep=a,b"], "sweep: is one folder for all jobs"),
+        (["seed=1,2", "sweep=../a"], "sweep: '../a' is no folder name"),
+        (["stage.t1=0.6,0.7", "stage.t2=0.5"], "stage.t1: step 180 lies after stage.t2 (step 150)"),
+        (["seed=-1,-2"], "seed: -1 is out of range"),
+        (["seed=1,2", "hydra.run.dir=x"], "hydra.run.dir: Hydra's own settings are fixed"),
+        (["seed=1,2", "hydra.sweep.dir=x"], "hydra.sweep.dir: Hydra's own settings are fixed"),
+        (["seed=1,2", "hydra.launcher._target_=os.system"], "hydra.launcher._target_: Hydra's own settings are fixed"),
+        (["seed=1,2", "hydra.sweeper.params.seed=1"], "hydra.sweeper.params.seed: is not supported"),
+        (["seed=1,2", "hydra.launcher.name=${oc.env:HOME}"], "hydra.launcher.name: resolvers and _target_"),
+        (["seed=1,2", "hydra.launcher.name=a,b"], "hydra.launcher.name: takes one value"),
+        (["seed=1,2", "hydra/launcher=qqq"], "hydra/launcher: no option 'qqq'; choose one of basic"),
+        (["seed=1,2", "hydra.launcher.qqq=1"], "hydra.launcher.qqq: Key 'qqq' not in 'BasicLauncherConf'"),
+    ],
+)
+def test_sweeps_that_are_refused(lab: Lab, args: Sequence[str], message: str) -> None:
+    assert refused(lab, *args).startswith(message)
+
+
+def test_a_sweep_of_torchrun_is_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "x",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert refused(lab, "seed=0,1").startswith("--multirun: a sweep starts the processes of its jobs itself")
+
+
+def test_the_folder_of_a_run_is_no_folder_for_a_sweep(lab: Lab) -> None:
+    lab.sweep("seed=0,1", "sweep=s")
+    lab.take_ran()
+    assert refused(lab, "seed=0,1", "sweep=s", "train.max_steps=7").startswith(
+        "train.max_steps: the run in outputs/s/seed=0 was"
+    )
+    (lab.folder / "outputs" / "s" / "config.yaml").write_text("seed: 0\n")
+    assert refused(lab, "seed=0,1", "sweep=s").startswith("sweep: outputs/s is the folder of a run")
+
+
+def test_a_damaged_job_hurts_no_other(lab: Lab) -> None:
+    lab.ends["seed=0"] = Ended(137, "killed by SIGKILL")
+    lab.sweep("seed=0,1", "sweep=s")
+    (lab.folder / "outputs/s/seed=0/config.yaml").write_text("]")
+    lab.take_ran()
+    told = lab.sweep("seed=0,1,2", "sweep=s")
+    assert told.code == 4 and lab.ran == ["seed=0", "seed=2"]
+    assert column(results(lab.folder / "outputs/s"), "status") == ["failed", "done before", "done"]

@@ -1,0 +1,97 @@
+"""Perplexity: every token once, with its context."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from est_cli.cli.entry import enter
+from est_cli.common.errors import CheckpointError, ConfigError, DataError
+from est_cli.common.rank import Rank
+from est_cli.config import EvalSettings
+from est_cli.distributed import Group
+from est_cli.distributed.workers import Processes
+from est_cli.eval import main
+from est_cli.evaluation.perplexity import measure, windows
+from est_cli.models.pretrained import Checkpoint, load_language_model, open_checkpoint
+from tests.lab.small_models import POSITIONS, byte_tokenizer, save
+
+ALONE = Processes(torch.device("cpu"), nullcontext, Group(Rank(), 60.0))
+TEXTS = ["The first text, which is longer than a window of the model: it has three of them. Äöü!", "short", "x" * 47]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return open_checkpoint("checkpoint", str(save(tmp_path_factory.mktemp("gpt2"))))
+
+
+def test_each_token_is_predicted_once_from_all_that_its_window_holds() -> None:
+    for count in range(1, 30):
+        for length in range(2, 9):
+            for stride in range(1, length):
+                ids = list(range(count))
+                found = list(windows(ids, length, stride))
+                assert [i for w in found for i in w.ids[-w.predicted :]] == ids[1:]
+                assert all(len(w.ids) <= length and w.predicted < len(w.ids) for w in found)
+                assert all(w.ids == ids[w.ids[0] : w.ids[0] + length] for w in found)
+
+
+def by_hand(checkpoint: Checkpoint, text: str, length: int, stride: int) -> float:
+    """Sum of -log p, a token at a time."""
+    model = load_language_model(checkpoint).eval()
+    ids = [1, *checkpoint.tokenizer(text, add_special_tokens=False).input_ids]
+    total = 0.0
+    for at in range(1, len(ids)):
+        begin = 0
+        while begin + length <= at:
+            begin += stride
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[begin:at]])).logits[0, -1]
+        total -= torch.log_softmax(logits.double(), 0)[ids[at]].item()
+    return total
+
+
+@pytest.mark.parametrize(("length", "stride"), [(None, None), (20, 7), (20, 19)])
+def test_it_is_what_one_token_at_a_time_gives(checkpoint: Checkpoint, length: int | None, stride: int | None) -> None:
+    settings = EvalSettings(max_length=length, stride=stride, batch_size=4)
+    found = measure(checkpoint, TEXTS, settings, ALONE)
+    nats = sum(by_hand(checkpoint, text, length or POSITIONS, stride or POSITIONS // 2) for text in TEXTS)
+    size = sum(len(text.encode()) for text in TEXTS)
+    assert (found.tokens, found.bytes, found.documents) == (size, size, 3)
+    assert found.perplexity == pytest.approx(math.exp(nats / size), rel=1e-5)
+    assert found.bits_per_byte == pytest.approx(nats / math.log(2) / size, rel=1e-5)
+
+
+def test_what_cannot_be_measured(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^eval\.stride: 20 must be below the window's 20 tokens"):
+        measure(checkpoint, TEXTS, EvalSettings(max_length=20, stride=20), ALONE)
+    with pytest.raises(DataError, match=r"^eval\.files: hold no text"):
+        measure(checkpoint, ["", ""], EvalSettings(), ALONE)
+    save(tmp_path, "bert")
+    byte_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="looks ahead, so it is no language model"):
+        measure(open_checkpoint("checkpoint", str(tmp_path)), TEXTS, EvalSettings(), ALONE)
+
+
+def test_the_command(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    AcceleratorState._reset_state()
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[1:]))
+    args = ["est-eval", f"checkpoint={checkpoint.place}", "task=perplexity", "eval.files=[a.txt,b.jsonl]"]
+    for extra in ([], [], ["eval.stride=1"]):
+        assert enter("est-eval", main, [*args, "run_name=x", *extra]) == 0
+    records = json.loads(Path("outputs/x/zero_shot.json").read_text())["records"]
+    assert [record["stride"] for record in records] == [POSITIONS // 2, 1], "the same again is the same record"
+    assert {(record["tokens"], record["documents"]) for record in records} == {(141, 3)}
+    assert f"perplexity {records[0]['perplexity']:.3f}" in capsys.readouterr().out
+    assert enter("est-eval", main, [*args[:3], "eval.files=[nothing.txt]"]) == 3
+    assert "eval.files: 'nothing.txt' matches no file" in capsys.readouterr().err
