@@ -30,8 +30,8 @@ from est_cli.common.errors import ConfigError
 from est_cli.config import RunConfig
 from est_cli.config.compose import run_hydra
 from est_cli.storage.versions import git_commit, versions
+from tests.lab import plants
 from tests.lab.lab import heed_signals
-from tests.training import plants
 
 ALARM_S = 120
 
