@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Sequence
 
+from est_cli.analysis.preflight import CONTINUES, preflight
+from est_cli.cli.command import Command, run
 from est_cli.cli.entry import enter, leave
-from est_cli.cli.launch.environment import refuse_wrong_launch
-from est_cli.common.errors import StoppedBySignal
-from est_cli.common.signals import held
 from est_cli.config import AnalyzeConfig
-from est_cli.config.checks.analyze import check_analyze
-from est_cli.config.compose import run_hydra
-from est_cli.storage.run_dir import check_run_name
+
+USAGE = """\
+est-analyze tells what the loss looks like around a checkpoint: how curved, how flat, how far from another one, and what
+sampling subnetworks of it costs. Checkpoints of est-train or any plain Hugging Face folder.
+
+Usage: est-analyze checkpoint=FOLDER [analysis=NAME] [KEY=VALUE] ...
+
+  est-analyze checkpoint=outputs/NAME                               trace of the Hessian, with its standard error
+  est-analyze checkpoint=outputs/NAME analyze.transitions=true      the same at every checkpoint that the run kept
+  est-analyze checkpoint=outputs/NAME analysis=flatness             the loss along random directions
+  est-analyze checkpoint=outputs/EST analysis=compare baseline=outputs/DENSE analyze.trace=true
+  est-analyze checkpoint=outputs/NAME analysis=structural_dropout stage.p_h=0.5 stage.p_m=0.5 stage.p_l=0.5
+  accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no \\
+    -m est_cli.analyze checkpoint=outputs/NAME                      several processes (or launch.num_processes=2)
+
+The text is dataset=... as in est-train, by default what it holds out of the standard library. Results go to a new
+folder, outputs/analyze-NAME-ANALYSIS/: analysis.json and a picture. docs/analyze.md explains the numbers.
+"""
+
+COMMAND = Command(
+    name="analyze",
+    schema=AnalyzeConfig,
+    usage=USAGE,
+    accept=preflight,
+    run="est_cli.analysis.run:analyse",
+    continues="nothing was written; give the same command again",
+    stopped=CONTINUES,
+)
 
 
 def main(argv: Sequence[str]) -> None:
-    run_hydra("analyze", AnalyzeConfig, argv, _analyze)
-
-
-def _analyze(config: AnalyzeConfig, given: set[str]) -> None:
-    check_analyze(config)
-    if config.run_name is not None:
-        check_run_name(config.run_name)
-    from est_cli.analysis.preflight import CONTINUES, check_asked  # what --help has no need of
-
-    check_asked(config)
-    asked = config.launch.num_processes if "launch.num_processes" in given else None
-    refuse_wrong_launch(os.environ, asked, "analyze")
-    try:
-        _run(config)
-    except (StoppedBySignal, KeyboardInterrupt) as stop:
-        signum = stop.signum if isinstance(stop, StoppedBySignal) else signal.SIGINT
-        raise StoppedBySignal(signum, CONTINUES) from None
-
-
-def _run(config: AnalyzeConfig) -> None:
-    if config.launch.num_processes > 1 and "WORLD_SIZE" not in os.environ:
-        from est_cli.cli.launch.launcher import launch  # what one process has no need of
-
-        launch(config)
-        return
-    with held():
-        from est_cli.analysis.run import analyse  # torch and transformers: only once the configuration is accepted
-
-    analyse(config)
+    run(COMMAND, argv)
 
 
 def console() -> None:

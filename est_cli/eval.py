@@ -2,68 +2,56 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 from collections.abc import Sequence
 
+from est_cli.cli.command import Command, run
 from est_cli.cli.entry import enter, leave
-from est_cli.cli.launch.environment import refuse_wrong_launch
-from est_cli.common.errors import StoppedBySignal
-from est_cli.common.signals import held
 from est_cli.config import EvalConfig
-from est_cli.config.checks.eval import check_eval
-from est_cli.config.compose import SweepCommand, run_hydra
-from est_cli.storage.run_dir import check_run_name
+from est_cli.evaluation.preflight import CONTINUES, preflight
 
 _SEVERAL = re.compile(r"""task=([^][(){}'"]+,[^][(){}'"]*)""")
 
+USAGE = """\
+est-eval tells how good a checkpoint is: fine-tuned on GLUE with several seeds, alone or against a baseline, or
+zero-shot (perplexity, lm-evaluation-harness). Checkpoints of est-train or any plain Hugging Face folder.
+
+Usage: est-eval checkpoint=FOLDER [KEY=VALUE] ...
+
+  est-eval checkpoint=outputs/NAME task=sst2 eval.data_dir=glue     fine-tune on SST-2 with seeds 0, 1 and 2
+  est-eval checkpoint=outputs/NAME task=cola,sst2,mrpc eval.max_train_examples=2000
+  est-eval checkpoint=outputs/EST task=glue baseline=outputs/DENSE  side by side, with what is significant
+  est-eval -m checkpoint=outputs/NAME task=sst2,mrpc eval.lr=1e-4,3e-4,1e-3 eval.epochs=2,3
+                                                                    all six settings, one table (docs/sweeps.md)
+  est-eval checkpoint=outputs/NAME task=perplexity eval.files=[text/*.txt]
+  est-eval checkpoint=outputs/NAME task=lm_eval:hellaswag,arc_easy  needs pip install 'est-cli[lm-eval]'
+
+Tasks: cola sst2 mrpc stsb qqp mnli qnli rte wnli, glue (all of them), perplexity, lm_eval:NAME. task=A,B is one list
+of tasks, also under -m, where task=choice(A,B) is a job for each; every other key takes its values as KEY=A,B there.
+Results are kept in outputs/NAME/: results.json, results.csv, results.md. The same command given again runs only what
+is not there yet.
+"""
+
+COMMAND = Command(
+    name="eval",
+    schema=EvalConfig,
+    usage=USAGE,
+    accept=preflight,
+    run="est_cli.evaluation.run:evaluate",
+    sweep="est_cli.cli.sweep.evaluations:sweep",
+    continues=CONTINUES,
+    stopped="finished fine-tunings are kept; the same command goes on with the rest",
+)
+
 
 def main(argv: Sequence[str]) -> None:
-    run_hydra("eval", EvalConfig, [_listed(arg) for arg in argv], _eval, _sweep)
+    run(COMMAND, [_listed(arg) for arg in argv])
 
 
 def _listed(arg: str) -> str:
     """`task=cola,sst2` is a list, also under -m: a bare comma would be Hydra's sweep."""
     found = _SEVERAL.fullmatch(arg)
     return f"task=[{found[1]}]" if found else arg
-
-
-def _sweep(command: SweepCommand) -> None:
-    from est_cli.cli.sweep import run_sweep  # what one evaluation has no need of
-    from est_cli.cli.sweep.evaluations import EVALUATIONS
-
-    run_sweep(EVALUATIONS, command)
-
-
-def _eval(config: EvalConfig, given: set[str]) -> None:
-    check_eval(config)
-    for key, name in (("run_name", config.run_name), ("sweep", config.sweep)):
-        if name is not None:
-            check_run_name(name, key)
-    from est_cli.evaluation.preflight import check_asked  # what --help has no need of
-
-    check_asked(config)
-    refuse_wrong_launch(os.environ, config.launch.num_processes if "launch.num_processes" in given else None, "eval")
-    try:
-        _run(config)
-    except (StoppedBySignal, KeyboardInterrupt) as stop:
-        signum = stop.signum if isinstance(stop, StoppedBySignal) else signal.SIGINT
-        raise StoppedBySignal(
-            signum, "finished fine-tunings are kept; the same command goes on with the rest"
-        ) from None
-
-
-def _run(config: EvalConfig) -> None:
-    if config.launch.num_processes > 1 and "WORLD_SIZE" not in os.environ:
-        from est_cli.cli.launch.launcher import launch  # what one process has no need of
-
-        launch(config)
-        return
-    with held():
-        from est_cli.evaluation.run import evaluate  # torch and transformers: only once the configuration is accepted
-
-    evaluate(config)
 
 
 def console() -> None:

@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from est_cli.cli.command import Command, run
 from est_cli.cli.entry import enter, leave
 from est_cli.common.errors import ConfigError
-from est_cli.common.signals import held
 from est_cli.config import PlanConfig
-from est_cli.config.checks import check
-from est_cli.config.compose import SweepCommand, run_hydra
+from est_cli.config.resolve import check
+
+USAGE = """\
+est-plan tells what an est-train command would cost: per stage the steps, tokens, FLOPs and memory,
+and what the run saves against dense training. Same overrides as est-train; nothing is trained.
+
+Usage: est-plan [GROUP=OPTION] [KEY=VALUE] ...
+       est-plan -m [KEY=VALUE,VALUE,...] ...     every combination, side by side
+
+  est-plan experiment=paper_gpt2                   the paper's GPT-2 run: 26.67 % of the block FLOPs saved
+  est-plan model=gpt2 train.max_steps=10000 stage.t1=0.2 stage.t2=0.5
+  est-plan target_saving=0.25                      boundaries that save a quarter (ratio t1:t2 kept)
+  est-plan target_saving=0.2 target_convention=total target_keep=t1
+  est-plan -m scheduler=three_stage,raptr,pld target_saving=0.25        each at the same saving
+  est-plan -m scheduler=dense,three_stage target_flops=1e12             each with the steps that it affords
+  est-plan probe=true plot=plan.png                seconds of each stage, measured; a picture
+"""
 
 
-def main(argv: Sequence[str]) -> None:
-    run_hydra("plan", PlanConfig, argv, _plan, _compare)
-
-
-def _plan(config: PlanConfig, given: set[str]) -> None:
+def _accept(config: PlanConfig, given: set[str]) -> PlanConfig:
     if config.resume is not None:
         raise ConfigError("resume: est-plan plans whole runs; leave it null")
     check(config)
-    with held():
-        from est_cli.planning import draw_plans, make_plan, print_plan  # torch: only for an accepted configuration
-
-    plan = make_plan(config)
-    print_plan(plan)
-    if config.plot is not None:
-        draw_plans({f"{plan.model}, {plan.scheduler.name}": plan}, Path(config.plot))
-        print(f"plot: {config.plot}")
+    return config
 
 
-def _compare(command: SweepCommand) -> None:
-    from est_cli.cli.sweep.plans import compare_plans  # what one plan has no need of
+COMMAND = Command(
+    name="plan",
+    schema=PlanConfig,
+    usage=USAGE,
+    accept=_accept,
+    run="est_cli.planning.plan:show_plan",
+    sweep="est_cli.cli.sweep.plans:compare_plans",
+    launches=False,
+)
 
-    compare_plans(command)
+
+def main(argv: Sequence[str]) -> None:
+    run(COMMAND, argv)
 
 
 def console() -> None:

@@ -2,48 +2,60 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
+from est_cli.cli.command import Command, run
 from est_cli.cli.entry import enter, leave
-from est_cli.cli.launch.environment import refuse_wrong_launch
 from est_cli.common.rank import rank_of_environment
-from est_cli.common.signals import held
 from est_cli.config import RunConfig
-from est_cli.config.compose import SweepCommand, run_hydra
-from est_cli.training.start import resolve_resume
+from est_cli.training.start import Start, resolve_resume
+
+USAGE = """\
+est-train pre-trains a language model with Evolving Subnetwork Training: each step runs a random
+subnetwork (some attention heads, MLP columns and layers) that grows in stages to the full model.
+
+Usage: est-train [GROUP=OPTION] [KEY=VALUE] ...
+
+  est-train                                        a tiny GPT-2 on Python's own source text, a minute or two on a CPU
+  est-train scheduler=dense                        the same model trained in the ordinary way, to compare
+  est-train model=llama_tiny stage.t1=0.1 stage.t2=0.4
+  est-train dataset=text dataset.files=[corpus/*.jsonl.xz] train.max_tokens=50_000_000
+  est-train model=hf model.name_or_path=gpt2       continue from pre-trained weights
+  est-train resume=outputs/NAME                    continue exactly where a run stopped
+  est-train -m stage.t1=0.1,0.2 stage.t2=0.4,0.5   all four runs, each in a folder of its own, and one table
+  est-train launch.num_processes=4                 four processes, on as many GPUs or on the CPU
+  est-train experiment=paper_gpt2                  a whole recipe;  est-plan experiment=paper_gpt2 tells its cost
+
+Stage boundaries: a float is a fraction of the run, an int a step. Rates are what is kept, in (0, 1].
+Everything is written to outputs/RUN_NAME/: metrics.jsonl, checkpoints/, model/ (opens in plain transformers),
+plots/, summary.json.
+"""
+
+
+def _accept(config: RunConfig, given: set[str]) -> Start | None:
+    start = resolve_resume(config, given)
+    if not start.finished:
+        return start
+    if rank_of_environment().first:
+        print(f"{start.folder}: this run is finished, nothing is left to do")
+    return None
+
+
+COMMAND = Command(
+    name="train",
+    schema=RunConfig,
+    usage=USAGE,
+    accept=_accept,
+    run="est_cli.training.train:run",
+    sweep="est_cli.cli.sweep.trainings:sweep",
+    config_of=lambda start: start.config,
+    folder_of=lambda start: start.folder,
+    job_of=Start.of,
+)
 
 
 def main(argv: Sequence[str]) -> None:
-    run_hydra("train", RunConfig, argv, _train, _sweep)
-
-
-def _sweep(command: SweepCommand) -> None:
-    from est_cli.cli.sweep import run_sweep  # what one run has no need of
-    from est_cli.cli.sweep.trainings import TRAININGS
-
-    run_sweep(TRAININGS, command)
-
-
-def _train(config: RunConfig, given: set[str]) -> None:
-    key = "launch.num_processes"
-    refuse_wrong_launch(os.environ, config.launch.num_processes if key in given else None)
-    start = resolve_resume(config, given)
-    if start.finished:
-        if rank_of_environment().first:
-            print(f"{start.folder}: this run is finished, nothing is left to do")
-        return
-    if start.config.launch.num_processes > 1 and "WORLD_SIZE" not in os.environ:
-        from est_cli.cli.launch.launcher import launch  # what one process has no need of
-
-        launch(start)
-        return
-    with held():
-        from est_cli.training.build import build  # torch and transformers: only once the configuration is accepted
-        from est_cli.training.train import train
-
-    with build(start) as run:
-        train(run)
+    run(COMMAND, argv)
 
 
 def console() -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import AnalyzeConfig
+from est_cli.config.analyze import check_analyze
 from est_cli.storage.model_folder import local_model, model_folder, run_of
-from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir
+from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir, check_run_name
 from est_cli.storage.store import step_folders
 
 CONTINUES = "nothing was written; the same command begins anew"
@@ -20,7 +21,16 @@ CONTINUES = "nothing was written; the same command begins anew"
 LESS_MEMORY = "analyze.batch: out of memory; use a smaller one, or a smaller analyze.seq_len"
 
 
-def check_asked(config: AnalyzeConfig) -> None:
+def preflight(config: AnalyzeConfig, given: set[str]) -> AnalyzeConfig:
+    """The configuration, checked. Raises an EstError for whatever can be told before torch is loaded."""
+    check_analyze(config)
+    if config.run_name is not None:
+        check_run_name(config.run_name)
+    check_inputs(config)
+    return config
+
+
+def check_inputs(config: AnalyzeConfig) -> None:
     """Raise ConfigError or CheckpointError for models that are not there, and for a folder that is used already.
 
     What is on the hub is not looked at.

@@ -15,7 +15,7 @@ from est_cli.analysis.job import Job, Outcome
 from est_cli.analysis.parameters import chosen, group_names, sizes
 from est_cli.analysis.work import Cells
 from est_cli.config import Parameters
-from est_cli.config.resolve import scheduler_of
+from est_cli.config.resolve import resolve
 from est_cli.config.stored import stored_config
 from est_cli.models.pretrained import Checkpoint
 from est_cli.storage.model_folder import run_of
@@ -63,7 +63,7 @@ def trace_of(job: Job, model: PreTrainedModel, checkpoint: Checkpoint) -> dict[s
 def stage_of(checkpoint: Checkpoint, step: int) -> int | None:
     """The stage of the last step that was trained before `step`; None where the run is not known."""
     run = run_of(Path(checkpoint.place))
-    return None if run is None else scheduler_of(stored_config(run)).stage_at(max(step - 1, 0))
+    return None if run is None else resolve(stored_config(run)).scheduler.stage_at(max(step - 1, 0))
 
 
 def _estimated(forms: Cells) -> dict[str, Any]:

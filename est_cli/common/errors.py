@@ -60,6 +60,22 @@ class OutOfMemory(EstError):
     exit_code = 9
 
 
+EXIT_CODES = (
+    "0 done",
+    "1 a bug of ours",
+    "2 configuration",
+    "3 data or tokenizer",
+    "4 checkpoint",
+    "5 loss or gradient not finite, repeatedly",
+    "6 storage",
+    "7 another process of the run lost",
+    "8 folder in use",
+    "9 out of memory",
+    "128+n stopped by signal n",
+)
+"""What the commands end with, in the words of `--help`."""
+
+
 class StoppedBySignal(BaseException):
     """The run saved a checkpoint and stopped because signal `signum` asked it to. Exit code 128 + signum."""
 

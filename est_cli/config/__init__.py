@@ -1,8 +1,9 @@
 """One run is one typed value: the dataclasses of every config group.
 
-Composed by Hydra from conf/ (see compose.py), checked once by checks/, then passed on as it is. Nothing heavy is
-imported here: a wrong setting is told before torch starts. Units stand in the names (`_steps`, `_tokens`) or in the
-line under a field. `None` means "not set"; 0 means "never" for every `*_every`.
+Composed by Hydra from conf/ (compose.py), checked and resolved once (resolve.py), then passed on as it is. A field
+tells all of its setting (setting.py); rules that bind several keys stand beside their fields. Nothing heavy is imported
+here: a wrong setting is told before torch starts. Units stand in the names (`_steps`, `_tokens`) or in the meaning.
+`None` means "not set"; 0 means "never" for every `*_every`.
 """
 
 from est_cli.config.analyze import Analysis, AnalyzeConfig, AnalyzeSettings, Parameters, Part
@@ -16,7 +17,6 @@ from est_cli.config.method import (
     Redraw,
     SamplingConfig,
     SchedulerConfig,
-    SchedulerName,
     StageConfig,
 )
 from est_cli.config.model import HF, ModelConfig
@@ -33,7 +33,7 @@ from est_cli.config.optim import (
     UnsampledRows,
 )
 from est_cli.config.plan import Convention, PlanConfig, Target
-from est_cli.config.run import FREE_KEYS, RunConfig
+from est_cli.config.run import RunConfig
 from est_cli.config.tracking import TrackingConfig, WandbMode
 from est_cli.config.training import Attention, LmLossKind, Precision, TrainConfig
 
@@ -42,7 +42,6 @@ __all__ = [
     "DEFAULT_MIN_LR_RATIO",
     "DEFAULT_MOMENTUM",
     "DEFAULT_NS_STEPS",
-    "FREE_KEYS",
     "HF",
     "AdjustLr",
     "Analysis",
@@ -70,7 +69,6 @@ __all__ = [
     "RunConfig",
     "SamplingConfig",
     "SchedulerConfig",
-    "SchedulerName",
     "Select",
     "SkippedLayers",
     "Source",

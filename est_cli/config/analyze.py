@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 
-from est_cli.config.data import DatasetConfig
-from est_cli.config.launch import LaunchConfig
+from est_cli.config.data import DatasetConfig, dataset_problems
+from est_cli.config.launch import LaunchConfig, whole_model_problems
 from est_cli.config.method import SamplingConfig
+from est_cli.config.setting import SEED, above, at_least, group, range_problems, refuse, setting, settings_of
+from est_cli.est.schedule import SamplingRates
 
 
 class Analysis(StrEnum):
@@ -38,53 +42,138 @@ class Parameters(StrEnum):
 
 @dataclass
 class AnalyzeSettings:
-    tokens: int = 4096
-    """Of text, in whole sequences that are spread evenly over it: the same for every seed and checkpoint."""
-    part: Part = Part.validation
-    seq_len: int = 256
-    """Tokens of a sequence; a model with fewer positions gets as many as it has."""
-    batch: int = 4
-    """Sequences at a time: what a smaller one changes is the memory, and the last digits."""
-    parameters: Parameters = Parameters.all
-    probes: int = 30
-    """Random vectors of the trace; its standard error falls with the square root of their number."""
-    transitions: bool = False
-    """hessian_trace of all checkpoints that a run kept, its stage transitions among them."""
-    trace: bool = False
-    """compare: also the trace of both."""
-    directions: int = 5
-    points: int = 21
-    """Of a curve, an odd number: both ends and the middle are among them."""
-    radius: float = 1.0
-    """flatness: how far a curve goes to both sides, in lengths of the weights themselves."""
-    draws: int = 32
-    """Subnetworks of structural_dropout, for each kind of sampling."""
+    tokens: int = setting(
+        4096,
+        "Of text, in whole sequences that are spread evenly over it: the same for every seed and checkpoint.",
+        within=at_least(2),
+    )
+    part: Part = setting(Part.validation, "The text that training held out, or what it read.")
+    seq_len: int = setting(
+        256, "Tokens of a sequence; a model with fewer positions gets as many as it has.", within=at_least(2)
+    )
+    batch: int = setting(
+        4, "Sequences at a time: what a smaller one changes is the memory, and the last digits.", within=at_least(1)
+    )
+    parameters: Parameters = setting(
+        Parameters.all, "Which weights; body: no embeddings, no LM head; other: what is none of the four kinds."
+    )
+    probes: int = setting(
+        30,
+        "Random vectors of the trace; its standard error falls with the square root of their number.",
+        within=at_least(1),
+    )
+    transitions: bool = setting(
+        False, "hessian_trace of all checkpoints that a run kept, its stage transitions among them."
+    )
+    trace: bool = setting(False, "compare: also the trace of both.")
+    directions: int = setting(5, "flatness: random directions.", within=at_least(1))
+    points: int = setting(21, "Of a curve, an odd number: both ends and the middle are among them.", within=at_least(3))
+    radius: float = setting(
+        1.0, "flatness: how far a curve goes to both sides, in lengths of the weights themselves.", within=above(0)
+    )
+    draws: int = setting(32, "structural_dropout: subnetworks of each kind of sampling.", within=at_least(2))
 
 
 @dataclass
 class RatesConfig:
-    """Sampling rates of structural_dropout, the paper's p_H, p_M and p_L; each in (0, 1]."""
+    """Sampling rates of structural_dropout, the paper's p_H, p_M and p_L."""
 
-    p_h: float = 0.5
-    p_m: float = 0.5
-    p_l: float = 0.5
+    p_h: float = setting(0.5, "structural_dropout: sampling rate of attention heads, in (0, 1].")
+    p_m: float = setting(0.5, "structural_dropout: sampling rate of MLP columns, in (0, 1].")
+    p_l: float = setting(0.5, "structural_dropout: sampling rate of layers, in (0, 1].")
 
 
 @dataclass
 class AnalyzeConfig:
-    checkpoint: str | None = None
-    """Folder of a model, a run's own folder (its final model is meant), or a hub id."""
-    analysis: Analysis = Analysis.hessian_trace
-    baseline: str | None = None
-    """compare: the other checkpoint."""
-    run_name: str | None = None
-    """New folder below outputs/; None: made from the checkpoint and the analysis."""
-    seed: int = 0
-    """Decides the random vectors, directions and subnetworks."""
-    tokenizer: str | None = None
-    """A folder or a hub id; None: the checkpoint's own."""
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    stage: RatesConfig = field(default_factory=RatesConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    analyze: AnalyzeSettings = field(default_factory=AnalyzeSettings)
-    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    checkpoint: str | None = setting(
+        None, "Folder of a model, a run's own folder (its final model is meant), or a hub id."
+    )
+    analysis: Analysis = setting(Analysis.hessian_trace, "What is analysed.")
+    baseline: str | None = setting(None, "compare: the other checkpoint.")
+    run_name: str | None = setting(None, "New folder below outputs/; null: made from the checkpoint and the analysis.")
+    seed: int = setting(0, "Decides the random vectors, directions and subnetworks.", within=SEED)
+    tokenizer: str | None = setting(None, "A folder or a hub id; null: the checkpoint's own.")
+    dataset: DatasetConfig = group(DatasetConfig)
+    stage: RatesConfig = group(RatesConfig)
+    sampling: SamplingConfig = group(SamplingConfig)
+    analyze: AnalyzeSettings = group(AnalyzeSettings)
+    launch: LaunchConfig = group(LaunchConfig)
+
+
+EVERY = ("tokens", "part", "seq_len", "batch")
+READS = {
+    Analysis.hessian_trace: (*EVERY, "parameters", "probes", "transitions"),
+    Analysis.flatness: (*EVERY, "parameters", "directions", "points", "radius"),
+    Analysis.compare: (*EVERY, "points", "trace"),
+    Analysis.structural_dropout: (*EVERY, "draws"),
+}
+"""Which keys of `analyze` have a meaning where; with `trace` compare reads `parameters` and `probes`, too."""
+
+
+def check_analyze(config: AnalyzeConfig) -> None:
+    """Raise one ConfigError that names every problem."""
+    refuse(
+        [
+            *_what(config),
+            *range_problems(config),
+            *_points_and_rates(config),
+            *_meaningless(config),
+            *dataset_problems(config.dataset, "its own"),
+            *whole_model_problems(config.launch, "est-analyze"),
+        ]
+    )
+
+
+def _what(config: AnalyzeConfig) -> Iterator[str]:
+    compares = config.analysis is Analysis.compare
+    if not config.checkpoint:
+        yield "checkpoint: is missing; give the folder of a model, such as outputs/NAME/model"
+    elif config.baseline is not None and os.path.realpath(config.baseline) == os.path.realpath(config.checkpoint):
+        yield "baseline: is the checkpoint itself; give another one"
+    if compares and not config.baseline:
+        yield "baseline: is missing; analysis=compare needs a second checkpoint"
+    if not compares and config.baseline is not None:
+        yield f"baseline: has no meaning under analysis={config.analysis.value}; use analysis=compare"
+
+
+def _points_and_rates(config: AnalyzeConfig) -> Iterator[str]:
+    points = config.analyze.points
+    if points % 2 == 0:
+        yield f"analyze.points: {points} is even; use an odd number, so that the middle is among them"
+    for key, value in vars(config.stage).items():
+        try:
+            SamplingRates(p_l=value)
+        except ValueError as error:
+            yield f"stage.{key}: {str(error).partition(': ')[2]}"
+
+
+def _meaningless(config: AnalyzeConfig) -> Iterator[str]:
+    """Settings that the analysis does not read."""
+    analysis, trace = config.analysis, config.analyze.trace
+    reads = READS[analysis] + (("parameters", "probes") if analysis is Analysis.compare and trace else ())
+    changed = _changed(config)
+    for key in (key.removeprefix("analyze.") for key in changed if key.startswith("analyze.")):
+        if key not in reads:
+            traced = analysis is Analysis.compare and key in ("parameters", "probes")
+            other = next(name.value for name, keys in READS.items() if key in keys)
+            hint = "needs analyze.trace=true" if traced else f"goes with analysis={other}"
+            yield f"analyze.{key}: has no meaning under analysis={analysis.value}; it {hint}"
+    samples = analysis is Analysis.structural_dropout
+    for key in (key for key in changed if key.startswith(("stage.", "sampling."))):
+        if not samples:
+            yield f"{key}: has no meaning under analysis={analysis.value}; it goes with structural_dropout"
+        elif key in ("sampling.redraw", "sampling.ranks"):
+            yield f"{key}: has no meaning here, where nothing is trained; leave it {changed[key]}"
+    if samples and min(vars(config.stage).values()) == 1.0:
+        yield "stage: all rates are 1, so nothing is sampled; lower p_h, p_m or p_l"
+    if "launch.check_every" in changed:
+        yield "launch.check_every: has no meaning here, where weights do not change; leave it as it is"
+
+
+def _changed(config: AnalyzeConfig) -> dict[str, object]:
+    """The settings of groups that are not what they are by default, with their defaults."""
+    return {
+        key: known.default
+        for key, known in settings_of(AnalyzeConfig).items()
+        if "." in key and getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) != known.default
+    }

@@ -12,15 +12,16 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -29,7 +30,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from est_cli.common.errors import ConfigError
-from est_cli.config.schema import config_error, leaf_types, leaves_of, typed, unknown_key
+from est_cli.config.method import StageConfig
+from est_cli.config.run import RunConfig
+from est_cli.config.schedulers import SCHEDULERS, scheduler_named
+from est_cli.config.schema import config_error, leaves_of, plain, typed, unknown_key
+from est_cli.config.setting import Setting, settings_of
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -38,49 +43,55 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / 
 _QUESTIONS = ("help", "hydra_help", "cfg", "info", "shell_completion")
 """Flags that Hydra itself answers."""
 
+_WITH_A_DEFAULT = ("launch", "sampling", "tracking", "train")
+"""Groups whose usual option is what the dataclass says."""
+
 C = TypeVar("C")
 
 
 @dataclass(frozen=True)
-class SweepCommand:
-    """A command line with -m: its overrides as they were typed, and its --config-dir."""
+class CommandLine:
+    """A command line, parsed once."""
 
     overrides: list[str]
+    """As they were typed."""
     config_dir: str | None
+    multirun: bool = False
+    asks: bool = False
+    """Whether it asks Hydra something and starts nothing (--help, --cfg job, --info and the like)."""
+    help: bool = False
 
 
-def run_hydra(
-    config_name: str,
-    schema: type[C],
-    argv: Sequence[str],
-    main: Callable[[C, set[str]], None],
-    sweep: Callable[[SweepCommand], None] | None = None,
-) -> None:
-    """Compose `config_name` with the overrides in `argv` and call main(config, keys the command line sets).
+@dataclass(frozen=True)
+class Composed(Generic[C]):
+    """What a command line means."""
 
-    With -m `sweep` is called instead, and nothing is composed. Raises ConfigError for anything that is wrong with the
-    command line or the configuration files.
-    """
+    config: C
+    """Typed, unchecked."""
+    given: set[str]
+    """The keys that the command line decides."""
+    chosen: dict[str, Any]
+    """The options that it chooses, by group."""
+
+
+def parse(argv: Sequence[str], sweeps: str | None = None) -> CommandLine:
+    """Raises ConfigError for options that there are not; `sweeps`: what -m is called where this command has none."""
     arguments = _parsed(argv)
-    if arguments.multirun and sweep is None:
-        raise ConfigError(f"--multirun: est-{config_name} takes one value of each key; est-train -m sweeps")
-    if arguments.multirun and sweep is not None:
-        sweep(SweepCommand(arguments.overrides, arguments.config_dir))
-        return
-    refuse_stages_of_dense(checked_overrides(arguments.overrides, schema, groups_of(schema, arguments.config_dir)))
-    if any(getattr(arguments, flag) for flag in _QUESTIONS):
-        with _told_in_one_line(schema):
-            _answer(config_name, argv)
-    else:
-        main(*composed(config_name, schema, arguments.overrides, arguments.config_dir))
+    if arguments.multirun and sweeps is not None:
+        raise ConfigError(f"--multirun: {sweeps}")
+    asks = any(getattr(arguments, flag) for flag in _QUESTIONS)
+    return CommandLine(arguments.overrides, arguments.config_dir, arguments.multirun, asks, arguments.help)
 
 
-def composed(config_name: str, schema: type[C], args: list[str], config_dir: str | None) -> tuple[C, set[str]]:
-    """What one command line means: (the configuration, unchecked; the keys that the command line decides)."""
-    overrides = checked_overrides(args, schema, groups_of(schema, config_dir))
+def composed(config_name: str, schema: type[C], args: list[str], config_dir: str | None) -> Composed[C]:
+    """Compose conf/`config_name`.yaml with these overrides. ConfigError for whatever is wrong with them or the "
+    "files."""
+    groups = groups_of(schema, config_dir)
+    overrides = checked_overrides(args, schema, groups)
     with _told_in_one_line(schema):
-        config, bare = _composed(config_name, args, config_dir)
-    return typed(config, schema), _given_keys(config, bare, overrides)
+        config, bare = _composed(config_name, schema, args, config_dir)
+    chosen = {it.key_or_group: it.value() for it in overrides if it.key_or_group in groups}
+    return Composed(typed(config, schema), _given_keys(config, bare, overrides), chosen)
 
 
 @contextlib.contextmanager
@@ -98,8 +109,9 @@ def _told_in_one_line(schema: type) -> Iterator[None]:
         raise ConfigError(f"configuration: {error}") from error
 
 
-def _answer(config_name: str, argv: Sequence[str]) -> None:
-    """Let Hydra answer --help and the like; it composes, prints and ends."""
+def answer(config_name: str, schema: type, argv: Sequence[str]) -> None:
+    """Let Hydra answer --cfg, --info and the like; it composes, prints and ends."""
+    store_defaults(config_name, schema)
 
     @hydra_main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def nothing(config: DictConfig) -> None:
@@ -108,18 +120,41 @@ def _answer(config_name: str, argv: Sequence[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, and print no report of its own: the door prints one line
     before, sys.argv = sys.argv, list(argv)  # Hydra reads these and nothing else
     try:
-        nothing()
+        with _told_in_one_line(schema):
+            nothing()
     finally:
         sys.argv = before
 
 
-def _composed(config_name: str, args: list[str], config_dir: str | None) -> tuple[DictConfig, DictConfig | None]:
+def _composed(
+    config_name: str, schema: type, args: list[str], config_dir: str | None
+) -> tuple[DictConfig, DictConfig | None]:
     """The configuration, and where an experiment is chosen what it is without any override."""
+    store_defaults(config_name, schema)
     search = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
     with _hydra_set_aside(), initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         config = compose(config_name, overrides=[*search, *args])
         experiment = any(arg.startswith("experiment=") for arg in args)
         return config, compose(config_name) if experiment else None
+
+
+def store_defaults(config_name: str, schema: type) -> None:
+    """Give Hydra what the dataclasses say, so that conf/ holds presets and nothing twice.
+
+    `settings_of_NAME`: every key with its default. `GROUP/default`: that group alone. `unread/SCHEDULER`: null for what
+    this scheduler does not read of stage, since stage/ and recipes write what three_stage reads.
+    """
+    store = ConfigStore.instance()
+    store.store(name=f"settings_of_{config_name}", node=plain(schema()))
+    for name, value in plain(schema()).items():
+        if name in _WITH_A_DEFAULT:
+            store.store(group=name, name="default", node=value)
+    if issubclass(schema, RunConfig):
+        store.store(name="settings_of_train", node=plain(RunConfig()))  # conf/plan.yaml goes on from conf/train.yaml
+        for scheduler in SCHEDULERS:
+            read = (*scheduler_named(scheduler).reads, *scheduler_named(scheduler).optional)
+            unread = {key: None for key in settings_of(StageConfig) if key not in read}
+            store.store(group="unread", name=scheduler, node={"stage": unread}, package="_global_")
 
 
 @contextlib.contextmanager
@@ -162,10 +197,10 @@ def checked_overrides(
 
     `groups` are the config groups with their options.
     """
-    overrides = []
+    overrides, known = [], settings_of(schema)
     for arg in args:
         override = parsed_override(arg)
-        _check_override(override, arg, dict(leaf_types(schema)), groups)
+        _check_override(override, arg, known, groups)
         key = override.key_or_group
         if override.is_sweep_override() and not sweeping:
             raise ConfigError(
@@ -188,15 +223,7 @@ def parsed_override(text: str) -> Override:
         ) from error
 
 
-def refuse_stages_of_dense(overrides: list[Override]) -> None:
-    """ConfigError where stages are chosen for a run that has none, or others: the scheduler's would replace them."""
-    chosen = {override.key_or_group: override.value() for override in overrides}
-    scheduler = chosen.get("scheduler", "three_stage")
-    if "stage" in chosen and scheduler != "three_stage":
-        raise ConfigError(f"stage: has no meaning under scheduler={scheduler}; use scheduler=three_stage")
-
-
-def _check_override(override: Override, arg: str, leaves: dict[str, Any], groups: dict[str, list[str]]) -> None:
+def _check_override(override: Override, arg: str, leaves: Mapping[str, Setting], groups: dict[str, list[str]]) -> None:
     key = override.get_key_element().lstrip("+~")
     if key.split(".")[0].split("/")[0] == "hydra":
         raise ConfigError(f"{key}: Hydra's own settings are fixed; a run writes to outputs/RUN_NAME only")
@@ -224,12 +251,14 @@ def options_of_groups(config_dir: str | None) -> dict[str, list[str]]:
     for root in [CONF, *([Path(config_dir)] if config_dir else [])]:
         for file in root.glob("*/*.yaml"):
             groups.setdefault(file.parent.name, set()).add(file.stem)
+    for group in _WITH_A_DEFAULT:
+        groups.setdefault(group, set()).add("default")
     return {group: sorted(options) for group, options in sorted(groups.items()) if group != "hydra"}
 
 
 def groups_of(schema: type, config_dir: str | None) -> dict[str, list[str]]:
     """The groups that a command with this schema has; one without a model has no recipes either."""
-    fields = {key.partition(".")[0] for key, _ in leaf_types(schema)}
+    fields = {key.partition(".")[0] for key in settings_of(schema)}
     fields |= {"experiment"} if "model" in fields else set()
     return {group: options for group, options in options_of_groups(config_dir).items() if group in fields}
 

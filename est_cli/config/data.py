@@ -1,9 +1,16 @@
-"""The text."""
+"""`dataset.*`: where the training text comes from, and which part of it is held out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
+
+from est_cli.config.setting import FREE, PATH, TRACKED, at_least, between, setting
+
+SMALLEST_SHARE = 0.001
+"""One sample of a window of data/mixture.py."""
 
 
 class Source(StrEnum):
@@ -17,27 +24,82 @@ class Source(StrEnum):
 
 @dataclass
 class DatasetConfig:
-    name: str = "stdlib"
-    source: Source = Source.stdlib
-    files: list[str] = field(default_factory=list)
-    """source=files: paths or globs of .txt, .jsonl, .parquet (also .gz, .xz, .zst); source=tokens: a .bin file."""
-    validation_files: list[str] = field(default_factory=list)
-    """Held-out files of the same kind; none: `validation_fraction` of the documents is held out."""
-    hub_ids: list[str] = field(default_factory=list)
-    """source=hub: data sets of the hub or local folders of that layout; several are concatenated, or mixed."""
-    weights: list[float] | None = None
-    """One for each entry of `files` or `hub_ids`: these are mixed in this proportion, sample by sample, and a small one
-    is read several times; None: one after the other, every block once per epoch."""
-    hub_config: str | None = None
-    hub_split: str = "train"
-    hub_validation_split: str | None = None
-    """source=hub: the split to validate on; None: `validation_fraction` of the documents."""
-    text_fields: list[str] = field(default_factory=lambda: ["text", "content"])
-    """jsonl, parquet, hub: the first of these fields that a data set has is its text."""
-    exclude: list[str] = field(default_factory=list)
-    """jsonl, parquet, hub: rows with such a value are left out, for example meta.language=de (dots: nested fields)."""
-    validation_fraction: float = 0.02
-    token_dtype: str = "uint16"
-    """source=tokens: how the ids are stored, uint16 or uint32 (little-endian)."""
-    num_workers: int | None = None
-    """Processes that tokenise (threads, where there is little to do); None: one per CPU core."""
+    name: str = setting("stdlib", "Name of the preset; used in messages and run names only.", TRACKED)
+    source: Source = setting(Source.stdlib, "Where the text comes from; the presets of dataset= set it.")
+    files: list[str] = setting(
+        [],
+        "source=files: paths or globs of .txt, .jsonl, .parquet (also .gz, .xz, .zst); source=tokens: a .bin file.",
+        PATH,
+    )
+    validation_files: list[str] = setting(
+        [], "Held-out files of the same kind; none: validation_fraction of the documents is held out.", PATH
+    )
+    hub_ids: list[str] = setting(
+        [],
+        "source=hub: data sets of the hub or local folders of that layout; several are concatenated, or mixed.",
+    )
+    weights: list[float] | None = setting(
+        None,
+        "One for each entry of files or hub_ids: these are mixed in this proportion, sample by sample, and a small "
+        "one is read several times; null: one after the other, every block once per epoch.",
+    )
+    hub_config: str | None = setting(None, "source=hub: the configuration of the data set.")
+    hub_split: str = setting("train", "source=hub: the split to train on.")
+    hub_validation_split: str | None = setting(
+        None, "source=hub: the split to validate on; null: validation_fraction of the documents."
+    )
+    text_fields: list[str] = setting(
+        ["text", "content"], "jsonl, parquet, hub: the first of these fields that a data set has is its text."
+    )
+    exclude: list[str] = setting(
+        [],
+        "jsonl, parquet, hub: rows with such a value are left out, for example meta.language=de (dots: nested fields).",
+    )
+    validation_fraction: float = setting(
+        0.02, "Share of the documents that is held out for validation.", within=between("(0, 1)")
+    )
+    token_dtype: str = setting("uint16", "source=tokens: how the ids are stored, uint16 or uint32 (little-endian).")
+    num_workers: int | None = setting(
+        None,
+        "Processes that tokenise (threads, where there is little to do); null: one per CPU core.",
+        FREE,
+        within=at_least(1),
+    )
+
+
+def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
+    """`tokenizer`: the name of the one that reads the text, `bpe` where it is trained on it."""
+    of_files = data.source in (Source.files, Source.tokens)
+    if of_files and not data.files:
+        yield f"dataset.files: is empty; dataset={data.name} needs paths, for example dataset.files=[corpus/*.txt]"
+    for key in ("files", "validation_files"):
+        if not of_files and getattr(data, key):
+            yield f"dataset.{key}: dataset={data.name} reads no files; use dataset=text or dataset=tokens"
+    if data.source is Source.hub and not data.hub_ids:
+        yield "dataset.hub_ids: is empty; name at least one data set of the hub"
+    if data.source is not Source.hub and data.hub_ids:
+        yield f"dataset.hub_ids: dataset={data.name} does not read the hub; use dataset=hub"
+    if data.source is Source.tokens and tokenizer == "bpe":
+        yield "tokenizer: dataset=tokens holds ids of a tokenizer that exists; name its folder or hub id"
+    if data.token_dtype not in ("uint16", "uint32"):
+        yield f"dataset.token_dtype: {data.token_dtype!r} is not one of uint16, uint32"
+    for entry in data.exclude:
+        if not all(entry.partition("=")[:2]):
+            yield f"dataset.exclude: {entry!r} is not of the form field=value"
+    if data.exclude and data.source not in (Source.files, Source.hub):
+        yield f"dataset.exclude: dataset={data.name} has no rows with fields; use dataset=text or dataset=hub"
+    if data.weights is not None:
+        yield from _weights_problems(data, data.weights)
+
+
+def _weights_problems(data: DatasetConfig, weights: list[float]) -> Iterator[str]:
+    """Weights are for sources that are named one by one."""
+    key = {Source.files: "files", Source.hub: "hub_ids"}.get(data.source)
+    if not weights or not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        yield f"dataset.weights: {weights} is out of range; each must be a positive number"
+    elif key is None:
+        yield f"dataset.weights: dataset={data.name} is a single source; use dataset=text or dataset=hub"
+    elif len(weights) != len(getattr(data, key)):
+        yield f"dataset.weights: has {len(weights)} entries, dataset.{key} has {len(getattr(data, key))}; one for each"
+    elif min(weights) < SMALLEST_SHARE * sum(weights):
+        yield f"dataset.weights: {min(weights):g} is less than {SMALLEST_SHARE:g} of all; leave that source out"

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 
-from est_cli.config.launch import LaunchConfig
+from est_cli.config.launch import LaunchConfig, whole_model_problems
+from est_cli.config.setting import (
+    FREE,
+    NO_RESULT,
+    PATH,
+    RECORDED,
+    TRACKED,
+    above,
+    at_least,
+    between,
+    group,
+    range_problems,
+    refuse,
+    setting,
+)
 from est_cli.config.tracking import TrackingConfig
 from est_cli.config.training import Precision
+
+PERPLEXITY = "perplexity"
+LM_EVAL = "lm_eval:"
 
 
 class Select(StrEnum):
@@ -19,48 +38,128 @@ class Select(StrEnum):
 
 @dataclass
 class EvalSettings:
-    data_dir: str | None = None
-    """Folder of the original GLUE files (CoLA/train.tsv, ...; also .xz); None: nyu-mll/glue of the hub. For lm_eval: a
-    folder with tasks of your own."""
-    epochs: float = 3.0
-    """May be a fraction: 0.5 is half of the training examples, once."""
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """One fine-tuning for each: it decides the new head, the order of the examples and dropout."""
-    max_train_examples: int | None = None
-    """The first so many of a fixed order that only their content decides; dev is always whole."""
-    batch_size: int = 32
-    """Examples of an optimizer step, over all processes."""
-    lr: float = 1e-4
-    """The largest rate of AdamW, reached after the warm-up and linearly falling to zero from there."""
-    warmup: float = 0.06
-    """Fraction of the steps."""
-    weight_decay: float = 0.01
-    """Applied to matrices and embeddings, not to biases and norms."""
-    max_length: int | None = None
-    """Tokens of an example, or of a window of perplexity; None: as many as the model has positions."""
-    dropout: float | None = None
-    """None: as the checkpoint's config.json says."""
-    select: Select = Select.best
-    precision: Precision = Precision.fp32
-    files: list[str] = field(default_factory=list)
-    """task=perplexity: paths or globs of .txt, .jsonl, .parquet (also .gz, .xz, .zst)."""
-    stride: int | None = None
-    """task=perplexity: tokens from one window to the next; None: half a window."""
+    data_dir: str | None = setting(
+        None,
+        "Folder of the original GLUE files (CoLA/train.tsv, ...; also .xz); null: nyu-mll/glue of the hub. For "
+        "lm_eval: a folder with tasks of your own.",
+        FREE,
+        RECORDED,
+        PATH,
+        untracked=True,
+    )
+    epochs: float = setting(3.0, "May be a fraction: 0.5 is half of the training examples, once.", within=above(0))
+    seeds: list[int] = setting(
+        [0, 1, 2],
+        "One fine-tuning for each: it decides the new head, the order of the examples and dropout.",
+        FREE,
+        RECORDED,
+    )
+    max_train_examples: int | None = setting(
+        None,
+        "The first so many of a fixed order that only their content decides; dev is always whole.",
+        RECORDED,
+        within=at_least(1),
+    )
+    batch_size: int = setting(32, "Examples of an optimizer step, over all processes.", within=at_least(1))
+    lr: float = setting(
+        1e-4,
+        "The largest rate of AdamW, reached after the warm-up and linearly falling to zero from there.",
+        within=above(0),
+    )
+    warmup: float = setting(0.06, "Fraction of the steps.", within=between("[0, 1)"))
+    weight_decay: float = setting(
+        0.01, "Applied to matrices and embeddings, not to biases and norms.", within=at_least(0)
+    )
+    max_length: int | None = setting(
+        None,
+        "Tokens of an example, or of a window of perplexity; null: as many as the model has positions.",
+        within=at_least(8),
+    )
+    dropout: float | None = setting(None, "null: as the checkpoint's config.json says.", within=between("[0, 1)"))
+    select: Select = setting(Select.best, "The dev result of the best epoch, or of the last.")
+    precision: Precision = setting(Precision.fp32, "bf16: autocast; the weights stay fp32.")
+    files: list[str] = setting(
+        [],
+        "task=perplexity: paths or globs of .txt, .jsonl, .parquet (also .gz, .xz, .zst).",
+        RECORDED,
+        PATH,
+        untracked=True,
+    )
+    stride: int | None = setting(
+        None,
+        "task=perplexity: tokens from one window to the next; null: half a window.",
+        RECORDED,
+        within=at_least(1),
+    )
 
 
 @dataclass
 class EvalConfig:
-    checkpoint: str | None = None
-    """Folder of a model, a run's own folder (its final model is meant), or a hub id."""
-    task: list[str] = field(default_factory=lambda: ["glue"])
-    """GLUE tasks by name, `glue` (all of them), `perplexity`, or `lm_eval:TASK` (every name after that is one, too)."""
-    baseline: str | None = None
-    """A second checkpoint, which gets the same tasks and seeds and is compared pair by pair."""
-    run_name: str | None = None
-    """Folder below outputs/; None: that of the run the checkpoint comes from, else eval-NAME."""
-    sweep: str | None = None
-    """Folder between outputs/ and `run_name`, which groups the evaluations of a sweep; None: none, or under -m a name
-    made from what the command line sets."""
-    eval: EvalSettings = field(default_factory=EvalSettings)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    checkpoint: str | None = setting(
+        None, "Folder of a model, a run's own folder (its final model is meant), or a hub id."
+    )
+    task: list[str] = setting(
+        ["glue"],
+        "GLUE tasks by name, glue (all of them), perplexity, or lm_eval:TASK (every name after that is one, too).",
+        FREE,
+    )
+    baseline: str | None = setting(
+        None, "A second checkpoint, which gets the same tasks and seeds and is compared pair by pair.", FREE
+    )
+    run_name: str | None = setting(
+        None, "Folder below outputs/; null: that of the run the checkpoint comes from, else eval-NAME.", NO_RESULT
+    )
+    sweep: str | None = setting(
+        None,
+        "Folder between outputs/ and run_name, which groups the evaluations of a sweep; null: none, or under -m a "
+        "name made from what the command line sets.",
+        FREE,
+        NO_RESULT,
+    )
+    eval: EvalSettings = group(EvalSettings, TRACKED)
+    tracking: TrackingConfig = group(TrackingConfig, FREE, NO_RESULT)
+    launch: LaunchConfig = group(LaunchConfig, FREE, NO_RESULT)
+
+
+def check_eval(config: EvalConfig) -> None:
+    """Raise one ConfigError that names every problem. Names of GLUE tasks are looked at by evaluation/tasks.py."""
+    refuse(
+        [
+            *_what(config),
+            *range_problems(config),
+            *_settings(config.eval),
+            *whole_model_problems(config.launch, "est-eval"),
+        ]
+    )
+
+
+def split_tasks(names: list[str]) -> tuple[list[str], bool, list[str]]:
+    """(names of GLUE tasks, whether perplexity is asked for, names of lm-evaluation-harness tasks)."""
+    first = next((at for at, name in enumerate(names) if name.startswith(LM_EVAL)), len(names))
+    harness = [name.removeprefix(LM_EVAL) for name in names[first:]]
+    return [name for name in names[:first] if name != PERPLEXITY], PERPLEXITY in names[:first], harness
+
+
+def _what(config: EvalConfig) -> Iterator[str]:
+    if not config.checkpoint:
+        yield "checkpoint: is missing; give the folder of a model, such as outputs/NAME/model"
+    elif config.baseline is not None and os.path.realpath(config.baseline) == os.path.realpath(config.checkpoint):
+        yield "baseline: is the checkpoint itself; give another one, or leave it null"
+    if config.sweep is not None and config.run_name is None:
+        yield "sweep: is a folder of several evaluations, so give run_name too; est-eval -m names them itself"
+    _, perplexity, harness = split_tasks(config.task)
+    if not config.task or "" in config.task or "" in harness:
+        yield "task: is empty; name GLUE tasks such as cola,sst2, or glue, perplexity or lm_eval:TASK"
+    if perplexity and not config.eval.files:
+        yield "eval.files: is empty; task=perplexity needs .txt, .jsonl or .parquet files, for example ['text/*.txt']"
+    if not perplexity and config.eval.files:
+        yield "eval.files: has a meaning only with task=perplexity"
+
+
+def _settings(settings: EvalSettings) -> Iterator[str]:
+    if settings.data_dir is not None and not os.path.isdir(settings.data_dir):
+        yield f"eval.data_dir: there is no folder {settings.data_dir}"
+    if not settings.seeds:
+        yield "eval.seeds: is empty; give at least one, [0]"
+    if len(set(settings.seeds)) < len(settings.seeds) or not all(0 <= seed < 1 << 63 for seed in settings.seeds):
+        yield f"eval.seeds: {settings.seeds} must be different numbers of at least 0 and below 2**63"

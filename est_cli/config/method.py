@@ -1,26 +1,26 @@
-"""EST itself: scheduler, stages, how subnetworks are drawn."""
+"""`scheduler.*`, `stage.*`, `sampling.*`: EST itself, the stages and how subnetworks are drawn.
+
+Which scheduler reads which key stands in schedulers/NAME.py.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any
 
+from est_cli.common.errors import ConfigError
+from est_cli.config.schedulers import SCHEDULERS, scheduler_named
+from est_cli.config.schedulers.shared.scheduler import LEFT_OUT, as_list
+from est_cli.config.setting import Items, above, at_least, setting, settings_of
+from est_cli.est.schedule import SamplingRates, boundary_step
 
-class SchedulerName(StrEnum):
-    three_stage = "three_stage"
-    n_stage = "n_stage"
-    linear = "linear"
-    cosine = "cosine"
-    constant = "constant"
-    dense = "dense"
-    raptr = "raptr"
-    layer_dropout = "layer_dropout"
-    pld = "pld"
-    early_dropout = "early_dropout"
-    gradual_stacking = "gradual_stacking"
-    g_stack = "g_stack"
-    one_layer = "one_layer"
+if TYPE_CHECKING:
+    from est_cli.config.run import RunConfig
+
+MAX_STAGES = 32
+"""Each stage may be another set of shapes to compile."""
 
 
 class Redraw(StrEnum):
@@ -43,50 +43,161 @@ class LayerScale(StrEnum):
     inverse = "inverse"
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_rates(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+
+
+def _listed(fits: Any, words: str) -> Items:
+    return Items(fits, words, entry=f"in {words}")
+
+
 @dataclass
 class SchedulerConfig:
-    name: SchedulerName = SchedulerName.three_stage
+    name: str = setting("three_stage", "Name of the sampling scheduler.", choices=SCHEDULERS)
 
 
 @dataclass
 class StageConfig:
-    """What schedulers read; which of them reads what stands in schedulers.py, what it means in docs/schedulers.md.
+    """What schedulers read. Boundaries: a float is a fraction of the run, an int a step (1 is step 1, 1.0 the end)."""
 
-    The lists are Any, because OmegaConf knows no list of ints and floats; checks/method.py says what they may hold.
-    """
-
-    t1: Union[int, float, None] = None  # noqa: UP007  (OmegaConf reads typing.Union)
-    """First step of stage 2: a float is a fraction of the run, an int a step (1 is step 1, 1.0 the end)."""
-    t2: Union[int, float, None] = None  # noqa: UP007
-    """First step of stage 3, in the same way; linear, cosine, early_dropout: of the last stage."""
-    p_h: float | None = None
-    """Sampling rate of attention heads in stages 1 and 2, in (0, 1]; linear, cosine: at the start; constant: always."""
-    p_m: float | None = None
-    """Sampling rate of MLP columns, in the same way."""
-    p_l: float | None = None
-    """Sampling rate of layers in stage 1, in (0, 1]; layer_dropout: the probability of each layer to run."""
-    boundaries: Optional[Any] = None  # noqa: UP045
-    """First steps of stages 2, 3, ... as t1 and t2 are written: a list, or one number."""
-    rates: Optional[Any] = None  # noqa: UP045
-    """n_stage: a list with [p_h, p_m, p_l] for every stage, one more than there are boundaries."""
-    depths: Optional[Any] = None  # noqa: UP045
-    """raptr, gradual_stacking, g_stack, one_layer: the layers of every stage but the last, which has all; a list, or
-    one number: an int is a number of layers, a float a share of them (1 is one layer, 1.0 all)."""
-    levels: int | None = None
-    """linear, cosine: the steps in which the rates grow, each with other shapes to compile; at most 31."""
-    p_d: float | None = None
-    """early_dropout: the share of the residual branches' outputs that dropout keeps, in (0, 1]."""
-    theta: float | None = None
-    """pld: layer i of L (from 0) ends at the rate 1 - (1 - theta) i / L, all begin at 1; in (0, 1]."""
-    gamma: float | None = None
-    """pld: how fast it goes there, per step; None: 100 / steps of the run."""
+    t1: int | float | None = setting(None, "First step of stage 2: a float is a fraction of the run, an int a step.")
+    t2: int | float | None = setting(
+        None, "First step of stage 3, in the same way; linear, cosine, early_dropout: of the last stage."
+    )
+    p_h: float | None = setting(
+        None,
+        "Sampling rate of attention heads in stages 1 and 2, in (0, 1]; linear, cosine: at the start; constant: "
+        "always.",
+    )
+    p_m: float | None = setting(None, "Sampling rate of MLP columns, in the same way.")
+    p_l: float | None = setting(
+        None, "Sampling rate of layers in stage 1, in (0, 1]; layer_dropout: the probability of each layer to run."
+    )
+    boundaries: int | float | list[int | float] | None = setting(
+        None,
+        "First steps of stages 2, 3, ... as t1 and t2 are written: a list, or one number.",
+        items=_listed(_is_number, "a list of steps (int) and fractions of the run (float), such as [0.1,0.4]"),
+    )
+    rates: list[list[int | float]] | None = setting(
+        None,
+        "n_stage: a list with [p_h,p_m,p_l] for every stage, one more than there are boundaries.",
+        items=_listed(_are_rates, "a list with [p_h,p_m,p_l] for each stage, such as [[0.5,0.5,0.5],[1,1,1]]"),
+    )
+    depths: int | float | list[int | float] | None = setting(
+        None,
+        "raptr, gradual_stacking, g_stack, one_layer: the layers of every stage but the last, which has all; a list, "
+        "or one number: an int is a number of layers, a float a share of them (1 is one layer, 1.0 all).",
+        items=_listed(_is_number, "a list of numbers of layers (int) and shares of them (float), such as [1,0.5]"),
+    )
+    levels: int | None = setting(
+        None,
+        "linear, cosine: the steps in which the rates grow, each with other shapes to compile.",
+        within=at_least(1, most=MAX_STAGES - 1),
+    )
+    p_d: float | None = setting(
+        None, "early_dropout: the share of the residual branches' outputs that dropout keeps, in (0, 1]."
+    )
+    theta: float | None = setting(
+        None, "pld: layer i of L (from 0) ends at the rate 1 - (1 - theta) i / L, all begin at 1; in (0, 1]."
+    )
+    gamma: float | None = setting(
+        None, "pld: how fast it goes there, per step; null: 100 / steps of the run.", within=above(0)
+    )
 
 
 @dataclass
 class SamplingConfig:
-    redraw: Redraw = Redraw.step
-    ranks: Ranks = Ranks.same
-    per_layer: bool = True
-    kv_groups: KvGroups = KvGroups.whole
-    layer_scale: LayerScale = LayerScale.none
-    keep_ends: bool = False
+    """What the paper leaves open; docs/method.md explains each choice."""
+
+    redraw: Redraw = setting(
+        Redraw.step, "When subnetworks are drawn: once per optimizer step, or for each micro-batch anew (forward)."
+    )
+    ranks: Ranks = setting(
+        Ranks.same, "Whether all processes train one subnetwork, or each draws its own (independent, ddp)."
+    )
+    per_layer: bool = setting(True, "false: all layers share one draw of heads and columns.")
+    kv_groups: KvGroups = setting(
+        KvGroups.whole, "Whole KV groups with their query heads, or as many query heads from each group (within)."
+    )
+    layer_scale: LayerScale = setting(LayerScale.none, "inverse: 1/p_l on the residual branches of sampled layers.")
+    keep_ends: bool = setting(False, "true: the first and the last layer always run.")
+
+
+def refuse_stage_option(chosen: Mapping[str, Any]) -> None:
+    """ConfigError where an option of stage/ is chosen for a run that has no such stages, `chosen` by group.
+
+    The options hold boundaries and rates of three_stage, which those of another scheduler would replace unseen.
+    """
+    name = chosen.get("scheduler", "three_stage")
+    if "stage" in chosen and name != "three_stage":
+        raise ConfigError(f"stage: has no meaning under scheduler={name}; use scheduler=three_stage")
+
+
+def scheduler_problems(config: RunConfig, steps: int) -> Iterator[str]:
+    """What is wrong with the settings of the scheduler, in a run of so many steps."""
+    name, stage = config.scheduler.name, config.stage
+    scheduler = scheduler_named(name)
+    yield from _meaningless(config)
+    missing = [key for key in scheduler.reads if getattr(stage, key) is None]
+    yield from (f"stage.{key}: is missing; scheduler={name} needs it" for key in missing)
+    if scheduler.grows and config.model.family == "hf" and config.model.pretrained:
+        yield f"model.pretrained: scheduler={name} grows a model that begins untrained; set it to false"
+    if steps < 1:
+        return
+    wrong = [problem for key in scheduler.reads for problem in _stage_problems(key, getattr(stage, key), steps)]
+    yield from wrong
+    if not missing and not wrong and not _out_of_range(stage):
+        try:
+            scheduler.make(steps, stage)
+        except ValueError as error:
+            yield str(error)
+
+
+def _meaningless(config: RunConfig) -> Iterator[str]:
+    """Settings that the scheduler does not read."""
+    name, scheduler = config.scheduler.name, scheduler_named(config.scheduler.name)
+    for key, value in vars(config.stage).items():
+        if value is not None and key not in (*scheduler.reads, *scheduler.optional):
+            yield f"stage.{key}: has no meaning under scheduler={name}; use scheduler={_reader_of(key)}"
+    for group, read in (("sampling", scheduler.sampling), ("optim", scheduler.optim)):
+        chosen = getattr(config, group)
+        for key, known in settings_of(type(chosen)).items():
+            concerned = group == "sampling" or key in LEFT_OUT
+            if concerned and key not in read and getattr(chosen, key) != known.default:
+                yield f"{group}.{key}: has no meaning under scheduler={name}; leave it {str(known.default).lower()}"
+
+
+def _reader_of(key: str) -> str:
+    """The scheduler to name as one that reads this key of stage."""
+    usual = ("three_stage", *SCHEDULERS)
+    return next(name for name in usual if key in (*scheduler_named(name).reads, *scheduler_named(name).optional))
+
+
+def _out_of_range(stage: StageConfig) -> bool:
+    known = settings_of(StageConfig).values()
+    return any(problem for setting in known for problem in setting.problems(getattr(stage, setting.key)))
+
+
+def _stage_problems(key: str, value: Any, steps: int) -> Iterator[str]:
+    """What is wrong with one value of stage beyond its range, whatever the others are."""
+    if value is None:
+        return
+    if key in ("t1", "t2"):
+        try:
+            boundary_step(value, steps)
+        except ValueError as error:
+            yield f"stage.{key}: {error}"
+    elif key in ("p_h", "p_m", "p_l", "p_d", "theta"):
+        try:
+            SamplingRates(p_l=value)
+        except ValueError as error:
+            yield f"stage.{key}: {str(error).partition(': ')[2]}"
+    elif key in ("boundaries", "rates", "depths"):
+        most = MAX_STAGES if key == "rates" else MAX_STAGES - 1  # the last stage has no boundary behind it
+        if len(as_list(value)) > most:
+            entries = f"has {len(value)} entries"
+            yield f"stage.{key}: {entries}; a run has at most {MAX_STAGES} stages, so {most} of them"

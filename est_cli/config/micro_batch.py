@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+from est_cli.config.setting import Items
 
 AUTO = "auto"
 """The largest micro-batch that fits into the memory, found when the run starts."""
 
 _KEY = "train.micro_batch"
-_RIGHT = "an integer or auto, or a list with one of these for each stage, such as [32,24,16]"
-
-
-def micro_batch_problems(micro_batch: Any) -> Iterator[str]:
-    """What is wrong with a value of `train.micro_batch`, whatever the run is."""
-    sizes = micro_batch if isinstance(micro_batch, list) else [micro_batch]
-    if not sizes:
-        yield f"{_KEY}: [] is not {_RIGHT}"
-    for size in sizes:
-        if size == AUTO:
-            continue
-        if isinstance(size, bool) or not isinstance(size, int):
-            yield f"{_KEY}: {'null' if size is None else repr(size)[:80]} is not {_RIGHT}"
-            return
-        if size < 1:
-            yield f"{_KEY}: {size} is out of range; it must be at least 1"
-            return
+SIZES = Items(
+    lambda size: size == AUTO or (isinstance(size, int) and not isinstance(size, bool)),
+    "an integer or auto, or a list with one of these for each stage, such as [32,24,16]",
+)
+"""What `train.micro_batch` may hold."""
 
 
 def stage_problems(micro_batch: Any, num_stages: int, random: bool) -> Iterator[str]:
@@ -52,7 +42,7 @@ def pieces(batch: int, micro_batch: int, world_size: int = 1) -> list[int]:
     return [together] * (batch // together) + ([batch % together] if batch % together else [])
 
 
-def describe_micro_batches(chosen: dict[int, int], asked: list[int | None]) -> str:
+def describe_micro_batches(chosen: dict[int, int], asked: Sequence[int | None]) -> str:
     """`micro-batch 32 / 24 / 16 sequences in stages 1 / 2 / 3 (auto)`: `chosen` by stage, `asked` as requested()."""
     automatic = [stage for stage in chosen if asked[stage - 1] is None]
     where = "" if len(automatic) == len(chosen) else f" in {in_stages(automatic)}"

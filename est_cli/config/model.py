@@ -1,52 +1,152 @@
-"""The model."""
+"""`model.*`: the model's family and sizes, or where one is described elsewhere."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from est_cli.config.setting import PATH, above, at_least, between, setting
+from est_cli.est.spec import ModelSpec
+from est_cli.families import family_of
+from est_cli.families.shared.family import Family
+
+if TYPE_CHECKING:
+    from est_cli.config.run import RunConfig
 
 HF = "hf"
 """The family of models that are described elsewhere, by `model.name_or_path`."""
 
+_SIZE = at_least(1)
+
 
 @dataclass
 class ModelConfig:
-    name: str = "gpt2_tiny"
-    """Name of the preset; used in run names only."""
-    family: str = "gpt2"
-    """How the model is made: a family of docs/families.md from the numbers below, or (`hf`) from `name_or_path`."""
-    vocab_size: int | None = None
-    hidden_size: int | None = None
-    num_layers: int | None = None
-    num_heads: int | None = None
-    num_kv_heads: int | None = None
-    """Key/value heads (grouped-query attention); None: as many as num_heads."""
-    mlp_size: int | None = None
-    """MLP columns; None: four times hidden_size."""
-    max_positions: int | None = None
-    """The longest sequence the model is made for; rotary models have no table of that length but keep the promise."""
-    dropout: float = 0.0
-    tie_embeddings: bool | None = None
-    """Whether the LM head shares the embedding's weight; None: as the family does (gpt2 yes, llama no)."""
-    rope_theta: float | None = None
-    """Base of the rotary positions' wavelengths; None: as the family does."""
-    norm_eps: float | None = None
-    """Epsilon of the norms; None: as the family does (gpt2 1e-5, llama 1e-6)."""
-    head_dim: int | None = None
-    """Width of a head, in families where the heads need not be as wide as the model together (qwen3, the Gemmas);
-    None: hidden_size / num_heads."""
-    sliding_window: int | None = None
-    """Tokens that a layer with a window sees, itself included, in families that have such layers; None: as the family
-    does."""
-    state_size: int | None = None
-    """State-space models: numbers that each channel (Mamba) or entry of a head (Mamba2) remembers; None: as the family
-    does (mamba 16, mamba2 128)."""
-    name_or_path: str | None = None
-    """family=hf: a local config or checkpoint folder, or a hub id."""
-    pretrained: bool = True
-    """family=hf: continue from the weights found there; false: only the architecture, freshly initialised."""
-    fused_activation: bool = True
-    """Compute `gelu_new` (GPT-2, Phi) by torch's fused GELU, the same function to rounding; config.json then says
-    `gelu_pytorch_tanh`."""
-    fused_scan: bool = True
-    """Mamba without the kernels of mamba_ssm: a scan in linear time instead of transformers' own, the same to rounding;
-    false where something needs the gradient of a gradient."""
+    name: str = setting("gpt2_tiny", "Name of the preset; used in run names only.")
+    family: str = setting(
+        "gpt2",
+        "How the model is made: a family of docs/families.md from the numbers below, or (hf) from name_or_path.",
+    )
+    vocab_size: int | None = setting(None, "Tokens that the model knows.", within=_SIZE)
+    hidden_size: int | None = setting(None, "Width of the model.", within=_SIZE)
+    num_layers: int | None = setting(None, "Layers.", within=_SIZE)
+    num_heads: int | None = setting(None, "Attention heads of a layer.", within=_SIZE)
+    num_kv_heads: int | None = setting(
+        None, "Key/value heads (grouped-query attention); null: as many as num_heads.", within=_SIZE
+    )
+    mlp_size: int | None = setting(None, "MLP columns; null: four times hidden_size.", within=_SIZE)
+    max_positions: int | None = setting(
+        None,
+        "The longest sequence the model is made for; rotary models have no table of that length but keep the promise.",
+        within=_SIZE,
+    )
+    dropout: float = setting(0.0, "Dropout in training.", within=between("[0, 1)"))
+    tie_embeddings: bool | None = setting(
+        None, "Whether the LM head shares the embedding's weight; null: as the family does (gpt2 yes, llama no)."
+    )
+    rope_theta: float | None = setting(
+        None, "Base of the rotary positions' wavelengths; null: as the family does (llama 10000).", within=above(0)
+    )
+    norm_eps: float | None = setting(
+        None,
+        "Epsilon of the norms; null: as the family does (gpt2 1e-5, llama 1e-6).",
+        within=above(0, below=1),
+    )
+    head_dim: int | None = setting(
+        None,
+        "Width of a head, in families where the heads need not be as wide as the model together (qwen3, the Gemmas); "
+        "null: hidden_size / num_heads.",
+        within=_SIZE,
+    )
+    sliding_window: int | None = setting(
+        None,
+        "Tokens that a layer with a window sees, itself included, in families that have such layers; null: as the "
+        "family does.",
+        within=_SIZE,
+    )
+    state_size: int | None = setting(
+        None,
+        "State-space models: numbers that each channel (Mamba) or entry of a head (Mamba2) remembers; null: as the "
+        "family does (mamba 16, mamba2 128).",
+        within=_SIZE,
+    )
+    name_or_path: str | None = setting(
+        None, "family=hf: a local config or checkpoint folder, or a hub id.", PATH, untracked=True
+    )
+    pretrained: bool = setting(
+        True,
+        "family=hf: continue from the weights found there; false: only the architecture, freshly initialised.",
+    )
+    fused_activation: bool = setting(
+        True,
+        "Compute gelu_new (GPT-2, Phi) by torch's fused GELU, the same function to rounding; config.json then says "
+        "gelu_pytorch_tanh.",
+    )
+    fused_scan: bool = setting(
+        True,
+        "Mamba without the kernels of mamba_ssm: a scan in linear time instead of transformers' own, the same to "
+        "rounding; false where something needs the gradient of a gradient.",
+    )
+
+
+_NO_NUMBERS = ("name", "family", "dropout", "name_or_path", "pretrained", "fused_activation", "fused_scan")
+"""The keys that have a meaning in every family, or under hf only."""
+
+
+def numbers_given(model: ModelConfig) -> dict[str, Any]:
+    """The numbers in `model.*` that are set; which of them have a meaning is the family's to say."""
+    return {key: value for key, value in asdict(model).items() if key not in _NO_NUMBERS and value is not None}
+
+
+def preset_settings(model: ModelConfig) -> dict[str, Any]:
+    """What the Hugging Face config of a checked preset is made with."""
+    family = family_of(model.family)
+    return {"model_type": model.family, **family.settings(family.numbers(numbers_given(model)))}
+
+
+def preset_sizes(model: ModelConfig) -> ModelSpec:
+    """The specification of a checked preset, without a Hugging Face config."""
+    return family_of(model.family).spec(SimpleNamespace(**preset_settings(model)))
+
+
+def model_problems(model: ModelConfig) -> Iterator[str]:
+    if model.family == HF:
+        if not model.name_or_path:
+            yield "model.name_or_path: is missing; model=hf needs a config or checkpoint folder, or a hub id"
+        for key in numbers_given(model):
+            yield f"model.{key}: comes from model.name_or_path under model=hf; leave it null"
+        return
+    if model.name_or_path is not None:
+        yield "model.name_or_path: has a meaning only with model=hf"
+    try:
+        family = family_of(model.family)
+    except ValueError as error:
+        yield f"model.family: {error}, {HF}"
+        return
+    yield from _number_problems(model, family)
+
+
+def _number_problems(model: ModelConfig, family: Family) -> Iterator[str]:
+    """Of numbers in their ranges: what the family needs, does not know, or cannot have together."""
+    given = numbers_given(model)
+    missing = [key for key in family.required if key not in given]
+    yield from (f"model.{key}: null is not a size; give a positive integer" for key in missing)
+    unknown = [key for key in given if key not in family.keys]
+    yield from (f"model.{key}: has no meaning in the family {model.family}; leave it null" for key in unknown)
+    if not missing and not unknown and all(not isinstance(n, int) or n >= 1 for n in given.values()):
+        yield from family.problems(family.numbers(given))
+
+
+def fit_problems(config: RunConfig, sizes: ModelSpec) -> Iterator[str]:
+    """What of the run does not fit a model of these sizes, but for the rates."""
+    seq_len, positions = config.train.seq_len, sizes.max_positions
+    if positions is not None and seq_len > positions:
+        yield f"train.seq_len: {seq_len} is longer than the model's {positions} positions (model.max_positions)"
+    if sizes.attention:
+        return
+    if config.train.attention.value != "auto":
+        word = config.train.attention.value
+        yield f"train.attention: {word} has no meaning in the family {sizes.family}; leave it auto"
+    if config.model.dropout:
+        yield f"model.dropout: {config.model.dropout} has no meaning in the family {sizes.family}; leave it 0.0"

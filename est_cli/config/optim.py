@@ -1,10 +1,17 @@
-"""Optimizer and learning rate."""
+"""`optim.*`: the optimizer and the learning rate, a pure function of the step."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Union
+from typing import TYPE_CHECKING
+
+from est_cli.config.setting import METHOD, above, at_least, between, setting
+from est_cli.est.schedule import boundary_step
+
+if TYPE_CHECKING:
+    from est_cli.config.run import RunConfig
 
 
 class LrSchedule(StrEnum):
@@ -50,37 +57,102 @@ DEFAULT_MOMENTUM = 0.95
 """What `optim.momentum: null` means under muon, as in Jordan et al. (2024)."""
 DEFAULT_NS_STEPS = 5
 """What `optim.ns_steps: null` means under muon, as there."""
+MUON_KEYS = ("muon_lr", "momentum", "nesterov", "ns_steps", "adjust_lr")
+MAX_NS_STEPS = 99
+"""What torch allows; five are usual."""
 
 
 @dataclass
 class OptimConfig:
-    name: OptimName = OptimName.adamw
-    """muon: torch's Muon for the matrices of the layers, AdamW for all else."""
-    lr: float = 1e-3
-    """The largest of the run; what the schedule does with it, it does with muon_lr too."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    """Applied to matrices and embeddings, not to biases and norms."""
-    muon_lr: float | None = None
-    """muon only: the largest learning rate of the matrices; None: lr."""
-    momentum: float | None = None
-    """muon only; None: 0.95."""
-    nesterov: bool | None = None
-    """muon only: whether the momentum looks ahead; None: true."""
-    ns_steps: int | None = None
-    """muon only: Newton-Schulz iterations of the orthogonalisation; None: 5."""
-    adjust_lr: AdjustLr | None = None
-    """muon only: how a matrix's shape changes its learning rate; None: match_rms_adamw."""
-    grad_clip: float = 1.0
-    """Largest global gradient norm; 0: no clipping."""
-    schedule: LrSchedule = LrSchedule.wsd
-    warmup: Union[int, float] = 0.02  # noqa: UP007
-    """Steps (int) or fraction of the run (float) of linear warm-up."""
-    decay: Union[int, float, None] = None  # noqa: UP007
-    """wsd only: steps (int) or fraction (float) of the final linear decay; None: 0.2."""
-    min_lr_ratio: float | None = None
-    """The floor of wsd, cosine and linear as a fraction of lr; None: 0.1."""
-    skipped_layers: SkippedLayers = SkippedLayers.frozen
-    unsampled_rows: UnsampledRows = UnsampledRows.zero_grad
+    name: OptimName = setting(
+        OptimName.adamw, "adamw (fused), or muon: torch's Muon for the matrices of the layers, AdamW for all else."
+    )
+    lr: float = setting(
+        1e-3, "The largest of the run; what the schedule does with it, it does with muon_lr too.", within=above(0)
+    )
+    beta1: float = setting(0.9, "AdamW's decay of the first moment.", within=between("[0, 1)"))
+    beta2: float = setting(0.95, "AdamW's decay of the second moment.", within=between("[0, 1)"))
+    eps: float = setting(1e-8, "AdamW's epsilon.", within=above(0))
+    weight_decay: float = setting(
+        0.1, "Applied to matrices and embeddings, not to biases and norms.", within=at_least(0)
+    )
+    muon_lr: float | None = setting(
+        None, "muon only: the largest learning rate of the matrices; null: lr.", within=above(0)
+    )
+    momentum: float | None = setting(None, "muon only; null: 0.95.", within=between("[0, 1)"))
+    nesterov: bool | None = setting(None, "muon only: whether the momentum looks ahead; null: true.")
+    ns_steps: int | None = setting(
+        None,
+        "muon only: Newton-Schulz iterations of the orthogonalisation; null: 5.",
+        within=at_least(1, most=MAX_NS_STEPS),
+    )
+    adjust_lr: AdjustLr | None = setting(
+        None, "muon only: how a matrix's shape changes its learning rate; null: match_rms_adamw."
+    )
+    grad_clip: float = setting(1.0, "Largest global gradient norm; 0: no clipping.", within=at_least(0))
+    schedule: LrSchedule = setting(LrSchedule.wsd, "Course of the learning rate after the warm-up.")
+    warmup: int | float = setting(0.02, "Steps (int) or fraction of the run (float) of linear warm-up.")
+    decay: int | float | None = setting(
+        None, "wsd only: steps (int) or fraction (float) of the final linear decay; null: 0.2."
+    )
+    min_lr_ratio: float | None = setting(
+        None, "The floor of wsd, cosine and linear as a fraction of lr; null: 0.1.", within=between("[0, 1]")
+    )
+    skipped_layers: SkippedLayers = setting(
+        SkippedLayers.frozen,
+        "A layer that ran nowhere in a step: left alone, or moments decay and weight decay acts (zero_grad).",
+        METHOD,
+    )
+    unsampled_rows: UnsampledRows = setting(
+        UnsampledRows.zero_grad,
+        "Rows that were not sampled in a layer that ran: they see a zero gradient, or stay as they are (frozen).",
+        METHOD,
+    )
+
+
+def optim_problems(config: RunConfig, steps: int) -> Iterator[str]:
+    """What does not go together in a run of so many steps."""
+    optim = config.optim
+    if optim.decay is not None and optim.schedule is not LrSchedule.wsd:
+        yield f"optim.decay: belongs to optim.schedule=wsd and has no meaning under {optim.schedule.value}"
+    if optim.min_lr_ratio is not None and optim.schedule is LrSchedule.constant:
+        yield "optim.min_lr_ratio: has no meaning under optim.schedule=constant"
+    for key in MUON_KEYS:
+        if optim.name is not OptimName.muon and getattr(optim, key) is not None:
+            yield f"optim.{key}: belongs to optim=muon and has no meaning under optim.name={optim.name.value}"
+    yield from _incompatible_choices(config)
+    if steps >= 1:
+        yield from _lr_spans(optim, steps)
+
+
+def _incompatible_choices(config: RunConfig) -> Iterator[str]:
+    optim, sharded = config.optim, config.launch.strategy == "fsdp"
+    muon, frozen = optim.name is OptimName.muon, optim.unsampled_rows is UnsampledRows.frozen
+    if muon and sharded:
+        yield (
+            "optim.name: muon has no meaning under launch.strategy=fsdp, where no process holds a whole matrix to "
+            "orthogonalise; use ddp"
+        )
+    if muon and frozen:
+        yield (
+            "optim.unsampled_rows: frozen has no meaning under optim.name=muon, whose update of a row depends on all "
+            "rows of its matrix; use adamw"
+        )
+    if frozen and sharded:
+        yield (
+            "optim.unsampled_rows: frozen is not there under launch.strategy=fsdp, where the rows of a matrix are "
+            "spread over the processes; use ddp"
+        )
+
+
+def _lr_spans(optim: OptimConfig, steps: int) -> Iterator[str]:
+    """warmup and decay are spans of the run; together they must fit into it."""
+    spans = {}
+    for key, default in (("warmup", 0.0), ("decay", DEFAULT_DECAY)):
+        value = getattr(optim, key)
+        try:
+            spans[key] = boundary_step(default if value is None else value, steps)
+        except ValueError as error:
+            yield f"optim.{key}: {error}"
+    if optim.schedule is LrSchedule.wsd and len(spans) == 2 and sum(spans.values()) > steps:
+        yield f"optim.decay: warm-up ({spans['warmup']}) and decay ({spans['decay']}) exceed the run of {steps} steps"

@@ -1,87 +1,125 @@
-"""What a configuration amounts to: its steps, its tokenizer, its model, its sampling scheduler and options."""
+"""A configuration is checked once and resolved once: check() gives what it amounts to, and that is handed on."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from est_cli.config import HF, ModelConfig, RunConfig, SamplingConfig, SchedulerName
+from est_cli.common.errors import ConfigError
+from est_cli.config.data import dataset_problems
+from est_cli.config.launch import launch_problems
+from est_cli.config.method import Ranks, Redraw, SamplingConfig, scheduler_problems
 from est_cli.config.micro_batch import pieces, requested
-from est_cli.config.schedulers import make_scheduler
+from est_cli.config.model import HF, fit_problems, model_problems, preset_sizes
+from est_cli.config.optim import optim_problems
+from est_cli.config.plan import PlanConfig, of_any_length, plan_problems
+from est_cli.config.run import RunConfig, tokenizer_of
+from est_cli.config.schedulers import scheduler_named
+from est_cli.config.schema import plain
+from est_cli.config.setting import range_problems, refuse
+from est_cli.config.training import max_steps, micro_batch_problems, train_problems
 from est_cli.est.flops import planned_ran
 from est_cli.est.schedule import SamplingScheduler
-from est_cli.est.sizes import Cut, Ran, SamplingOptions
+from est_cli.est.sizes import Cut, Ran, SamplingOptions, scheduled_sizes
 from est_cli.est.spec import ModelSpec
-from est_cli.families import family_of
-
-DEFAULT_STEPS = 300
-
-_NO_NUMBERS = ("name", "family", "dropout", "name_or_path", "pretrained", "fused_activation", "fused_scan")
-"""The keys of `model.*` that have a meaning in every family, or under hf only."""
 
 
-def max_steps(config: RunConfig) -> int:
-    """Optimizer steps of the run: given, or the token budget rounded up to whole steps, or 300."""
-    train = config.train
-    if train.max_tokens is not None and train.tokens_per_step > 0:
-        return -(-train.max_tokens // train.tokens_per_step)
-    return DEFAULT_STEPS if train.max_steps is None else train.max_steps
+@dataclass(frozen=True)
+class Resolved:
+    """What a checked configuration amounts to."""
+
+    config: RunConfig
+    max_steps: int
+    tokenizer: str
+    """Its name, `bpe` for one that is trained on the corpus."""
+    scheduler: SamplingScheduler
+    options: SamplingOptions
+    sequences_per_step: int
+    """Over all processes and micro-batches."""
+    micro_batches: tuple[int | None, ...]
+    """Sequences per forward pass and rank in each stage, as they are asked for; None: the largest that fits."""
+
+    def cuts(self, world_size: int) -> dict[int, Cut]:
+        """How a step of each stage is cut, by its number; a micro-batch that is not chosen yet counts as whole."""
+        batch = self.sequences_per_step
+        return {
+            number: Cut(tuple(pieces(batch, size or batch, world_size)), world_size)
+            for number, size in enumerate(self.micro_batches, start=1)
+        }
+
+    def planned(self, spec: ModelSpec, world_size: int) -> dict[int, Ran]:
+        """What the whole run will run of the model that `spec` describes, by stage (see planned_ran); ValueError where
+        the rates do not fit the model."""
+        batch, seed = self.sequences_per_step, self.config.seed
+        return planned_ran(spec, self.scheduler, self.options, batch, seed, self.cuts(world_size))
+
+    def check_fit(self, sizes: ModelSpec) -> None:
+        """Raise ConfigError where the run does not fit the model. check() does it for presets, whose sizes it knows."""
+        for problem in self._fit_problems(sizes):
+            raise ConfigError(problem)
+
+    def _fit_problems(self, sizes: ModelSpec) -> Iterator[str]:
+        yield from fit_problems(self.config, sizes)
+        try:
+            scheduled_sizes(sizes, self.scheduler, self.options)
+        except ValueError as error:
+            yield str(error)
 
 
-def tokenizer_of(config: RunConfig) -> str:
-    """The tokenizer's name: under `auto` that of the pre-trained model that is continued, else `bpe`."""
-    if config.tokenizer != "auto":
-        return config.tokenizer
-    continued = config.model.family == HF and config.model.pretrained
-    return str(config.model.name_or_path) if continued else "bpe"
+def check(config: RunConfig) -> Resolved:
+    """What the configuration amounts to. Raises one ConfigError that names every problem."""
+    asked, config = config, of_any_length(config)
+    steps = max_steps(config)
+    refuse(
+        [
+            *range_problems(config),
+            *model_problems(config.model),
+            *dataset_problems(config.dataset, tokenizer_of(config)),
+            *train_problems(config),
+            *optim_problems(config, steps),
+            *scheduler_problems(config, steps),
+            *launch_problems(config),
+            *(plan_problems(asked) if isinstance(asked, PlanConfig) else ()),
+        ]
+    )
+    run = resolve(config)
+    refuse(run._fit_problems(preset_sizes(config.model)) if config.model.family != HF else ())
+    refuse(micro_batch_problems(run, config.sampling.redraw is Redraw.forward or drops_entries(config)))
+    return run
 
 
-def numbers_given(model: ModelConfig) -> dict[str, Any]:
-    """The numbers in `model.*` that are set; which of them have a meaning is the family's to say."""
-    return {key: value for key, value in asdict(model).items() if key not in _NO_NUMBERS and value is not None}
-
-
-def preset_settings(model: ModelConfig) -> dict[str, Any]:
-    """What the Hugging Face config of a checked preset is made with."""
-    family = family_of(model.family)
-    return {"model_type": model.family, **family.settings(family.numbers(numbers_given(model)))}
-
-
-def scheduler_of(config: RunConfig) -> SamplingScheduler:
-    """The sampling scheduler that the configuration describes; ValueError where it describes none."""
-    return make_scheduler(config.scheduler.name, config.stage, max_steps(config))
-
-
-def cuts_of(config: RunConfig, num_stages: int, world_size: int) -> dict[int, Cut]:
-    """How a step of each stage is cut, by its number; a micro-batch that is not chosen yet counts as whole."""
-    batch = config.train.tokens_per_step // config.train.seq_len
-    sizes = requested(config.train.micro_batch, num_stages)
-    return {
-        number: Cut(tuple(pieces(batch, size or batch, world_size)), world_size)
-        for number, size in enumerate(sizes, start=1)
-    }
-
-
-def planned_of(config: RunConfig, spec: ModelSpec, world_size: int) -> dict[int, Ran]:
-    """What the whole run will run of the model that `spec` describes, by stage (see planned_ran); ValueError where the
-    rates do not fit the model."""
-    scheduler, batch = scheduler_of(config), config.train.tokens_per_step // config.train.seq_len
-    cuts = cuts_of(config, len(scheduler.stages), world_size)
-    return planned_ran(spec, scheduler, options_of(config.sampling), batch, config.seed, cuts)
+def resolve(config: RunConfig) -> Resolved:
+    """What a configuration amounts to that was checked already. Raises ValueError where its scheduler cannot be "
+    "made."""
+    steps, train = max_steps(config), config.train
+    scheduler = scheduler_named(config.scheduler.name).make(steps, config.stage)
+    return Resolved(
+        config=config,
+        max_steps=steps,
+        tokenizer=tokenizer_of(config),
+        scheduler=scheduler,
+        options=options_of(config.sampling),
+        sequences_per_step=train.tokens_per_step // train.seq_len,
+        micro_batches=tuple(requested(train.micro_batch, len(scheduler.stages))),
+    )
 
 
 def drops_entries(config: RunConfig) -> bool:
     """Whether plain dropout takes part, whose random numbers depend on how a step is cut into micro-batches."""
-    return config.model.dropout > 0 or config.scheduler.name is SchedulerName.early_dropout
+    return config.model.dropout > 0 or scheduler_named(config.scheduler.name).drops_entries
+
+
+def depends_on_split(config: RunConfig) -> tuple[str, ...]:
+    """The settings under which another number of processes or another micro-batch would train something else."""
+    reasons = {
+        "sampling.redraw=forward": config.sampling.redraw is Redraw.forward,
+        "sampling.ranks=independent": config.sampling.ranks is Ranks.independent,
+        "model.dropout > 0": config.model.dropout > 0,
+        f"scheduler={config.scheduler.name}": scheduler_named(config.scheduler.name).drops_entries,
+    }
+    return tuple(reason for reason, holds in reasons.items() if holds)
 
 
 def options_of(sampling: SamplingConfig) -> SamplingOptions:
     """The sampling options in the form that est_cli.est takes."""
-    return SamplingOptions(
-        redraw=sampling.redraw.value,
-        ranks=sampling.ranks.value,
-        per_layer=sampling.per_layer,
-        kv_groups=sampling.kv_groups.value,
-        layer_scale=sampling.layer_scale.value,
-        keep_ends=sampling.keep_ends,
-    )
+    return SamplingOptions(**plain(sampling))

@@ -1,51 +1,56 @@
-"""A whole run: every group, and which keys may change when it is resumed."""
+"""A whole run: every group of settings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from est_cli.config.data import DatasetConfig
 from est_cli.config.launch import LaunchConfig
 from est_cli.config.method import SamplingConfig, SchedulerConfig, StageConfig
-from est_cli.config.model import ModelConfig
+from est_cli.config.model import HF, ModelConfig
 from est_cli.config.optim import OptimConfig
+from est_cli.config.setting import BRANCH, FREE, METHOD, SEED, TRACKED, group, setting
 from est_cli.config.tracking import TrackingConfig
 from est_cli.config.training import TrainConfig
 
 
 @dataclass
 class RunConfig:
-    run_name: str | None = None
-    """Folder below outputs/; None: made from model, scheduler and time."""
-    sweep: str | None = None
-    """Folder between outputs/ and the run's own, which groups the runs of a sweep; None: none, or under -m a name made
-    from what the command line sets."""
-    share_prefix: bool = False
-    """Under -m: a run begins from the checkpoint of another one of the sweep that agrees with it up to there."""
-    resume: str | None = None
-    """A run folder to continue, or `auto`."""
-    seed: int = 0
-    tokenizer: str = "auto"
-    """`bpe`: byte-level BPE trained on the corpus and cached; otherwise a folder or a hub id. `auto`: that of a
-    pre-trained model that is continued, else bpe."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-    stage: StageConfig = field(default_factory=StageConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    run_name: str | None = setting(
+        None, "Folder below outputs/; null: made from model, scheduler and time.", FREE, BRANCH
+    )
+    sweep: str | None = setting(
+        None,
+        "Folder between outputs/ and the run's own, which groups the runs of a sweep; null: none, or under -m a name "
+        "made from what the command line sets.",
+        FREE,
+    )
+    share_prefix: bool = setting(
+        False,
+        "Under -m: a run begins from the checkpoint of another one of the sweep that agrees with it up to there.",
+        FREE,
+    )
+    resume: str | None = setting(None, "A run folder to continue, or auto.", FREE, BRANCH)
+    seed: int = setting(0, "Decides weights, order of the data, subnetworks and dropout.", TRACKED, within=SEED)
+    tokenizer: str = setting(
+        "auto",
+        "bpe: byte-level BPE trained on the corpus and cached; otherwise a folder or a hub id. auto: that of a "
+        "pre-trained model that is continued, else bpe.",
+    )
+    model: ModelConfig = group(ModelConfig, TRACKED)
+    dataset: DatasetConfig = group(DatasetConfig)
+    scheduler: SchedulerConfig = group(SchedulerConfig, TRACKED, METHOD, BRANCH)
+    stage: StageConfig = group(StageConfig, TRACKED, METHOD, BRANCH)
+    sampling: SamplingConfig = group(SamplingConfig, TRACKED, METHOD)
+    optim: OptimConfig = group(OptimConfig, TRACKED)
+    train: TrainConfig = group(TrainConfig, TRACKED)
+    tracking: TrackingConfig = group(TrackingConfig, FREE, BRANCH)
+    launch: LaunchConfig = group(LaunchConfig, FREE)
 
 
-FREE_KEYS = (
-    "run_name", "sweep", "share_prefix", "resume", "train.micro_batch", "train.compile",
-    "train.activation_checkpointing", "train.attention",
-    "train.lm_loss", "train.lm_chunk", "train.pad_vocab_to", "train.profile_step", "train.profile_steps",
-    "train.log_every", "train.eval_every", "train.eval_tokens", "train.checkpoint_every",
-    "train.async_checkpoints", "train.keep_last", "train.keep_every", "train.sample_every", "train.sample_prompt",
-    "train.sample_tokens", "tracking", "launch",
-    "dataset.num_workers",
-)  # fmt: skip
-"""Keys (or whole groups) that may change when a run is resumed; every other key defines the run and is frozen."""
+def tokenizer_of(config: RunConfig) -> str:
+    """The tokenizer's name: under `auto` that of the pre-trained model that is continued, else `bpe`."""
+    if config.tokenizer != "auto":
+        return config.tokenizer
+    continued = config.model.family == HF and config.model.pretrained
+    return str(config.model.name_or_path) if continued else "bpe"

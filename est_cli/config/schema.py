@@ -7,7 +7,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.redact import has_user
+from est_cli.config.setting import Setting, settings_of
 
 C = TypeVar("C")
 
@@ -25,15 +26,11 @@ def typed(tree: DictConfig | dict[str, Any], schema: type[C]) -> C:
     try:
         composed = tree if isinstance(tree, DictConfig) else OmegaConf.create(tree)
         _refuse_resolvers(OmegaConf.to_container(composed, resolve=False))
-        resolved = OmegaConf.to_container(composed, resolve=True)
-        _require_groups(resolved, schema)
-        resolved = _as_lists(resolved, schema)
-        _refuse_numbers_for_switches(leaves_of(resolved), schema)
-        _refuse_users(leaves_of(resolved))
-        merged = OmegaConf.merge(OmegaConf.structured(schema), resolved)
-        return typing.cast(C, OmegaConf.to_object(merged))
+        resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise config_error(error, schema) from error
+    _refuse_users(leaves_of(resolved))
+    return _built(resolved, schema, "", settings_of(schema))
 
 
 def to_yaml(config: Any) -> str:
@@ -50,19 +47,17 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
-def leaf_types(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, type) of every setting."""
-    hints = typing.get_type_hints(schema)
-    for field in dataclasses.fields(schema):
-        hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            yield from leaf_types(typing.cast(type, hint), f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}", hint
+def leaves_of(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A tree of dicts as dotted key -> value."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= leaves_of(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
 
 
-def unknown_key(key: str, known: Sequence[str]) -> str:
+def unknown_key(key: str, known: Iterable[str]) -> str:
     """`key: unknown key; did you mean ...?`"""
+    known = [*known]
     name, names = _name(key), {_name(other): other for other in reversed(known)}
     close = [names[name]] if name in names else []  # wrong or missing group
     close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.8)
@@ -74,33 +69,19 @@ def _name(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def leaves_of(tree: Any, prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= leaves_of(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return leaves
-
-
 def config_error(error: Exception, schema: type) -> ConfigError:
     """One line for what Hydra or OmegaConf found wrong."""
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     key = re.sub(r"\[\d+\]$", "", str(getattr(cause, "full_key", None) or ""))  # of an item: the list's key
-    leaves = dict(leaf_types(schema))
+    known = settings_of(schema)
     first_line = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
     if not key:
         return ConfigError(f"configuration: {first_line}")
-    if key not in leaves and type(cause).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
-        return ConfigError(unknown_key(key, [*leaves, *{leaf.partition(".")[0] for leaf in leaves}]))
-    if key in leaves and "Interpolation" not in type(cause).__name__:
-        return ConfigError(f"{key}: {_value_in(cause)} is not {describe_type(leaves[key])}")
+    if key not in known and type(cause).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
+        return ConfigError(unknown_key(key, [*known, *{leaf.partition(".")[0] for leaf in known}]))
     return ConfigError(f"{key}: {first_line}")
-
-
-def _value_in(cause: BaseException) -> str:
-    told = repr(getattr(cause, "value", None))
-    return "null" if told == "None" else told[:80]
 
 
 def describe_type(hint: Any) -> str:
@@ -108,41 +89,118 @@ def describe_type(hint: Any) -> str:
     words = {int: "an integer", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
     if isinstance(hint, type) and issubclass(hint, Enum):
         return "one of " + ", ".join(member.value for member in hint)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    if _is_union(hint):
         return " or ".join(describe_type(part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is list:
         kinds = {int: "integers, [1,2]", float: "numbers, [1,2]"}
         return f"a list of {kinds.get(typing.get_args(hint)[0], 'words, [a,b]')}"
-    return "a value this setting can have" if hint is Any else words.get(hint, str(hint))
+    return words.get(hint, str(hint))
 
 
-def _require_groups(tree: Any, schema: type) -> None:
-    if "experiment" in tree:
+def describe(known: Setting) -> str:
+    """What a setting may be, in the same words."""
+    if known.items is not None:
+        return known.items.words + (" or null" if known.default is None else "")
+    return f"one of {', '.join(known.choices)}" if known.choices else describe_type(known.hint)
+
+
+def _built(tree: Any, schema: type[C], prefix: str, known: dict[str, Setting]) -> C:
+    """One dataclass with the groups inside of it."""
+    hints = typing.get_type_hints(schema)
+    if not prefix and "experiment" in tree:
         raise ConfigError("experiment: its file must hold settings by name, below a first line `# @package _global_`")
-    for group, hint in typing.get_type_hints(schema).items():
-        if dataclasses.is_dataclass(hint) and not isinstance(tree.get(group, {}), dict):
-            raise ConfigError(f"{group}: {str(tree[group])[:80]!r} is not a group of settings, {group}: {{KEY: VALUE}}")
+    for name in tree:
+        if name not in hints:
+            raise ConfigError(unknown_key(f"{prefix}{name}", [*known, *(key for key in hints if not prefix)]))
+    values: dict[str, Any] = {}
+    for name, value in tree.items():
+        key, kind = f"{prefix}{name}", hints[name]
+        if not dataclasses.is_dataclass(kind):
+            values[name] = _converted(value, known[key])
+        elif isinstance(value, dict):
+            values[name] = _built(value, typing.cast(type, kind), f"{key}.", known)
+        else:
+            raise ConfigError(f"{key}: {str(value)[:80]!r} is not a group of settings, {key}: {{KEY: VALUE}}")
+    return schema(**values)
 
 
-def _as_lists(tree: Any, schema: type) -> Any:
-    """Let a single value stand for a list of one (`dataset.files=corpus.txt`, `eval.seeds=0`)."""
-    for key, hint in leaf_types(schema):
-        group, _, name = key.rpartition(".")
-        parent = tree.get(group, {}) if group else tree
-        if (hint is not Any and typing.get_origin(hint) is not list) or name not in parent:
-            continue
-        if hint is not Any and type(parent[name]) is typing.get_args(hint)[0]:
-            parent[name] = [parent[name]]
-        elif isinstance(parent[name], dict):  # OmegaConf would not tell the key, or take it
-            raise ConfigError(f"{key}: {str(parent[name])[:80]} is not {describe_type(hint)}")
-    return tree
+def _converted(value: Any, known: Setting) -> Any:
+    if known.items is not None:
+        return _with_entries(value, known)
+    try:
+        found = _cast(value, known.hint)
+        if known.choices and found not in known.choices:
+            raise _NotThat(value)
+    except _NotThat as error:
+        raise _refused(known.key, error.args[0], describe(known)) from None
+    return found
 
 
-def _refuse_numbers_for_switches(leaves: dict[str, Any], schema: type) -> None:
-    """OmegaConf would take 3 for true."""
-    for key, hint in leaf_types(schema):
-        if bool in (hint, *typing.get_args(hint)) and type(leaves.get(key)) in (int, float):
-            raise ConfigError(f"{key}: {leaves[key]} is not {describe_type(hint)}")
+def _with_entries(value: Any, known: Setting) -> Any:
+    """A value whose entries the type does not describe; a single one may stand for a list."""
+    assert known.items is not None
+    if value is None and known.default is None:
+        return None
+    if value == []:
+        raise _refused(known.key, value, known.items.words)
+    for entry in value if isinstance(value, list) else [value]:
+        if not known.items.fits(entry):
+            raise _refused(known.key, entry, known.items.entry or known.items.words)
+    return value
+
+
+def _refused(key: str, value: Any, words: str) -> ConfigError:
+    return ConfigError(f"{key}: {'null' if value is None else repr(value)[:80]} is not {words}")
+
+
+class _NotThat(Exception):
+    """The value, or the item of a list, that is not of its type."""
+
+
+_SWITCHES = {"true": True, "yes": True, "on": True, "y": True, "false": False, "no": False, "off": False, "n": False}
+
+
+def _cast(value: Any, hint: Any) -> Any:
+    """The value as the type; _NotThat where it is no such thing. A single value stands for a list of one."""
+    if _is_union(hint):
+        parts = typing.get_args(hint)
+        if value is None and type(None) in parts:
+            return None
+        kinds = [part for part in parts if part is not type(None)]
+        if len(kinds) == 1:
+            return _cast(value, kinds[0])
+        if type(value) in kinds:
+            return value
+        raise _NotThat(value)
+    if typing.get_origin(hint) is list:
+        (kind,) = typing.get_args(hint)
+        if isinstance(value, list):
+            return [_cast(item, kind) for item in value]
+        if type(value) is kind:
+            return [value]
+        raise _NotThat(value)
+    return _cast_scalar(value, hint)
+
+
+def _cast_scalar(value: Any, hint: type) -> Any:
+    try:
+        if issubclass(hint, Enum) and isinstance(value, str):
+            return hint(value)
+        if hint is bool and isinstance(value, bool | str):
+            return value if isinstance(value, bool) else _SWITCHES[value.lower()]
+        if hint is int and type(value) in (int, str):
+            return int(value)
+        if hint is float and type(value) in (int, float, str):
+            return float(value)
+        if hint is str and isinstance(value, str | int | float | bool):
+            return str(value)
+    except (ValueError, KeyError):
+        pass
+    raise _NotThat(value)
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
 def _refuse_users(leaves: dict[str, Any]) -> None:

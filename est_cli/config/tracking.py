@@ -1,9 +1,11 @@
-"""Where a run is followed."""
+"""`tracking.*`: where a run is followed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+
+from est_cli.config.setting import setting
 
 
 class WandbMode(StrEnum):
@@ -15,8 +17,9 @@ class WandbMode(StrEnum):
 
 @dataclass
 class TrackingConfig:
-    wandb: WandbMode = WandbMode.auto
-    """auto: online where a key is configured, otherwise offline."""
-    project: str = "est"
-    entity: str | None = None
-    tags: list[str] = field(default_factory=list)
+    wandb: WandbMode = setting(
+        WandbMode.auto, "W&B mirrors metrics.jsonl; auto: online where a key is configured, otherwise offline."
+    )
+    project: str = setting("est", "The W&B project.")
+    entity: str | None = setting(None, "The W&B user or team; null: the key's own.")
+    tags: list[str] = setting([], "W&B tags of the run.")

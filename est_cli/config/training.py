@@ -1,10 +1,20 @@
-"""Budget, batch, precision and intervals."""
+"""`train.*`: the budget, the batch, precision and speed, and what is done every so many steps."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING
+
+from est_cli.config.micro_batch import SIZES, stage_problems
+from est_cli.config.setting import EVERY, FREE, at_least, setting
+
+if TYPE_CHECKING:
+    from est_cli.config.resolve import Resolved
+    from est_cli.config.run import RunConfig
+
+DEFAULT_STEPS = 300
 
 
 class Precision(StrEnum):
@@ -30,45 +40,109 @@ class Attention(StrEnum):
 
 @dataclass
 class TrainConfig:
-    max_steps: int | None = None
-    """Optimizer steps; None with max_tokens None: 300."""
-    max_tokens: int | None = None
-    """Budget in tokens instead of steps: rounded up to whole steps."""
-    seq_len: int = 256
-    tokens_per_step: int = 4096
-    """Tokens per optimizer step over all micro-batches; a multiple of seq_len."""
-    micro_batch: Any = 16  # OmegaConf knows no Union with a list; batch_sizes.py checks what it holds
-    """Sequences per forward pass and rank: an int, `auto` (the largest that fits, found when the run starts), or a list
-    with one of these for each stage, [32,24,16]."""
-    precision: Precision = Precision.fp32
-    compile: bool | None = None
-    """Regional torch.compile of each layer; None: on CUDA only."""
-    attention: Attention = Attention.auto
-    lm_loss: LmLossKind = LmLossKind.chunked
-    """How the LM head's loss is computed: piece by piece with its gradients (chunked), by torch's own function of that
-    kind (torch 2.13 and later), or from the logits of all positions as plain Hugging Face does it (whole)."""
-    lm_chunk: int | None = None
-    """Positions of a piece under lm_loss=chunked and torch; None: as measured for the device."""
-    pad_vocab_to: int | None = None
-    """lm_loss=chunked: fill the columns of the LM head's product up to a multiple of this, outside of the model and its
-    softmax; None: 128 on CUDA, where odd sizes are slow, else 1 (none)."""
-    activation_checkpointing: bool = False
-    log_every: int = 1
-    eval_every: int = 50
-    """Steps between evaluations; above 0 also at the end of a stage whose checkpoint is kept; 0: at the end only."""
-    eval_tokens: int | None = 131072
-    """Validation tokens read at each evaluation, from the start of the validation split; None: all of it."""
-    checkpoint_every: int = 100
-    async_checkpoints: bool | None = None
-    """Copy what is saved to the host and write it while training goes on; None: on CUDA only."""
-    keep_last: int = 2
-    """Newest checkpoints kept (at least 2); those at stage transitions are kept beside them."""
-    keep_every: int = 0
-    """Also keep each checkpoint whose step is a multiple of this."""
-    sample_every: int = 0
-    """Print a continuation of sample_prompt every so many steps, and at the end."""
-    sample_prompt: str = "def "
-    sample_tokens: int = 64
-    profile_step: int | None = None
-    """Record a profiler trace of profile_steps steps from this one on, into the run's folder profile/; None: never."""
-    profile_steps: int = 3
+    max_steps: int | None = setting(None, "Optimizer steps; null with max_tokens null: 300.", within=at_least(1))
+    max_tokens: int | None = setting(
+        None, "Budget in tokens instead of steps: rounded up to whole steps.", within=at_least(1)
+    )
+    seq_len: int = setting(
+        256, "Tokens of a training sequence.", within=at_least(2, note=" (a token and the next one)")
+    )
+    tokens_per_step: int = setting(
+        4096, "Tokens per optimizer step over all micro-batches; a multiple of seq_len.", within=at_least(1)
+    )
+    micro_batch: int | str | list[int | str] = setting(
+        16,
+        "Sequences per forward pass and rank: a number, auto (the largest that fits, found when the run starts), or a "
+        "list with one of these for each stage, [32,24,16].",
+        FREE,
+        within=at_least(1),
+        items=SIZES,
+    )
+    precision: Precision = setting(Precision.fp32, "bf16: autocast; the weights stay fp32.")
+    compile: bool | None = setting(None, "Regional torch.compile of each layer; null: on CUDA only.", FREE)
+    attention: Attention = setting(Attention.auto, "torch's attention kernel; auto: torch chooses.", FREE)
+    lm_loss: LmLossKind = setting(
+        LmLossKind.chunked,
+        "How the LM head's loss is computed: piece by piece with its gradients (chunked), by torch's own function of "
+        "that kind (torch 2.13 and later), or from the logits of all positions as plain Hugging Face does it (whole).",
+        FREE,
+    )
+    lm_chunk: int | None = setting(
+        None,
+        "Positions of a piece under lm_loss=chunked and torch; null: as measured for the device.",
+        FREE,
+        within=at_least(1),
+    )
+    pad_vocab_to: int | None = setting(
+        None,
+        "lm_loss=chunked: fill the columns of the LM head's product up to a multiple of this, outside of the model "
+        "and its softmax; null: 128 on CUDA, where odd sizes are slow, else 1 (none).",
+        FREE,
+        within=at_least(1, most=4096),
+    )
+    activation_checkpointing: bool = setting(
+        False, "Recompute each layer in the backward pass: less memory, more time.", FREE
+    )
+    log_every: int = setting(1, "Steps between two records of the training loss.", FREE, within=EVERY)
+    eval_every: int = setting(
+        50,
+        "Steps between evaluations; above 0 also at the end of a stage whose checkpoint is kept; 0: at the end only.",
+        FREE,
+        within=EVERY,
+    )
+    eval_tokens: int | None = setting(
+        131072,
+        "Validation tokens read at each evaluation, from the start of the validation split; null: all of it.",
+        FREE,
+        within=at_least(1),
+    )
+    checkpoint_every: int = setting(100, "Steps between checkpoints.", FREE, within=EVERY)
+    async_checkpoints: bool | None = setting(
+        None, "Copy what is saved to the host and write it while training goes on; null: on CUDA only.", FREE
+    )
+    keep_last: int = setting(
+        2,
+        "Newest checkpoints kept; those at stage transitions are kept beside them.",
+        FREE,
+        within=at_least(2, note=", in case the newest is damaged"),
+    )
+    keep_every: int = setting(0, "Also keep each checkpoint whose step is a multiple of this.", FREE, within=EVERY)
+    sample_every: int = setting(
+        0, "Print a continuation of sample_prompt every so many steps, and at the end.", FREE, within=EVERY
+    )
+    sample_prompt: str = setting("def ", "What the continuation begins with.", FREE, untracked=True)
+    sample_tokens: int = setting(64, "Tokens of the continuation.", FREE, within=at_least(1))
+    profile_step: int | None = setting(
+        None,
+        "Record a profiler trace of profile_steps steps from this one on, into the run's folder profile/; null: never.",
+        FREE,
+        within=at_least(1),
+    )
+    profile_steps: int = setting(3, "Steps of the profiler trace.", FREE, within=at_least(1))
+
+
+def max_steps(config: RunConfig) -> int:
+    """Optimizer steps of the run: given, or the token budget rounded up to whole steps, or 300."""
+    train = config.train
+    if train.max_tokens is not None and train.tokens_per_step > 0:
+        return -(-train.max_tokens // train.tokens_per_step)
+    return DEFAULT_STEPS if train.max_steps is None else train.max_steps
+
+
+def train_problems(config: RunConfig) -> Iterator[str]:
+    train = config.train
+    if train.seq_len >= 2 and train.tokens_per_step % train.seq_len:
+        yield f"train.tokens_per_step: {train.tokens_per_step} is not a multiple of train.seq_len={train.seq_len}"
+    if train.max_steps is not None and train.max_tokens is not None:
+        yield "train.max_tokens: the budget is given twice; set train.max_steps=null or leave max_tokens null"
+    if train.lm_loss is LmLossKind.whole and train.lm_chunk is not None:
+        yield "train.lm_chunk: has no meaning under train.lm_loss=whole"
+    if train.lm_loss is not LmLossKind.chunked and train.pad_vocab_to is not None:
+        yield f"train.pad_vocab_to: has no meaning under train.lm_loss={train.lm_loss.value}"
+    if train.profile_step is not None and train.profile_step > max_steps(config) >= 1:
+        yield f"train.profile_step: {train.profile_step} lies behind the last step, {max_steps(config)}"
+
+
+def micro_batch_problems(run: Resolved, redrawn: bool) -> Iterator[str]:
+    """What is wrong with `train.micro_batch`; `redrawn`: what is drawn for a sample depends on how a step is cut."""
+    yield from stage_problems(run.config.train.micro_batch, len(run.scheduler.stages), redrawn)

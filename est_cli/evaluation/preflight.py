@@ -5,30 +5,38 @@ Nothing heavy is imported here: what is missing is told before torch starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from est_cli.config import EvalConfig, EvalSettings
-from est_cli.config.checks.eval import split_tasks
+from est_cli.config.eval import check_eval, split_tasks
 from est_cli.config.schema import plain
+from est_cli.config.setting import NO_RESULT, RECORDED, keys_with
 from est_cli.data.sources import expand
 from est_cli.evaluation.data import require_files, tasks_in
 from est_cli.evaluation.files import file_of
 from est_cli.storage.digest import fingerprint
 from est_cli.storage.model_folder import local_model
+from est_cli.storage.run_dir import check_run_name
 
 FINETUNE_VERSION = 1
 """To be raised with every change that makes another result of the same settings."""
-NOT_IN_DIGEST = ("data_dir", "files", "stride", "seeds", "max_train_examples")
-"""Settings that do not decide a fine-tuning's result, or that its record tells in another way."""
-_NOT_ASKED = ("run_name", "sweep", "tracking", "launch")
-"""Settings that decide no result at all."""
 CONTINUES = "the same command goes on with the fine-tunings that are left"
 """What to do after a process was lost."""
 LESS_MEMORY = "eval.batch_size: out of memory; use a smaller one, or a smaller eval.max_length"
 
 
-def check_asked(config: EvalConfig) -> None:
+def preflight(config: EvalConfig, given: set[str]) -> EvalConfig:
+    """The configuration, checked. Raises an EstError for whatever can be told before torch is loaded."""
+    check_eval(config)
+    for key, name in (("run_name", config.run_name), ("sweep", config.sweep)):
+        if name is not None:
+            check_run_name(name, key)
+    check_inputs(config)
+    return config
+
+
+def check_inputs(config: EvalConfig) -> None:
     """Raise ConfigError, CheckpointError or DataError for tasks, models and files that are not there.
 
     What is on the hub is not looked at.
@@ -46,7 +54,8 @@ def check_asked(config: EvalConfig) -> None:
 
 def settings_digest(settings: EvalSettings) -> str:
     """Of all settings that must be equal for two records to be compared."""
-    return fingerprint(FINETUNE_VERSION, {k: v for k, v in plain(settings).items() if k not in NOT_IN_DIGEST})
+    told_apart = {key.removeprefix("eval.") for key in keys_with(EvalConfig, RECORDED)}
+    return fingerprint(FINETUNE_VERSION, {k: v for k, v in plain(settings).items() if k not in told_apart})
 
 
 def asked_digest(config: EvalConfig) -> str:
@@ -55,9 +64,15 @@ def asked_digest(config: EvalConfig) -> str:
     An equal digest says that nothing is left to do. Another one says nothing: an evaluation recognises what it has
     already done by the content of the files.
     """
-    settings = {key: value for key, value in plain(config).items() if key not in _NOT_ASKED}
+    free = keys_with(EvalConfig, NO_RESULT)
+    settings = {key: value for key, value in plain(config).items() if not _is_free(key, free)}
     found = [(str(path), path.stat()) for path in sorted(set(_files(config)))]
     return fingerprint(FINETUNE_VERSION, settings, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found])
+
+
+def _is_free(key: str, free: Collection[str]) -> bool:
+    """Whether the key, or every key of the group, is one of these."""
+    return any(name == key or name.startswith(f"{key}.") for name in free)
 
 
 def _files(config: EvalConfig) -> Iterator[Path]:

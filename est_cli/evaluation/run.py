@@ -12,8 +12,9 @@ from typing import Any
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import EvalConfig, EvalSettings
-from est_cli.config.checks.eval import split_tasks
+from est_cli.config.eval import split_tasks
 from est_cli.config.schema import leaves_of, plain
+from est_cli.config.setting import TRACKED, keys_with
 from est_cli.distributed.workers import Processes, meet, memory_enough
 from est_cli.evaluation.batches import encode
 from est_cli.evaluation.data import TaskData, load_task, tasks_in
@@ -198,7 +199,8 @@ def _tracked(
     if not processes.first or not wanted:
         yield None
         return
-    told = {k: v for k, v in leaves_of(plain(config)).items() if k.startswith("eval.") and k not in _PATHS}
+    tracked = keys_with(EvalConfig, TRACKED)
+    told = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
     sink = WandbSink(config.tracking, folder, _run_name(config, folder), new_run_id(), told, shown.line)
     try:
         yield sink
@@ -210,9 +212,6 @@ def _tracked(
 
 def _run_name(config: EvalConfig, folder: Path) -> str:
     return "-".join(filter(None, ("eval", config.sweep, folder.name)))
-
-
-_PATHS = ("eval.data_dir", "eval.files")
 
 
 def _log(sink: WandbSink | None, record: Record, number: int, group: str) -> None:

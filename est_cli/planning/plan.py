@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import LmLossKind, PlanConfig, Precision
-from est_cli.config.checks import check_fit
-from est_cli.config.micro_batch import requested
-from est_cli.config.resolve import options_of, planned_of, scheduler_of
+from est_cli.config.plan import of_any_length
+from est_cli.config.resolve import Resolved, resolve
 from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingRates, SamplingScheduler
 from est_cli.est.flops import ledger_of
 from est_cli.est.sizes import Ran, RealisedRates, SamplingOptions, realised_rates
 from est_cli.families import spec_of
 from est_cli.models import hf_config
 from est_cli.models.lm_loss import LmLoss
-from est_cli.planning.targets import Met, met
+from est_cli.planning.targets import TargetSolution, solve_target
 from est_cli.training.memory import Activations, MemoryEstimate, estimate_memory
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Plan:
     memory: MemoryEstimate
     seq_len: int
     tokens_per_step: int
-    met: Met | None
+    met: TargetSolution | None
     """What a target asked for, and the settings that meet it."""
     step_s: StepSeconds | None
     """With probe=true: measured."""
@@ -83,19 +83,31 @@ class Plan:
         return 100.0 * (1.0 - self.time_s / (self.scheduler.max_steps * self.step_s.complete))
 
 
+def show_plan(config: PlanConfig) -> None:
+    """Print the plan of a checked configuration, and draw it where a picture is asked for."""
+    from est_cli.planning.figure import draw_plans  # both read what this module defines
+    from est_cli.planning.tables import print_plan
+
+    plan = make_plan(config)
+    print_plan(plan)
+    if config.plot is not None:
+        draw_plans({f"{plan.model}, {plan.scheduler.name}": plan}, Path(config.plot))
+        print(f"plot: {config.plot}")
+
+
 def make_plan(config: PlanConfig) -> Plan:
     """The plan of a checked configuration. Raises ConfigError where the model or a target does not allow it."""
     hf = hf_config(config.model)
-    spec, options = spec_of(hf), options_of(config.sampling)
-    check_fit(config, spec)
+    spec = spec_of(hf)
+    resolve(of_any_length(config)).check_fit(spec)
     try:
-        found = met(config, lambda asked: ledger_for(asked, spec))
+        found = solve_target(config, lambda asked: ledger_for(asked, spec))
         config = config if found is None else found.config
-        scheduler = scheduler_of(config)
-        planned = planned_of(config, spec, config.launch.num_processes)
+        run = resolve(config)
+        planned = run.planned(spec, config.launch.num_processes)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    train = config.train
+    train, scheduler, options = config.train, run.scheduler, run.options
     memory = _memory(config, hf, spec, options, [scheduler.stages[number - 1].rates for number in planned])
     return Plan(
         model=config.model.name,
@@ -103,7 +115,7 @@ def make_plan(config: PlanConfig) -> Plan:
         scheduler=scheduler,
         options=options,
         seed=config.seed,
-        stages=[*_stages(config, spec, scheduler, planned, memory)],
+        stages=[*_stages(run, spec, planned, memory)],
         ledger=ledger_of(spec, planned.values(), train.seq_len),
         memory=memory,
         seq_len=train.seq_len,
@@ -115,7 +127,7 @@ def make_plan(config: PlanConfig) -> Plan:
 
 def ledger_for(config: PlanConfig, spec: ModelSpec) -> FlopsLedger:
     """What the finished run's ledger will show; ValueError where the rates do not fit the model."""
-    return ledger_of(spec, planned_of(config, spec, config.launch.num_processes).values(), config.train.seq_len)
+    return ledger_of(spec, resolve(config).planned(spec, config.launch.num_processes).values(), config.train.seq_len)
 
 
 def _measured(config: PlanConfig) -> StepSeconds:
@@ -142,19 +154,11 @@ def _memory(
     )
 
 
-def _stages(
-    config: PlanConfig,
-    spec: ModelSpec,
-    scheduler: SamplingScheduler,
-    planned: dict[int, Ran],
-    memory: MemoryEstimate,
-) -> Iterator[PlannedStage]:
-    train = config.train
-    batch = train.tokens_per_step // train.seq_len
-    micro_batches = requested(train.micro_batch, len(scheduler.stages))
+def _stages(run: Resolved, spec: ModelSpec, planned: dict[int, Ran], memory: MemoryEstimate) -> Iterator[PlannedStage]:
+    train, scheduler = run.config.train, run.scheduler
     for (number, ran), activations in zip(planned.items(), memory.activations, strict=True):
         steps, ledger = scheduler.stage_steps()[number - 1], ledger_of(spec, [ran], train.seq_len)
-        asked = micro_batches[number - 1]
+        asked = run.micro_batches[number - 1]
         yield PlannedStage(
             number=number,
             first_step=scheduler.stages[number - 1].until_step - steps,
@@ -163,6 +167,6 @@ def _stages(
             rates=realised_rates(spec, ran),
             flops=ledger.used,
             dense=ledger.dense,
-            micro_batch=None if asked is None else min(asked, batch),
+            micro_batch=None if asked is None else min(asked, run.sequences_per_step),
             activations=activations,
         )

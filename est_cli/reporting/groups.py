@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from est_cli.config import FREE_KEYS, SchedulerName
+from est_cli.config import RunConfig
 from est_cli.config.schema import leaves_of, plain
+from est_cli.config.setting import FREE, METHOD, keys_with
 from est_cli.reporting.records import Record, column, smooth_loss
 from est_cli.reporting.runs import Axis, Run
 from est_cli.reporting.student_t import half_width
@@ -19,8 +20,6 @@ from est_cli.reporting.student_t import half_width
 INTERVAL_FROM = 3
 """Seeds from which on a band is the confidence interval of the mean; of two it is their range."""
 BUDGET = "steps"
-NOT_EST = ("scheduler.", "stage.", "sampling.", "optim.skipped_layers", "optim.unsampled_rows")
-"""Settings (or their beginnings) that mean nothing to a dense run."""
 _PATHS = ("dataset.files", "dataset.validation_files")
 _NAMED_FIRST = ("model.name", "dataset.name", "scheduler.name")
 _TOLD = 3
@@ -62,7 +61,7 @@ class Group:
 
     @property
     def dense(self) -> bool:
-        return self.setting["scheduler.name"] == SchedulerName.dense.value
+        return self.setting["scheduler.name"] == "dense"
 
     @cached_property
     def family(self) -> str:
@@ -72,7 +71,8 @@ class Group:
     @cached_property
     def base(self) -> dict[str, Any]:
         """The settings that its dense twin has too."""
-        return {key: value for key, value in self.setting.items() if not key.startswith(NOT_EST)}
+        sampling = keys_with(RunConfig, METHOD)
+        return {key: value for key, value in self.setting.items() if key not in sampling}
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,7 @@ def setting_of(run: Run) -> dict[str, Any]:
 
 def _defines(key: str) -> bool:
     """All but the seed and what may change when a run is resumed; how much text is validated on makes another loss."""
-    free = any(key == name or key.startswith(f"{name}.") for name in FREE_KEYS)
-    return key == "train.eval_tokens" or not (free or key == "seed")
+    return key == "train.eval_tokens" or not (key in keys_with(RunConfig, FREE) or key == "seed")
 
 
 def labels_of(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from est_cli.config import SchedulerName
 from est_cli.reporting.drawing import FAINT, new_figure
 from est_cli.reporting.groups import Group, canonical
 
@@ -54,7 +53,7 @@ def heat_maps(groups: Sequence[Group]) -> list[HeatMap]:
     """One for each set of three-stage groups that are alike but for t1 and t2 and have at least three pairs of them."""
     alike: dict[str, list[Group]] = {}
     for group in groups:
-        if group.setting["scheduler.name"] == SchedulerName.three_stage.value and _cell(group) is not None:
+        if group.setting["scheduler.name"] == "three_stage" and _cell(group) is not None:
             rest = {key: value for key, value in group.setting.items() if key not in (T1, T2)}
             alike.setdefault(canonical(rest), []).append(group)
     return [_heat_map(members) for members in alike.values() if len(members) >= 3]

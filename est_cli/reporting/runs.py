@@ -14,8 +14,8 @@ import numpy as np
 
 from est_cli.common.errors import CheckpointError, ConfigError, StorageError
 from est_cli.config import RunConfig
-from est_cli.config.resolve import max_steps
 from est_cli.config.stored import stored_config
+from est_cli.config.training import max_steps
 from est_cli.reporting.records import (
     Record,
     column,

@@ -10,9 +10,10 @@ import torch.distributed as dist
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank, rank_of_environment
 from est_cli.config import Attention, RunConfig
-from est_cli.config.micro_batch import pieces, requested
-from est_cli.config.resolve import planned_of
+from est_cli.config.micro_batch import pieces
+from est_cli.config.resolve import Resolved
 from est_cli.config.schema import leaves_of, plain
+from est_cli.config.setting import TRACKED, keys_with
 from est_cli.data import BlockOrder, Corpus
 from est_cli.distributed import Alone, Exchange, Group, Replicas, Shards, peers_answer, shard, weight_checksum
 from est_cli.distributed.device import (
@@ -21,7 +22,7 @@ from est_cli.distributed.device import (
     keep_freed_memory,
     runs_ahead,
 )
-from est_cli.est import EstHandle, IndexGenerator, SamplingScheduler, apply_est, training_flops
+from est_cli.est import EstHandle, IndexGenerator, apply_est, training_flops
 from est_cli.est.flops import ledger_of, ran_flops
 from est_cli.est.sizes import Ran, full_sizes
 from est_cli.models import (
@@ -43,10 +44,6 @@ from est_cli.training.processes import check_processes, require_same_run, settle
 from est_cli.training.run import Run, RunState, ledger_at
 from est_cli.training.start import Start
 
-W_AND_B_KEYS = ("seed", "model.", "scheduler.", "stage.", "sampling.", "optim.", "train.", "dataset.name")
-NOT_FOR_W_AND_B = ("model.name_or_path", "train.sample_prompt")
-"""What W&B is told of the configuration: these keys and groups without those, which hold paths or free text."""
-
 
 @contextmanager
 def build(start: Start, place: Place | None = None) -> Iterator[Run]:
@@ -57,11 +54,11 @@ def build(start: Start, place: Place | None = None) -> Iterator[Run]:
     """
     config, rank, place = start.config, rank_of_environment(), place or Place(configured_corpus, owned_folder)
     keep_freed_memory()
-    check_processes(config, rank)
+    check_processes(start.run, rank)
     with ExitStack() as stack:
         if rank.world_size > 1:
             stack.enter_context(peers_answer(config.launch.timeout_s))
-        parts = build_parts(config, rank, place)
+        parts = build_parts(start.run, rank, place)
         group = Group(rank, config.launch.timeout_s)
         stack.enter_context(unpacked_sequences())
         stack.enter_context(_attention(config, parts))
@@ -92,20 +89,20 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
     objective = Objective(parts.model, parts.lm_loss)
     exchange = _exchange(config, parts, objective, handle, rank)
     optimizer = build_optimizer(parts.model, config.optim, handle)
-    max_steps = parts.scheduler.max_steps
+    max_steps = parts.run.scheduler.max_steps
     state = restored_state(run_dir, max_steps, parts.model, optimizer, corpus, group) or _fresh_state(corpus)
     settle_processes(state, config, rank, run_dir)
     if isinstance(exchange, Replicas) and config.launch.check_every:
         group.require_same(weight_checksum(parts.model), "its weights before the first step are not")
-    batch = config.train.tokens_per_step // seq_len
-    planned = planned_of(config, parts.spec, rank.world_size)
+    batch = parts.run.sequences_per_step
+    planned = parts.run.planned(parts.spec, rank.world_size)
     dense_step = training_flops(parts.spec, full_sizes(parts.spec), batch, seq_len)
-    generator = IndexGenerator(parts.spec, config.seed, parts.options)
-    micro_batches = _micro_batches_asked_for(config, parts.scheduler, rank)
+    generator = IndexGenerator(parts.spec, config.seed, parts.run.options)
+    micro_batches = _micro_batches_asked_for(parts.run, rank)
     stage_plans = _stage_plans(parts, planned, seq_len)
     progress = RunProgress(max_steps, state.step, stage_plans, quiet=quiet)
     return Run(
-        config=config,
+        resolved=parts.run,
         dir=run_dir,
         accelerator=parts.accelerator,
         rank=rank,
@@ -115,7 +112,6 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         exchange=exchange,
         handle=handle,
         optimizer=optimizer,
-        scheduler=parts.scheduler,
         generator=generator,
         corpus=corpus,
         train_blocks=parts.train_blocks,
@@ -163,7 +159,7 @@ def _fresh_state(corpus: Corpus) -> RunState:
 
 def _stage_plans(parts: Parts, planned: dict[int, Ran], seq_len: int) -> list[StagePlan]:
     """Each stage with what an average step of it costs."""
-    steps, stages = parts.scheduler.stage_steps(), parts.scheduler.stages
+    steps, stages = parts.run.scheduler.stage_steps(), parts.run.scheduler.stages
     return [
         StagePlan(n, stages[n - 1].until_step, ran_flops(parts.spec, ran, seq_len).total / steps[n - 1])
         for n, ran in planned.items()
@@ -174,7 +170,7 @@ def _feed(
     config: RunConfig, parts: Parts, generator: IndexGenerator, micro_batches: dict[int, int], rank: Rank
 ) -> Feed:
     """The inputs of step s: samples s * B ... of the shuffled blocks, and what is drawn for them."""
-    batch, scheduler = config.train.tokens_per_step // config.train.seq_len, parts.scheduler
+    batch, scheduler = parts.run.sequences_per_step, parts.run.scheduler
     order = BlockOrder(parts.train_blocks.counts, config.seed, parts.corpus.weights)
     device = parts.accelerator.device
 
@@ -194,7 +190,7 @@ def _settle_micro_batches(run: Run) -> None:
     chosen = _agreed(resolve(run), run.group)
     run.micro_batches.clear()  # of stages that lie behind there is nothing to say
     run.micro_batches.update(chosen)
-    asked = requested(run.config.train.micro_batch, len(run.scheduler.stages))
+    asked = run.resolved.micro_batches
     run.state.micro_batches |= {str(stage): size for stage, size in chosen.items() if asked[stage - 1] is None}
 
 
@@ -203,18 +199,17 @@ def _agreed(sizes: dict[int, int], group: Group) -> dict[int, int]:
     return dict(zip(sizes, group.smallest(list(sizes.values())), strict=True))
 
 
-def _micro_batches_asked_for(config: RunConfig, scheduler: SamplingScheduler, rank: Rank) -> dict[int, int]:
+def _micro_batches_asked_for(run: Resolved, rank: Rank) -> dict[int, int]:
     """By stage; this process's share of the step where `auto` will say."""
-    batch = config.train.tokens_per_step // config.train.seq_len // rank.world_size
-    asked = requested(config.train.micro_batch, len(scheduler.stages))
-    return {number: min(asked[number - 1] or batch, batch) for number in scheduler.occupied()}
+    batch = run.sequences_per_step // rank.world_size
+    return {number: min(run.micro_batches[number - 1] or batch, batch) for number in run.scheduler.occupied()}
 
 
 def _tracker(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress) -> Tracker:
     metrics = MetricsFile(run_dir.metrics)
     metrics.truncate_after(state.step)
-    leaves = leaves_of(plain(config)).items()
-    told = {key: value for key, value in leaves if key.startswith(W_AND_B_KEYS) and key not in NOT_FOR_W_AND_B}
+    tracked = keys_with(RunConfig, TRACKED)
+    told = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
     assert config.run_name is not None
     sink = WandbSink(config.tracking, run_dir.root, config.run_name, state.wandb_run_id, told, progress.line)
     return Tracker(metrics, sink)

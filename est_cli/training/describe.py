@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from est_cli.config.micro_batch import describe_micro_batches, requested
+from est_cli.config.micro_batch import describe_micro_batches
 from est_cli.training.run import Run
 
 SHOWN_STAGES = 5
@@ -23,7 +23,7 @@ def describe(run: Run) -> list[str]:
         f"data      {run.config.dataset.name}: {len(run.corpus.train):,} training tokens, "
         f"{len(run.corpus.validation):,} for validation; this run reads {tokens:,}",
         f"step      {train.tokens_per_step:,} tokens = {run.sequences_per_step} sequences of {train.seq_len}, "
-        + describe_micro_batches(run.micro_batches, requested(train.micro_batch, len(run.scheduler.stages))),
+        + describe_micro_batches(run.micro_batches, run.resolved.micro_batches),
         f"stages    {', '.join(stages)}",
         f"saving    {run.planned.saved_pct('blocks'):.2f} % of the block FLOPs, "
         f"{run.planned.saved_pct('total'):.2f} % of the total, at the end",

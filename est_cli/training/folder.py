@@ -102,7 +102,7 @@ def _run_dir(start: Start) -> RunDir:
         return RunDir(start.folder)
     config, runs = start.config, runs_folder(start.config)
     if config.run_name is None:
-        name = default_run_name(config.model.name, config.scheduler.name.value, datetime.now())
+        name = default_run_name(config.model.name, config.scheduler.name, datetime.now())
         taken = sum(1 for _ in runs.glob(f"{name}*"))  # runs started in the same second
         config.run_name = f"{name}-{taken + 1}" if taken else name
     return create_run_dir(runs, config.run_name)

@@ -14,8 +14,9 @@ from typing import Any
 
 from est_cli.common.errors import CheckpointError
 from est_cli.config import RunConfig
-from est_cli.config.resolve import scheduler_of
+from est_cli.config.resolve import resolve
 from est_cli.config.schema import leaves_of, plain
+from est_cli.config.setting import BRANCH, keys_with
 from est_cli.config.stored import stored_config
 from est_cli.est.schedule import common_steps
 from est_cli.storage import disk, strict_json
@@ -27,8 +28,6 @@ from est_cli.training.start import runs_folder
 
 FORKED = "forked_from.json"
 """In a run's folder: the run and the step that it began from."""
-_MAY_DIFFER = ("run_name", "resume", "scheduler.name", "stage.", "tracking.")
-"""Keys, and groups, in which runs may differ and still have their first steps in common."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def begin_from_sibling(run_dir: RunDir, config: RunConfig, warn: Callable[[str],
 
     None where there is none. Raises StorageError.
     """
-    lasting = scheduler_of(config).milestones()
+    lasting = resolve(config).scheduler.milestones()
     for fork in sorted(_forks(run_dir, config), key=lambda fork: fork.step, reverse=True):
         kept = [Fork(fork.run, step, path) for step, path in step_folders(fork.run.checkpoints) if step in lasting]
         _copy_records(fork, run_dir, config)  # first: a checkpoint whose records are missing would go on without them
@@ -63,7 +62,7 @@ def begin_from_sibling(run_dir: RunDir, config: RunConfig, warn: Callable[[str],
 
 
 def _forks(run_dir: RunDir, config: RunConfig) -> Iterator[Fork]:
-    own, scheduler = _must_agree(config), scheduler_of(config)
+    own, scheduler = _must_agree(config), resolve(config).scheduler
     for root in sorted(runs_folder(config).iterdir()):
         sibling = RunDir(root)
         if root.name == run_dir.root.name or root.is_symlink() or not sibling.config.is_file():
@@ -73,14 +72,14 @@ def _forks(run_dir: RunDir, config: RunConfig) -> Iterator[Fork]:
         except CheckpointError:  # of another version, or damaged
             continue
         if _must_agree(stored) == own:
-            common = common_steps(scheduler, scheduler_of(stored))
+            common = common_steps(scheduler, resolve(stored).scheduler)
             yield from (Fork(sibling, step, path) for step, path in step_folders(sibling.checkpoints) if step <= common)
 
 
 def _must_agree(config: RunConfig) -> dict[str, str]:
     """With types: as a boundary 1 is a step and 1.0 the end."""
-    leaves = leaves_of(plain(config))
-    return {key: repr(value) for key, value in leaves.items() if not key.startswith(_MAY_DIFFER)}
+    leaves, may_differ = leaves_of(plain(config)), keys_with(RunConfig, BRANCH)
+    return {key: repr(value) for key, value in leaves.items() if key not in may_differ}
 
 
 def _copy_checkpoint(fork: Fork, run_dir: RunDir) -> None:
@@ -101,7 +100,7 @@ def _copy_checkpoint(fork: Fork, run_dir: RunDir) -> None:
 
 def _copy_records(fork: Fork, run_dir: RunDir, config: RunConfig) -> None:
     """The lines of the common steps; a validation that only the other run makes, where its stage ends, is left out."""
-    every, scheduler = config.train.eval_every, scheduler_of(config)
+    every, scheduler = config.train.eval_every, resolve(config).scheduler
     own = every > 0 and (fork.step % every == 0 or fork.step in scheduler.milestones())
     lines = []
     for line in fork.run.metrics.read_bytes().splitlines(keepends=True):

@@ -17,7 +17,6 @@ import torch
 
 from est_cli.common.errors import OutOfMemory
 from est_cli.config import Precision
-from est_cli.config.micro_batch import requested
 from est_cli.distributed import Group, Shards
 from est_cli.est.sizes import scheduled_sizes
 from est_cli.models.lm_loss import target_count
@@ -45,13 +44,13 @@ def resolve(run: Run) -> dict[int, int]:
     Raises OutOfMemory. Weights, moments and gradients are as before, and the complete model is active.
     """
     fits = _agreed(_probe(run), run.group)
-    asked, found = _requested(run), run.state.micro_batches
+    asked, found = run.resolved.micro_batches, run.state.micro_batches
     kept = [found.get(str(stage)) if size is None else size for stage, size in enumerate(asked, start=1)]
     stages, covers = _stages_to_come(run), _covers(run)
     try:
         return choose(kept, stages, run.sequences_per_rank, fits, covers)
     except OutOfMemory:
-        if kept == asked:
+        if kept == list(asked):
             raise
     return choose(asked, stages, run.sequences_per_rank, fits, covers)
 
@@ -95,7 +94,7 @@ def probe_on_device(run: Run) -> Fits:
     What `auto` asks about runs without compilation, which would compile every size that is tried: it needs no less
     memory. A number of the user is refused only if it does not fit with compilation either.
     """
-    asked = _requested(run)
+    asked = run.resolved.micro_batches
 
     def fits(stage: int, size: int) -> bool:
         if asked[stage - 1] is None:
@@ -107,7 +106,7 @@ def probe_on_device(run: Run) -> Fits:
 
 def fits_in_memory(run: Run) -> Fits:
     """`fits` by calculation, for a CPU: a process that takes too much is killed there. Only auto is looked at."""
-    asked, stages = _requested(run), run.scheduler.occupied()
+    asked, stages = run.resolved.micro_batches, run.scheduler.occupied()
 
     @cache
     def estimate() -> MemoryEstimate:
@@ -129,10 +128,6 @@ def fits_in_memory(run: Run) -> Fits:
         return asked[stage - 1] is not None or estimate().activations[stages.index(stage)].of(size) <= room()
 
     return fits
-
-
-def _requested(run: Run) -> list[int | None]:
-    return requested(run.config.train.micro_batch, len(run.scheduler.stages))
 
 
 def _stages_to_come(run: Run) -> list[int]:

@@ -13,14 +13,12 @@ from transformers import PreTrainedModel
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
-from est_cli.config import LmLossKind, RunConfig, TrainConfig
-from est_cli.config.checks import check_fit
-from est_cli.config.resolve import options_of, scheduler_of, tokenizer_of
+from est_cli.config import LmLossKind, TrainConfig
+from est_cli.config.resolve import Resolved
 from est_cli.data import Corpus, TokenBlocks, load_corpus
 from est_cli.distributed import Group
 from est_cli.distributed.device import Accelerator, build_accelerator, kind_of_device
-from est_cli.est import ModelSpec, SamplingScheduler
-from est_cli.est.sizes import SamplingOptions
+from est_cli.est import ModelSpec
 from est_cli.families import logits_of, spec_of
 from est_cli.models import build_model, hf_config, set_end_of_text
 from est_cli.models.lm_loss import LmLoss
@@ -35,8 +33,8 @@ CACHE = Path("data")
 class Place:
     """Where a run gets its text and what it writes into."""
 
-    corpus: Callable[[RunConfig, ModelSpec, bool], Corpus]
-    """Of a configuration and its model; True: verify what is on the disk."""
+    corpus: Callable[[Resolved, ModelSpec, bool], Corpus]
+    """Of a run and its model; True: verify what is on the disk."""
     folder: Callable[[Start, Group], AbstractContextManager[RunDir]]
     quiet: bool = False
     """Show no progress."""
@@ -49,33 +47,32 @@ class Parts:
     corpus: Corpus
     model: PreTrainedModel
     spec: ModelSpec
-    scheduler: SamplingScheduler
-    options: SamplingOptions
+    run: Resolved
     accelerator: Accelerator
     train_blocks: TokenBlocks
     validation_blocks: TokenBlocks
     lm_loss: LmLoss
 
 
-def configured_corpus(config: RunConfig, spec: ModelSpec, verify: bool) -> Corpus:
-    return load_corpus(config.dataset, tokenizer_of(config), spec.vocab_size, CACHE, config.train.seq_len, verify)
+def configured_corpus(run: Resolved, spec: ModelSpec, verify: bool) -> Corpus:
+    config = run.config
+    return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, CACHE, config.train.seq_len, verify)
 
 
-def build_parts(config: RunConfig, rank: Rank, place: Place) -> Parts:
+def build_parts(run: Resolved, rank: Rank, place: Place) -> Parts:
     """The processes meet only when the corpus is there: tokenising it may take longer than they wait for each other."""
+    config = run.config
     hf = hf_config(config.model)
     spec = spec_of(hf)
-    scheduler, options = scheduler_of(config), options_of(config.sampling)
-    check_fit(config, spec)
+    run.check_fit(spec)
     lm_loss = _lm_loss(config.train, kind_of_device(), hf)
-    corpus = place.corpus(config, spec, rank.local_rank == 0)  # verified once on each machine
+    corpus = place.corpus(run, spec, rank.local_rank == 0)  # verified once on each machine
     set_end_of_text(hf, config.model, corpus.tokenizer.eos_token_id)
     return Parts(
         corpus=corpus,
         model=build_model(config.model, hf, config.seed),
         spec=spec,
-        scheduler=scheduler,
-        options=options,
+        run=run,
         accelerator=build_accelerator(config.train.precision, rank, config.launch.timeout_s),
         train_blocks=TokenBlocks(corpus.train, config.train.seq_len),
         validation_blocks=TokenBlocks(corpus.validation, config.train.seq_len, "validation"),

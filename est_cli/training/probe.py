@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from est_cli.config import OptimConfig, RunConfig, SamplingConfig, SchedulerName, StageConfig, WandbMode
-from est_cli.config.resolve import scheduler_of
+from est_cli.config import OptimConfig, RunConfig, SamplingConfig, StageConfig, WandbMode
+from est_cli.config.resolve import Resolved, resolve
 from est_cli.data import Corpus
 from est_cli.data.stream import Span, Tokens, TokenStream
 from est_cli.distributed import Group
@@ -53,7 +53,7 @@ def step_seconds(config: RunConfig) -> StepSeconds:
     """
     with TemporaryDirectory(prefix="est-plan-") as folder:
         stages = _seconds(config, Path(folder))
-        scheduler = scheduler_of(config)
+        scheduler = resolve(config).scheduler
         full = [number for number in stages if scheduler.stages[number - 1].rates.full]
         complete = stages[full[-1]] if full else _seconds(_dense(config), Path(folder))[1]
     return StepSeconds(stages, complete)
@@ -62,7 +62,7 @@ def step_seconds(config: RunConfig) -> StepSeconds:
 def _seconds(config: RunConfig, folder: Path) -> dict[int, float]:
     config = deepcopy(config)
     config.tracking.wandb, config.train.profile_step = WandbMode.off, None
-    with build(Start(config, None), _thrown_away(folder)) as run:
+    with build(Start.of(config, None), _thrown_away(folder)) as run:
         return {number: _median_step(run, number) for number in run.scheduler.occupied()}
 
 
@@ -82,7 +82,7 @@ def _median_step(run: Run, number: int) -> float:
 def _dense(config: RunConfig) -> RunConfig:
     """The same run of the complete model."""
     config = deepcopy(config)
-    config.scheduler.name, config.stage, config.sampling = SchedulerName.dense, StageConfig(), SamplingConfig()
+    config.scheduler.name, config.stage, config.sampling = "dense", StageConfig(), SamplingConfig()
     config.optim.unsampled_rows = OptimConfig().unsampled_rows
     config.optim.skipped_layers = OptimConfig().skipped_layers
     if isinstance(config.train.micro_batch, list):
@@ -96,13 +96,13 @@ def _thrown_away(folder: Path) -> Place:
         start.config.run_name = "probe"
         yield RunDir(folder)
 
-    return Place(lambda config, spec, verify: _random_corpus(config, spec, folder), owned, quiet=True)
+    return Place(lambda run, spec, verify: _random_corpus(run, spec, folder), owned, quiet=True)
 
 
-def _random_corpus(config: RunConfig, spec: ModelSpec, folder: Path) -> Corpus:
+def _random_corpus(run: Resolved, spec: ModelSpec, folder: Path) -> Corpus:
     """As many tokens as a step reads."""
-    path, count = folder / "tokens.bin", config.train.tokens_per_step
-    np.random.default_rng(config.seed).integers(spec.vocab_size, size=count, dtype="<u4").tofile(path)
+    path, count = folder / "tokens.bin", run.config.train.tokens_per_step
+    np.random.default_rng(run.config.seed).integers(spec.vocab_size, size=count, dtype="<u4").tofile(path)
     tokens = Tokens((TokenStream([Span(path, "<u4", 0, count)]),))
     end = "<|endoftext|>"
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({end: 0}, end)), eos_token=end)

@@ -6,9 +6,8 @@ import torch
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
-from est_cli.config import Ranks, Redraw, RunConfig, SchedulerName
-from est_cli.config.micro_batch import requested
-from est_cli.config.resolve import scheduler_of
+from est_cli.config import Ranks, RunConfig
+from est_cli.config.resolve import Resolved, depends_on_split
 from est_cli.config.schema import leaves_of, plain
 from est_cli.data import Corpus
 from est_cli.distributed import Group
@@ -17,9 +16,9 @@ from est_cli.storage.run_dir import RunDir
 from est_cli.training.run import RunState
 
 
-def check_processes(config: RunConfig, rank: Rank) -> None:
+def check_processes(run: Resolved, rank: Rank) -> None:
     """Raise ConfigError where the run cannot be shared by so many processes, or there are too few GPUs for them."""
-    train, sequences = config.train, config.train.tokens_per_step // config.train.seq_len
+    config, sequences = run.config, run.sequences_per_step
     if sequences % rank.world_size:
         raise ConfigError(
             f"train.tokens_per_step: its {sequences} sequences do not divide among {rank.world_size} processes"
@@ -32,7 +31,7 @@ def check_processes(config: RunConfig, rank: Rank) -> None:
     if config.launch.strategy == "fsdp" and rank.world_size > 1:
         if config.sampling.ranks is Ranks.independent:
             raise ConfigError("sampling.ranks: independent needs launch.strategy=ddp")
-        if None in requested(train.micro_batch, len(scheduler_of(config).stages)):
+        if None in run.micro_batches:
             raise ConfigError("train.micro_batch: auto cannot try what fits under launch.strategy=fsdp; give a number")
 
 
@@ -46,15 +45,9 @@ def require_same_run(group: Group, config: RunConfig, corpus: Corpus) -> None:
 def settle_processes(state: RunState, config: RunConfig, rank: Rank, run_dir: RunDir) -> None:
     """Note in `state` how many processes go on; raise ConfigError where another number would train something else."""
     if state.step and state.num_processes != rank.world_size:
-        for key, depends in (
-            ("sampling.redraw=forward", config.sampling.redraw is Redraw.forward),
-            ("sampling.ranks=independent", config.sampling.ranks is Ranks.independent),
-            ("model.dropout > 0", config.model.dropout > 0),
-            ("scheduler=early_dropout", config.scheduler.name is SchedulerName.early_dropout),
-        ):
-            if depends:
-                raise ConfigError(
-                    f"launch.num_processes: {run_dir.root} was trained by {state.num_processes} processes, not "
-                    f"{rank.world_size}; under {key} another number would train something else"
-                )
+        for reason in depends_on_split(config):
+            raise ConfigError(
+                f"launch.num_processes: {run_dir.root} was trained by {state.num_processes} processes, not "
+                f"{rank.world_size}; under {reason} another number would train something else"
+            )
     state.num_processes = rank.world_size

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from est_cli.config.resolve import cuts_of
 from est_cli.est.coverage import Coverage, coverage
 from est_cli.est.flops import ran_flops, training_flops
 from est_cli.est.sizes import full_sizes, sample_sizes
@@ -35,7 +34,7 @@ def run_report(run: Run, metrics: Sequence[Record]) -> dict[str, Any]:
 
 
 def _coverage(run: Run) -> Coverage:
-    cuts = cuts_of(run.config, len(run.scheduler.stages), run.rank.world_size)
+    cuts = run.resolved.cuts(run.rank.world_size)
     return coverage(run.spec, run.scheduler, run.config.seed, run.generator.options, cuts)
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from est_cli.common.errors import CheckpointError
 from est_cli.common.rank import Rank
 from est_cli.config import RunConfig
+from est_cli.config.resolve import Resolved
 from est_cli.data import Corpus, TokenBlocks
 from est_cli.distributed import Exchange, Group
 from est_cli.distributed.device import Accelerator
@@ -78,7 +79,7 @@ def _like(value: Any, default: Any) -> bool:
 class Run:
     """Everything that train() works with; build() makes it."""
 
-    config: RunConfig
+    resolved: Resolved
     dir: RunDir
     accelerator: Accelerator
     rank: Rank
@@ -89,7 +90,6 @@ class Run:
     exchange: Exchange
     handle: EstHandle
     optimizer: Optimizer
-    scheduler: SamplingScheduler
     generator: IndexGenerator
     corpus: Corpus
     train_blocks: TokenBlocks
@@ -110,8 +110,16 @@ class Run:
         return self.handle.spec
 
     @property
+    def config(self) -> RunConfig:
+        return self.resolved.config
+
+    @property
+    def scheduler(self) -> SamplingScheduler:
+        return self.resolved.scheduler
+
+    @property
     def sequences_per_step(self) -> int:
-        return self.config.train.tokens_per_step // self.config.train.seq_len
+        return self.resolved.sequences_per_step
 
     @property
     def sequences_per_rank(self) -> int:

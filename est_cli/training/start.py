@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import CheckpointError, ConfigError
-from est_cli.config import FREE_KEYS, Ranks, Redraw, RunConfig
-from est_cli.config.checks import check
-from est_cli.config.resolve import drops_entries
+from est_cli.config import RunConfig
+from est_cli.config.resolve import Resolved, check, depends_on_split, resolve
 from est_cli.config.schema import leaves_of, plain, typed
+from est_cli.config.setting import FREE, keys_with
 from est_cli.config.stored import stored_config
 from est_cli.storage.run_dir import OUTPUTS, RunDir, check_run_name, check_unused, find_finished, find_unfinished
 
@@ -20,8 +21,19 @@ from est_cli.storage.run_dir import OUTPUTS, RunDir, check_run_name, check_unuse
 class Start:
     """A run to be started (`folder` None) or continued."""
 
-    config: RunConfig
+    run: Resolved
     folder: Path | None
+    announce: Callable[[Path], None] | None = None
+    """Called by the first process with the run's folder, as soon as it has one."""
+
+    @classmethod
+    def of(cls, config: RunConfig, folder: Path | None, announce: Callable[[Path], None] | None = None) -> Start:
+        """Of a configuration that was checked already."""
+        return cls(resolve(config), folder, announce)
+
+    @property
+    def config(self) -> RunConfig:
+        return self.run.config
 
     @property
     def finished(self) -> bool:
@@ -37,14 +49,13 @@ def resolve_resume(config: RunConfig, given: set[str]) -> Start:
     """
     folder = _folder(config)
     if folder is None:
-        check(config)
+        run = check(config)
         _check_names(config)
         if config.run_name is not None:  # told before the text is read, which may take hours
             check_unused(runs_folder(config), config.run_name)
-        return Start(config, None)
+        return Start(run, None)
     merged = _merge(stored_config(folder), config, given, folder)
-    check(merged)
-    return Start(merged, folder)
+    return Start(check(merged), folder)
 
 
 def runs_folder(config: RunConfig) -> Path:
@@ -112,10 +123,9 @@ def _merge(stored: RunConfig, config: RunConfig, given: set[str], folder: Path) 
 
 def _is_free(key: str, run: RunConfig) -> bool:
     """Whether `key` may change on resume; the micro-batch may not where it decides what is drawn for a sample."""
-    drawn = run.sampling.redraw is Redraw.forward or run.sampling.ranks is Ranks.independent or drops_entries(run)
-    if key == "train.micro_batch" and drawn:
+    if key == "train.micro_batch" and depends_on_split(run):
         return False
-    return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+    return key in keys_with(RunConfig, FREE)
 
 
 def _frozen(config: RunConfig) -> dict[str, Any]:

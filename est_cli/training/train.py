@@ -13,12 +13,14 @@ from est_cli.distributed import Agreed, gathered, weight_checksum
 from est_cli.distributed.device import any_attention_kernel, peak_flop_per_s, peak_memory_gb, runs_ahead
 from est_cli.est.flops import ran_flops
 from est_cli.est.sizes import realised_rates
+from est_cli.training.build import build
 from est_cli.training.describe import describe
 from est_cli.training.finish import finish
 from est_cli.training.profile import StepProfile
 from est_cli.training.run import Run
 from est_cli.training.save import Saver
 from est_cli.training.signals import StopRequest, stop_on_signals
+from est_cli.training.start import Start
 from est_cli.training.step import StepNumbers, StepResult, train_step
 from est_cli.training.validation import sample_text, validation_loss
 
@@ -63,6 +65,14 @@ class _Loop:
     def stop_signal(self) -> int | None:
         """The signal that asks the run to stop: this process's own, or what several have agreed on."""
         return self.stop.signum if self.run.rank.world_size == 1 else self.agreed_stop
+
+
+def run(start: Start) -> None:
+    """Put the run together and train it. Any EstError may come out of it."""
+    with build(start) as running:
+        if running.rank.first and start.announce is not None:
+            start.announce(running.dir.root)
+        train(running)
 
 
 def train(run: Run) -> dict[str, Any]:

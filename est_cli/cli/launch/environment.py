@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from est_cli.common.errors import ConfigError
-from est_cli.config.checks.launch import NOT_DEEPSPEED
+from est_cli.config.launch import NOT_DEEPSPEED
 
 _PLUGINS = {
     "DEEPSPEED": f"is not supported ({NOT_DEEPSPEED}); use launch.strategy=fsdp",

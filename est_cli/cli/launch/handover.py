@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from est_cli.config import AnalyzeConfig, EvalConfig, RunConfig
-from est_cli.config.schema import plain, typed
-from est_cli.training.start import Start
+from est_cli.config.schema import plain
 
 LOG_TAIL = 60
 
@@ -21,25 +20,16 @@ class Word:
     message: str
 
 
-def freeze(start: Start | EvalConfig | AnalyzeConfig, folder: Path) -> None:
-    """Write what all workers train, evaluate or analyse."""
-    if isinstance(start, EvalConfig):
-        tree = {"evaluate": plain(start)}
-    elif isinstance(start, AnalyzeConfig):
-        tree = {"analyse": plain(start)}
-    else:
-        tree = {"config": plain(start.config), "folder": None if start.folder is None else str(start.folder)}
-    (folder / "start.json").write_text(json.dumps(tree))
+def freeze(command: str, config: Any, continued: Path | None, folder: Path) -> None:
+    """Write what all workers do: the command's name, its configuration and the run that it continues."""
+    tree = {"command": command, "config": plain(config), "continued": None if continued is None else str(continued)}
+    (folder / "job.json").write_text(json.dumps(tree))
 
 
-def thaw(folder: Path) -> Start | EvalConfig | AnalyzeConfig:
-    """What freeze() wrote."""
-    tree = json.loads((folder / "start.json").read_text())
-    if "evaluate" in tree:
-        return typed(tree["evaluate"], EvalConfig)
-    if "analyse" in tree:
-        return typed(tree["analyse"], AnalyzeConfig)
-    return Start(typed(tree["config"], RunConfig), None if tree["folder"] is None else Path(tree["folder"]))
+def thaw(folder: Path) -> tuple[str, dict[str, Any], Path | None]:
+    """(the command's name, its configuration as a tree, the run that it continues)."""
+    tree = json.loads((folder / "job.json").read_text())
+    return tree["command"], tree["config"], None if tree["continued"] is None else Path(tree["continued"])
 
 
 def leave_word(folder: Path, rank: int, word: Word) -> None:

@@ -7,25 +7,27 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from est_cli.cli.launch.handover import freeze, log_tail, run_named
 from est_cli.cli.launch.supervisor import supervise
 from est_cli.cli.launch.verdict import End, verdict
-from est_cli.config import AnalyzeConfig, EvalConfig
-from est_cli.training.start import Start
+
+if TYPE_CHECKING:
+    from est_cli.cli.command import Command
 
 
-def launch(start: Start | EvalConfig | AnalyzeConfig) -> None:
-    """Train, evaluate or analyse with launch.num_processes workers on this machine; returns when all of them are done.
+def launch(command: Command, job: Any) -> None:
+    """Do a job of this command with launch.num_processes workers on this machine; returns when all of them are done.
 
     Raises StoppedBySignal, the error that a worker ended with, or PeerLostError where a worker was killed or lost.
     """
     with tempfile.TemporaryDirectory(prefix="est-launch-") as name:
         folder = Path(name)
-        freeze(start, folder)
-        settings = start.config if isinstance(start, Start) else start
-        ends, signum = supervise(_worker_command(folder), settings.launch.num_processes, folder)
-        error = verdict(ends, signum, _continues(start, folder))
+        config, continued = command.config_of(job), command.folder_of(job)
+        freeze(command.name, config, continued, folder)
+        ends, signum = supervise(_worker_command(folder), config.launch.num_processes, folder)
+        error = verdict(ends, signum, command.continues or _resume_hint(continued, folder))
         _show_logs(ends, folder)
     if error is not None:
         raise error
@@ -37,13 +39,9 @@ def _worker_command(folder: Path) -> list[str]:
     return [sys.executable, *([] if here else ["-P"]), "-m", "est_cli.cli.launch.worker", str(folder)]
 
 
-def _continues(start: Start | EvalConfig | AnalyzeConfig, folder: Path) -> str:
-    """How to go on after a failure."""
-    if isinstance(start, EvalConfig):
-        return "the same command goes on with the fine-tunings that are left"
-    if isinstance(start, AnalyzeConfig):
-        return "nothing was written; give the same command again"
-    run = run_named(folder) if start.folder is None else str(start.folder)
+def _resume_hint(continued: Path | None, folder: Path) -> str:
+    """How to go on after a failure of a run that leaves checkpoints."""
+    run = run_named(folder) if continued is None else str(continued)
     return "no step was done" if run is None else f"resume={run} continues from the last checkpoint"
 
 

@@ -10,12 +10,14 @@ import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from est_cli.cli.command import command_named, do_here
 from est_cli.cli.entry import enter, leave
 from est_cli.cli.launch.handover import Word, leave_word, name_run, thaw
 from est_cli.common.rank import rank_of_environment
-from est_cli.config import AnalyzeConfig, EvalConfig
+from est_cli.config.schema import typed
 
 
 def main(argv: Sequence[str]) -> None:
@@ -23,24 +25,9 @@ def main(argv: Sequence[str]) -> None:
     # inside native code, where no Python handler runs.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     folder = Path(argv[1])
-    start = thaw(folder)
-    if isinstance(start, EvalConfig):
-        from est_cli.evaluation.run import evaluate
-
-        evaluate(start)
-        return
-    if isinstance(start, AnalyzeConfig):
-        from est_cli.analysis.run import analyse
-
-        analyse(start)
-        return
-    from est_cli.training.build import build
-    from est_cli.training.train import train
-
-    with build(start) as run:
-        if rank_of_environment().first:
-            name_run(folder, run.dir.root)
-        train(run)
+    name, tree, continued = thaw(folder)
+    command = command_named(name)
+    do_here(command, command.job_of(typed(tree, command.schema), continued, partial(name_run, folder)))
 
 
 def end_with_launcher(folder: Path) -> None:

@@ -19,7 +19,7 @@ from est_cli.cli.sweep.rows import Row, Status, begin, planned_row, refuse_other
 from est_cli.cli.sweep.settings import Settings, read_settings
 from est_cli.cli.sweep.table import print_table
 from est_cli.common.errors import ConfigError, EstError, RunLockedError
-from est_cli.config.compose import SweepCommand
+from est_cli.config.compose import CommandLine
 from est_cli.storage import disk
 from est_cli.storage.run_dir import OUTPUTS, RunDir, lock
 
@@ -32,7 +32,7 @@ class JobFailed(EstError):
         self.exit_code = exit_code
 
 
-def run_sweep(program: Program, command: SweepCommand) -> None:
+def run_sweep(program: Program, command: CommandLine) -> None:
     """Run all jobs that can run and are not done, and show what became of each.
 
     Raises ConfigError before anything is written, RunLockedError where another process runs this sweep,

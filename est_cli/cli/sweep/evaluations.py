@@ -6,13 +6,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
-
+from est_cli.cli.sweep.command import run_sweep
 from est_cli.cli.sweep.program import Column, Numbers, Program
 from est_cli.common.errors import ConfigError
 from est_cli.config import EvalConfig
-from est_cli.config.checks.eval import LM_EVAL, check_eval, split_tasks
-from est_cli.evaluation.preflight import asked_digest, check_asked
+from est_cli.config.compose import CommandLine
+from est_cli.config.eval import LM_EVAL, check_eval, split_tasks
+from est_cli.evaluation.preflight import asked_digest, check_inputs
 from est_cli.evaluation.summary import AVERAGE
 from est_cli.evaluation.tasks import TASKS
 
@@ -24,9 +24,9 @@ def _lead(config: EvalConfig, swept: Collection[str]) -> list[str]:
     return ["eval", place.parent.name if place.name == "model" else place.name]
 
 
-def _check(config: EvalConfig, overrides: list[Override]) -> None:
+def _check(config: EvalConfig) -> None:
     check_eval(config)
-    check_asked(config)
+    check_inputs(config)
 
 
 def _check_started(config: EvalConfig, given: set[str]) -> None:
@@ -71,7 +71,6 @@ EVALUATIONS = Program(
     command="eval",
     schema=EvalConfig,
     no_place={"run_name": "is made from what is swept under -m; sweep=NAME names the folder of all jobs"},
-    free=("task", "baseline", "sweep", "eval.seeds", "eval.data_dir", "tracking", "launch"),
     every_job=(),
     lead=_lead,
     check=_check,
@@ -85,3 +84,7 @@ EVALUATIONS = Program(
     note="dev scores x 100: mean ± standard deviation (n - 1) over the seeds; *: the best, which is optimistic, since "
     "it was chosen by the dev scores themselves",
 )
+
+
+def sweep(line: CommandLine) -> None:
+    run_sweep(EVALUATIONS, line)

@@ -11,7 +11,9 @@ from est_cli.cli.sweep.names import job_name, sweep_name
 from est_cli.cli.sweep.overrides import Parts, combinations, shown
 from est_cli.cli.sweep.program import Program
 from est_cli.common.errors import ConfigError, EstError
-from est_cli.config.compose import checked_overrides, composed
+from est_cli.config.compose import composed
+from est_cli.config.method import refuse_stage_option
+from est_cli.config.setting import FREE, keys_with, settings_of
 from est_cli.storage.run_dir import check_run_name
 
 
@@ -58,7 +60,7 @@ def name_of_sweep(parts: Parts[Program]) -> str:
 
 def fixed_config(parts: Parts[Program]) -> Any:
     """The configuration without what is swept."""
-    return composed(parts.program.command, parts.program.schema, parts.fixed, parts.config_dir)[0]
+    return composed(parts.program.command, parts.program.schema, parts.fixed, parts.config_dir).config
 
 
 def plan_jobs(parts: Parts[Program], sweep: str) -> list[Job]:
@@ -88,13 +90,14 @@ def asking(job: Job, parts: Parts[Program]) -> Job:
 
 def _checked(job: Job, parts: Parts[Program]) -> Job:
     program, overrides = job.program, [argument for argument in job.arguments if not argument.startswith("--")]
-    config, given = composed(program.command, program.schema, overrides, parts.config_dir)
+    found = composed(program.command, program.schema, overrides, parts.config_dir)
     try:
-        program.check(config, checked_overrides(overrides, program.schema, parts.groups))
+        refuse_stage_option(found.chosen)
+        program.check(found.config)
     except EstError as error:
         return replace(job, problem=str(error))
-    program.check_started(config, given)
-    return job if program.asked is None else replace(job, asked=program.asked(config))
+    program.check_started(found.config, found.given)
+    return job if program.asked is None else replace(job, asked=program.asked(found.config))
 
 
 def _defining(parts: Parts[Program]) -> list[str]:
@@ -103,4 +106,6 @@ def _defining(parts: Parts[Program]) -> list[str]:
 
 
 def _is_free(key: str, program: Program) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in program.free)
+    """Whether the key, or every key of the group, may change while a sweep is continued."""
+    named = {known for known in settings_of(program.schema) if known == key or known.startswith(f"{key}.")}
+    return bool(named) and named <= keys_with(program.schema, FREE)

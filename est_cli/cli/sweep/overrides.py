@@ -13,8 +13,8 @@ from hydra.errors import HydraException
 
 from est_cli.cli.sweep.program import Grammar
 from est_cli.common.errors import ConfigError
-from est_cli.config.compose import SweepCommand, check_choice, checked_overrides, groups_of
-from est_cli.config.schema import leaf_types
+from est_cli.config.compose import CommandLine, check_choice, checked_overrides, groups_of
+from est_cli.config.setting import settings_of
 
 G = TypeVar("G", bound=Grammar)
 
@@ -39,10 +39,10 @@ class Parts(Generic[G]):
     @property
     def known(self) -> list[str]:
         """All keys and groups."""
-        return [*dict(leaf_types(self.program.schema)), *self.groups]
+        return [*settings_of(self.program.schema), *self.groups]
 
 
-def take_apart(program: G, command: SweepCommand) -> Parts[G]:
+def take_apart(program: G, command: CommandLine) -> Parts[G]:
     """ConfigError for unknown keys and options, and for what a sweep cannot have."""
     settings = [arg for arg in command.overrides if arg.lstrip("+~").startswith(("hydra.", "hydra/"))]
     args = [arg for arg in command.overrides if arg not in settings]

@@ -7,8 +7,9 @@ from est_cli.cli.sweep.program import Grammar
 from est_cli.common.errors import ConfigError
 from est_cli.common.signals import held
 from est_cli.config import PlanConfig
-from est_cli.config.checks import check
-from est_cli.config.compose import SweepCommand, checked_overrides, composed, refuse_stages_of_dense
+from est_cli.config.compose import CommandLine, composed
+from est_cli.config.method import refuse_stage_option
+from est_cli.config.resolve import check
 
 PLANS = Grammar(
     command="plan",
@@ -23,7 +24,7 @@ PLANS = Grammar(
 _Checked = PlanConfig | ConfigError
 
 
-def compare_plans(command: SweepCommand) -> None:
+def compare_plans(command: CommandLine) -> None:
     """Print the plans that the command line asks for. Raises ConfigError, also where none of them can be made."""
     parts = take_apart(PLANS, command)
     if parts.settings:
@@ -51,9 +52,9 @@ def _checked(values: dict[str, str], parts: Parts[Grammar]) -> _Checked:
     """The configuration of one combination, or why it is none."""
     overrides = [*parts.fixed, *(f"{key}={text}" for key, text in values.items())]
     try:
-        config, _ = composed("plan", PlanConfig, overrides, parts.config_dir)
-        refuse_stages_of_dense(checked_overrides(overrides, PlanConfig, parts.groups))
-        check(config)
+        found = composed("plan", PlanConfig, overrides, parts.config_dir)
+        refuse_stage_option(found.chosen)
+        check(found.config)
     except ConfigError as error:
         return error
-    return config
+    return found.config

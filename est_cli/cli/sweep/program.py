@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.override_parser.types import Override
-
 from est_cli.config import EvalConfig, RunConfig
 
 Config = RunConfig | EvalConfig
@@ -57,13 +55,11 @@ class Grammar:
 class Program(Grammar):
     """A command that can be swept. Its functions take the composed configuration of a job, or of what is fixed."""
 
-    free: Sequence[str]
-    """Keys and groups that may change while a sweep is continued."""
     every_job: Sequence[str]
     """Overrides that every job is started with."""
     lead: Callable[[Any, Collection[str]], list[str]]
     """Words that the sweep's name begins with, given the keys that are swept."""
-    check: Callable[[Any, list[Override]], None]
+    check: Callable[[Any], object]
     """Raises an EstError for a job that cannot run."""
     check_started: Callable[[Any, set[str]], None]
     """Raises ConfigError, which refuses the whole sweep, for a job that was started in another way."""

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from est_cli.cli.sweep.overrides import Parts
 from est_cli.cli.sweep.program import Program
 from est_cli.common.errors import ConfigError
-from est_cli.config.compose import CONF, parsed_override
+from est_cli.config.compose import CONF, parsed_override, store_defaults
 
 _GROUPS = ("hydra/launcher", "hydra/sweeper")
 _KEY = re.compile(r"hydra/(launcher|sweeper)(/[a-z]\w*)?|hydra\.(launcher|sweeper)(\.[A-Za-z]\w*)+")
@@ -107,6 +107,7 @@ def direction_of(sweeper: DictConfig) -> str:
 @contextmanager
 def opened_hydra(program: Program, settings: Settings, overrides: Sequence[str] = ()) -> Iterator[DictConfig]:
     """Hydra with its own settings for these plugins, composed from conf/ alone."""
+    store_defaults(program.command, program.schema)
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name=program.name):
         loader = GlobalHydra.instance().config_loader()
         for group, choice in zip(_GROUPS, (settings.launcher, settings.sweeper), strict=True):

@@ -6,13 +6,12 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
-from hydra.core.override_parser.types import Override
-
+from est_cli.cli.sweep.command import run_sweep
 from est_cli.cli.sweep.program import Column, Numbers, Program
 from est_cli.common.errors import CheckpointError
-from est_cli.config import FREE_KEYS, RunConfig
-from est_cli.config.checks import check
-from est_cli.config.compose import refuse_stages_of_dense
+from est_cli.config import RunConfig
+from est_cli.config.compose import CommandLine
+from est_cli.config.resolve import check
 from est_cli.training.start import resolve_resume
 
 _COLUMNS = (
@@ -27,13 +26,8 @@ _COLUMNS = (
 
 
 def _lead(config: RunConfig, swept: Collection[str]) -> list[str]:
-    chosen = {"model": str(config.model.name), "scheduler": config.scheduler.name.value}
+    chosen = {"model": str(config.model.name), "scheduler": config.scheduler.name}
     return [name for group, name in chosen.items() if not {group, f"{group}.name", "experiment"} & set(swept)]
-
-
-def _check(config: RunConfig, overrides: list[Override]) -> None:
-    refuse_stages_of_dense(overrides)
-    check(config)
 
 
 def _check_started(config: RunConfig, given: set[str]) -> None:
@@ -60,10 +54,9 @@ TRAININGS = Program(
         "run_name": "is made from what is swept under -m; sweep=NAME names the folder of all jobs",
         "resume": "has no place under -m; the same command again continues a sweep",
     },
-    free=FREE_KEYS,
     every_job=("resume=auto",),
     lead=_lead,
-    check=_check,
+    check=check,
     check_started=_check_started,
     asked=None,
     numbers=_numbers,
@@ -72,3 +65,7 @@ TRAININGS = Program(
     directions=("minimize", "maximize"),
     check_search=_check_search,
 )
+
+
+def sweep(line: CommandLine) -> None:
+    run_sweep(TRAININGS, line)
