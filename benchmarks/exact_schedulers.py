@@ -26,8 +26,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from est_cli.config import PlanConfig, SchedulerName
+from est_cli.config import PlanConfig
 from est_cli.config.compose import composed
+from est_cli.config.schedulers import SCHEDULERS
 from est_cli.planning import make_plan
 from est_cli.storage.strict_json import read_file
 from est_cli.tracking import read_metrics
@@ -105,7 +106,7 @@ def main(names: Sequence[str]) -> int:
 def asked() -> list[str]:
     """The schedulers that the command line names, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [scheduler.value for scheduler in SchedulerName]
+    known = [*SCHEDULERS]
     parser.add_argument("names", nargs="*", metavar="SCHEDULER", help=", ".join(known))
     names: list[str] = parser.parse_args().names
     for name in names:

@@ -26,9 +26,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from shared_data import shared
 
-from est_cli.config import PlanConfig, SchedulerName
-from est_cli.config.checks.plan import SAVES_NOTHING
+from est_cli.config import PlanConfig
 from est_cli.config.compose import composed
+from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.planning import Plan, make_plan
 from est_cli.reporting.student_t import mean_interval
 from est_cli.storage.strict_json import read_file
@@ -49,9 +49,9 @@ def arms() -> dict[str, tuple[str, ...]]:
     """Name -> the overrides of est-train."""
     found: dict[str, tuple[str, ...]] = {REFERENCE: ("scheduler=dense", f"train.max_steps={STEPS}")}
     saving = planned("scheduler=three_stage", f"train.max_steps={STEPS}", f"target_saving={SAVING}").ledger.used.total
-    for name in (*SchedulerName, "three_stage, ends kept"):
+    for name in (*SCHEDULERS, "three_stage, ends kept"):
         chosen = (f"scheduler={name.partition(',')[0]}", *OWN.get(name, ()))
-        if name in SAVES_NOTHING:
+        if name in SCHEDULERS and not scheduler_named(name).saves:
             target: tuple[str, ...] = (f"target_flops={saving}", "target_convention=total")
         else:
             chosen, target = (*chosen, f"train.max_steps={STEPS}"), (f"target_saving={SAVING}",)

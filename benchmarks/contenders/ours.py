@@ -21,14 +21,13 @@ from est_cli.config import (
     Precision,
     RunConfig,
     SchedulerConfig,
-    SchedulerName,
     Source,
     StageConfig,
     TrackingConfig,
     TrainConfig,
     WandbMode,
 )
-from est_cli.config.checks import check
+from est_cli.config.resolve import check
 from est_cli.training.build import build
 from est_cli.training.start import Start
 from est_cli.training.step import train_step
@@ -43,8 +42,7 @@ def main() -> None:
     os.chdir(home)  # the run goes to outputs/ there
     _write_tokenizer(home / "tokenizer")
     config = _config(job)
-    check(config)
-    with build(Start(config, None)) as run:
+    with build(Start(check(config), None)) as run:
         steps = count(max(0, job.stage - 1) * STAGE_STEPS)
 
         def step() -> Callable[[], float]:
@@ -74,7 +72,7 @@ def _config(job: Job) -> RunConfig:
         dataset=DatasetConfig(
             "tokens", Source.tokens, [f"{job.folder}/train.bin"], validation_files=[f"{job.folder}/val.bin"]
         ),
-        scheduler=SchedulerConfig(SchedulerName.three_stage if job.stage else SchedulerName.dense),
+        scheduler=SchedulerConfig("three_stage" if job.stage else "dense"),
         stage=StageConfig(STAGE_STEPS, 2 * STAGE_STEPS, 0.5, 0.5, 0.5) if job.stage else StageConfig(),
         optim=OptimConfig(lr=protocol.LR, schedule=LrSchedule.constant, warmup=0),
         train=TrainConfig(

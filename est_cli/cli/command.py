@@ -80,27 +80,28 @@ def run(command: Command, argv: Sequence[str]) -> None:
     if job is None:
         return
     try:
-        _do(command, job)
+        execute(command, job)
     except (StoppedBySignal, KeyboardInterrupt) as stop:
         if not command.stopped:
             raise
         raise StoppedBySignal(getattr(stop, "signum", signal.SIGINT), command.stopped) from None
 
 
-def do_here(command: Command, job: Any) -> None:
+def execute_here(command: Command, job: Any) -> None:
     """Do the job in this process."""
     with held():  # torch and transformers: only for an accepted configuration
         function = _function(command.run)
     function(job)
 
 
-def _do(command: Command, job: Any) -> None:
+def execute(command: Command, job: Any) -> None:
+    """Do the job in this process, or in as many as its configuration asks for."""
     if command.launches and command.config_of(job).launch.num_processes > 1 and "WORLD_SIZE" not in os.environ:
         from est_cli.cli.launch.launcher import launch  # what one process has no need of
 
         launch(command, job)
     else:
-        do_here(command, job)
+        execute_here(command, job)
 
 
 def _answer(command: Command, line: CommandLine, argv: Sequence[str]) -> None:

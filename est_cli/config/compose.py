@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -62,8 +62,7 @@ class CommandLine:
     help: bool = False
 
 
-@dataclass(frozen=True)
-class Composed(Generic[C]):
+class Composed(NamedTuple, Generic[C]):
     """What a command line means."""
 
     config: C

@@ -10,9 +10,10 @@ import pytest
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import PlanConfig, Redraw, RunConfig
-from est_cli.config.checks import check, check_fit
-from est_cli.config.resolve import max_steps, options_of, scheduler_of, tokenizer_of
+from est_cli.config.resolve import check, options_of, resolve
+from est_cli.config.run import tokenizer_of
 from est_cli.config.schema import leaves_of, plain, typed
+from est_cli.config.training import max_steps
 from est_cli.est import SamplingRates
 from est_cli.families import gpt2
 from tests.lab.commands import composed
@@ -120,7 +121,7 @@ def test_contradictions(args: tuple[str, ...], changes: dict[str, Any], message:
 
 def test_all_problems_are_told_at_once() -> None:
     told = problem((), {"optim.lr": 0.0, "train.seq_len": 1, "stage.p_m": 2.0})
-    assert [part.partition(":")[0] for part in told.split("; also ")] == ["train.seq_len", "optim.lr", "stage.p_m"]
+    assert [part.partition(":")[0] for part in told.split("; also ")] == ["optim.lr", "train.seq_len", "stage.p_m"]
 
 
 @pytest.mark.parametrize(
@@ -166,10 +167,10 @@ def test_steps_of_the_run(changes: dict[str, Any], steps: int) -> None:
 
 def test_the_scheduler_and_options_are_those_of_the_configuration() -> None:
     config = config_with((), {"stage.t1": 10, "stage.t2": 0.5, "stage.p_h": 0.25, "sampling.redraw": "forward"})
-    scheduler = scheduler_of(config)
+    scheduler = resolve(config).scheduler
     assert [stage.until_step for stage in scheduler.stages] == [10, 150, 300]
     assert scheduler.rates_at(0) == SamplingRates(0.25, 0.5, 0.5) and scheduler.rates_at(10) == SamplingRates(0.25, 0.5)
-    assert scheduler_of(base(*DENSE)).stage_steps() == [300]
+    assert resolve(base(*DENSE)).scheduler.stage_steps() == [300]
     assert options_of(config.sampling).redraw == Redraw.forward.value
     shared = leaves_of(plain(config.sampling)).items() - vars(options_of(config.sampling)).items()
     assert shared == set()  # every option reaches the method
@@ -195,14 +196,14 @@ class Gpt2Sizes:
 def test_what_is_told_once_a_foreign_model_is_known() -> None:
     sizes = gpt2.spec(Gpt2Sizes)
     fits = config_with(HF, {"train.seq_len": 16, "stage.p_l": 1.0})
-    check_fit(fits, sizes)
+    resolve(fits).check_fit(sizes)
     for changes, key in (
         ({"train.seq_len": 32}, "train.seq_len: 32 is longer"),
         ({"train.seq_len": 16, "sampling.kv_groups": "within"}, "sampling.kv_groups: "),
         ({"train.seq_len": 16, "sampling.keep_ends": True}, "sampling.keep_ends: "),
     ):
         with pytest.raises(ConfigError, match=f"^{key}"):
-            check_fit(config_with(HF, changes), sizes)
+            resolve(config_with(HF, changes)).check_fit(sizes)
 
 
 def test_an_unchanged_run_configuration_lacks_what_presets_give() -> None:

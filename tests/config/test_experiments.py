@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from est_cli.common.errors import ConfigError
-from est_cli.config import FREE_KEYS, PlanConfig, RunConfig
-from est_cli.config.checks import check
-from est_cli.config.schema import leaf_types, leaves_of, plain
+from est_cli.config import PlanConfig, RunConfig
+from est_cli.config.resolve import check
+from est_cli.config.schema import leaves_of, plain
+from est_cli.config.setting import FREE, keys_with, settings_of
 from est_cli.planning import Plan, make_plan
 from est_cli.training.optim import lr_at
 from tests.lab.commands import accepted, composed
@@ -81,7 +82,7 @@ def test_the_reading_above_is_what_yaml_reads(name: str) -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_every_line_is_a_setting_with_a_source(name: str) -> None:
     stage = written(CONF / "stage" / f"{recipe(name)['stage'][0]}.yaml")
-    known = {key for key, _ in leaf_types(RunConfig)} | {"model", "dataset", "scheduler", "stage"}
+    known = {*settings_of(RunConfig)} | {"model", "dataset", "scheduler", "stage"}
     for key, (_, source) in (recipe(name) | stage).items():
         assert key in known, key
         assert source in SOURCES[name], f"{name}: {key}: {source!r}"
@@ -92,8 +93,7 @@ def test_every_setting_that_defines_the_run_is_there(name: str) -> None:
     there = set(recipe(name))
     for file in chosen_files(name):
         there |= {f"{file.parent.name}.{key}" for key in yaml.safe_load(file.read_text("utf-8"))}
-    free = [key for key, _ in leaf_types(RunConfig) if any(key == f or key.startswith(f"{f}.") for f in FREE_KEYS)]
-    missing = {key for key, _ in leaf_types(RunConfig)} - there - set(free)
+    missing = {*settings_of(RunConfig)} - there - keys_with(RunConfig, FREE)
     assert missing <= NOT_NEEDED | NO_MEANING[name]
     assert {"train.max_steps", "optim.eps", "seed", "sampling.redraw", "model.hidden_size"} <= there
 

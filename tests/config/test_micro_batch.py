@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from est_cli.config.micro_batch import describe_micro_batches, micro_batch_problems, requested, stage_problems
+from est_cli.common.errors import ConfigError
+from est_cli.config import RunConfig
+from est_cli.config.micro_batch import describe_micro_batches, requested, stage_problems
+from est_cli.config.schema import typed
 from tests.lab.commands import accepted, composed, told
 
 WRONG = {
@@ -27,7 +30,7 @@ WRONG = {
     "[1,0,-3]": "0 is out of range; it must be at least 1",
     "[false,2,3]": "False is not an integer or auto",
     "'[32,24,16]'": "'[32,24,16]' is not an integer or auto",
-    "{a:1}": "{'a': 1} is not a value",
+    "{a:1}": "{'a': 1} is not an integer or auto",
     "[{a:1},2,3]": "{'a': 1} is not an integer or auto",
     "1,2": "a list of values to sweep over is not a value; write a list as [a,b]",
 }
@@ -41,7 +44,11 @@ def test_what_it_cannot_be(capsys: pytest.CaptureFixture[str], value: str) -> No
 
 @pytest.mark.parametrize("value", [["x" * 1000], ["x"] * 1000, [[1] * 1000], [{"x": "y" * 1000}], [1] * 1000])
 def test_the_line_stays_short(value: Any) -> None:
-    (line,) = [*micro_batch_problems(value), *stage_problems(value, 3, False)][:1]
+    try:
+        typed({"train": {"micro_batch": value}}, RunConfig)
+        (line,) = [*stage_problems(value, 3, False)][:1]
+    except ConfigError as error:
+        line = str(error)
     assert len(line) < 250
 
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from est_cli.common.errors import ConfigError
-from est_cli.config import PlanConfig, RunConfig, SamplingConfig, SchedulerName, StageConfig
-from est_cli.config.checks import check
-from est_cli.config.resolve import drops_entries, scheduler_of
-from est_cli.config.schedulers import READS
+from est_cli.config import PlanConfig, RunConfig, SamplingConfig, StageConfig
+from est_cli.config.compose import CONF
+from est_cli.config.resolve import check, drops_entries, resolve
+from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.config.schema import plain, typed
 from est_cli.est import SamplingRates
 from tests.lab.commands import accepted, composed
 
-NAMES = [name.value for name in SchedulerName]
+NAMES = [*SCHEDULERS]
 PICKED: dict[str, Any] = {
     **{"t1": 0.1, "t2": 0.2, "p_h": 0.5, "p_m": 0.5, "p_l": 0.5, "boundaries": [0.5], "rates": [[1.0, 1.0, 1.0]]},
     **{"depths": [1], "levels": 2, "p_d": 0.5, "theta": 0.5, "gamma": 0.1},
@@ -29,6 +29,10 @@ ODD: dict[str, Any] = {
     **{"redraw": "forward", "ranks": "independent", "per_layer": False, "kv_groups": "within"},
     **{"layer_scale": "inverse", "keep_ends": True},
 }
+
+
+def reads_of(name: str) -> set[str]:
+    return {*scheduler_named(name).reads, *scheduler_named(name).optional}
 
 
 @lru_cache
@@ -52,30 +56,33 @@ def told(*args: str, **changes: Any) -> list[str]:
 
 
 def test_every_name_is_known_everywhere() -> None:
-    assert set(READS) == set(SchedulerName)
+    assert (
+        {"three_stage", "dense", "pld"} <= {*SCHEDULERS} == {path.stem for path in (CONF / "scheduler").glob("*.yaml")}
+    )
+    assert all(scheduler_named(name).meaning for name in SCHEDULERS)
     assert set(PICKED) == set(vars(StageConfig())) and set(ODD) == set(vars(SamplingConfig()))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_option_sets_what_its_scheduler_reads_and_empties_the_rest(name: str) -> None:
-    config, reads = accepted(f"scheduler={name}"), READS[SchedulerName(name)]
+    config, reads = accepted(f"scheduler={name}"), scheduler_named(name)
     given = {key for key, value in vars(config.stage).items() if value is not None}
-    assert given == set(reads.stage) - set(reads.optional)
-    assert scheduler_of(config).name == config.scheduler.name.value == name
-    assert scheduler_of(config).max_steps == 300
+    assert given == set(reads.reads)
+    assert resolve(config).scheduler.name == config.scheduler.name == name
+    assert resolve(config).scheduler.max_steps == 300
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_scheduler_does_not_read_is_refused(name: str) -> None:
-    reads = READS[SchedulerName(name)]
-    stage, sampling = set(PICKED) - set(reads.stage), set(ODD) - set(reads.sampling)
+    reads = scheduler_named(name)
+    stage, sampling = set(PICKED) - reads_of(name), set(ODD) - set(reads.sampling)
     changes = {f"stage__{key}": PICKED[key] for key in stage} | {f"sampling__{key}": ODD[key] for key in sampling}
     lines = told(f"scheduler={name}", **changes)
     assert len(lines) == len(changes)
     for key in stage:
         start = f"stage.{key}: has no meaning under scheduler={name}; use scheduler="
         (reader,) = [line.removeprefix(start) for line in lines if line.startswith(start)]
-        assert key in READS[SchedulerName(reader)].stage
+        assert key in reads_of(reader)
     for key in sampling:
         assert any(
             line.startswith(f"sampling.{key}: has no meaning under scheduler={name}; leave it") for line in lines
@@ -84,7 +91,7 @@ def test_what_a_scheduler_does_not_read_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_scheduler_needs_is_asked_for(name: str) -> None:
-    needed = [key for key in READS[SchedulerName(name)].stage if key not in READS[SchedulerName(name)].optional]
+    needed = scheduler_named(name).reads
     if needed:
         lines = told(f"scheduler={name}", **{f"stage__{key}": None for key in needed})
         assert lines == [f"stage.{key}: is missing; scheduler={name} needs it" for key in needed]
@@ -157,7 +164,7 @@ def test_values_that_do_not_do(name: str, changes: dict[str, Any], message: str)
 def test_as_many_stages_as_there_may_be() -> None:
     config = config_of("scheduler=raptr", stage__boundaries=[*range(1, 32)], stage__depths=[2] * 31)
     check(config)
-    assert len(scheduler_of(config).stages) == 32
+    assert len(resolve(config).scheduler.stages) == 32
 
 
 def test_what_the_optimizer_leaves_alone_has_a_meaning_where_something_is_left_out() -> None:
@@ -175,10 +182,10 @@ def test_a_pretrained_model_does_not_grow() -> None:
 
 def test_whole_numbers_and_single_values_are_taken() -> None:
     config = accepted("scheduler=n_stage", "stage.boundaries=3", "stage.rates=[[1,0.5,1],[1,1,1]]")
-    assert [scheduler_of(config).rates_at(step) for step in (2, 3)] == [SamplingRates(p_m=0.5), SamplingRates()]
-    scheduler = scheduler_of(accepted("scheduler=one_layer", "stage.depths=1.0", "stage.boundaries=0", "seed=1"))
+    assert [resolve(config).scheduler.rates_at(step) for step in (2, 3)] == [SamplingRates(p_m=0.5), SamplingRates()]
+    scheduler = resolve(accepted("scheduler=one_layer", "stage.depths=1.0", "stage.boundaries=0", "seed=1")).scheduler
     assert scheduler.stages[0].rates == SamplingRates(layers="first")
-    assert scheduler_of(accepted("scheduler=one_layer", "stage.depths=1")).stages[0].rates.num_layers == 1
+    assert resolve(accepted("scheduler=one_layer", "stage.depths=1")).scheduler.stages[0].rates.num_layers == 1
 
 
 def test_plain_dropout_is_noticed() -> None:

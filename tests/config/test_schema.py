@@ -11,15 +11,16 @@ import yaml
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import KvGroups, PlanConfig, RunConfig, TrackingConfig, WandbMode
-from est_cli.config.schema import describe_type, leaf_types, leaves_of, plain, to_yaml, typed, unknown_key
+from est_cli.config.schema import describe_type, leaves_of, plain, to_yaml, typed, unknown_key
+from est_cli.config.setting import settings_of
 
 
-def test_leaf_types_are_the_leaves_of_a_configuration() -> None:
-    assert dict(leaf_types(RunConfig)).keys() == leaves_of(plain(RunConfig())).keys()
-    assert set(dict(leaf_types(PlanConfig))) - set(dict(leaf_types(RunConfig))) == {
+def test_the_settings_are_the_leaves_of_a_configuration() -> None:
+    assert settings_of(RunConfig).keys() == leaves_of(plain(RunConfig())).keys()
+    assert set(settings_of(PlanConfig)) - set(settings_of(RunConfig)) == {
         *("target_saving", "target_flops", "target_convention", "target_keep", "probe", "plot")
     }
-    assert dict(leaf_types(RunConfig))["sampling.kv_groups"] is KvGroups
+    assert settings_of(RunConfig)["sampling.kv_groups"].hint is KvGroups
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,6 @@ def test_leaf_types_are_the_leaves_of_a_configuration() -> None:
         (int | float | None, "an integer or a number or null"),
         (list[str], "a list of words, [a,b]"),
         (WandbMode, "one of auto, online, offline, off"),
-        (Any, "a value this setting can have"),
     ],
 )
 def test_types_in_words(hint: Any, words: str) -> None:
@@ -50,13 +50,13 @@ def test_types_in_words(hint: Any, words: str) -> None:
     ],
 )
 def test_guesses(key: str, guess: str | None) -> None:
-    known = [name for name, _ in leaf_types(RunConfig)]
+    known = [*settings_of(RunConfig)]
     told = unknown_key(key, known)
     assert told.startswith(f"{key}: unknown key; ")
     assert told.endswith("--help lists all keys") if guess is None else f"did you mean {guess!r}?" in told
 
 
-SWITCHES = [key for key, hint in leaf_types(PlanConfig) if bool in (hint, *typing.get_args(hint))]
+SWITCHES = [key for key, known in settings_of(PlanConfig).items() if bool in (known.hint, *typing.get_args(known.hint))]
 
 
 @pytest.mark.parametrize("number", [3, 1, 0, 0.5])

@@ -22,7 +22,7 @@ from est_cli import eval as evaluation
 from est_cli.common.errors import ConfigError
 from est_cli.config import AnalyzeConfig, EvalConfig, PlanConfig, RunConfig
 from est_cli.config.compose import CONF
-from est_cli.config.schema import leaf_types
+from est_cli.config.setting import settings_of
 from tests.analysis import test_settings as analyze_settings
 from tests.config import test_checks, test_compose
 from tests.evaluation import test_settings as eval_settings
@@ -48,7 +48,7 @@ class Command:
     args: Sequence[str] = ()
 
 
-TRAIN, PLAN = dict(leaf_types(RunConfig)), dict(leaf_types(PlanConfig))
+TRAIN, PLAN = settings_of(RunConfig), settings_of(PlanConfig)
 COMMANDS = {
     "est-train": Command(
         train.main,
@@ -62,11 +62,11 @@ COMMANDS = {
         {key: value for key, value in test_compose.OUT_OF_RANGE.items() if key not in TRAIN},
     ),
     "est-eval": Command(
-        evaluation.main, dict(leaf_types(EvalConfig)), eval_settings.OUT_OF_RANGE, args=("checkpoint=model",)
+        evaluation.main, settings_of(EvalConfig), eval_settings.OUT_OF_RANGE, args=("checkpoint=model",)
     ),
     "est-analyze": Command(
         analyze.main,
-        dict(leaf_types(AnalyzeConfig)),
+        settings_of(AnalyzeConfig),
         analyze_settings.OUT_OF_RANGE,
         args=("checkpoint=model", "analysis=flatness"),
     ),

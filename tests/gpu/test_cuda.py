@@ -26,7 +26,7 @@ from est_cli.config import (
     TrainConfig,
     WandbMode,
 )
-from est_cli.config.checks import check
+from est_cli.config.resolve import check
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
 from est_cli.families import spec_of
 from est_cli.models import build_model, hf_config
@@ -119,7 +119,7 @@ def records() -> list[dict[str, Any]]:
 
 
 def test_a_compiled_bf16_run_trains(folder: Path) -> None:
-    with build(Start(run_config(folder), None)) as run:
+    with build(Start.of(run_config(folder), None)) as run:
         train(run)
     losses = [record["loss"] for record in records()]
     assert len(losses) == STEPS and losses[-1] < losses[0] - 0.5
@@ -131,7 +131,7 @@ def test_a_step_waits_for_nothing_and_compiles_nothing_new(folder: Path, redraw:
     """In each stage: after its first steps, no call that synchronises host and device, and no new graph."""
     config = run_config(folder, micro_batch=8)
     config.sampling.redraw = Redraw(redraw)
-    with build(Start(config, None)) as run:
+    with build(Start.of(config, None)) as run:
         for first in (0, 20, 40):
             results = [train_step(run, first + i) for i in range(2)]
             torch.cuda.synchronize()

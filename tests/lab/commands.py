@@ -6,16 +6,16 @@ import os
 import resource
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from est_cli.cli.command import command_named, run
 from est_cli.cli.entry import enter
 from est_cli.config import PlanConfig, RunConfig
-from est_cli.config.checks import check
-from est_cli.config.compose import run_hydra
+from est_cli.config.resolve import check
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -25,9 +25,14 @@ HEAVY = ("torch", "numpy", "transformers", "datasets", "wandb", "accelerate", "m
 
 def composed(*args: str, schema: type[C] = RunConfig) -> tuple[C, set[str]]:  # type: ignore[assignment]
     """(the configuration, unchecked; the keys that the command line sets)."""
-    got: list[tuple[C, set[str]]] = []
-    name = "plan" if schema is PlanConfig else "train"
-    run_hydra(name, schema, [f"est-{name}", *args], lambda config, given: got.append((config, given)))
+    return typed_in("plan" if schema is PlanConfig else "train", *args)
+
+
+def typed_in(name: str, *args: str) -> Any:
+    """(the configuration, unchecked; the keys that the command line sets) of the command est-NAME."""
+    got: list[tuple[Any, set[str]]] = []
+    silent = replace(command_named(name), accept=lambda *found: got.append(found), launches=False)
+    run(silent, [f"est-{name}", *args])
     return got[0]
 
 

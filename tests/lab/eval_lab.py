@@ -13,12 +13,12 @@ from est_cli.cli.entry import enter
 from est_cli.cli.sweep.child import Ended, Signals
 from est_cli.common.errors import EstError
 from est_cli.config import EvalConfig
-from est_cli.config.checks.eval import check_eval, split_tasks
-from est_cli.config.compose import run_hydra
+from est_cli.config.eval import check_eval, split_tasks
 from est_cli.eval import main
 from est_cli.evaluation.outcomes import Record
-from est_cli.evaluation.preflight import asked_digest, check_asked
+from est_cli.evaluation.preflight import asked_digest, check_inputs
 from est_cli.evaluation.summary import keep_summary, score_numbers
+from tests.lab.commands import typed_in
 from tests.lab.glue_files import record
 from tests.lab.glue_folder import make_glue
 from tests.lab.sweep_lab import DONE, Told, another_hydra
@@ -51,15 +51,13 @@ class EvalLab:
     def run_child(self, command: Sequence[str], signals: Signals) -> Ended:
         """In the place of a process: accept the command line as est-eval would, and write what an evaluation leaves."""
         arguments = list(command[command.index("est_cli.eval") + 1 :])
-        accepted: list[EvalConfig] = []
         with another_hydra():
-            run_hydra("eval", EvalConfig, ["est-eval", *arguments], lambda config, given: accepted.append(config))
-        (config,) = accepted
+            config, _ = typed_in("eval", *arguments)
         self.ran.append(str(config.run_name))
         self.configs.append(config)
         try:
             check_eval(config)
-            check_asked(config)
+            check_inputs(config)
         except EstError as error:
             return Ended(error.exit_code, str(error))
         folder = Path("outputs", str(config.sweep), str(config.run_name))

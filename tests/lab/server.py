@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -25,12 +26,13 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 import est_cli.training.build
 import est_cli.training.train  # noqa: F401  (imported here, as are the models, so that no victim has to)
 from est_cli import train
+from est_cli.cli.command import execute
 from est_cli.cli.entry import enter
 from est_cli.common.errors import ConfigError
 from est_cli.config import RunConfig
-from est_cli.config.compose import run_hydra
 from est_cli.storage.versions import git_commit, versions
 from tests.lab import plants
+from tests.lab.commands import typed_in
 from tests.lab.lab import heed_signals
 
 ALARM_S = 120
@@ -85,19 +87,20 @@ def _est_train(argv: Sequence[str]) -> None:
     found = _composed(tuple(argv))
     if found is None:
         train.main(["est-train", *argv])
-    else:
-        train._train(*found)
+        return
+    job = train.COMMAND.accept(*deepcopy(found))
+    if job is not None:
+        execute(train.COMMAND, job)
 
 
 @cache
 def _composed(argv: tuple[str, ...]) -> tuple[RunConfig, set[str]] | None:
     """The configuration and the keys given, or None where the command line is refused."""
-    found: list[tuple[RunConfig, set[str]]] = []
     try:
-        run_hydra("train", RunConfig, ["est-train", *argv], lambda *composed: found.append(composed))
+        config, given = typed_in("train", *argv)
     except ConfigError:
         return None
-    return found[0]
+    return config, given
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,13 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from est_cli.cli.entry import enter
-from est_cli.cli.sweep import run_sweep
 from est_cli.cli.sweep.child import Ended, Signals
-from est_cli.cli.sweep.trainings import TRAININGS
 from est_cli.common.errors import EstError
 from est_cli.config import RunConfig
-from est_cli.config.compose import run_hydra
 from est_cli.config.schema import to_yaml
+from est_cli.train import main
 from est_cli.training.start import resolve_resume
+from tests.lab.commands import typed_in
 
 Plant = Callable[[Signals], Ended]
 DONE = Ended(0, None)
@@ -49,10 +47,6 @@ class Lab:
     """Names of the jobs that were started."""
 
     def sweep(self, *args: str) -> Told:
-        def main(argv: Sequence[str]) -> None:
-            sweep = partial(run_sweep, TRAININGS)
-            run_hydra("train", RunConfig, argv, lambda config, given: pytest.fail("not a sweep"), sweep)
-
         code = enter("est-train", main, ["est-train", "-m", *args])
         out, err = self.capsys.readouterr()
         return Told(code, out, err)
@@ -60,13 +54,11 @@ class Lab:
     def run_child(self, command: Sequence[str], signals: Signals) -> Ended:
         """In the place of a process: accept the command line as est-train would, and write what a finished run has."""
         arguments = list(command[command.index("est_cli.train") + 1 :])
-        accepted: list[tuple[RunConfig, set[str]]] = []
         with another_hydra():
-            run_hydra("train", RunConfig, ["est-train", *arguments], lambda *got: accepted.append(got))
-        config = accepted[0][0]
+            config, given = typed_in("train", *arguments)
         self.ran.append(str(config.run_name))
         try:
-            start = resolve_resume(*accepted[0])
+            start = resolve_resume(config, given)
         except EstError as error:
             return Ended(error.exit_code, str(error))
         run = Path("outputs", str(config.sweep), str(config.run_name))

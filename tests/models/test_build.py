@@ -16,8 +16,8 @@ from transformers.utils import logging
 
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import ModelConfig
-from est_cli.config.checks.model import preset_sizes
 from est_cli.config.compose import CONF
+from est_cli.config.model import preset_sizes
 from est_cli.est import Kept, ModelSpec, apply_est
 from est_cli.families import spec_of
 from est_cli.models import attention_masks, build_model, hf_config, set_end_of_text

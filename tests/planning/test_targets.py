@@ -9,14 +9,15 @@ import pytest
 from rich.console import Console
 
 from est_cli.common.errors import ConfigError
-from est_cli.config import PlanConfig, SchedulerName
+from est_cli.config import PlanConfig
+from est_cli.config.schedulers import SCHEDULERS
 from est_cli.est import FlopsLedger
 from est_cli.planning import make_plan, print_plan
 from est_cli.planning import plan as planning
-from est_cli.planning.targets import Met, met
+from est_cli.planning.targets import TargetSolution, solve_target
 from tests.lab.commands import accepted
 
-SOLVABLE = [name.value for name in SchedulerName if name.value not in ("dense", "early_dropout")]
+SOLVABLE = [name for name in SCHEDULERS if name not in ("dense", "early_dropout")]
 LONG = "train.max_steps=150000"
 
 
@@ -28,13 +29,13 @@ def ledger_of(config: PlanConfig) -> FlopsLedger:
     return planning.ledger_for(config, spec_of(hf_config(config.model)))
 
 
-def found(*args: str) -> Met:
-    made = met(accepted(*args, schema=PlanConfig), ledger_of)
+def found(*args: str) -> TargetSolution:
+    made = solve_target(accepted(*args, schema=PlanConfig), ledger_of)
     assert made is not None
     return made
 
 
-def typed_again(made: Met, *args: str) -> FlopsLedger:
+def typed_again(made: TargetSolution, *args: str) -> FlopsLedger:
     kept = [arg for arg in args if not arg.startswith("target_")]
     return ledger_of(accepted(*kept, *made.found.split(), schema=PlanConfig))
 
@@ -58,7 +59,10 @@ def test_every_scheduler_that_saves_anything(name: str, convention: str) -> None
     args = (f"scheduler={name}", "train.max_steps=400", "target_saving=0.15", f"target_convention={convention}", *rates)
     made = found(*args)
     assert abs(typed_again(made, *args).saved_pct(convention) - 15.0) <= 0.25
-    assert met(accepted(*[arg for arg in args if not arg.startswith("target_")], schema=PlanConfig), ledger_of) is None
+    assert (
+        solve_target(accepted(*[arg for arg in args if not arg.startswith("target_")], schema=PlanConfig), ledger_of)
+        is None
+    )
 
 
 @pytest.mark.parametrize("name", ["n_stage", "raptr", "gradual_stacking"])
@@ -127,7 +131,7 @@ def test_what_other_schedulers_cannot_save(name: str, saving: float, told: str) 
 
 
 @pytest.mark.parametrize("convention", ["blocks", "total"])
-@pytest.mark.parametrize("name", [name.value for name in SchedulerName])
+@pytest.mark.parametrize("name", [*SCHEDULERS])
 def test_equal_flops_to_half_a_step(name: str, convention: str) -> None:
     args = (f"scheduler={name}", "target_flops=1e13", f"target_convention={convention}")
     made = found(*args)

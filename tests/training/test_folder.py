@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ class SecondOfTwo:
 
 
 def owned(run: Path) -> Any:
-    return folder.owned_folder(Start(RunConfig(), None), SecondOfTwo(run))  # type: ignore[arg-type]
+    return folder.owned_folder(Start(SimpleNamespace(config=RunConfig()), None), SecondOfTwo(run))  # type: ignore[arg-type]
 
 
 def test_a_folder_that_shows_late_is_waited_for(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from est_cli.config import (
     TrainConfig,
     WandbMode,
 )
-from est_cli.config.checks import check
+from est_cli.config.resolve import check
 from est_cli.models import build_model, hf_config
 from est_cli.models.lm_loss import LmLoss, target_count
 from est_cli.training.build import build
@@ -86,7 +86,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     check(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        with build(Start(config, None)) as run:
+        with build(Start.of(config, None)) as run:
             for first in STAGE_STEPS.values():
                 train_step(run, first)  # the moments are made in the first step of a parameter
             yield run

@@ -24,7 +24,7 @@ from est_cli.config import (
     UnsampledRows,
     WandbMode,
 )
-from est_cli.config.checks import check
+from est_cli.config.resolve import check
 from est_cli.training.build import build
 from est_cli.training.run import Run
 from est_cli.training.start import Start
@@ -93,7 +93,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     check(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        with build(Start(config, None)) as run:
+        with build(Start.of(config, None)) as run:
             for step in (0, 4, 8):
                 train_step(run, step)  # the moments are made in the first step of a parameter
             yield run

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from est_cli.config.resolve import options_of, scheduler_of
+from est_cli.config.resolve import options_of, resolve
 from est_cli.est.flops import planned_ledger
 from est_cli.families import spec_of
 from est_cli.models import hf_config
@@ -71,7 +71,7 @@ def test_it_survives_kills_around_its_transitions_and_keeps_to_its_plan(lab: Lab
     kept = {int(folder.removeprefix("step-")) for folder in whole["checkpoints"]}
     assert kept == {10, STEPS} | MILESTONES.get(name, set())
     config = accepted(*lab.arguments(*settings(name)))
-    spec, scheduler = spec_of(hf_config(config.model)), scheduler_of(config)
+    spec, scheduler = spec_of(hf_config(config.model)), resolve(config).scheduler
     planned = planned_ledger(spec, scheduler, options_of(config.sampling), 4, 32, config.seed)
     summary = whole["summary"]
     assert (summary["flops"], summary["flops_dense"]) == (planned.used.total, planned.dense.total)

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from est_cli.common.errors import CheckpointError, ConfigError
-from est_cli.config import FREE_KEYS, RunConfig
-from est_cli.config.schema import leaf_types, leaves_of, plain, to_yaml, typed
+from est_cli.config import RunConfig
+from est_cli.config.schema import leaves_of, plain, to_yaml, typed
+from est_cli.config.setting import FREE, settings_of
 from est_cli.config.stored import stored_config
 from est_cli.storage.run_dir import OUTPUTS
 from est_cli.training.start import Start, resolve_resume
 from tests.lab.commands import composed
+from tests.lab.settings import another_value
 
 X = OUTPUTS / "x"
 
@@ -124,48 +126,23 @@ def test_from_inside_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert start("resume=.").config.run_name == "x"
 
 
-FREE = {
-    "train.micro_batch": "3",
-    "train.compile": "true",
-    "train.activation_checkpointing": "true",
-    "train.attention": "math",
-    "train.lm_loss": "chunked",
-    "train.lm_chunk": "100",
-    "train.pad_vocab_to": "64",
-    "train.profile_step": "3",
-    "train.profile_steps": "2",
-    "train.log_every": "0",
-    "train.eval_every": "5",
-    "train.eval_tokens": "null",
-    "train.checkpoint_every": "9",
-    "train.async_checkpoints": "true",
-    "train.keep_last": "4",
-    "train.keep_every": "2",
-    "train.sample_every": "6",
-    "train.sample_prompt": "class",
-    "train.sample_tokens": "2",
-    "tracking.wandb": "off",
-    "tracking.project": "other",
-    "tracking.entity": "me",
-    "tracking.tags": "[a,b]",
-    "launch.num_processes": "2",
-    "launch.strategy": "fsdp",
-    "launch.timeout_s": "9.0",
-    "launch.check_every": "5",
-    "dataset.num_workers": "2",
-}
+PLACED = {"run_name", "sweep", "share_prefix", "resume"}
+"""Free, and told apart: they say where the run lies."""
+FREE_VALUES = {
+    key: another_value(known)
+    for key, known in settings_of(RunConfig).items()
+    if FREE in known.roles and key not in PLACED
+} | {"train.lm_loss": "chunked", "launch.num_processes": "2", "launch.strategy": "fsdp"}
 
 
 def test_free_keys_are_laid_over_the_stored_ones() -> None:
-    every = {
-        key for key, _ in leaf_types(RunConfig) if any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
-    }
-    assert FREE.keys() | {"run_name", "sweep", "share_prefix", "resume"} == every
+    assert {"train.micro_batch", "train.keep_last", "tracking.tags", "launch.timeout_s"} <= FREE_VALUES.keys()
+    assert not {"train.precision", "seed", "stage.t1", "optim.lr"} & FREE_VALUES.keys()
     make_run("x", "seed=3", "train.keep_last=7")
-    args = [f"{key}={value}" for key, value in FREE.items()]
+    args = [f"{key}={value}" for key, value in FREE_VALUES.items()]
     wanted = leaves_of(plain(_composed((*args,))[0]))
     got = leaves_of(plain(start("resume=outputs/x", *args).config))
-    assert {key: got[key] for key in FREE} == {key: wanted[key] for key in FREE}
+    assert {key: got[key] for key in FREE_VALUES} == {key: wanted[key] for key in FREE_VALUES}
     assert got["seed"] == 3
     assert start("resume=outputs/x").config.train.keep_last == 7  # not given: as it was, not the default
 

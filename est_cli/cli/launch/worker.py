@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from est_cli.cli.command import command_named, do_here
+from est_cli.cli.command import command_named, execute_here
 from est_cli.cli.entry import enter, leave
 from est_cli.cli.launch.handover import Word, leave_word, name_run, thaw
 from est_cli.common.rank import rank_of_environment
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     folder = Path(argv[1])
     name, tree, continued = thaw(folder)
     command = command_named(name)
-    do_here(command, command.job_of(typed(tree, command.schema), continued, partial(name_run, folder)))
+    execute_here(command, command.job_of(typed(tree, command.schema), continued, partial(name_run, folder)))
 
 
 def end_with_launcher(folder: Path) -> None:

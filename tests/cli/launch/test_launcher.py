@@ -14,7 +14,8 @@ import pytest
 
 from est_cli.cli.launch import launcher
 from est_cli.cli.launch.handover import Word, freeze, leave_word, log_tail, run_named, thaw, word_of
-from est_cli.training.start import Start
+from est_cli.config import RunConfig
+from est_cli.config.schema import typed
 from tests.lab.commands import accepted
 from tests.lab.lab import heed_signals
 from tests.lab.standin import alive, wait_until
@@ -22,6 +23,8 @@ from tests.lab.standin import alive, wait_until
 LOOP = """
 import contextlib, json, os, signal, sys, threading, time, types, warnings
 from pathlib import Path
+from est_cli.config import RunConfig
+from est_cli.config.schema import typed
 from est_cli.common import errors
 
 rank = int(os.environ["RANK"])
@@ -38,6 +41,12 @@ def build(start):
         raise FAILS["data"]
     Path(f"config-{rank}").write_text(f"{start.config.seed} {start.folder} {start.config.stage.t1!r}")
     yield types.SimpleNamespace(dir=types.SimpleNamespace(root=Path("outputs/x")))
+
+def run(start):
+    with build(start) as running:
+        if rank == 0:
+            start.announce(running.dir.root)
+        train(running)
 
 def train(run):
     Path(f"pid-{rank}").write_text(str(os.getpid()))
@@ -63,8 +72,7 @@ def train(run):
     if what == "hang":
         time.sleep(60)
 
-sys.modules["est_cli.training"] = sys.modules[__name__]
-sys.modules[__name__].build, sys.modules[__name__].train = build, train
+sys.modules["est_cli.training.build"] = sys.modules["est_cli.training.train"] = sys.modules[__name__]
 from est_cli.cli.launch.worker import console
 console()
 """
@@ -158,9 +166,10 @@ def test_no_orphans_of_a_killed_launcher(tmp_path: Path) -> None:
 
 def test_what_is_handed_over_comes_back(tmp_path: Path) -> None:
     config = accepted("launch.num_processes=2", "stage.t1=3")
-    for start in (Start(config, None), Start(config, Path("outputs/x"))):
-        freeze(start, tmp_path)
-        assert thaw(tmp_path) == start
+    for continued in (None, Path("outputs/x")):
+        freeze("train", config, continued, tmp_path)
+        command, tree, folder = thaw(tmp_path)
+        assert (command, typed(tree, RunConfig), folder) == ("train", config, continued)
     assert (word_of(tmp_path, 1), run_named(tmp_path), log_tail(tmp_path, 1)) == (None, None, "")
     leave_word(tmp_path, 1, Word(3, "a.txt: is bad"))
     assert word_of(tmp_path, 1) == Word(3, "a.txt: is bad")

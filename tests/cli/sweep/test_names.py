@@ -6,10 +6,10 @@ import pytest
 
 from est_cli.cli.sweep.names import job_name, sweep_name
 from est_cli.config import RunConfig
-from est_cli.config.schema import leaf_types
+from est_cli.config.setting import settings_of
 from est_cli.storage.run_dir import MAX_NAME, check_run_name
 
-KNOWN = [*dict(leaf_types(RunConfig)), "model", "scheduler", "stage"]
+KNOWN = [*settings_of(RunConfig), "model", "scheduler", "stage"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_sweep_is_named_by_what_it_is_not_by_its_values() -> None:
 
 
 def test_names_of_sweeps_are_folder_names_too() -> None:
-    keys = list(dict(leaf_types(RunConfig)))
+    keys = list(settings_of(RunConfig))
     names = [sweep_name(["some/model", "x"], keys[:number], KNOWN, []) for number in range(1, len(keys))]
     assert len(set(names)) == len(names) and max(map(len, names)) == MAX_NAME
     for name in names:

@@ -14,7 +14,7 @@ from est_cli.cli.sweep.plugins import launch_jobs, search
 from est_cli.cli.sweep.rows import Status, begin, planned_row, rows_of
 from est_cli.cli.sweep.settings import Settings
 from est_cli.cli.sweep.trainings import TRAININGS
-from est_cli.config.compose import SweepCommand
+from est_cli.config.compose import CommandLine
 from est_cli.storage.run_dir import RunDir
 from tests.lab.lab import TINY, write_corpus
 from tests.lab.sweep_lab import Lab, column, results
@@ -39,7 +39,7 @@ def opened(lab: Lab) -> Path:
 def test_a_launcher_gets_what_is_left_to_run(lab: Lab) -> None:
     sweep = opened(lab)
     lab.ends["seed=2"] = Ended(9, "train.micro_batch: out of memory")
-    parts = take_apart(TRAININGS, SweepCommand(["seed=0,1,2,-3"], None))
+    parts = take_apart(TRAININGS, CommandLine(["seed=0,1,2,-3"], None))
     jobs = plan_jobs(parts, "s")
     RunDir(sweep / "seed=0").root.mkdir()
     RunDir(sweep / "seed=0").summary.write_text("{}")
@@ -54,7 +54,7 @@ def test_a_launcher_gets_what_is_left_to_run(lab: Lab) -> None:
 
 def test_a_sweeper_proposes_and_is_told_the_loss(lab: Lab) -> None:
     sweep = opened(lab)
-    parts = take_apart(TRAININGS, SweepCommand(["stage.t1=0.1,0.3,0.2", "stage.t2=0.25"], None))
+    parts = take_apart(TRAININGS, CommandLine(["stage.t1=0.1,0.3,0.2", "stage.t2=0.25"], None))
     begin(TRAININGS, sweep, [])
     search(Settings([]), parts, sweep)
     assert lab.ran == ["t1=0.1", "t1=0.3", "t1=0.2"]
