@@ -11,10 +11,6 @@ from est_cli.config.data import DatasetConfig, Source
 from est_cli.config.eval import EvalConfig, EvalSettings, Select
 from est_cli.config.launch import LaunchConfig
 from est_cli.config.method import (
-    KvGroups,
-    LayerScale,
-    Ranks,
-    Redraw,
     SamplingConfig,
     SchedulerConfig,
     StageConfig,
@@ -52,9 +48,7 @@ __all__ = [
     "DatasetConfig",
     "EvalConfig",
     "EvalSettings",
-    "KvGroups",
     "LaunchConfig",
-    "LayerScale",
     "LmLossKind",
     "LrSchedule",
     "ModelConfig",
@@ -64,8 +58,6 @@ __all__ = [
     "Part",
     "PlanConfig",
     "Precision",
-    "Ranks",
-    "Redraw",
     "RunConfig",
     "SamplingConfig",
     "SchedulerConfig",

@@ -55,7 +55,7 @@ def launch_problems(config: RunConfig) -> Iterator[str]:
     if launch.strategy not in ("ddp", "fsdp"):
         reason = f"; {NOT_DEEPSPEED}" if launch.strategy == "deepspeed" else ""
         yield f"launch.strategy: {launch.strategy!r} is not one of ddp, fsdp{reason}"
-    if launch.strategy == "fsdp" and config.sampling.ranks.value == "independent":
+    if launch.strategy == "fsdp" and config.sampling.ranks == "independent":
         yield (
             "sampling.ranks: independent has no meaning under launch.strategy=fsdp, where all processes gather the "
             "weights of the same layer at the same time; use ddp"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from est_cli.common.errors import ConfigError
@@ -15,32 +14,13 @@ from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.config.schedulers.shared.scheduler import LEFT_OUT, as_list
 from est_cli.config.setting import Items, above, at_least, setting, settings_of
 from est_cli.est.schedule import SamplingRates, boundary_step
+from est_cli.est.sizes import CHOICES
 
 if TYPE_CHECKING:
     from est_cli.config.run import RunConfig
 
 MAX_STAGES = 32
 """Each stage may be another set of shapes to compile."""
-
-
-class Redraw(StrEnum):
-    step = "step"
-    forward = "forward"
-
-
-class Ranks(StrEnum):
-    same = "same"
-    independent = "independent"
-
-
-class KvGroups(StrEnum):
-    whole = "whole"
-    within = "within"
-
-
-class LayerScale(StrEnum):
-    none = "none"
-    inverse = "inverse"
 
 
 def _is_number(value: Any) -> bool:
@@ -113,17 +93,25 @@ class StageConfig:
 class SamplingConfig:
     """What the paper leaves open; docs/method.md explains each choice."""
 
-    redraw: Redraw = setting(
-        Redraw.step, "When subnetworks are drawn: once per optimizer step, or for each micro-batch anew (forward)."
+    redraw: str = setting(
+        "step",
+        "When subnetworks are drawn: once per optimizer step, or for each micro-batch anew (forward).",
+        choices=CHOICES["redraw"],
     )
-    ranks: Ranks = setting(
-        Ranks.same, "Whether all processes train one subnetwork, or each draws its own (independent, ddp)."
+    ranks: str = setting(
+        "same",
+        "Whether all processes train one subnetwork, or each draws its own (independent, ddp).",
+        choices=CHOICES["ranks"],
     )
     per_layer: bool = setting(True, "false: all layers share one draw of heads and columns.")
-    kv_groups: KvGroups = setting(
-        KvGroups.whole, "Whole KV groups with their query heads, or as many query heads from each group (within)."
+    kv_groups: str = setting(
+        "whole",
+        "Whole KV groups with their query heads, or as many query heads from each group (within).",
+        choices=CHOICES["kv_groups"],
     )
-    layer_scale: LayerScale = setting(LayerScale.none, "inverse: 1/p_l on the residual branches of sampled layers.")
+    layer_scale: str = setting(
+        "none", "inverse: 1/p_l on the residual branches of sampled layers.", choices=CHOICES["layer_scale"]
+    )
     keep_ends: bool = setting(False, "true: the first and the last layer always run.")
 
 

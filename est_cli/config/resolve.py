@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from est_cli.common.errors import ConfigError
 from est_cli.config.data import dataset_problems
 from est_cli.config.launch import launch_problems
-from est_cli.config.method import Ranks, Redraw, SamplingConfig, scheduler_problems
+from est_cli.config.method import SamplingConfig, scheduler_problems
 from est_cli.config.micro_batch import pieces, requested
 from est_cli.config.model import HF, fit_problems, model_problems, preset_sizes
 from est_cli.config.optim import optim_problems
@@ -84,7 +84,7 @@ def check(config: RunConfig) -> Resolved:
     )
     run = resolve(config)
     refuse(run._fit_problems(preset_sizes(config.model)) if config.model.family != HF else ())
-    refuse(micro_batch_problems(run, config.sampling.redraw is Redraw.forward or drops_entries(config)))
+    refuse(micro_batch_problems(run, config.sampling.redraw == "forward" or drops_entries(config)))
     return run
 
 
@@ -112,8 +112,8 @@ def drops_entries(config: RunConfig) -> bool:
 def depends_on_split(config: RunConfig) -> tuple[str, ...]:
     """The settings under which another number of processes or another micro-batch would train something else."""
     reasons = {
-        "sampling.redraw=forward": config.sampling.redraw is Redraw.forward,
-        "sampling.ranks=independent": config.sampling.ranks is Ranks.independent,
+        "sampling.redraw=forward": config.sampling.redraw == "forward",
+        "sampling.ranks=independent": config.sampling.ranks == "independent",
         "model.dropout > 0": config.model.dropout > 0,
         f"scheduler={config.scheduler.name}": scheduler_named(config.scheduler.name).drops_entries,
     }

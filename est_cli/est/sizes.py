@@ -10,6 +10,14 @@ from itertools import pairwise
 from .schedule import SamplingRates, SamplingScheduler
 from .spec import Kept, ModelSpec
 
+CHOICES = {
+    "redraw": ("step", "forward"),
+    "ranks": ("same", "independent"),
+    "kv_groups": ("whole", "within"),
+    "layer_scale": ("none", "inverse"),
+}
+"""The values of those options of SamplingOptions that are words."""
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -29,13 +37,7 @@ class SamplingOptions:
     """The first and the last layer always run (as in RaPTr)."""
 
     def __post_init__(self) -> None:
-        allowed = {
-            "redraw": ("step", "forward"),
-            "ranks": ("same", "independent"),
-            "kv_groups": ("whole", "within"),
-            "layer_scale": ("none", "inverse"),
-        }
-        for name, values in allowed.items():
+        for name, values in CHOICES.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"sampling.{name}: {getattr(self, name)!r} is not one of {', '.join(values)}")
 

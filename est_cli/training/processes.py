@@ -6,7 +6,7 @@ import torch
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
-from est_cli.config import Ranks, RunConfig
+from est_cli.config import RunConfig
 from est_cli.config.resolve import Resolved, depends_on_split
 from est_cli.config.schema import leaves_of, plain
 from est_cli.data import Corpus
@@ -29,7 +29,7 @@ def check_processes(run: Resolved, rank: Rank) -> None:
             f"launch.num_processes: {rank.local_world_size} processes, but this machine has {devices} GPUs; one each"
         )
     if config.launch.strategy == "fsdp" and rank.world_size > 1:
-        if config.sampling.ranks is Ranks.independent:
+        if config.sampling.ranks == "independent":
             raise ConfigError("sampling.ranks: independent needs launch.strategy=ddp")
         if None in run.micro_batches:
             raise ConfigError("train.micro_batch: auto cannot try what fits under launch.strategy=fsdp; give a number")

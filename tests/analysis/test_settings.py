@@ -17,7 +17,7 @@ from est_cli.analyze import main
 from est_cli.cli.entry import enter
 from est_cli.cli.launch.handover import freeze, thaw
 from est_cli.common.errors import ConfigError
-from est_cli.config import Analysis, AnalyzeConfig, AnalyzeSettings, KvGroups, Parameters, Part, SamplingConfig
+from est_cli.config import Analysis, AnalyzeConfig, AnalyzeSettings, Parameters, Part, SamplingConfig
 from est_cli.config.analyze import READS, RatesConfig, check_analyze
 from est_cli.config.compose import checked_overrides, groups_of
 from est_cli.config.schema import leaves_of, plain, typed
@@ -130,7 +130,7 @@ def test_what_an_analysis_does_not_read_is_refused(analysis: Analysis) -> None:
             continue
         with pytest.raises(ConfigError, match=rf"^analyze\.{key}: has no meaning under analysis={analysis.value}"):
             check_analyze(config)
-    for group in ({"stage": RatesConfig(p_h=0.25)}, {"sampling": SamplingConfig(kv_groups=KvGroups.within)}):
+    for group in ({"stage": RatesConfig(p_h=0.25)}, {"sampling": SamplingConfig(kv_groups="within")}):
         config = AnalyzeConfig(**settings, **group)  # type: ignore[arg-type]
         if analysis is Analysis.structural_dropout:
             check_analyze(config)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from est_cli.common.errors import ConfigError
-from est_cli.config import PlanConfig, Redraw, RunConfig
+from est_cli.config import PlanConfig, RunConfig
 from est_cli.config.resolve import check, options_of, resolve
 from est_cli.config.run import tokenizer_of
 from est_cli.config.schema import leaves_of, plain, typed
@@ -171,7 +171,7 @@ def test_the_scheduler_and_options_are_those_of_the_configuration() -> None:
     assert [stage.until_step for stage in scheduler.stages] == [10, 150, 300]
     assert scheduler.rates_at(0) == SamplingRates(0.25, 0.5, 0.5) and scheduler.rates_at(10) == SamplingRates(0.25, 0.5)
     assert resolve(base(*DENSE)).scheduler.stage_steps() == [300]
-    assert options_of(config.sampling).redraw == Redraw.forward.value
+    assert options_of(config.sampling).redraw == "forward"
     shared = leaves_of(plain(config.sampling)).items() - vars(options_of(config.sampling)).items()
     assert shared == set()  # every option reaches the method
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from est_cli.common.errors import ConfigError
-from est_cli.config import KvGroups, PlanConfig, RunConfig, TrackingConfig, WandbMode
+from est_cli.config import PlanConfig, RunConfig, TrackingConfig, WandbMode
 from est_cli.config.schema import describe_type, leaves_of, plain, to_yaml, typed, unknown_key
 from est_cli.config.setting import settings_of
 
@@ -20,7 +20,7 @@ def test_the_settings_are_the_leaves_of_a_configuration() -> None:
     assert set(settings_of(PlanConfig)) - set(settings_of(RunConfig)) == {
         *("target_saving", "target_flops", "target_convention", "target_keep", "probe", "plot")
     }
-    assert settings_of(RunConfig)["sampling.kv_groups"].hint is KvGroups
+    assert settings_of(RunConfig)["sampling.kv_groups"].choices == ("whole", "within")
 
 
 @pytest.mark.parametrize(

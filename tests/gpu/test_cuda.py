@@ -18,7 +18,6 @@ from est_cli.config import (
     DatasetConfig,
     ModelConfig,
     Precision,
-    Redraw,
     RunConfig,
     Source,
     StageConfig,
@@ -130,7 +129,7 @@ def test_a_compiled_bf16_run_trains(folder: Path) -> None:
 def test_a_step_waits_for_nothing_and_compiles_nothing_new(folder: Path, redraw: str) -> None:
     """In each stage: after its first steps, no call that synchronises host and device, and no new graph."""
     config = run_config(folder, micro_batch=8)
-    config.sampling.redraw = Redraw(redraw)
+    config.sampling.redraw = redraw
     with build(Start.of(config, None)) as run:
         for first in (0, 20, 40):
             results = [train_step(run, first + i) for i in range(2)]
