@@ -6,7 +6,7 @@
 
 For each stage (rates 0.5; stage 3 is the complete model) three ways take turns, step by step, in the same processes:
 
-- ours: est_cli.distributed.Replicas, which reduces the gradients that exist
+- ours: est_cli.distributed.DataParallel, which reduces the gradients that exist
 - ddp: DistributedDataParallel(find_unused_parameters=True), the correct baseline
 - alone: the same step without telling the others, what communication costs nothing of
 
@@ -37,7 +37,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import OptimConfig
-from est_cli.distributed import Replicas, StepPlan
+from est_cli.distributed import DataParallel, StepPlan
 from est_cli.distributed.device import keep_freed_memory
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingOptions, SamplingRates, apply_est, sample_sizes
 from est_cli.families import spec_of
@@ -74,7 +74,7 @@ class Bench:
             self.spec.vocab_size, (arguments.micro_batch, arguments.seq_len), device=self.device
         )
         self.targets = self.tokens.shape[0] * (arguments.seq_len - 1) * place.world_size
-        self.replicas = Replicas(self.plain.model, self.plain.handle.layers)
+        self.replicas = DataParallel(self.plain.model, self.plain.handle.layers)
         self.sent = 0
         if not arguments.only_bytes:
             self.in_ddp = Side(arguments.model, self.device)

@@ -75,7 +75,7 @@ def compare(job: Job) -> Outcome:
         result["trace"] = trace_of(job, model, checkpoint)
         result["baseline_trace"] = trace_of(job, baseline, other)
         draws = result["trace"]["draws"], result["baseline_trace"]["draws"]
-        result["trace_difference"] = estimate([one - two for one, two in zip(*draws, strict=True)]).told()
+        result["trace_difference"] = estimate([one - two for one, two in zip(*draws, strict=True)]).to_json()
     return result, figures
 
 
@@ -102,4 +102,4 @@ def _finite(value: float) -> float | None:
 
 
 def _told(values: Sequence[float]) -> dict[str, Any] | None:
-    return estimate(values).told() if all(map(math.isfinite, values)) else None
+    return estimate(values).to_json() if all(map(math.isfinite, values)) else None

@@ -18,9 +18,9 @@ from est_cli.config.schedulers import scheduler_named
 from est_cli.config.schema import plain
 from est_cli.config.setting import range_problems, refuse
 from est_cli.config.training import max_steps, micro_batch_problems, train_problems
-from est_cli.est.flops import planned_ran
+from est_cli.est.flops import planned_counts
 from est_cli.est.schedule import SamplingScheduler
-from est_cli.est.sizes import Cut, Ran, SamplingOptions, scheduled_sizes
+from est_cli.est.sizes import MicroBatchSplit, SamplingOptions, SequenceCounts, scheduled_sizes
 from est_cli.est.spec import ModelSpec
 
 
@@ -39,19 +39,21 @@ class Resolved:
     micro_batches: tuple[int | None, ...]
     """Sequences per forward pass and rank in each stage, as they are asked for; None: the largest that fits."""
 
-    def cuts(self, world_size: int) -> dict[int, Cut]:
-        """How a step of each stage is cut, by its number; a micro-batch that is not chosen yet counts as whole."""
+    def splits(self, world_size: int) -> dict[int, MicroBatchSplit]:
+        """How a step of each stage is split, by its number; a micro-batch that is not chosen yet counts as whole."""
         batch = self.sequences_per_step
         return {
-            number: Cut(tuple(pieces(batch, size or batch, world_size)), world_size)
+            number: MicroBatchSplit(tuple(pieces(batch, size or batch, world_size)), world_size)
             for number, size in enumerate(self.micro_batches, start=1)
         }
 
-    def planned(self, spec: ModelSpec, world_size: int) -> dict[int, Ran]:
-        """What the whole run will run of the model that `spec` describes, by stage (see planned_ran); ValueError where
-        the rates do not fit the model."""
+    def planned(self, spec: ModelSpec, world_size: int) -> dict[int, SequenceCounts]:
+        """What the whole run will run of the model that `spec` describes, by stage (see planned_counts).
+
+        Raises ValueError where the rates do not fit the model.
+        """
         batch, seed = self.sequences_per_step, self.config.seed
-        return planned_ran(spec, self.scheduler, self.options, batch, seed, self.cuts(world_size))
+        return planned_counts(spec, self.scheduler, self.options, batch, seed, self.splits(world_size))
 
     def check_fit(self, sizes: ModelSpec) -> None:
         """Raise ConfigError where the run does not fit the model. check() does it for presets, whose sizes it knows."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from est_cli.common.errors import ConfigError, OutOfMemory
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import LaunchConfig, Precision
-from est_cli.distributed import Alone, Exchange, Group, Replicas, StepPlan, peers_answer, weight_checksum
+from est_cli.distributed import DataParallel, GradientSync, Group, NoSync, StepPlan, peers_answer, weight_checksum
 from est_cli.distributed.device import build_accelerator, keep_freed_memory
 from est_cli.est import FULL
 
@@ -40,9 +40,9 @@ class Processes:
         """This process's share, every one of `items` in exactly one process."""
         return list(items[self.group.rank.rank :: self.group.rank.world_size])
 
-    def exchange(self, model: PreTrainedModel) -> Exchange:
+    def gradient_sync(self, model: PreTrainedModel) -> GradientSync:
         """What sums the gradients of `model`."""
-        return Alone() if self.group.rank.world_size == 1 else Replicas(model, ())
+        return NoSync() if self.group.rank.world_size == 1 else DataParallel(model, ())
 
     def compare(self, model: PreTrainedModel, done: int, steps: int) -> None:
         """Raise PeerLostError where the weights differ: before the first step, when they are due, after the last."""

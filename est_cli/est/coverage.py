@@ -11,10 +11,10 @@ from torch import Tensor
 from .index import IndexGenerator, Subnetwork
 from .replay import draws_of
 from .schedule import SamplingScheduler
-from .sizes import DEFAULTS, Cut, SamplingOptions
+from .sizes import DEFAULTS, MicroBatchSplit, SamplingOptions
 from .spec import ModelSpec
 
-ONE = Cut((1,))
+ONE = MicroBatchSplit((1,))
 MOST_DRAWS = 100_000
 """Of a stage that are counted, some minutes' worth: of more it is steps at equal distances."""
 
@@ -36,22 +36,22 @@ def coverage(
     scheduler: SamplingScheduler,
     seed: int,
     options: SamplingOptions = DEFAULTS,
-    cuts: Mapping[int, Cut] | None = None,
+    splits: Mapping[int, MicroBatchSplit] | None = None,
 ) -> Coverage:
-    """The coverage of a whole run; `cuts` as in planned_ran(). Takes as many draws as the run, up to MOST_DRAWS."""
+    """The coverage of a whole run; `splits` as in planned_counts(). As many draws as the run has, up to MOST_DRAWS."""
     counts = _Counts(spec)
     generator = IndexGenerator(spec, seed, options)
     for number, steps in enumerate(scheduler.stage_steps(), start=1):
-        stage, cut = scheduler.stages[number - 1], (cuts or {}).get(number, ONE)
+        stage, split = scheduler.stages[number - 1], (splits or {}).get(number, ONE)
         if stage.rates.layers == "sample" and stage.rates.p_h == stage.rates.p_m == stage.rates.p_l == 1.0:
             counts.add(Subnetwork(), float(steps))
             continue
-        draws = draws_of(options, cut)
+        draws = draws_of(options, split)
         counted = range(stage.until_step - steps, stage.until_step, max(1, -(-steps * len(draws) // MOST_DRAWS)))
         for step in counted:
             for micro_step, rank, sequences in draws:
                 drawn = generator.draw(step, stage.rates_at(step), micro_step, rank)
-                counts.add(drawn, sequences / sum(cut.pieces) * (steps / len(counted)))
+                counts.add(drawn, sequences / sum(split.micro_batches) * (steps / len(counted)))
     return counts.shares(scheduler.max_steps)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .schedule import SamplingScheduler
-from .sizes import Cut, Ran, SampleSizes, SamplingOptions, full_sizes, scheduled_sizes
+from .sizes import MicroBatchSplit, SampleSizes, SamplingOptions, SequenceCounts, full_sizes, scheduled_sizes
 from .spec import ModelSpec
 
 
@@ -68,30 +68,32 @@ def training_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int
     return forward_flops(spec, sizes, batch, seq_len) * 3
 
 
-def ran_flops(spec: ModelSpec, ran: Ran, seq_len: int) -> Flops:
+def flops_of(spec: ModelSpec, ran: SequenceCounts, seq_len: int) -> Flops:
     """What the training of sequences of `seq_len` tokens has cost."""
     return sum((training_flops(spec, sizes, sequences, seq_len) for sizes, sequences in ran), Flops())
 
 
-def planned_ran(
+def planned_counts(
     spec: ModelSpec,
     scheduler: SamplingScheduler,
     options: SamplingOptions,
     batch: int,
     seed: int = 0,
-    cuts: Mapping[int, Cut] | None = None,
-) -> dict[int, Ran]:
+    splits: Mapping[int, MicroBatchSplit] | None = None,
+) -> dict[int, SequenceCounts]:
     """What a whole run of `scheduler` will run, by the number of the stage, at `batch` sequences per optimizer step.
 
-    Where sizes are random, the draws of `seed` are replayed; `cuts` says by stage how a step is cut, which counts under
-    redraw=forward and ranks=independent only (None: not at all).
+    Where sizes are random, the draws of `seed` are replayed; `splits` says by stage how a step is split, which counts
+    under redraw=forward and ranks=independent only (None: not at all).
     """
-    planned: dict[int, Ran] = {}
+    planned: dict[int, SequenceCounts] = {}
     for number, sizes in scheduled_sizes(spec, scheduler, options).items():
         if scheduler.stages[number - 1].rates.random:
             from .replay import replayed  # torch, which a plan of fixed sizes does without
 
-            planned[number] = replayed(spec, scheduler, options, seed, number, (cuts or {}).get(number, Cut((batch,))))
+            planned[number] = replayed(
+                spec, scheduler, options, seed, number, (splits or {}).get(number, MicroBatchSplit((batch,)))
+            )
         else:
             planned[number] = ((sizes, batch * scheduler.stage_steps()[number - 1]),)
     return planned
@@ -104,14 +106,14 @@ def planned_ledger(
     batch: int,
     seq_len: int,
     seed: int = 0,
-    cuts: Mapping[int, Cut] | None = None,
+    splits: Mapping[int, MicroBatchSplit] | None = None,
 ) -> FlopsLedger:
-    """The ledger that a finished run of `scheduler` will show (see planned_ran)."""
-    return ledger_of(spec, planned_ran(spec, scheduler, options, batch, seed, cuts).values(), seq_len)
+    """The ledger that a finished run of `scheduler` will show (see planned_counts)."""
+    return ledger_of(spec, planned_counts(spec, scheduler, options, batch, seed, splits).values(), seq_len)
 
 
-def ledger_of(spec: ModelSpec, parts: Iterable[Ran], seq_len: int) -> FlopsLedger:
+def ledger_of(spec: ModelSpec, parts: Iterable[SequenceCounts], seq_len: int) -> FlopsLedger:
     """The ledger of a run that has run all these parts."""
     ran = [piece for part in parts for piece in part]
     sequences = sum(count for _, count in ran)
-    return FlopsLedger(ran_flops(spec, ran, seq_len), training_flops(spec, full_sizes(spec), sequences, seq_len))
+    return FlopsLedger(flops_of(spec, ran, seq_len), training_flops(spec, full_sizes(spec), sequences, seq_len))

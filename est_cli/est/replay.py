@@ -8,7 +8,7 @@ import torch
 
 from .index import IndexGenerator
 from .schedule import SamplingScheduler
-from .sizes import Cut, Ran, SamplingOptions, sample_sizes
+from .sizes import MicroBatchSplit, SamplingOptions, SequenceCounts, sample_sizes
 from .spec import ModelSpec
 
 _AT_ONCE = 4096
@@ -16,23 +16,28 @@ _AT_ONCE = 4096
 
 
 def replayed(
-    spec: ModelSpec, scheduler: SamplingScheduler, options: SamplingOptions, seed: int, number: int, cut: Cut
-) -> Ran:
+    spec: ModelSpec,
+    scheduler: SamplingScheduler,
+    options: SamplingOptions,
+    seed: int,
+    number: int,
+    split: MicroBatchSplit,
+) -> SequenceCounts:
     """What stage `number`, whose rates are random, will run."""
     generator, stage = IndexGenerator(spec, seed, options), scheduler.stages[number - 1]
     first = stage.until_step - scheduler.stage_steps()[number - 1]
     sequences = torch.zeros(spec.num_layers + 1, dtype=torch.int64)  # by how many layers they went through
     for begin in range(first, stage.until_step, _AT_ONCE):
         steps = range(begin, min(begin + _AT_ONCE, stage.until_step))
-        for micro_step, rank, count in draws_of(options, cut):
+        for micro_step, rank, count in draws_of(options, split):
             layers = generator.layer_counts(steps, stage, micro_step, rank)
             sequences += count * torch.bincount(layers, minlength=len(sequences))
     sizes = sample_sizes(spec, stage.rates, options)
     return tuple((replace(sizes, layers=layers), count) for layers, count in enumerate(sequences.tolist()) if count)
 
 
-def draws_of(options: SamplingOptions, cut: Cut) -> list[tuple[int, int, int]]:
+def draws_of(options: SamplingOptions, split: MicroBatchSplit) -> list[tuple[int, int, int]]:
     """The draws of a step: (micro-step, rank, sequences that run what is drawn)."""
-    pieces = cut.pieces if options.redraw == "forward" else (sum(cut.pieces),)
-    ranks = cut.ranks if options.ranks == "independent" else 1
-    return [(number, rank, count // ranks) for number, count in enumerate(pieces) for rank in range(ranks)]
+    micro_batches = split.micro_batches if options.redraw == "forward" else (sum(split.micro_batches),)
+    ranks = split.world_size if options.ranks == "independent" else 1
+    return [(number, rank, count // ranks) for number, count in enumerate(micro_batches) for rank in range(ranks)]

@@ -74,7 +74,7 @@ class Stage:
         """The rates of step `step` (0-based), which is one of this stage."""
         return replace(self.rates, p_l=self.p_l_at(step)) if self.gamma else self.rates
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """What its steps run, in a few words."""
         rates = self.rates
         if rates.p_d < 1.0:

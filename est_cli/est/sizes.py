@@ -60,12 +60,12 @@ class SampleSizes:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How a step of some sequences is cut: what is drawn for each piece may be another size."""
+class MicroBatchSplit:
+    """How a step is split into micro-batches: what is drawn for each may be of another size."""
 
-    pieces: tuple[int, ...]
+    micro_batches: tuple[int, ...]
     """Sequences of each micro-step, over all processes."""
-    ranks: int = 1
+    world_size: int = 1
     """Processes, each with as many of them."""
 
 
@@ -102,7 +102,7 @@ def scheduled_sizes(spec: ModelSpec, scheduler: SamplingScheduler, options: Samp
     return sizes
 
 
-Ran = Sequence[tuple[SampleSizes, int]]
+SequenceCounts = Sequence[tuple[SampleSizes, int]]
 """What ran: sizes, and the number of sequences that went through subnetworks of these sizes."""
 
 
@@ -115,7 +115,7 @@ class RealisedRates:
     p_l: float
 
 
-def realised_rates(spec: ModelSpec, ran: Ran) -> RealisedRates:
+def realised_rates(spec: ModelSpec, ran: SequenceCounts) -> RealisedRates:
     """The realised rates of an average sequence."""
     sequences = sum(count for _, count in ran)
 

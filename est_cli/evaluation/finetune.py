@@ -71,7 +71,7 @@ class Epoch:
     predictions: dict[str, np.ndarray]
     """Dev split -> (N,): class ids or scores, in the order of the examples."""
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For the record."""
         return {"epoch": self.epoch, "loss": self.loss, "score": self.score, "scores": self.scores}
 
@@ -85,16 +85,16 @@ def finetune(
     """
     model.to(processes.device)
     steps, per_epoch = steps_of(len(given.train), settings.batch_size, settings.epochs)
-    optimizer, exchange = build_optimizer(model, _optim(settings)), processes.exchange(model)
+    optimizer, gradient_sync = build_optimizer(model, _optim(settings)), processes.gradient_sync(model)
     epochs, losses, rejected = [], [], []
     processes.compare(model, 0, steps)
     for step, batch in enumerate(_batches(len(given.train), settings.batch_size, seed, steps)):
         model.train()
         torch.manual_seed(hash_numbers((seed, step, processes.group.rank.rank)))  # for dropout
-        exchange.begin(WHOLE)
-        exchange.before(0)
+        gradient_sync.begin(WHOLE)
+        gradient_sync.before(0)
         loss = _backward(model, given, batch, processes)
-        loss = exchange.finish(loss.reshape(1))[0]
+        loss = gradient_sync.finish(loss.reshape(1))[0]
         rejected.append(update(optimizer, _lr_at(step, steps, settings), CLIP, loss)[1])
         losses.append(loss)
         processes.compare(model, step + 1, steps)

@@ -173,7 +173,7 @@ def _record(job: Job, given: Given, best: Epoch, epochs: list[Epoch], digest: st
         scores=best.scores,
         score=best.score,
         epoch=best.epoch,
-        epochs=[epoch.told() for epoch in epochs],
+        epochs=[epoch.to_json() for epoch in epochs],
         train_examples=len(given.train),
         dev_examples={split: len(part) for split, part in given.dev.items()},
         truncated=given.truncated,

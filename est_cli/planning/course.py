@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from est_cli.est import IndexGenerator, training_flops
-from est_cli.est.flops import ran_flops
-from est_cli.est.sizes import Ran, full_sizes, realised_rates, sample_sizes
+from est_cli.est.flops import flops_of
+from est_cli.est.sizes import SequenceCounts, full_sizes, realised_rates, sample_sizes
 from est_cli.planning.plan import Plan
 
 _DRAWS = 64
@@ -39,12 +39,12 @@ def column(course: Sequence[Point], name: str) -> list[float]:
 
 def _point(plan: Plan, step: int) -> Point:
     ran = _ran_near(plan, step)
-    rates, used = realised_rates(plan.spec, ran), ran_flops(plan.spec, ran, plan.seq_len)
+    rates, used = realised_rates(plan.spec, ran), flops_of(plan.spec, ran, plan.seq_len)
     dense = training_flops(plan.spec, full_sizes(plan.spec), len(ran), plan.seq_len)
     return Point(step, rates.p_h, rates.p_m, rates.p_l, used.blocks / dense.blocks, used.total / dense.total)
 
 
-def _ran_near(plan: Plan, step: int) -> Ran:
+def _ran_near(plan: Plan, step: int) -> SequenceCounts:
     """What a sequence runs in `step`; of random sizes what some do in the steps around it."""
     scheduler, number = plan.scheduler, plan.scheduler.stage_at(step)
     stage, sizes = scheduler.stages[number - 1], sample_sizes(plan.spec, scheduler.rates_at(step), plan.options)

@@ -16,7 +16,7 @@ from est_cli.config.plan import of_any_length
 from est_cli.config.resolve import Resolved, resolve
 from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingRates, SamplingScheduler
 from est_cli.est.flops import ledger_of
-from est_cli.est.sizes import Ran, RealisedRates, SamplingOptions, realised_rates
+from est_cli.est.sizes import RealisedRates, SamplingOptions, SequenceCounts, realised_rates
 from est_cli.families import spec_of
 from est_cli.models import hf_config
 from est_cli.models.lm_loss import LmLoss
@@ -154,7 +154,9 @@ def _memory(
     )
 
 
-def _stages(run: Resolved, spec: ModelSpec, planned: dict[int, Ran], memory: MemoryEstimate) -> Iterator[PlannedStage]:
+def _stages(
+    run: Resolved, spec: ModelSpec, planned: dict[int, SequenceCounts], memory: MemoryEstimate
+) -> Iterator[PlannedStage]:
     train, scheduler = run.config.train, run.scheduler
     for (number, ran), activations in zip(planned.items(), memory.activations, strict=True):
         steps, ledger = scheduler.stage_steps()[number - 1], ledger_of(spec, [ran], train.seq_len)

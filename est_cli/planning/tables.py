@@ -134,7 +134,7 @@ def _stage_notes(plan: Plan) -> Iterator[str]:
         planned = plan.scheduler.stages[stage.number - 1]
         if planned.rates.layers != "sample" or planned.rates.p_d < 1.0:
             draws = "; how many run is drawn, and p_L is the mean of this seed's draws" if planned.rates.random else ""
-            yield f"stage {stage.number} runs {planned.told()}{draws}"
+            yield f"stage {stage.number} runs {planned.describe()}{draws}"
 
 
 def _auto_note(stages: list[PlannedStage]) -> list[str]:

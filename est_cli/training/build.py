@@ -10,12 +10,20 @@ import torch.distributed as dist
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank, rank_of_environment
 from est_cli.config import Attention, RunConfig
-from est_cli.config.micro_batch import pieces
 from est_cli.config.resolve import Resolved
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import TRACKED, keys_with
 from est_cli.data import BlockOrder, Corpus
-from est_cli.distributed import Alone, Exchange, Group, Replicas, Shards, peers_answer, shard, weight_checksum
+from est_cli.distributed import (
+    DataParallel,
+    FullySharded,
+    GradientSync,
+    Group,
+    NoSync,
+    peers_answer,
+    shard,
+    weight_checksum,
+)
 from est_cli.distributed.device import (
     attention_kernel,
     compile_layers,
@@ -23,8 +31,8 @@ from est_cli.distributed.device import (
     runs_ahead,
 )
 from est_cli.est import EstHandle, IndexGenerator, apply_est, training_flops
-from est_cli.est.flops import ledger_of, ran_flops
-from est_cli.est.sizes import Ran, full_sizes
+from est_cli.est.flops import flops_of, ledger_of
+from est_cli.est.sizes import SequenceCounts, full_sizes
 from est_cli.models import (
     attention_masks,
     checkpoint_activations,
@@ -35,24 +43,24 @@ from est_cli.models.lm_loss import Objective
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import MetricsFile, Tracker, WandbSink, new_run_id
 from est_cli.tracking.progress import RunProgress, StagePlan
-from est_cli.training.feed import Feed, StepInputs, own_samples, plan_step
 from est_cli.training.folder import owned_folder, restored_state
 from est_cli.training.micro_batch import resolve
 from est_cli.training.optim import build_optimizer
-from est_cli.training.parts import Parts, Place, build_parts, compiled, configured_corpus
+from est_cli.training.parts import Parts, RunInputs, build_parts, compiled, configured_corpus
 from est_cli.training.processes import check_processes, require_same_run, settle_processes
 from est_cli.training.run import Run, RunState, ledger_at
 from est_cli.training.start import Start
+from est_cli.training.step import BatchSource, Feed
 
 
 @contextmanager
-def build(start: Start, place: Place | None = None) -> Iterator[Run]:
+def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
     """A run ready for train(); its folder is locked until the end of the block. Any EstError may come out of it.
 
     Under a launcher every process calls it; rank 0 owns the folder. `place` None: the configuration's corpus, and a
     folder in outputs/.
     """
-    config, rank, place = start.config, rank_of_environment(), place or Place(configured_corpus, owned_folder)
+    config, rank, place = start.config, rank_of_environment(), place or RunInputs(configured_corpus, owned_folder)
     keep_freed_memory()
     check_processes(start.run, rank)
     with ExitStack() as stack:
@@ -87,18 +95,28 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
     corpus, seq_len, rank = parts.corpus, config.train.seq_len, group.rank
     handle = _prepare_model(config, parts, rank)
     objective = Objective(parts.model, parts.lm_loss)
-    exchange = _exchange(config, parts, objective, handle, rank)
+    gradient_sync = _gradient_sync(config, parts, objective, handle, rank)
     optimizer = build_optimizer(parts.model, config.optim, handle)
     max_steps = parts.run.scheduler.max_steps
     state = restored_state(run_dir, max_steps, parts.model, optimizer, corpus, group) or _fresh_state(corpus)
     settle_processes(state, config, rank, run_dir)
-    if isinstance(exchange, Replicas) and config.launch.check_every:
+    if isinstance(gradient_sync, DataParallel) and config.launch.check_every:
         group.require_same(weight_checksum(parts.model), "its weights before the first step are not")
     batch = parts.run.sequences_per_step
     planned = parts.run.planned(parts.spec, rank.world_size)
     dense_step = training_flops(parts.spec, full_sizes(parts.spec), batch, seq_len)
     generator = IndexGenerator(parts.spec, config.seed, parts.run.options)
     micro_batches = _micro_batches_asked_for(parts.run, rank)
+    source = BatchSource(
+        scheduler=parts.run.scheduler,
+        batch=batch,
+        blocks=parts.train_blocks,
+        order=BlockOrder(parts.train_blocks.counts, config.seed, corpus.weights),
+        generator=generator,
+        micro_batches=micro_batches,
+        rank=rank,
+        pinned=parts.accelerator.device.type == "cuda",
+    )
     stage_plans = _stage_plans(parts, planned, seq_len)
     progress = RunProgress(max_steps, state.step, stage_plans, quiet=quiet)
     return Run(
@@ -109,14 +127,14 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         group=group,
         model=parts.model,
         objective=objective,
-        exchange=exchange,
+        gradient_sync=gradient_sync,
         handle=handle,
         optimizer=optimizer,
         generator=generator,
         corpus=corpus,
         train_blocks=parts.train_blocks,
         validation_blocks=parts.validation_blocks,
-        feed=_feed(config, parts, generator, micro_batches, rank),
+        feed=Feed(source.inputs_of, runs_ahead(parts.accelerator.device)),
         micro_batches=micro_batches,
         dense_step=dense_step,
         ledger=ledger_at(state, dense_step),
@@ -140,13 +158,15 @@ def _prepare_model(config: RunConfig, parts: Parts, rank: Rank) -> EstHandle:
     return handle
 
 
-def _exchange(config: RunConfig, parts: Parts, objective: Objective, handle: EstHandle, rank: Rank) -> Exchange:
+def _gradient_sync(
+    config: RunConfig, parts: Parts, objective: Objective, handle: EstHandle, rank: Rank
+) -> GradientSync:
     if rank.world_size == 1:
-        return Alone()
+        return NoSync()
     if not _sharded(config, rank):
-        return Replicas(parts.model, handle.layers)
+        return DataParallel(parts.model, handle.layers)
     shard(objective, handle.layers, parts.accelerator.device, rank.world_size)
-    return Shards(objective, handle.layers)
+    return FullySharded(objective, handle.layers)
 
 
 def _sharded(config: RunConfig, rank: Rank) -> bool:
@@ -157,32 +177,13 @@ def _fresh_state(corpus: Corpus) -> RunState:
     return RunState(wandb_run_id=new_run_id(), data_hash=corpus.data_hash, tokenizer_hash=corpus.tokenizer_hash)
 
 
-def _stage_plans(parts: Parts, planned: dict[int, Ran], seq_len: int) -> list[StagePlan]:
+def _stage_plans(parts: Parts, planned: dict[int, SequenceCounts], seq_len: int) -> list[StagePlan]:
     """Each stage with what an average step of it costs."""
     steps, stages = parts.run.scheduler.stage_steps(), parts.run.scheduler.stages
     return [
-        StagePlan(n, stages[n - 1].until_step, ran_flops(parts.spec, ran, seq_len).total / steps[n - 1])
+        StagePlan(n, stages[n - 1].until_step, flops_of(parts.spec, ran, seq_len).total / steps[n - 1])
         for n, ran in planned.items()
     ]
-
-
-def _feed(
-    config: RunConfig, parts: Parts, generator: IndexGenerator, micro_batches: dict[int, int], rank: Rank
-) -> Feed:
-    """The inputs of step s: samples s * B ... of the shuffled blocks, and what is drawn for them."""
-    batch, scheduler = parts.run.sequences_per_step, parts.run.scheduler
-    order = BlockOrder(parts.train_blocks.counts, config.seed, parts.corpus.weights)
-    device = parts.accelerator.device
-
-    def make(step: int) -> StepInputs:
-        micro_batch = micro_batches[scheduler.stage_at(step)]
-        samples = order.blocks(step * batch, batch)[own_samples(batch, micro_batch, rank)]
-        tokens = parts.train_blocks.take(samples)
-        sequences = pieces(batch, micro_batch, rank.world_size)
-        planned = plan_step(generator, step, scheduler.rates_at(step), sequences, rank)
-        return StepInputs(tokens.pin_memory() if device.type == "cuda" else tokens, *planned)
-
-    return Feed(make, runs_ahead(device))
 
 
 def _settle_micro_batches(run: Run) -> None:

@@ -38,4 +38,4 @@ def _device(run: Run) -> str:
 
 def _stage_line(run: Run, number: int) -> str:
     steps = run.scheduler.stage_steps()[number - 1]
-    return f"{number}: {steps} steps {run.scheduler.stages[number - 1].told()}"
+    return f"{number}: {steps} steps {run.scheduler.stages[number - 1].describe()}"

@@ -17,7 +17,7 @@ import torch
 
 from est_cli.common.errors import OutOfMemory
 from est_cli.config import Precision
-from est_cli.distributed import Group, Shards
+from est_cli.distributed import FullySharded, Group
 from est_cli.est.sizes import scheduled_sizes
 from est_cli.models.lm_loss import target_count
 from est_cli.training.memory import MemoryEstimate, available_bytes, estimate_memory
@@ -56,7 +56,9 @@ def resolve(run: Run) -> dict[int, int]:
 
 
 def _probe(run: Run) -> Fits:
-    if isinstance(run.exchange, Shards):  # a pass that one process cannot finish would leave the others waiting
+    if isinstance(
+        run.gradient_sync, FullySharded
+    ):  # a pass that one process cannot finish would leave the others waiting
         return lambda stage, size: True
     return probe_on_device(run) if run.accelerator.device.type == "cuda" else fits_in_memory(run)
 

@@ -30,7 +30,7 @@ CACHE = Path("data")
 
 
 @dataclass(frozen=True)
-class Place:
+class RunInputs:
     """Where a run gets its text and what it writes into."""
 
     corpus: Callable[[Resolved, ModelSpec, bool], Corpus]
@@ -59,7 +59,7 @@ def configured_corpus(run: Resolved, spec: ModelSpec, verify: bool) -> Corpus:
     return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, CACHE, config.train.seq_len, verify)
 
 
-def build_parts(run: Resolved, rank: Rank, place: Place) -> Parts:
+def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
     """The processes meet only when the corpus is there: tokenising it may take longer than they wait for each other."""
     config = run.config
     hf = hf_config(config.model)

@@ -25,7 +25,7 @@ from est_cli.distributed.device import runs_ahead
 from est_cli.est import ModelSpec
 from est_cli.storage.run_dir import RunDir
 from est_cli.training.build import build
-from est_cli.training.parts import Place
+from est_cli.training.parts import RunInputs
 from est_cli.training.run import Run
 from est_cli.training.start import Start
 from est_cli.training.step import train_step
@@ -90,13 +90,13 @@ def _dense(config: RunConfig) -> RunConfig:
     return config
 
 
-def _thrown_away(folder: Path) -> Place:
+def _thrown_away(folder: Path) -> RunInputs:
     @contextmanager
     def owned(start: Start, group: Group) -> Iterator[RunDir]:
         start.config.run_name = "probe"
         yield RunDir(folder)
 
-    return Place(lambda run, spec, verify: _random_corpus(run, spec, folder), owned, quiet=True)
+    return RunInputs(lambda run, spec, verify: _random_corpus(run, spec, folder), owned, quiet=True)
 
 
 def _random_corpus(run: Resolved, spec: ModelSpec, folder: Path) -> Corpus:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from est_cli.est.coverage import Coverage, coverage
-from est_cli.est.flops import ran_flops, training_flops
+from est_cli.est.flops import flops_of, training_flops
 from est_cli.est.sizes import full_sizes, sample_sizes
 from est_cli.reporting.diagnoses import diagnoses
 from est_cli.reporting.stage_figures import plot_stages
@@ -34,8 +34,8 @@ def run_report(run: Run, metrics: Sequence[Record]) -> dict[str, Any]:
 
 
 def _coverage(run: Run) -> Coverage:
-    cuts = run.resolved.cuts(run.rank.world_size)
-    return coverage(run.spec, run.scheduler, run.config.seed, run.generator.options, cuts)
+    splits = run.resolved.splits(run.rank.world_size)
+    return coverage(run.spec, run.scheduler, run.config.seed, run.generator.options, splits)
 
 
 def _told(covered: Coverage) -> Record:
@@ -64,4 +64,4 @@ def _step_flops(run: Run) -> list[float]:
     dense = training_flops(run.spec, full_sizes(run.spec), 1, 1).blocks
     rates = (run.scheduler.stages[number - 1].rates for number in run.scheduler.occupied())
     sizes = (sample_sizes(run.spec, rate, run.generator.options) for rate in rates)
-    return [ran_flops(run.spec, [(size, 1)], 1).blocks / dense for size in sizes]
+    return [flops_of(run.spec, [(size, 1)], 1).blocks / dense for size in sizes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -16,15 +16,17 @@ from est_cli.common.rank import Rank
 from est_cli.config import RunConfig
 from est_cli.config.resolve import Resolved
 from est_cli.data import Corpus, TokenBlocks
-from est_cli.distributed import Exchange, Group
+from est_cli.distributed import GradientSync, Group
 from est_cli.distributed.device import Accelerator
 from est_cli.est import FULL, EstHandle, Flops, FlopsLedger, IndexGenerator, ModelSpec, SamplingScheduler, Subnetwork
 from est_cli.models.lm_loss import Objective
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import Tracker
 from est_cli.tracking.progress import RunProgress
-from est_cli.training.feed import Feed
 from est_cli.training.optim import Optimizer
+
+if TYPE_CHECKING:
+    from est_cli.training.step import Feed
 
 
 @dataclass
@@ -87,7 +89,7 @@ class Run:
     model: PreTrainedModel
     objective: Objective
     """The model with its loss: what a step calls."""
-    exchange: Exchange
+    gradient_sync: GradientSync
     handle: EstHandle
     optimizer: Optimizer
     generator: IndexGenerator

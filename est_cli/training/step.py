@@ -1,4 +1,8 @@
-"""One optimizer step: forward and backward over the micro-batches, clip, check, update.
+"""One optimizer step, from the batch to the update; B sequences of T tokens in a step, over all processes.
+
+1. BatchSource gives the tokens of the step and the subnetworks drawn for it, Feed makes them ahead.
+2. train_step() runs forward and backward of each micro-batch on its subnetwork, and sums gradients over the processes.
+3. _update() clips, lets the optimizer decide whether the gradients are to be trusted, and changes the weights.
 
 Nothing in it waits for the device: the decision about a gradient that is not finite is taken there, and loss and norm
 are sent to the host, to be read when they have arrived.
@@ -6,24 +10,147 @@ are sent to the host, to be read when they have arrived.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from est_cli.common.rank import Rank
 from est_cli.config import UnsampledRows
-from est_cli.distributed import Agreed, read_header, step_header
-from est_cli.est import reached_parts
+from est_cli.config.micro_batch import pieces
+from est_cli.data import BlockOrder, TokenBlocks
+from est_cli.distributed import Agreed, StepPlan, read_header, step_header
+from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork, reached_parts
 from est_cli.est.growth import grow
-from est_cli.est.index import hash_numbers
-from est_cli.est.sizes import Ran, sample_sizes
+from est_cli.est.index import hash_numbers, sizes_of
+from est_cli.est.sizes import SampleSizes, SequenceCounts, sample_sizes
 from est_cli.est.stacking import copied_from
-from est_cli.training.feed import StepInputs
 from est_cli.training.optim import lr_at, update
 from est_cli.training.run import Run
 from est_cli.training.signals import StopRequest
 
 NO_STOP = StopRequest()
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """On the CPU; the tokens in pinned memory where they are sent to a GPU."""
+
+    tokens: Tensor
+    """(sequences of the step, T) int64, of this process."""
+    plan: StepPlan
+    digest: int = 0
+    """Of all subnetworks that the step runs anywhere; 0 where nobody asks."""
+    ran: SequenceCounts = ()
+    """What the step runs, over all processes."""
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """Composes the inputs of step s: samples s * B, s * B + 1, ... of the shuffled blocks, what is drawn for them."""
+
+    scheduler: SamplingScheduler
+    batch: int
+    """Sequences of a step, over all processes: B."""
+    blocks: TokenBlocks
+    order: BlockOrder
+    generator: IndexGenerator
+    micro_batches: dict[int, int]
+    """Sequences per forward pass and process, by stage number; may change until the first step is made."""
+    rank: Rank
+    pinned: bool
+    """Whether the tokens go to a GPU."""
+
+    def inputs_of(self, step: int) -> StepInputs:
+        micro_batch = self.micro_batches[self.scheduler.stage_at(step)]
+        samples = self.order.blocks(step * self.batch, self.batch)[own_samples(self.batch, micro_batch, self.rank)]
+        tokens = self.blocks.take(samples)
+        sequences = pieces(self.batch, micro_batch, self.rank.world_size)
+        plan = plan_step(self.generator, step, self.scheduler.rates_at(step), sequences, self.rank)
+        return StepInputs(tokens.pin_memory() if self.pinned else tokens, *plan)
+
+
+def own_samples(batch: int, micro_batch: int, rank: Rank) -> np.ndarray:
+    """Which of a step's `batch` samples this process takes, int64 of shape (batch / world size,).
+
+    Micro-step j of all processes together reads the j-th piece of the step: W processes with micro-batches of b
+    sequences do what one process does with W * b.
+    """
+    ends = np.cumsum(pieces(batch, micro_batch, rank.world_size))
+    parts = np.split(np.arange(batch), ends[:-1])
+    return np.concatenate([part.reshape(rank.world_size, -1)[rank.rank] for part in parts])
+
+
+def plan_step(
+    generator: IndexGenerator, step: int, rates: SamplingRates, sequences: Sequence[int], rank: Rank
+) -> tuple[StepPlan, int, SequenceCounts]:
+    """What a step runs in this process, a digest of what it runs anywhere (0 for one process: nobody asks), and how
+    much that is. `sequences`: of each micro-step, over all processes."""
+    options, micro_steps = generator.options, len(sequences)
+    draws = micro_steps if options.redraw == "forward" else 1
+
+    def drawn_by(number: int) -> tuple[Subnetwork, ...]:
+        return tuple(generator.draw(step, rates, micro_step, number) for micro_step in range(draws))
+
+    own = drawn_by(rank.rank)
+    apart = options.ranks == "independent" and rank.world_size > 1
+    everyone = [drawn_by(number) for number in range(rank.world_size)] if apart else [own]
+    ran = count_sequences(generator, everyone, sequences)
+    if rank.world_size == 1:
+        return StepPlan(own, micro_steps, None), 0, ran
+    anywhere = [subnetwork for drawn in everyone for subnetwork in drawn]
+    digest = crc32(repr([subnetwork.checksum() for subnetwork in anywhere]).encode())
+    if len(set(anywhere)) == 1:
+        return StepPlan(own, micro_steps, None), digest, ran
+    every_layer = range(generator.spec.num_layers)
+    running = {n for drawn in anywhere for n in (every_layer if drawn.layer_idx is None else drawn.layer_idx)}
+    return StepPlan(own, micro_steps, frozenset(running), anywhere), digest, ran
+
+
+def count_sequences(
+    generator: IndexGenerator, everyone: Sequence[Sequence[Subnetwork]], sequences: Sequence[int]
+) -> SequenceCounts:
+    """Count the sequences that a step sends through subnetworks of each size.
+
+    `everyone`: by process (one entry, where all run the same) what it runs, one for all micro-steps or one for each.
+    """
+    counts: Counter[SampleSizes] = Counter()
+    for drawn in everyone:
+        of_each = sequences if len(drawn) > 1 else (sum(sequences),)
+        for subnetwork, count in zip(drawn, of_each, strict=True):
+            counts[sizes_of(generator.spec, subnetwork)] += count // len(everyone)
+    return tuple(counts.items())
+
+
+class Feed:
+    """Makes the inputs of the steps; with `ahead`, those of the next step in a thread while this one runs."""
+
+    def __init__(self, make: Callable[[int], StepInputs], ahead: bool) -> None:
+        self._make = make
+        self._thread = ThreadPoolExecutor(1, "feed") if ahead else None
+        self._next: tuple[int, Future[StepInputs]] | None = None
+
+    def take(self, step: int, last: bool) -> StepInputs:
+        """The inputs of `step`; after the `last` one nothing is made ahead. Raises what making them raised."""
+        if self._thread is None:
+            return self._make(step)
+        made = self._next[1].result() if self._next is not None and self._next[0] == step else self._make(step)
+        self._next = None if last else (step + 1, self._thread.submit(self._make, step + 1))
+        return made
+
+    def digest_of(self, step: int) -> int:
+        """StepInputs.digest of `step`, made anew."""
+        return self._make(step).digest
+
+    def close(self) -> None:
+        """Stop making inputs; may be called twice."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -47,7 +174,7 @@ class StepResult:
     """(3 + n,) on the host: loss, gradient norm, 1.0 if the update was rejected, then the summed header, if any."""
     arrived: torch.cuda.Event | None
     world_size: int
-    ran: Ran
+    ran: SequenceCounts
     """What the step ran, over all processes."""
 
     def read(self) -> StepNumbers:
@@ -69,17 +196,17 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
     inputs = run.feed.take(step, last=step + 1 == run.scheduler.max_steps)
     tokens = inputs.tokens.to(device, non_blocking=True)
     loss = None
-    run.exchange.begin(inputs.plan)
+    run.gradient_sync.begin(inputs.plan)
     for micro_step, micro in enumerate(tokens.split(run.micro_batch_at(step))):
         run.handle.activate(inputs.plan.at(micro_step))
-        run.exchange.before(micro_step)
+        run.gradient_sync.before(micro_step)
         torch.manual_seed(hash_numbers((config.seed, step, micro_step, run.rank.rank)))  # for dropout
         part = forward_backward(run, micro, run.targets_per_step)
         loss = part if loss is None else loss + part
     assert loss is not None
     if run.rank.world_size == 1:
         return _update(run, step, inputs, loss)
-    header = run.exchange.finish(step_header(loss, stop.signum, inputs.digest))
+    header = run.gradient_sync.finish(step_header(loss, stop.signum, inputs.digest))
     return _update(run, step, inputs, header[0].to(loss.dtype), header)
 
 
@@ -114,7 +241,7 @@ def _update(run: Run, step: int, inputs: StepInputs, loss: Tensor, header: Tenso
     return _sent_to_host(lr, numbers, run.rank.world_size, inputs.ran)
 
 
-def _sent_to_host(lr: float, numbers: Tensor, world_size: int, ran: Ran) -> StepResult:
+def _sent_to_host(lr: float, numbers: Tensor, world_size: int, ran: SequenceCounts) -> StepResult:
     if numbers.device.type != "cuda":
         return StepResult(lr, numbers, None, world_size, ran)
     on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)

@@ -11,7 +11,7 @@ from typing import Any
 from est_cli.common.errors import NumericsError, StoppedBySignal
 from est_cli.distributed import Agreed, gathered, weight_checksum
 from est_cli.distributed.device import any_attention_kernel, peak_flop_per_s, peak_memory_gb, runs_ahead
-from est_cli.est.flops import ran_flops
+from est_cli.est.flops import flops_of
 from est_cli.est.sizes import realised_rates
 from est_cli.training.build import build
 from est_cli.training.describe import describe
@@ -132,7 +132,7 @@ def _read(loop: _Loop, leave: int) -> None:
 def _account(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, seconds: float) -> None:
     """Step `step` is done: the ledger, the records, and whether training can go on."""
     run, state = loop.run, loop.run.state
-    used = ran_flops(run.spec, result.ran, run.config.train.seq_len)
+    used = flops_of(run.spec, result.ran, run.config.train.seq_len)
     run.ledger.add(used, run.dense_step)
     state.flops_blocks, state.flops_total = run.ledger.used.blocks, run.ledger.used.total
     loop.window.add(seconds, used.total)

@@ -93,7 +93,7 @@ def test_progressive_layer_dropping_by_its_formula() -> None:
 
 def test_progressive_layer_dropping_tells_its_limit_not_its_mean() -> None:
     """The mean rate of the layers goes to 1 - (1 - theta) (L - 1) / 2L, not to theta."""
-    assert pld(STEPS, 0.5).stages[0].told() == "with layer i of L at p_l=1-(1-theta)*i/L, theta from 1 to 0.5"
+    assert pld(STEPS, 0.5).stages[0].describe() == "with layer i of L at p_l=1-(1-theta)*i/L, theta from 1 to 0.5"
 
 
 def test_progressive_layer_dropping_keeps_each_layer_with_its_probability() -> None:

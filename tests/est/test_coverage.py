@@ -12,7 +12,7 @@ from est_cli.config import ModelConfig
 from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork, dense, three_stage
 from est_cli.est.baselines import early_dropout, layer_dropout, pld, raptr
 from est_cli.est.coverage import coverage
-from est_cli.est.sizes import Cut, SamplingOptions
+from est_cli.est.sizes import MicroBatchSplit, SamplingOptions
 from est_cli.est.stacking import g_stack
 from est_cli.families import spec_of
 from est_cli.models import hf_config
@@ -54,13 +54,13 @@ def counted(
 @pytest.mark.parametrize(
     ("options", "cut", "draws"),
     [
-        (SamplingOptions(), Cut((8,)), [(0, 0, 1.0)]),
-        (SamplingOptions(redraw="forward"), Cut((6, 2)), [(0, 0, 0.75), (1, 0, 0.25)]),
-        (SamplingOptions(ranks="independent", per_layer=False), Cut((8,), 2), [(0, 0, 0.5), (0, 1, 0.5)]),
+        (SamplingOptions(), MicroBatchSplit((8,)), [(0, 0, 1.0)]),
+        (SamplingOptions(redraw="forward"), MicroBatchSplit((6, 2)), [(0, 0, 0.75), (1, 0, 0.25)]),
+        (SamplingOptions(ranks="independent", per_layer=False), MicroBatchSplit((8,), 2), [(0, 0, 0.5), (0, 1, 0.5)]),
     ],
 )
 def test_every_unit_is_counted(
-    name: str, options: SamplingOptions, cut: Cut, draws: list[tuple[int, int, float]]
+    name: str, options: SamplingOptions, cut: MicroBatchSplit, draws: list[tuple[int, int, float]]
 ) -> None:
     scheduler, spec = SCHEDULERS[name], spec_of(config_of("llama"))
     found = coverage(spec, scheduler, SEED, options, dict.fromkeys(range(1, len(scheduler.stages) + 1), cut))
@@ -79,7 +79,7 @@ def test_every_unit_is_counted(
 @pytest.mark.parametrize("redraw", ["step", "forward"])
 def test_of_very_many_draws_some_stand_for_all(monkeypatch: pytest.MonkeyPatch, redraw: str) -> None:
     """As many as are allowed, from the whole stage: of pld, where shares fall, near the exact ones."""
-    spec, scheduler, cuts = spec_of(config_of("llama")), pld(2000, 0.4, 0.002), {1: Cut((6, 2))}
+    spec, scheduler, cuts = spec_of(config_of("llama")), pld(2000, 0.4, 0.002), {1: MicroBatchSplit((6, 2))}
     exact = coverage(spec, scheduler, SEED, SamplingOptions(redraw=redraw), cuts)
     steps, draw = [], IndexGenerator.draw
 

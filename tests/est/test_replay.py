@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from est_cli.config.micro_batch import pieces
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, SamplingScheduler, apply_est, training_flops
 from est_cli.est.baselines import early_dropout, layer_dropout, pld, raptr
-from est_cli.est.flops import ledger_of, planned_ledger, planned_ran
+from est_cli.est.flops import ledger_of, planned_counts, planned_ledger
 from est_cli.est.index import sizes_of
 from est_cli.est.schedule import constant, cosine, linear, n_stage
-from est_cli.est.sizes import Cut, SampleSizes, full_sizes, realised_rates, sample_sizes
+from est_cli.est.sizes import MicroBatchSplit, SampleSizes, full_sizes, realised_rates, sample_sizes
 from est_cli.est.stacking import g_stack, gradual_stacking, one_layer
 from est_cli.families import spec_of
 from tests.lab.est_models import build, config_of, gpt2_config, tokens
@@ -66,22 +66,22 @@ def test_what_a_draw_costs_is_what_pytorch_counts(family: str) -> None:
 
 
 def ran_step_by_step(
-    generator: IndexGenerator, scheduler: SamplingScheduler, cut: Cut
+    generator: IndexGenerator, scheduler: SamplingScheduler, cut: MicroBatchSplit
 ) -> list[tuple[SampleSizes, int]]:
     """Every draw of every process and micro-batch by itself."""
     counts: Counter[SampleSizes] = Counter()
     for step in range(STEPS):
-        for micro_step, count in enumerate(cut.pieces):
-            for rank in range(cut.ranks):
+        for micro_step, count in enumerate(cut.micro_batches):
+            for rank in range(cut.world_size):
                 drawn = generator.draw(step, scheduler.rates_at(step), micro_step, rank)
-                counts[sizes_of(generator.spec, drawn)] += count // cut.ranks
+                counts[sizes_of(generator.spec, drawn)] += count // cut.world_size
     return list(counts.items())
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_plan_is_what_the_draws_add_up_to(name: str) -> None:
     spec, scheduler = spec_of(config_of("llama")), SCHEDULERS[name]()
-    ran = ran_step_by_step(IndexGenerator(spec, 7), scheduler, Cut((BATCH,)))
+    ran = ran_step_by_step(IndexGenerator(spec, 7), scheduler, MicroBatchSplit((BATCH,)))
     found, planned = (
         ledger_of(spec, [ran], LENGTH),
         planned_ledger(spec, scheduler, SamplingOptions(), BATCH, LENGTH, 7),
@@ -92,16 +92,16 @@ def test_the_plan_is_what_the_draws_add_up_to(name: str) -> None:
 
 
 CUTS = [
-    ({"redraw": "forward"}, Cut(tuple(pieces(BATCH, 3)))),
-    ({"redraw": "forward"}, Cut(tuple(pieces(BATCH, 2, 2)), 2)),
-    ({"ranks": "independent"}, Cut(tuple(pieces(BATCH, 2, 2)), 2)),
-    ({"redraw": "forward", "ranks": "independent", "keep_ends": True}, Cut(tuple(pieces(BATCH, 1, 4)), 4)),
+    ({"redraw": "forward"}, MicroBatchSplit(tuple(pieces(BATCH, 3)))),
+    ({"redraw": "forward"}, MicroBatchSplit(tuple(pieces(BATCH, 2, 2)), 2)),
+    ({"ranks": "independent"}, MicroBatchSplit(tuple(pieces(BATCH, 2, 2)), 2)),
+    ({"redraw": "forward", "ranks": "independent", "keep_ends": True}, MicroBatchSplit(tuple(pieces(BATCH, 1, 4)), 4)),
 ]
 
 
 @pytest.mark.parametrize(("options", "cut"), CUTS)
 @pytest.mark.parametrize("name", ["layer_dropout", "pld"])
-def test_however_a_step_is_cut(name: str, options: dict[str, Any], cut: Cut) -> None:
+def test_however_a_step_is_cut(name: str, options: dict[str, Any], cut: MicroBatchSplit) -> None:
     spec, scheduler, chosen = spec_of(gpt2_config()), SCHEDULERS[name](), SamplingOptions(**options)
     ran = ran_step_by_step(IndexGenerator(spec, 7, chosen), scheduler, cut)
     planned = planned_ledger(spec, scheduler, chosen, BATCH, LENGTH, 7, {1: cut})
@@ -114,7 +114,7 @@ def test_another_seed_is_another_plan_of_the_same_mean(name: str) -> None:
     """The expected share of the blocks is the mean of the layers' probabilities, over layers and steps."""
     spec, scheduler = spec_of(gpt2_config()), SCHEDULERS[name]()
     scheduler = replace(scheduler, stages=(replace(scheduler.stages[0], until_step=20_000),))
-    planned = {seed: planned_ran(spec, scheduler, SamplingOptions(), 1, seed)[1] for seed in (0, 1)}
+    planned = {seed: planned_counts(spec, scheduler, SamplingOptions(), 1, seed)[1] for seed in (0, 1)}
     stage = scheduler.stages[0]
     theta = sum(stage.p_l_at(step) for step in range(20_000)) / 20_000
     expected = 1.0 - (1.0 - theta) * (2.0 / 5) if name == "pld" else 0.5

@@ -129,7 +129,7 @@ def test_it_learns_and_repeats_itself(tmp_path: Path, data_dir: Path) -> None:
     folder = save(tmp_path)
     first, again, other = (trained(folder, data_dir, "sst2", seed, dropout=0.1) for seed in (0, 0, 1))
     assert first[-1].score >= 0.9 and first[-1].loss < first[0].loss
-    assert [epoch.told() for epoch in first] == [epoch.told() for epoch in again]
+    assert [epoch.to_json() for epoch in first] == [epoch.to_json() for epoch in again]
     assert first[0].loss != other[0].loss
 
 

@@ -46,7 +46,7 @@ train.console()
 
 
 @dataclass(frozen=True)
-class Place:
+class RunInputs:
     """A folder to run commands in, where everything that they write is below `work`; what is planted is beside it."""
 
     work: Path
@@ -86,10 +86,10 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
     """A checkout whose remote has a password in its URL, with a corpus and a finished run that W&B followed."""
     folder = tmp_path_factory.mktemp("secrets")
-    place = Place(folder / "work", folder)
+    place = RunInputs(folder / "work", folder)
     for name in ("work/.git/objects", "work/.git/refs", "CANARY-path", "CANARY-argv/experiment"):
         (folder / name).mkdir(parents=True)
     (place.work / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
@@ -101,19 +101,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return place
 
 
-def check(place: Place) -> None:
+def check(place: RunInputs) -> None:
     assert list(place.holding(SECRETS)) == []
     assert [name for name in place.holding((PROMPT,)) if not name.endswith("/config.yaml")] == []
     assert [name for name in place.holding((PATH,)) if not name.endswith(RECORDS) and name[:5] != "data/"] == []
 
 
-def test_a_run_that_w_and_b_follows(place: Place, tally: Tally) -> None:
+def test_a_run_that_w_and_b_follows(place: RunInputs, tally: Tally) -> None:
     check(place)
     assert list(place.holding((PROMPT,))) == ["outputs/x/config.yaml"]
     tally(inputs=6)
 
 
-def test_a_secret_would_be_found(place: Place) -> None:
+def test_a_secret_would_be_found(place: RunInputs) -> None:
     """The search sees what it looks for."""
     (place.work / "leak").write_bytes(b"\x00" + KEY.encode())
     assert list(place.holding(SECRETS)) == ["leak"]
@@ -123,7 +123,7 @@ def test_a_secret_would_be_found(place: Place) -> None:
     (place.work / "CANARY-argv").unlink()
 
 
-def commands(place: Place) -> dict[str, list[str]]:
+def commands(place: RunInputs) -> dict[str, list[str]]:
     small = ["analyze.tokens=512", "analyze.seq_len=32", "analyze.points=3", "analyze.directions=1"]
     return {
         "plan": place.train("y", "plot=plan.png"),
@@ -143,7 +143,7 @@ def commands(place: Place) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("name", ["plan", "report", "eval", "analyze"] if FULL else ["report"])
-def test_the_other_commands(place: Place, tally: Tally, name: str) -> None:
+def test_the_other_commands(place: RunInputs, tally: Tally, name: str) -> None:
     arguments = commands(place)[name]
     done = place.run(name, *arguments)
     assert done.returncode == 0, done.stderr.decode()
@@ -152,7 +152,7 @@ def test_the_other_commands(place: Place, tally: Tally, name: str) -> None:
 
 
 @only_full
-def test_an_exception_is_told_on_the_terminal_only(place: Place, tally: Tally) -> None:
+def test_an_exception_is_told_on_the_terminal_only(place: RunInputs, tally: Tally) -> None:
     """A bug of ours ends with its traceback, for whoever sits there; nothing of it is kept or sent."""
     done = place.python("-c", FAILING, *place.train("failing"))
     assert done.returncode == 1 and b"CANARY-exception" in done.stderr
@@ -163,7 +163,7 @@ def test_an_exception_is_told_on_the_terminal_only(place: Place, tally: Tally) -
 
 
 @only_full
-def test_a_corpus_that_is_bad_is_named_on_the_terminal_only(place: Place, tally: Tally) -> None:
+def test_a_corpus_that_is_bad_is_named_on_the_terminal_only(place: RunInputs, tally: Tally) -> None:
     bad = place.planted / "CANARY-path" / "bad.jsonl"
     bad.write_text('{"text": "CANARY-exception"\n')
     done = place.run("train", *place.train("bad", f"dataset.files=[{bad}]"))

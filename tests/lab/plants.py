@@ -21,12 +21,12 @@ import torch
 from est_cli.common.errors import StorageError
 from est_cli.distributed import StepPlan
 from est_cli.est import IndexGenerator, Subnetwork
-from est_cli.est.sizes import Ran
+from est_cli.est.sizes import SequenceCounts
 from est_cli.storage import disk, tensors
 from est_cli.tracking import MetricsFile
 from est_cli.training import finish, report, step
-from est_cli.training.feed import Feed, StepInputs, what_ran
 from est_cli.training.run import Run
+from est_cli.training.step import Feed, StepInputs, count_sequences
 
 build: Any = importlib.import_module("est_cli.training.build")  # the package has a function of that name
 parts: Any = importlib.import_module("est_cli.training.parts")
@@ -261,11 +261,13 @@ def record_inputs(name: str) -> None:
 def micro_batches_as_ranks() -> None:
     """Have one process draw for its j-th micro-batch what rank j draws."""
 
-    def plan_step(generator: Any, step: int, rates: Any, sequences: Any, rank: Any) -> tuple[StepPlan, int, Ran]:
+    def plan_step(
+        generator: Any, step: int, rates: Any, sequences: Any, rank: Any
+    ) -> tuple[StepPlan, int, SequenceCounts]:
         drawn = tuple(generator.draw(step, rates, 0, number) for number in range(len(sequences)))
-        return StepPlan(drawn, len(drawn), None), 0, what_ran(generator, [drawn], sequences)
+        return StepPlan(drawn, len(drawn), None), 0, count_sequences(generator, [drawn], sequences)
 
-    build.plan_step = plan_step
+    step.plan_step = plan_step
 
 
 def dropout_as_ranks() -> None:
@@ -345,7 +347,7 @@ def write_reduced_bytes(path: str) -> None:
         def written(run: Run, *args: Any) -> Any:
             result = function(run, *args)
             with open(path, "a") as file:
-                print(run.exchange.reduced_bytes, file=file)
+                print(run.gradient_sync.reduced_bytes, file=file)
             return result
 
         return written

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from est_cli.common.errors import OutOfMemory
 from est_cli.common.rank import Rank
 from est_cli.config import TrainConfig
-from est_cli.distributed import Alone, Group
+from est_cli.distributed import Group, NoSync
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
 from est_cli.est.baselines import early_dropout, layer_dropout
 from est_cli.est.schedule import n_stage, three_stage
@@ -153,7 +153,7 @@ def run_of(config: Any, asked: Any, device: str = "cpu", step: int = 0, seq_len:
         scheduler=three_stage(10, 2, 5, SamplingRates(0.5, 0.5, 0.5)),
         generator=IndexGenerator(handle.spec, 0),
         objective=Objective(model, LmLoss()),
-        exchange=Alone(),
+        exchange=NoSync(),
         rank=Rank(),
         group=Group(Rank(), 1.0),
         sequences_per_rank=sequences,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from est_cli.distributed.exchange import StepPlan
+from est_cli.distributed.gradient_sync import StepPlan
 
 
 def shard(whole: nn.Module, layers: Sequence[nn.Module], device: torch.device, world_size: int) -> None:
@@ -30,8 +30,8 @@ def shard(whole: nn.Module, layers: Sequence[nn.Module], device: torch.device, w
         sharded.set_force_sum_reduction_for_comms(True)
 
 
-class Shards:
-    """Exchange of processes that hold a share each (see Exchange); FSDP2 does the work inside of backward."""
+class FullySharded:
+    """GradientSync of processes that hold a share each (see GradientSync); FSDP2 does the work inside of backward."""
 
     def __init__(self, whole: nn.Module, layers: Sequence[nn.Module]) -> None:
         assert isinstance(whole, FSDPModule)

@@ -33,7 +33,7 @@ class StepPlan:
         return self.subnetworks if self.everyones is None else self.everyones
 
 
-class Exchange(Protocol):
+class GradientSync(Protocol):
     """Sums gradients over the processes. Called in this order in every step, by all of them."""
 
     reduced_bytes: int
@@ -52,7 +52,7 @@ class Exchange(Protocol):
         """
 
 
-class Alone:
+class NoSync:
     """One process: its gradients are the gradients."""
 
     reduced_bytes = 0

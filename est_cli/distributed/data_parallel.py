@@ -15,15 +15,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from est_cli.distributed.exchange import StepPlan
+from est_cli.distributed.gradient_sync import StepPlan
 from est_cli.est import GradientPart, sampled_parts, whole_parts
 
 PACKED_BELOW = 1 << 18
 """Whole gradients of fewer entries are packed with others; larger ones are sent where they lie, without a copy."""
 
 
-class Replicas:
-    """Exchange of processes that hold the same model (see Exchange)."""
+class DataParallel:
+    """GradientSync of processes that hold the same model (see GradientSync)."""
 
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
         self.reduced_bytes = 0
