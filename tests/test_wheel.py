@@ -39,6 +39,14 @@ def test_configuration_is_composed_from_the_wheel(unpacked_wheel: Path, tmp_path
     assert os.listdir(tmp_path) == []
 
 
+def test_licence_and_type_hints_are_in_the_wheel(unpacked_wheel: Path) -> None:
+    (licence,) = unpacked_wheel.glob("*.dist-info/licenses/LICENSE")
+    assert licence.read_bytes() == (ROOT / "LICENSE").read_bytes()
+    (metadata,) = unpacked_wheel.glob("*.dist-info/METADATA")
+    assert "License-Expression: Apache-2.0" in metadata.read_text("utf-8").splitlines()
+    assert (unpacked_wheel / "est_cli" / "py.typed").is_file()
+
+
 def test_commands_of_the_wheel(unpacked_wheel: Path) -> None:
     (entry_points,) = unpacked_wheel.glob("*.dist-info/entry_points.txt")
     lines = entry_points.read_text("utf-8").split()
