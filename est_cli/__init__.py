@@ -19,3 +19,4 @@ Rooms, imports pointing downwards only:
 """
 
 __version__ = "0.1.0"
+"""Told here alone: pyproject.toml, --version, checkpoints and summaries take it from here."""

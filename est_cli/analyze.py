@@ -7,7 +7,6 @@ import signal
 from collections.abc import Sequence
 
 from est_cli.checks.analyze import check_analyze
-from est_cli.compose import run_hydra
 from est_cli.config import AnalyzeConfig
 from est_cli.door import enter, leave
 from est_cli.errors import StoppedBySignal
@@ -17,6 +16,9 @@ from est_cli.stopping import held
 
 
 def main(argv: Sequence[str]) -> None:
+    with held():
+        from est_cli.compose import run_hydra  # Hydra, which --version has no need of
+
     run_hydra("analyze", AnalyzeConfig, argv, _analyze)
 
 

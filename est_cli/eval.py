@@ -6,9 +6,9 @@ import os
 import re
 import signal
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from est_cli.checks.eval import check_eval
-from est_cli.compose import SweepCommand, run_hydra
 from est_cli.config import EvalConfig
 from est_cli.door import enter, leave
 from est_cli.errors import StoppedBySignal
@@ -16,10 +16,16 @@ from est_cli.launch.environment import refuse_wrong_launch
 from est_cli.run_dir import check_run_name
 from est_cli.stopping import held
 
+if TYPE_CHECKING:
+    from est_cli.compose import SweepCommand
+
 _SEVERAL = re.compile(r"""task=([^][(){}'"]+,[^][(){}'"]*)""")
 
 
 def main(argv: Sequence[str]) -> None:
+    with held():
+        from est_cli.compose import run_hydra  # Hydra, which --version has no need of
+
     run_hydra("eval", EvalConfig, [_listed(arg) for arg in argv], _eval, _sweep)
 
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from est_cli.checks import check
-from est_cli.compose import SweepCommand, run_hydra
 from est_cli.config import PlanConfig
 from est_cli.door import enter, leave
 from est_cli.errors import ConfigError
 from est_cli.stopping import held
 
+if TYPE_CHECKING:
+    from est_cli.compose import SweepCommand
+
 
 def main(argv: Sequence[str]) -> None:
+    with held():
+        from est_cli.compose import run_hydra  # Hydra, which --version has no need of
+
     run_hydra("plan", PlanConfig, argv, _plan, _compare)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from est_cli.compose import SweepCommand, run_hydra
 from est_cli.config import RunConfig
 from est_cli.door import enter, leave
 from est_cli.launch.environment import refuse_wrong_launch
@@ -13,8 +13,14 @@ from est_cli.rank import rank_of_environment
 from est_cli.resume import resolve_resume
 from est_cli.stopping import held
 
+if TYPE_CHECKING:
+    from est_cli.compose import SweepCommand
+
 
 def main(argv: Sequence[str]) -> None:
+    with held():
+        from est_cli.compose import run_hydra  # Hydra, which --version has no need of
+
     run_hydra("train", RunConfig, argv, _train, _sweep)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import est_cli
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -39,11 +41,13 @@ def test_configuration_is_composed_from_the_wheel(unpacked_wheel: Path, tmp_path
     assert os.listdir(tmp_path) == []
 
 
-def test_licence_and_type_hints_are_in_the_wheel(unpacked_wheel: Path) -> None:
+def test_licence_version_and_type_hints_are_in_the_wheel(unpacked_wheel: Path) -> None:
     (licence,) = unpacked_wheel.glob("*.dist-info/licenses/LICENSE")
     assert licence.read_bytes() == (ROOT / "LICENSE").read_bytes()
     (metadata,) = unpacked_wheel.glob("*.dist-info/METADATA")
-    assert "License-Expression: Apache-2.0" in metadata.read_text("utf-8").splitlines()
+    assert {"License-Expression: Apache-2.0", f"Version: {est_cli.__version__}"} <= set(
+        metadata.read_text().splitlines()
+    )
     assert (unpacked_wheel / "est_cli" / "py.typed").is_file()
 
 
