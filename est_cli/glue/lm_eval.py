@@ -9,7 +9,7 @@ from typing import Any
 
 from est_cli.config import EvalConfig
 from est_cli.data.digest import fingerprint
-from est_cli.errors import ConfigError, DataError
+from est_cli.errors import ConfigError, DataError, install_hint
 from est_cli.examine.model import Checkpoint, load_language_model, max_tokens
 from est_cli.examine.processes import Processes
 from est_cli.glue.folder import keep_zero_shot
@@ -18,7 +18,7 @@ from est_cli.glue.folder import keep_zero_shot
 def require_harness() -> None:
     """Raise ConfigError where lm-evaluation-harness is absent."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise ConfigError("task: lm_eval:... needs lm-evaluation-harness; pip install 'est-cli[lm-eval]'")
+        raise ConfigError(f"task: lm_eval:... needs lm-evaluation-harness; {install_hint('lm-eval')}")
 
 
 def run_harness(

@@ -21,7 +21,6 @@ from est_cli.glue.batches import encode
 from est_cli.glue.data import TaskData, load_task, tasks_in
 from est_cli.glue.finetune import Epoch, Given, finetune, reported, work_of
 from est_cli.glue.folder import owned_results
-from est_cli.glue.metrics import require_metrics
 from est_cli.glue.model import load_classifier
 from est_cli.glue.records import Record, print_results, read_records, require_room, write_results
 from est_cli.glue.summary import keep_summary, score_numbers
@@ -52,8 +51,6 @@ def evaluate(config: EvalConfig) -> None:
     """
     asked = asked_digest(config)  # before anything is read: what changes from now on is another evaluation
     glue, perplexity, harness = split_tasks(config.task)
-    if glue:
-        require_metrics()
     if harness:
         from est_cli.glue.lm_eval import require_harness  # what only these tasks need
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from est_cli.compose import CONF, parsed_override
-from est_cli.errors import ConfigError
+from est_cli.errors import ConfigError, install_hint
 from est_cli.sweep.overrides import Parts
 from est_cli.sweep.program import Program
 
@@ -122,7 +122,7 @@ def _refuse_missing(group: str, choice: str, options: list[str]) -> None:
     if choice in options:
         return
     if choice in _EXTRAS:
-        raise ConfigError(f"{group}: {choice} is a plugin; pip install 'est-cli[{_EXTRAS[choice]}]'")
+        raise ConfigError(f"{group}: {choice} is a plugin; {install_hint(_EXTRAS[choice])}")
     raise ConfigError(f"{group}: no option {choice!r}; choose one of {', '.join(options)}, or install its plugin")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from est_cli.compose import SweepCommand
+from est_cli.errors import install_hint
 from est_cli.run_dir import RunDir
 from est_cli.sweep.child import Ended
 from est_cli.sweep.jobs import plan_jobs
@@ -67,12 +68,12 @@ def test_a_sweeper_proposes_and_is_told_the_loss(lab: Lab) -> None:
         (
             "hydra_submitit_launcher",
             ["hydra/launcher=submitit_slurm"],
-            "hydra/launcher: submitit_slurm is a plugin; pip install 'est-cli[slurm]'",
+            f"hydra/launcher: submitit_slurm is a plugin; {install_hint('slurm')}",
         ),
         (
             "hydra_optuna_sweeper",
             ["hydra/sweeper=optuna"],
-            "hydra/sweeper: optuna is a plugin; pip install 'est-cli[search]'",
+            f"hydra/sweeper: optuna is a plugin; {install_hint('search')}",
         ),
     ],
 )
