@@ -21,6 +21,8 @@ from est_cli.schema import leaf_types, leaves_of, plain
 from .commands import accepted, composed
 from .loop.lab import WORDS, Lab, Server, losses, train_records
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 CONF, DOCS = ROOT / "conf", ROOT / "docs" / "recipes.md"
 PAPER = ("paper_gpt2", "paper_tinyllama")

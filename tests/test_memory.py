@@ -23,6 +23,8 @@ from est_cli.optim import build_optimizer, update
 
 from .est.models import FAMILIES, config_of
 
+pytestmark = pytest.mark.slow
+
 BATCH, SEQ_LEN = 3, 16
 OPTIONS = SamplingOptions()
 RATES = [SamplingRates(0.4, 0.6, 0.4), SamplingRates(0.4, 0.6, 1.0), SamplingRates()]

@@ -12,6 +12,8 @@ import pytest
 
 import est_cli
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -12,6 +12,8 @@ from est_cli.checkpoint import disk, store
 from est_cli.errors import StorageError
 from tests.checkpoint.folders import REFUSALS, fail_at, is_whole, killed_at, leftovers, names, save
 
+pytestmark = pytest.mark.slow
+
 
 def no_warning(message: str) -> None:
     raise AssertionError(message)

@@ -22,6 +22,8 @@ from est_cli.errors import DataError, StorageError
 from tests.data.build import UNIT_BYTES
 from tests.data.corpora import all_ids, documents, files, in_child, status, write_jsonl
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = 4
 

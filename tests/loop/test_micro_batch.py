@@ -25,6 +25,8 @@ from est_cli.rank import Rank
 from tests.est.models import config_of
 from tests.loop.lab import Lab, losses, train_records
 
+pytestmark = pytest.mark.slow
+
 AUTO = [None, None, None]
 
 

@@ -17,6 +17,8 @@ from est_cli.planning import Plan, make_plan, print_plan
 
 from ..commands import accepted, command, tree
 
+pytestmark = pytest.mark.slow
+
 
 def plan(*args: str) -> Plan:
     return make_plan(accepted(*args, schema=PlanConfig))
