@@ -1,4 +1,4 @@
-# Everything a fresh machine needs is Python 3.11 or 3.12; `make train` and `make test` do the rest.
+# Everything a fresh machine needs is Python 3.11, 3.12 or 3.13; `make train` and `make test` do the rest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ GPU_RUN := model=gpt2 train.max_steps=300 train.seq_len=1024 train.tokens_per_st
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-faults soak lint bench study study-gpu gpu clean
+.PHONY: help install train test test-fast test-faults soak lint bench study study-gpu gpu clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,7 +23,7 @@ help: ## show this list
 install: $(VENV)/.installed ## make .venv and install everything into it (a minute or two, 1.9 GB without CUDA)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d" % v)'
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11, 3.12 or 3.13 is needed, this is %d.%d" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
 	touch $@
@@ -37,6 +37,10 @@ test: install ## ruff, mypy and all tests (two CPU cores, about 18 minutes)
 	$(BIN)/mypy
 	$(PYTEST) -n 2 --dist loadfile $(BY_THEMSELVES:%=--ignore=%) tests $(PYTEST_ARGS)
 	$(PYTEST) $(BY_THEMSELVES) $(PYTEST_ARGS)
+
+test-fast: install ## ruff and the tests that start no training (two CPU cores, under two minutes)
+	$(BIN)/ruff check .
+	$(PYTEST) -n 2 --dist loadfile -m "not processes and not slow" tests $(PYTEST_ARGS)
 
 test-faults: install ## the whole fault suite of docs/faults.md (two CPU cores, a quarter of an hour)
 	EST_FAULTS=full EST_FAULT_REPORT=outputs/faults.md $(PYTEST) -n 2 --dist loadfile tests/faults $(PYTEST_ARGS)

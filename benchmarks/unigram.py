@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from est_cli.config.resolve import tokenizer_of
+from est_cli.config.run import tokenizer_of
 from est_cli.config.stored import stored_config
 from est_cli.data import load_corpus
 from est_cli.families import spec_of

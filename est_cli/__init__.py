@@ -9,6 +9,7 @@ import sys
 from est_cli import families
 
 __version__ = "0.1.0"
+"""Told here alone: pyproject.toml, --version, checkpoints and summaries take it from here."""
 
 sys.modules["est_cli.arch"] = families
 """The name of `est_cli.families` that README.md has shown to users of the method alone."""

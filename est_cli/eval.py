@@ -24,7 +24,7 @@ Usage: est-eval checkpoint=FOLDER [KEY=VALUE] ...
   est-eval -m checkpoint=outputs/NAME task=sst2,mrpc eval.lr=1e-4,3e-4,1e-3 eval.epochs=2,3
                                                                     all six settings, one table (docs/sweeps.md)
   est-eval checkpoint=outputs/NAME task=perplexity eval.files=[text/*.txt]
-  est-eval checkpoint=outputs/NAME task=lm_eval:hellaswag,arc_easy  needs pip install 'est-cli[lm-eval]'
+  est-eval checkpoint=outputs/NAME task=lm_eval:hellaswag,arc_easy  needs the extra lm-eval (docs/glue.md)
 
 Tasks: cola sst2 mrpc stsb qqp mnli qnli rte wnli, glue (all of them), perplexity, lm_eval:NAME. task=A,B is one list
 of tasks, also under -m, where task=choice(A,B) is a job for each; every other key takes its values as KEY=A,B there.

@@ -12,7 +12,7 @@ from est_cli.cli.entry import enter, leave
 from est_cli.common.errors import ConfigError
 from est_cli.common.signals import held
 
-_USAGE = "est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT]"
+_USAGE = "est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT] [--version]"
 _DESCRIPTION = """\
 est-report compares runs of est-train on one self-contained HTML page: loss against steps, tokens, FLOPs and seconds,
 tables, a sweep's heat map over (t1, t2), and a claim card for every group of runs against its dense twin.
@@ -73,6 +73,7 @@ def _parser() -> _Parser:
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="run folders, or folders that hold runs")
     parser.add_argument("--out", metavar="DIR", help="a new or empty folder (default: outputs/reports/report-TIME)")
     parser.add_argument("--title", metavar="TEXT", help="heading of the page (default: made of the folders' names)")
+    parser.add_argument("--version", action="store_true", help="print est's version and end")  # answered by the door
     return parser
 
 

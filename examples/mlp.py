@@ -1,7 +1,6 @@
 """The smallest example: a 2-layer MLP that classifies handwritten digits, trained in the ordinary way and with EST.
 
-    pip install scikit-learn    # for its 1,797 images of 8 x 8 pixels; nothing is downloaded
-    python examples/mlp.py
+    python examples/mlp.py    # the 1,797 images of 8 x 8 pixels come with scikit-learn; nothing is downloaded
 
 Only `est_cli.est` is used: a specification of what can be sampled, and three calls around an ordinary training loop.
 """

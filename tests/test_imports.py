@@ -220,6 +220,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_method_works_without_the_rest() -> None:
     result = python(BLOCKED_USE)
     assert result.returncode == 0, result.stderr

@@ -18,6 +18,7 @@ from tests.lab.made_runs import make_run
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     for seed in (0, 1):

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import est_cli
+
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -37,6 +41,16 @@ def test_configuration_is_composed_from_the_wheel(unpacked_wheel: Path, tmp_path
     assert "vocab_size: 50257" in run(unpacked_wheel, "est_cli.train", "model=gpt2", "--cfg", "job", cwd=tmp_path)
     assert "26.67 %" in run(unpacked_wheel, "est_cli.plan", "experiment=paper_gpt2", cwd=tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_licence_version_and_type_hints_are_in_the_wheel(unpacked_wheel: Path) -> None:
+    (licence,) = unpacked_wheel.glob("*.dist-info/licenses/LICENSE")
+    assert licence.read_bytes() == (ROOT / "LICENSE").read_bytes()
+    (metadata,) = unpacked_wheel.glob("*.dist-info/METADATA")
+    assert {"License-Expression: Apache-2.0", f"Version: {est_cli.__version__}"} <= set(
+        metadata.read_text().splitlines()
+    )
+    assert (unpacked_wheel / "est_cli" / "py.typed").is_file()
 
 
 def test_commands_of_the_wheel(unpacked_wheel: Path) -> None:

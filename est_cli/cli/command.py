@@ -7,19 +7,13 @@ accepted: what runs is named as `module:function`.
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from est_cli.cli.help import help_page
-from est_cli.cli.launch.environment import refuse_wrong_launch
-from est_cli.common.errors import StoppedBySignal
 from est_cli.common.signals import held
-from est_cli.config.compose import CommandLine, Composed, answer, checked_overrides, composed, groups_of, parse
-from est_cli.config.method import refuse_stage_option
 
 
 @dataclass(frozen=True)
@@ -61,36 +55,16 @@ def command_named(name: str) -> Command:
 
 def run(command: Command, argv: Sequence[str]) -> None:
     """Do what the command line says. Any EstError may come out of it, and StoppedBySignal."""
-    line = parse(
-        argv, None if command.sweep else f"est-{command.name} takes one value of each key; est-train -m sweeps"
-    )
-    if line.multirun:
-        assert command.sweep is not None
-        _function(command.sweep)(line)
-        return
-    if line.asks:
-        _answer(command, line, argv)
-        return
-    found: Composed[Any] = composed(command.name, command.schema, line.overrides, line.config_dir)
-    if command.launches:
-        chosen = found.config.launch.num_processes if "launch.num_processes" in found.given else None
-        refuse_wrong_launch(os.environ, chosen, command.name)
-    refuse_stage_option(found.chosen)
-    job = command.accept(found.config, found.given)
-    if job is None:
-        return
-    try:
-        execute(command, job)
-    except (StoppedBySignal, KeyboardInterrupt) as stop:
-        if not command.stopped:
-            raise
-        raise StoppedBySignal(getattr(stop, "signum", signal.SIGINT), command.stopped) from None
+    with held():
+        from est_cli.cli.dispatch import dispatch  # Hydra, which --version has no need of
+
+    dispatch(command, argv)
 
 
 def execute_here(command: Command, job: Any) -> None:
     """Do the job in this process."""
     with held():  # torch and transformers: only for an accepted configuration
-        function = _function(command.run)
+        function = function_of(command.run)
     function(job)
 
 
@@ -104,17 +78,8 @@ def execute(command: Command, job: Any) -> None:
         execute_here(command, job)
 
 
-def _answer(command: Command, line: CommandLine, argv: Sequence[str]) -> None:
-    if not line.help:
-        checked_overrides(line.overrides, command.schema, groups_of(command.schema, line.config_dir))
-        answer(command.name, command.schema, argv)
-        return
-    found: Composed[Any] = composed(command.name, command.schema, line.overrides, line.config_dir)
-    refuse_stage_option(found.chosen)
-    print(help_page(command.usage, found.config, groups_of(command.schema, line.config_dir)))
-
-
-def _function(path: str) -> Callable[[Any], None]:
+def function_of(path: str) -> Callable[[Any], None]:
+    """What `module:function` names."""
     module, _, name = path.partition(":")
     function: Callable[[Any], None] = getattr(import_module(module), name)
     return function

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
+import est_cli
 from est_cli.common.errors import ConfigError, EstError, OutOfMemory, PeerLostError, StoppedBySignal, StorageError
 from est_cli.common.rank import Rank, rank_of_environment
 from est_cli.common.redact import one_line
@@ -48,7 +49,8 @@ def enter(
     stops: list[BaseException] = []
     try:
         with _messages_shown(), _signals_raise(stops):
-            _run_and_flush(main, sys.argv if argv is None else argv)
+            given = sys.argv if argv is None else argv
+            _run_and_flush(_print_version if "--version" in given[1:] else main, given)
         return 0
     except (BrokenPipeError, SystemExit) as left:
         if not isinstance(left, BrokenPipeError) and not isinstance(left.__context__, BrokenPipeError):
@@ -131,6 +133,11 @@ def _run_and_flush(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -
         sys.stdout.flush()
         raise
     sys.stdout.flush()
+
+
+def _print_version(argv: Sequence[str]) -> None:
+    """For every command, before it imports anything."""
+    print(f"est-cli {est_cli.__version__}")
 
 
 class _Plain(logging.Formatter):

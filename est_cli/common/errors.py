@@ -90,6 +90,11 @@ def reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def install_hint(extra: str) -> str:
+    """How to install what an optional feature needs, from the package index or from a checkout."""
+    return f"pip install 'est-cli[{extra}]', or in a checkout of est: pip install '.[{extra}]'"
+
+
 def native_os_error(error: Exception) -> OSError | None:
     """The system's error that safetensors or tokenizers (where it is a bare Exception) tell of in their own words."""
     code = re.search(r"\(os error ([0-9]+)\)", str(error))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from est_cli.common.errors import ConfigError, DataError
+from est_cli.common.errors import ConfigError, DataError, install_hint
 from est_cli.config import EvalConfig
 from est_cli.distributed.workers import Processes
 from est_cli.evaluation.folder import keep_zero_shot
@@ -18,7 +18,7 @@ from est_cli.storage.digest import fingerprint
 def require_harness() -> None:
     """Raise ConfigError where lm-evaluation-harness is absent."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise ConfigError("task: lm_eval:... needs lm-evaluation-harness; pip install 'est-cli[lm-eval]'")
+        raise ConfigError(f"task: lm_eval:... needs lm-evaluation-harness; {install_hint('lm-eval')}")
 
 
 def run_harness(

@@ -1,25 +1,15 @@
-"""GLUE's official metrics, by scikit-learn and scipy (the extra `eval`). Values are in 0..1, mcc's in -1..1."""
+"""GLUE's official metrics, by scikit-learn and scipy. Values are in 0..1, mcc's in -1..1."""
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Mapping
 from statistics import fmean
 
 import numpy as np
 
-from est_cli.common.errors import ConfigError, NumericsError
+from est_cli.common.errors import NumericsError
 from est_cli.evaluation.tasks import Task
-
-MODULES = {"sklearn": "scikit-learn", "scipy": "scipy"}
-
-
-def require_metrics() -> None:
-    """Raise ConfigError where the packages that the metrics come from are absent."""
-    absent = [package for module, package in MODULES.items() if importlib.util.find_spec(module) is None]
-    if absent:
-        raise ConfigError(f"task: {absent[0]} is not installed, GLUE's metrics need it; pip install 'est-cli[eval]'")
 
 
 def score(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -43,7 +33,6 @@ def task_score(task: Task, scores_by_split: Mapping[str, Mapping[str, float]]) -
 
 
 def _metric(name: str, predictions: np.ndarray, labels: np.ndarray) -> float:
-    require_metrics()
     from scipy import stats  # these two take a second and a half to import
     from sklearn import metrics
 

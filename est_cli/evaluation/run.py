@@ -20,7 +20,6 @@ from est_cli.evaluation.batches import encode
 from est_cli.evaluation.data import TaskData, load_task, tasks_in
 from est_cli.evaluation.finetune import Epoch, Given, finetune, reported, work_of
 from est_cli.evaluation.folder import owned_results
-from est_cli.evaluation.metrics import require_metrics
 from est_cli.evaluation.model import load_classifier
 from est_cli.evaluation.preflight import CONTINUES, LESS_MEMORY, asked_digest, settings_digest
 from est_cli.evaluation.records import Record, print_results, read_records, require_room, write_results
@@ -53,8 +52,6 @@ def evaluate(config: EvalConfig) -> None:
     """
     asked = asked_digest(config)  # before anything is read: what changes from now on is another evaluation
     glue, perplexity, harness = split_tasks(config.task)
-    if glue:
-        require_metrics()
     if harness:
         from est_cli.evaluation.lm_eval import require_harness  # what only these tasks need
 

@@ -1,4 +1,4 @@
-"""Confidence intervals of means by Student's t. Standard library only."""
+"""Confidence intervals of means by Student's t."""
 
 from __future__ import annotations
 
@@ -24,19 +24,6 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
     """The t that a Student-t variable with so many degrees of freedom stays within, in size, with this probability."""
-    low, high = 0.0, math.pi / 2
-    while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if _within(middle, degrees) < confidence else (low, middle)
-    return math.sqrt(degrees) * math.tan(high)
+    from scipy.special import stdtrit  # what scipy.stats.t.ppf calls, in a third of the time to import
 
-
-def _within(angle: float, degrees: int) -> float:
-    """P(|T| <= sqrt(degrees) * tan(angle)): Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    sin, cos = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
-    term = cos if odd else 1.0
-    total = 0.0
-    for k in range(2 + odd, degrees + 1, 2):
-        total += term
-        term *= cos * cos * (k - 1) / k
-    return 2 / math.pi * (angle + sin * total) if odd else sin * total
+    return float(stdtrit(degrees, (1 + confidence) / 2))

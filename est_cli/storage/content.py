@@ -149,7 +149,9 @@ def _environment() -> dict[str, Any]:
 
 def _compare_environment(path: Path, meta: dict[str, Any], warn: Callable[[str], None]) -> None:
     saved = meta.get("versions")
-    then = {**(saved if isinstance(saved, dict) else {}), "threads": meta.get("threads")}
-    changed = differences(then, {**versions(), "threads": torch.get_num_threads()})
+    now = {**versions(), "threads": torch.get_num_threads()}
+    then = {"est-cli": now.get("est-cli")}  # the first checkpoints do not say it
+    then |= {**(saved if isinstance(saved, dict) else {}), "threads": meta.get("threads")}
+    changed = differences(then, now)
     if changed:
         warn(f"{path}: {changed}; continuing may differ in the last bits")

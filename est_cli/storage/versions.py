@@ -9,6 +9,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import est_cli
+
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "numpy")
 
 
@@ -29,7 +31,7 @@ def git_commit() -> str | None:
 
 @cache
 def _versions() -> tuple[tuple[str, str], ...]:
-    found = [("python", platform.python_version())]
+    found = [("est-cli", est_cli.__version__), ("python", platform.python_version())]
     for name in LIBRARIES:
         try:
             found.append((name, version(name)))
@@ -39,7 +41,7 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def versions() -> dict[str, str]:
-    """Version of Python and of each library that numbers can depend on; those not installed are left out."""
+    """Versions of est, of Python and of each library that numbers can depend on; those not installed are left out."""
     return dict(_versions())
 
 

@@ -92,7 +92,8 @@ def estimate_memory(
 
 def available_bytes() -> int:
     """Memory of this machine, or of this container where it has less, that can be taken without swapping."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"  # macOS: all there is
+    free = os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError, KeyError):  # Linux: what caches hold can be taken too
         free = _numbers(MEMINFO)["MemAvailable"] * 1024
     with contextlib.suppress(OSError, ValueError, KeyError):  # a control group's limit (version 2)

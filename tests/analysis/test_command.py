@@ -25,6 +25,8 @@ from est_cli.config.schema import to_yaml
 from tests.lab.commands import composed, tree
 from tests.lab.small_models import POSITIONS, byte_tokenizer, save
 
+pytestmark = pytest.mark.processes
+
 SMALL = ["analyze.seq_len=16", "analyze.tokens=64", "analyze.batch=2", "analyze.probes=3", "dataset=text"]
 CURVES = ["analyze.seq_len=16", "analyze.tokens=64", "analyze.batch=2", "analyze.points=5", "dataset=text"]
 TEXTS = ["".join(chr(97 + (i * i + 7 * n) % 26) for i in range(90)) for n in range(40)]

@@ -124,6 +124,7 @@ def test_factors_do_what_a_subnetwork_does(family: str) -> None:
         assert torch.equal(model(tokens()).logits, complete), "nothing of it stays"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
 def test_the_mean_output_of_a_module_is_the_complete_one(family: str) -> None:
     model = build(config_of(family), dtype=torch.float64).eval()

@@ -16,6 +16,8 @@ from contenders.rounds import Measured
 from measure import CASES
 from results import rivals, stages
 
+pytestmark = pytest.mark.slow
+
 STUB = """
 import os, sys, time
 flags = dict(word[2:].split("=", 1) for word in sys.argv[1:])

@@ -18,6 +18,8 @@ from est_cli.config import PlanConfig
 from est_cli.config.compose import composed
 from est_cli.planning import Plan, make_plan
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = ["arm", "n", "steps", "final validation loss", "minus dense", "saved blocks", "saved total", "time saved"]
 
 

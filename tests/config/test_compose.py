@@ -214,6 +214,7 @@ COMPANY = {
 """What an option needs that has no default."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_everything_in_conf_is_valid(group: str, option: str) -> None:
     config = accepted(f"{group}={option}", *COMPANY.get((group, option), []))
@@ -356,6 +357,7 @@ def write_recipe(folder: Path, text: str) -> None:
     (folder / "experiment" / "mine.yaml").write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "args", "key"),
     [

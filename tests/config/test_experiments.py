@@ -21,6 +21,8 @@ from est_cli.training.optim import lr_at
 from tests.lab.commands import accepted, composed
 from tests.lab.lab import WORDS, Lab, Server, losses, train_records
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CONF, DOCS = ROOT / "conf", ROOT / "docs" / "recipes.md"
 PAPER = ("paper_gpt2", "paper_tinyllama")

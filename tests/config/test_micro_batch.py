@@ -36,6 +36,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", WRONG)
 def test_what_it_cannot_be(capsys: pytest.CaptureFixture[str], value: str) -> None:
     line = told(capsys, f"train.micro_batch={value}")

@@ -34,6 +34,7 @@ def test_epochs_and_seeds_differ() -> None:
     assert order.blocks(0, 50).tolist() != BlockOrder(50, seed=1).blocks(0, 50).tolist()
 
 
+@pytest.mark.slow
 def test_order_is_equal_after_a_fresh_start() -> None:
     code = "from est_cli.data.blocks import BlockOrder; print(BlockOrder(20, 5).blocks(7, 40).tolist())"
     fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,6 +11,7 @@ from est_cli.data import progress as module
 from est_cli.data.progress import progress
 
 
+@pytest.mark.slow
 def test_a_log_gets_a_line_a_minute(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     ticks = itertools.count(0, 25)

@@ -23,6 +23,8 @@ from est_cli.storage import cache
 from tests.lab.build_tokens import UNIT_BYTES
 from tests.lab.corpora import all_ids, documents, files, in_child, status, write_jsonl
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = 4
 

@@ -22,6 +22,8 @@ from est_cli.evaluation.tasks import TASKS
 from tests.lab.glue_folder import rows_of, write_split
 from tests.lab.small_models import save
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ["eval.epochs=1", "eval.batch_size=16", "eval.lr=3e-3", "eval.seeds=[0,1]", "tracking.wandb=off"]
 
 

@@ -30,7 +30,9 @@ metric_list: [{metric: acc}]
 
 def test_without_it_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"^task: lm_eval:\.\.\. needs .*pip install 'est-cli\[lm-eval\]'$"):
+    with pytest.raises(
+        ConfigError, match=r"^task: lm_eval:\.\.\. needs .* 'est-cli\[lm-eval\]', or .* '\.\[lm-eval\]'$"
+    ):
         lm_eval.require_harness()
 
 

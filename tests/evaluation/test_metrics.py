@@ -1,4 +1,3 @@
-import importlib.util
 import math
 import warnings
 from collections.abc import Iterator
@@ -6,9 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from est_cli.common.errors import ConfigError, NumericsError
-from est_cli.evaluation import metrics
-from est_cli.evaluation.metrics import require_metrics, score, task_score
+from est_cli.common.errors import NumericsError
+from est_cli.evaluation.metrics import score, task_score
 from est_cli.evaluation.tasks import TASKS
 
 
@@ -77,14 +75,3 @@ def test_the_one_number_of_a_task() -> None:
     assert task_score(TASKS["mnli"], halves) == pytest.approx(0.6)
     assert task_score(TASKS["mnli"], {"dev_matched": {"accuracy": 0.5}}) == 0.5
     assert task_score(TASKS["cola"], {"dev": {"mcc": -0.1}}) == -0.1
-
-
-def test_the_extra_is_named_where_it_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    require_metrics()
-    find = importlib.util.find_spec
-    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None if name == "sklearn" else find(name))
-    with pytest.raises(ConfigError) as error:
-        score(TASKS["rte"], np.array([0]), np.array([0]))
-    assert (
-        str(error.value) == "task: scikit-learn is not installed, GLUE's metrics need it; pip install 'est-cli[eval]'"
-    )

@@ -91,6 +91,7 @@ def told_apart(spec: ModelSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in vars(spec)} | {"attributes": attributes}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [path.stem for path in (CONF / "model").glob("*.yaml") if path.stem != "hf"])
 def test_presets_have_the_published_sizes(name: str) -> None:
     with torch.device("meta"):

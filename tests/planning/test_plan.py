@@ -16,6 +16,8 @@ from est_cli.est import Flops
 from est_cli.planning import Plan, make_plan, print_plan
 from tests.lab.commands import accepted, command, tree
 
+pytestmark = pytest.mark.slow
+
 
 def plan(*args: str) -> Plan:
     return make_plan(accepted(*args, schema=PlanConfig))

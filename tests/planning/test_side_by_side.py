@@ -76,6 +76,7 @@ def test_what_does_not_go_together(capsys: pytest.CaptureFixture[str], args: lis
     assert (code, out) == (2, "") and err.startswith(f"est-plan: error: {told}"), err
 
 
+@pytest.mark.slow
 def test_the_picture_is_written_once_and_nothing_else(tmp_path: Path) -> None:
     first = command("est-plan", "-m", "scheduler=three_stage,pld", "plot=plan.png", *STEPS, cwd=tmp_path)
     assert first.code == 0 and "plot: plan.png" in first.out, first.err
@@ -95,6 +96,7 @@ def test_the_course_is_that_of_the_stages() -> None:
     assert [point.step for point in course] == [12, 37, 62, 87, 112, 137, 162, 187]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pld", "layer_dropout", "linear", "raptr", "gradual_stacking", "early_dropout"])
 def test_the_course_adds_up_to_the_plan(name: str) -> None:
     """Its mean is the share of the dense FLOPs that the ledger holds; of drawn sizes to a few percent."""

@@ -40,6 +40,7 @@ def typed_again(made: TargetSolution, *args: str) -> FlopsLedger:
     return ledger_of(accepted(*kept, *made.found.split(), schema=PlanConfig))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saving", [0.2, 0.25, 0.3, 0.4])
 @pytest.mark.parametrize("name", ["three_stage", "n_stage", "linear", "cosine", "raptr", "gradual_stacking", "g_stack"])
 def test_gpt2_base_by_boundaries(name: str, saving: float) -> None:
@@ -52,6 +53,7 @@ def test_gpt2_base_by_boundaries(name: str, saving: float) -> None:
     assert made.asked == f"target_saving={saving} (blocks)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convention", ["blocks", "total"])
 @pytest.mark.parametrize("name", SOLVABLE)
 def test_every_scheduler_that_saves_anything(name: str, convention: str) -> None:
@@ -130,6 +132,7 @@ def test_what_other_schedulers_cannot_save(name: str, saving: float, told: str) 
         found(f"scheduler={name}", f"target_saving={saving}", "train.max_steps=300")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convention", ["blocks", "total"])
 @pytest.mark.parametrize("name", [*SCHEDULERS])
 def test_equal_flops_to_half_a_step(name: str, convention: str) -> None:

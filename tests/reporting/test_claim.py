@@ -99,6 +99,7 @@ def test_a_constant_learning_rate_flatters_nobody(tmp_path: Path) -> None:
     assert lines(claim_in(tmp_path))["equal time", "dense twin, read on its way"].note == "at step 75 of 100"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("measure", "steps", "near"),
     [

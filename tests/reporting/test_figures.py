@@ -12,6 +12,7 @@ def dense_metrics():
     return [record | full for record in fake_metrics(30) if "loss" in record]
 
 
+@pytest.mark.slow
 def test_two_pictures_with_something_in_them(tmp_path):
     paths = plot_run(fake_metrics(), tmp_path / "plots", "a run")
     assert [path.name for path in paths] == ["loss.png", "saving.png"]

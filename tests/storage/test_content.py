@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+import est_cli
 from est_cli.common.errors import CheckpointError, NumericsError, StorageError
 from est_cli.storage import content, manifest, store
 from est_cli.storage.content import load_checkpoint, save_model
@@ -116,6 +117,7 @@ def test_the_manifest_says_with_what_it_was_made(saved: Path) -> None:
     meta = store.verify_folder(saved)["meta"]
     assert meta["run"] == "a"
     assert meta["versions"]["torch"] == torch.__version__
+    assert meta["versions"]["est-cli"] == est_cli.__version__
     assert meta["threads"] == torch.get_num_threads()
     assert "git_commit" in meta
 
@@ -132,6 +134,20 @@ def test_other_threads_or_libraries_are_one_warning(saved: Path, monkeypatch: py
     model = gpt2(1)
     load_checkpoint(saved, model, adamw(model), lines.append)
     assert len(lines) == 1 and "77 now" in lines[0] and "9.9 now" in lines[0] and "\n" not in lines[0]
+
+
+@pytest.mark.parametrize(("then", "lines"), [(None, 0), ("0.0.9", 1)])
+def test_another_version_of_est_is_told_where_the_checkpoint_names_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str | None, lines: int
+) -> None:
+    model = gpt2(0)
+    libraries = {name: version for name, version in content.versions().items() if name != "est-cli"}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(content, "versions", lambda: libraries | ({"est-cli": then} if then else {}))
+        path = save(tmp_path / "checkpoints", 1, model, adamw(model))
+    told: list[str] = []
+    load_checkpoint(path, model, adamw(model), told.append)
+    assert len(told) == lines and all(f"est-cli 0.0.9 then, {est_cli.__version__} now" in line for line in told)
 
 
 @pytest.mark.parametrize("where", ["weight", "moment"])

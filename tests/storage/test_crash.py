@@ -12,6 +12,8 @@ from est_cli.common.errors import StorageError
 from est_cli.storage import disk, store
 from tests.lab.folders import REFUSALS, fail_at, is_whole, killed_at, leftovers, names, save
 
+pytestmark = pytest.mark.slow
+
 
 def no_warning(message: str) -> None:
     raise AssertionError(message)

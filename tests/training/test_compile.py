@@ -9,6 +9,8 @@ import pytest
 
 from tests.lab.lab import Lab, losses
 
+pytestmark = pytest.mark.slow
+
 SHORT = ("train.max_steps=6", "stage.t1=2", "stage.t2=4", "train.eval_every=0", "train.checkpoint_every=0")
 
 

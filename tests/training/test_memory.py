@@ -22,6 +22,8 @@ from est_cli.training.memory import MemoryEstimate, estimate_memory
 from est_cli.training.optim import build_optimizer, update
 from tests.lab.est_models import FAMILIES, config_of
 
+pytestmark = pytest.mark.slow
+
 BATCH, SEQ_LEN = 3, 16
 OPTIONS = SamplingOptions()
 RATES = [SamplingRates(0.4, 0.6, 0.4), SamplingRates(0.4, 0.6, 1.0), SamplingRates()]

@@ -25,6 +25,8 @@ from est_cli.training.micro_batch import choose, fits_in_memory, probe_on_device
 from tests.lab.est_models import config_of
 from tests.lab.lab import Lab, losses, train_records
 
+pytestmark = pytest.mark.slow
+
 AUTO = [None, None, None]
 
 

@@ -244,6 +244,7 @@ def test_waiting_can_be_interrupted_by_a_signal(run: Any, monkeypatch: pytest.Mo
         signal.signal(signal.SIGALRM, previous)
 
 
+@pytest.mark.slow
 def test_kill_at_every_point_of_a_write_leaves_the_old_or_the_new(run: Any, tmp_path: Path) -> None:
     at_step = {10: everything(run.model, run.optimizer)}
     for step in (11, 12):

@@ -140,7 +140,7 @@ def test_summary(summary: dict[str, Any], metrics: list[dict[str, Any]]) -> None
     assert last["step"] == STEPS and last["val_loss"] == summary["final_val_loss"]
     assert last["perplexity"] == summary["perplexity"] == math.exp(summary["final_val_loss"])
     assert summary["time_s"] > 0 and summary["time_saved_pct"] < 100
-    assert {"torch", "transformers", "python"} <= set(summary["versions"])
+    assert {"est-cli", "torch", "transformers", "python"} <= set(summary["versions"])
 
 
 def test_flops_are_those_that_were_planned(summary: dict[str, Any], metrics: list[dict[str, Any]], plan: Plan) -> None:

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from est_cli.cli.sweep.overrides import Parts
 from est_cli.cli.sweep.program import Program
-from est_cli.common.errors import ConfigError
+from est_cli.common.errors import ConfigError, install_hint
 from est_cli.config.compose import CONF, parsed_override, store_defaults
 
 _GROUPS = ("hydra/launcher", "hydra/sweeper")
@@ -123,7 +123,7 @@ def _refuse_missing(group: str, choice: str, options: list[str]) -> None:
     if choice in options:
         return
     if choice in _EXTRAS:
-        raise ConfigError(f"{group}: {choice} is a plugin; pip install 'est-cli[{_EXTRAS[choice]}]'")
+        raise ConfigError(f"{group}: {choice} is a plugin; {install_hint(_EXTRAS[choice])}")
     raise ConfigError(f"{group}: no option {choice!r}; choose one of {', '.join(options)}, or install its plugin")
 
 

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.lab.glue_folder import make_glue
 from tests.lab.small_models import save
 from tests.lab.sweep_lab import column, results
@@ -25,6 +27,7 @@ def start(folder: Path, *args: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_typed_again(tmp_path: Path) -> None:
     """The second command has two processes for the job: how a job is run does not make it another one."""
     save(tmp_path / "model")

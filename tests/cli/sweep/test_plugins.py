@@ -14,6 +14,7 @@ from est_cli.cli.sweep.plugins import launch_jobs, search
 from est_cli.cli.sweep.rows import Status, begin, planned_row, rows_of
 from est_cli.cli.sweep.settings import Settings
 from est_cli.cli.sweep.trainings import TRAININGS
+from est_cli.common.errors import install_hint
 from est_cli.config.compose import CommandLine
 from est_cli.storage.run_dir import RunDir
 from tests.lab.lab import TINY, write_corpus
@@ -67,12 +68,12 @@ def test_a_sweeper_proposes_and_is_told_the_loss(lab: Lab) -> None:
         (
             "hydra_submitit_launcher",
             ["hydra/launcher=submitit_slurm"],
-            "hydra/launcher: submitit_slurm is a plugin; pip install 'est-cli[slurm]'",
+            f"hydra/launcher: submitit_slurm is a plugin; {install_hint('slurm')}",
         ),
         (
             "hydra_optuna_sweeper",
             ["hydra/sweeper=optuna"],
-            "hydra/sweeper: optuna is a plugin; pip install 'est-cli[search]'",
+            f"hydra/sweeper: optuna is a plugin; {install_hint('search')}",
         ),
     ],
 )

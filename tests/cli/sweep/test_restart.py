@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from est_cli.tracking.metrics import read_metrics
 from tests.lab.lab import ENVIRONMENT, TINY, write_corpus
 from tests.lab.sweep_lab import column, results
@@ -24,6 +26,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_typed_again(tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus.jsonl")
     sweep = tmp_path / "outputs" / "s"
