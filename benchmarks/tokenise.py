@@ -26,8 +26,7 @@ from tokenizers import Tokenizer
 
 from est_cli.data import tokenizer as bpe
 from est_cli.data.encode import TOKENS, Encoder
-from est_cli.data.pieces import Source, Unit
-from est_cli.data.rows import Wanted
+from est_cli.data.pieces import Source, Unit, Wanted
 from est_cli.data.shards import Job, tokenised
 from est_cli.data.units import file_units
 from est_cli.storage.digest import digest_files

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import AnalyzeConfig
-from est_cli.storage.model_folder import local_model, model_folder, run_of
-from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir
+from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir, local_model, model_folder, run_of
 from est_cli.storage.store import step_folders
 
 CONTINUES = "nothing was written; the same command begins anew"

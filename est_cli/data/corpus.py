@@ -17,8 +17,7 @@ from est_cli.data.encode import TOKENS, Encoder
 from est_cli.data.pieces import Source
 from est_cli.data.shards import Job, Shard, tokenised
 from est_cli.data.sources import open_sources
-from est_cli.data.stream import Span, Tokens, TokenStream, opened
-from est_cli.data.token_files import open_token_files
+from est_cli.data.stream import Span, Tokens, TokenStream, open_token_files, opened
 from est_cli.data.tokenizer import backend, load_tokenizer, token_count, tokenizer_digest
 from est_cli.storage.digest import fingerprint
 

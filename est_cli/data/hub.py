@@ -24,8 +24,7 @@ from huggingface_hub import HfApi, constants
 
 from est_cli.common.errors import ConfigError, DataError, reason
 from est_cli.config import DatasetConfig
-from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, Piece, Source, Unit
-from est_cli.data.rows import Wanted, document
+from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, Piece, Source, Unit, Wanted, document
 from est_cli.storage.cache import cached, intact
 from est_cli.storage.digest import fingerprint, remembered_digests
 

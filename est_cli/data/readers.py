@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from est_cli.common.errors import DataError, reason
-from est_cli.data.pieces import Advance, Piece
-from est_cli.data.rows import Wanted, document
+from est_cli.data.pieces import Advance, Piece, Wanted, document
 
 CHUNK = 256 * 1024
 """Bytes of a .txt file that make a piece."""

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
 from est_cli.data.encode import Encoder, write_tokens
+from est_cli.data.encode_workers import run_tasks
 from est_cli.data.pieces import Advance, Unit
-from est_cli.data.pool import run_tasks
-from est_cli.data.progress import progress
 from est_cli.storage.cache import cached, clear_leftovers, intact, locked, publish
 from est_cli.storage.digest import fingerprint
 
@@ -102,7 +106,7 @@ def _made_here(folder: Path, unit: Unit, job: Job, advance: Advance) -> dict[str
 
 
 def _tasks(todo: dict[Path, Unit], job: Job) -> list[dict[str, Any]]:
-    """The same for worker.py, in plain values."""
+    """The same for encode_workers.py, in plain values."""
     folder = job.cache_root / f"encoder-{job.digest[:16]}"
 
     def save(place: Path) -> dict[str, Any]:
@@ -115,3 +119,37 @@ def _tasks(todo: dict[Path, Unit], job: Job) -> list[dict[str, Any]]:
         {"unit": asdict(unit), "folder": str(folder), "fraction": job.fraction, **shared}
         for folder, unit in todo.items()
     ]
+
+
+LINE_EVERY_S = 60.0
+"""Between lines of log."""
+
+
+@contextmanager
+def progress(what: str, total: int, done: int) -> Iterator[Advance]:
+    """A bar on a terminal's stderr; anywhere else a line of log, and another one every minute."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        log.info("%s", what)
+        yield _lines(total, done)
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total, completed=done)
+        yield lambda units: bar.advance(task, units)
+
+
+def _lines(total: int, done: int) -> Advance:
+    """Tells now and then how far it is, and how long the rest takes at the pace since the start."""
+    began = told = time.monotonic()
+    at_first = done
+
+    def advance(units: int) -> None:
+        nonlocal done, told
+        done += units
+        now = time.monotonic()
+        if now - told >= LINE_EVERY_S and done > at_first:
+            told, left = now, (now - began) * (total - done) / (done - at_first)
+            log.info("%.0f %% tokenised, about %.0f minutes left", 100 * done / max(1, total), left / 60)
+
+    return advance

@@ -16,9 +16,8 @@ from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
 from est_cli.config import Source as SourceName
 from est_cli.data.hub import hub_source
-from est_cli.data.pieces import Source, Unit
+from est_cli.data.pieces import Source, Unit, Wanted
 from est_cli.data.readers import file_kind
-from est_cli.data.rows import Wanted
 from est_cli.data.units import file_units, stdlib_unit
 from est_cli.storage.digest import remembered_digests
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import DataError
-from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, Piece, Unit
+from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, Piece, Unit, Wanted
 from est_cli.data.readers import Span, can_be_cut, file_kind, read_file
-from est_cli.data.rows import Wanted
 from est_cli.storage.digest import digest_files, fingerprint, stat_of
 
 NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings"}

@@ -19,8 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from est_cli.common.errors import CheckpointError, native_os_error
 from est_cli.storage import disk, store, strict_json, tensors
 from est_cli.storage.manifest import Manifest
-from est_cli.storage.snapshot import Snapshot
-from est_cli.storage.tensors import Stateful
+from est_cli.storage.tensors import Snapshot, Stateful
 from est_cli.storage.versions import differences, git_commit, versions
 
 WEIGHTS = "model.safetensors"

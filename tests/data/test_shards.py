@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from est_cli.common.errors import DataError, StorageError
-from est_cli.data import Corpus, encode, load_corpus, pool, shards, units
+from est_cli.data import Corpus, encode, encode_workers, load_corpus, shards, units
 from est_cli.data.encode import TOKENS
 from est_cli.data.tokenizer import backend
 from est_cli.storage import cache
@@ -115,7 +115,7 @@ def test_a_worker_ends_with_its_stdin_whatever_it_is_doing(tmp_path: Path, train
     task = {"unit": unit, "folder": str(tmp_path / "key"), "fraction": 0.0, "end": 0, "dtype": "<u2"}
     task["tokenizer"] = str(trained / "tokenizer.json")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(pool.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(encode_workers.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     try:
         assert process.stdin is not None
         process.stdin.write(json.dumps(task).encode() + b"\n")
@@ -130,7 +130,7 @@ def test_a_worker_ends_with_its_stdin_whatever_it_is_doing(tmp_path: Path, train
 
 
 def test_workers_are_light() -> None:
-    code = "import sys, est_cli.data.worker; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import sys, est_cli.data.encode_workers; print(*{name.partition('.')[0] for name in sys.modules})"
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert "tokenizers" in names.split()
     assert not {"torch", "transformers", "datasets", "pyarrow", "pandas", "rich"} & set(names.split())
@@ -303,4 +303,4 @@ def test_what_other_hosts_left_behind_goes_after_a_day(tmp_path: Path) -> None:
 
 def test_units_of_this_file_are_many(corpus: Path) -> None:
     assert sum(path.stat().st_size for path in corpus.glob("*.jsonl")) > 50 * UNIT_BYTES
-    assert pool.COMMAND[1] == "-P", "the current folder must not shadow libraries"
+    assert encode_workers.COMMAND[1] == "-P", "the current folder must not shadow libraries"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from est_cli.data import pool, shards, units
+from est_cli.data import encode_workers, shards, units
 from est_cli.data.encode import Encoder
-from est_cli.data.rows import Wanted
+from est_cli.data.pieces import Wanted
 from est_cli.data.shards import Job, tokenised
 from est_cli.storage.digest import digest_files
 
@@ -18,7 +18,9 @@ UNIT_BYTES = 40_000
 
 def main() -> None:
     units.UNIT_BYTES, shards.FEW_BYTES = UNIT_BYTES, 0
-    pool.STARTS_S = pool.SILENT_S  # one that is stopped may not have started yet, while others do the first units
+    encode_workers.STARTS_S = (
+        encode_workers.SILENT_S
+    )  # one that is stopped may not have started yet, while others do the first units
     folder, tokenizer, processes = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     encoder = Encoder(Tokenizer.from_file(tokenizer), 0, "<u2")
     paths = sorted(folder.glob("*.jsonl"))

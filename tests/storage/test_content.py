@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from est_cli.common.errors import CheckpointError, NumericsError, StorageError
 from est_cli.storage import content, manifest, store
 from est_cli.storage.content import load_checkpoint, save_model
-from est_cli.storage.snapshot import take_snapshot
+from est_cli.storage.tensors import take_snapshot
 from tests.lab.checkpoint_models import (
     STATE,
     adamw,

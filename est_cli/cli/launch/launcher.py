@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from est_cli.cli.launch.exit_status import End, verdict
 from est_cli.cli.launch.handover import freeze, log_tail, run_named
 from est_cli.cli.launch.supervisor import supervise
-from est_cli.cli.launch.verdict import End, verdict
 from est_cli.config import AnalyzeConfig, EvalConfig
 from est_cli.training.start import Start
 

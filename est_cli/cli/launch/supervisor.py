@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from est_cli.cli.launch.exit_status import End
 from est_cli.cli.launch.handover import log_of, word_of
-from est_cli.cli.launch.verdict import End
 from est_cli.common.signals import heeded
 
 GRACE_S = 5.0

@@ -9,7 +9,7 @@ from est_cli.config import DatasetConfig, RunConfig, Source
 from est_cli.config.resolve import tokenizer_of
 
 SMALLEST_SHARE = 0.001
-"""One sample of a window of data/mixture.py."""
+"""One sample of a window of data/blocks.py."""
 
 
 def dataset_problems(config: RunConfig) -> Iterator[str]:

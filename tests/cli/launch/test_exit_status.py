@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from est_cli.cli.launch.verdict import End, verdict
+from est_cli.cli.launch.exit_status import End, verdict
 from est_cli.common.errors import EstError, StoppedBySignal
 
 LOST = "rank 0: the group is broken"
