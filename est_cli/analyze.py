@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from est_cli.cli.entry import enter, leave
 from est_cli.cli.launch.environment import refuse_wrong_launch
 from est_cli.common.errors import StoppedBySignal
-from est_cli.common.signals import held
+from est_cli.common.signals import signals_deferred
 from est_cli.config import AnalyzeConfig
 from est_cli.config.checks.analyze import check_analyze
 from est_cli.config.compose import run_hydra
@@ -42,7 +42,7 @@ def _run(config: AnalyzeConfig) -> None:
 
         launch(config)
         return
-    with held():
+    with signals_deferred():
         from est_cli.analysis.run import analyse  # torch and transformers: only once the configuration is accepted
 
     analyse(config)

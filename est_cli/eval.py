@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from est_cli.cli.entry import enter, leave
 from est_cli.cli.launch.environment import refuse_wrong_launch
 from est_cli.common.errors import StoppedBySignal
-from est_cli.common.signals import held
+from est_cli.common.signals import signals_deferred
 from est_cli.config import EvalConfig
 from est_cli.config.checks.eval import check_eval
 from est_cli.config.compose import SweepCommand, run_hydra
@@ -60,7 +60,7 @@ def _run(config: EvalConfig) -> None:
 
         launch(config)
         return
-    with held():
+    with signals_deferred():
         from est_cli.evaluation.run import evaluate  # torch and transformers: only once the configuration is accepted
 
     evaluate(config)

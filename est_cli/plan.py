@@ -7,7 +7,7 @@ from pathlib import Path
 
 from est_cli.cli.entry import enter, leave
 from est_cli.common.errors import ConfigError
-from est_cli.common.signals import held
+from est_cli.common.signals import signals_deferred
 from est_cli.config import PlanConfig
 from est_cli.config.checks import check
 from est_cli.config.compose import SweepCommand, run_hydra
@@ -21,7 +21,7 @@ def _plan(config: PlanConfig, given: set[str]) -> None:
     if config.resume is not None:
         raise ConfigError("resume: est-plan plans whole runs; leave it null")
     check(config)
-    with held():
+    with signals_deferred():
         from est_cli.planning import draw_plans, make_plan, print_plan  # torch: only for an accepted configuration
 
     plan = make_plan(config)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from est_cli.cli.entry import enter, leave
 from est_cli.cli.launch.environment import refuse_wrong_launch
 from est_cli.common.rank import rank_of_environment
-from est_cli.common.signals import held
+from est_cli.common.signals import signals_deferred
 from est_cli.config import RunConfig
 from est_cli.config.compose import SweepCommand, run_hydra
 from est_cli.training.start import resolve_resume
@@ -38,7 +38,7 @@ def _train(config: RunConfig, given: set[str]) -> None:
 
         launch(start)
         return
-    with held():
+    with signals_deferred():
         from est_cli.training.build import build  # torch and transformers: only once the configuration is accepted
         from est_cli.training.train import train
 

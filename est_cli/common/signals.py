@@ -10,7 +10,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal
 """A scheduler, the keyboard, a closed terminal, a cluster that warns of a time limit. Each would end the process."""
 
 
-def heeded() -> tuple[signal.Signals, ...]:
+def handled_signals() -> tuple[signal.Signals, ...]:
     """Those of STOPPING that whoever started this process does not have it ignore, as nohup does with SIGHUP.
 
     Never without SIGTERM and SIGINT: a shell has every job in the background ignore the latter.
@@ -20,7 +20,7 @@ def heeded() -> tuple[signal.Signals, ...]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """Have the signals that would be handled wait until the block has ended; for the import of large libraries.
 
     What a handler raises in the middle of an import can be lost there (numpy drops it) and leave modules by halves.

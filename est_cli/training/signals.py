@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from est_cli.common.signals import heeded
+from est_cli.common.signals import handled_signals
 
 
 @dataclass
@@ -27,7 +27,7 @@ def stop_on_signals(echo_s: float = 0.0) -> Iterator[StopRequest]:
     reaches a worker twice, by itself and through its launcher.
     """
     request, first = StopRequest(), time.monotonic()
-    previous = {number: signal.getsignal(number) for number in heeded()}
+    previous = {number: signal.getsignal(number) for number in handled_signals()}
 
     def restore() -> None:
         for number, handler in previous.items():

@@ -15,7 +15,7 @@ import yaml
 
 from est_cli.analyze import main
 from est_cli.cli.entry import enter
-from est_cli.cli.launch.handover import freeze, thaw
+from est_cli.cli.launch.handover import load_job, save_job
 from est_cli.common.errors import ConfigError
 from est_cli.config import Analysis, AnalyzeConfig, AnalyzeSettings, KvGroups, Parameters, Part, SamplingConfig
 from est_cli.config.analyze import RatesConfig
@@ -118,8 +118,8 @@ def test_the_file_says_what_the_dataclasses_say() -> None:
 
 def test_a_checked_configuration_is_handed_over_as_it_is(tmp_path: Path) -> None:
     config = composed("checkpoint=model", "analysis=compare", "baseline=other", "stage.p_h=0.25", "dataset=text")
-    freeze(config, tmp_path)
-    assert thaw(tmp_path) == config
+    save_job(config, tmp_path)
+    assert load_job(tmp_path) == config
 
 
 @pytest.mark.parametrize("analysis", Analysis)

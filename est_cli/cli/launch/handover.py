@@ -14,14 +14,14 @@ LOG_TAIL = 60
 
 
 @dataclass(frozen=True)
-class Word:
+class WorkerExit:
     """What a worker says when it ends: an exit code, and the line for the user."""
 
     code: int
     message: str
 
 
-def freeze(start: Start | EvalConfig | AnalyzeConfig, folder: Path) -> None:
+def save_job(start: Start | EvalConfig | AnalyzeConfig, folder: Path) -> None:
     """Write what all workers train, evaluate or analyse."""
     if isinstance(start, EvalConfig):
         tree = {"evaluate": plain(start)}
@@ -32,8 +32,8 @@ def freeze(start: Start | EvalConfig | AnalyzeConfig, folder: Path) -> None:
     (folder / "start.json").write_text(json.dumps(tree))
 
 
-def thaw(folder: Path) -> Start | EvalConfig | AnalyzeConfig:
-    """What freeze() wrote."""
+def load_job(folder: Path) -> Start | EvalConfig | AnalyzeConfig:
+    """What save_job() wrote."""
     tree = json.loads((folder / "start.json").read_text())
     if "evaluate" in tree:
         return typed(tree["evaluate"], EvalConfig)
@@ -42,31 +42,31 @@ def thaw(folder: Path) -> Start | EvalConfig | AnalyzeConfig:
     return Start(typed(tree["config"], RunConfig), None if tree["folder"] is None else Path(tree["folder"]))
 
 
-def leave_word(folder: Path, rank: int, word: Word) -> None:
+def write_exit(folder: Path, rank: int, word: WorkerExit) -> None:
     (folder / f"rank-{rank}.json").write_text(json.dumps({"code": word.code, "message": word.message}))
 
 
-def word_of(folder: Path, rank: int) -> Word | None:
+def read_exit(folder: Path, rank: int) -> WorkerExit | None:
     """None where the worker ended without a word, or in the middle of one."""
     try:
-        return Word(**json.loads((folder / f"rank-{rank}.json").read_text()))
+        return WorkerExit(**json.loads((folder / f"rank-{rank}.json").read_text()))
     except (OSError, ValueError):
         return None
 
 
-def name_run(folder: Path, run: Path) -> None:
+def write_run_folder(folder: Path, run: Path) -> None:
     """Tell which folder the run has: the first process chooses it."""
     (folder / "run").write_text(str(run))
 
 
-def run_named(folder: Path) -> str | None:
+def read_run_folder(folder: Path) -> str | None:
     try:
         return (folder / "run").read_text() or None
     except OSError:
         return None
 
 
-def log_of(folder: Path, rank: int) -> Path:
+def log_path(folder: Path, rank: int) -> Path:
     """What a worker other than the first writes to stderr."""
     return folder / f"rank-{rank}.log"
 
@@ -74,6 +74,6 @@ def log_of(folder: Path, rank: int) -> Path:
 def log_tail(folder: Path, rank: int) -> str:
     """The last lines of it."""
     try:
-        return "\n".join(log_of(folder, rank).read_text(errors="replace").splitlines()[-LOG_TAIL:])
+        return "\n".join(log_path(folder, rank).read_text(errors="replace").splitlines()[-LOG_TAIL:])
     except OSError:
         return ""

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from est_cli.cli.launch.exit_status import End, verdict
-from est_cli.cli.launch.handover import freeze, log_tail, run_named
+from est_cli.cli.launch.exit_status import WorkerStatus, overall_error
+from est_cli.cli.launch.handover import log_tail, read_run_folder, save_job
 from est_cli.cli.launch.supervisor import supervise
 from est_cli.config import AnalyzeConfig, EvalConfig
 from est_cli.training.start import Start
@@ -22,10 +22,10 @@ def launch(start: Start | EvalConfig | AnalyzeConfig) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="est-launch-") as name:
         folder = Path(name)
-        freeze(start, folder)
+        save_job(start, folder)
         settings = start.config if isinstance(start, Start) else start
         ends, signum = supervise(_worker_command(folder), settings.launch.num_processes, folder)
-        error = verdict(ends, signum, _continues(start, folder))
+        error = overall_error(ends, signum, _continues(start, folder))
         _show_logs(ends, folder)
     if error is not None:
         raise error
@@ -43,11 +43,11 @@ def _continues(start: Start | EvalConfig | AnalyzeConfig, folder: Path) -> str:
         return "the same command goes on with the fine-tunings that are left"
     if isinstance(start, AnalyzeConfig):
         return "nothing was written; give the same command again"
-    run = run_named(folder) if start.folder is None else str(start.folder)
+    run = read_run_folder(folder) if start.folder is None else str(start.folder)
     return "no step was done" if run is None else f"resume={run} continues from the last checkpoint"
 
 
-def _show_logs(ends: Sequence[End], folder: Path) -> None:
+def _show_logs(ends: Sequence[WorkerStatus], folder: Path) -> None:
     """What others than the first said, where it explains something: one bug's traceback, or all with EST_DEBUG=1."""
     bug = next((end for end in ends if end.code == 1), None)
     for end in ends[1:]:

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from est_cli.cli.launch.exit_status import End
-from est_cli.cli.launch.handover import log_of, word_of
-from est_cli.common.signals import heeded
+from est_cli.cli.launch.exit_status import WorkerStatus
+from est_cli.cli.launch.handover import log_path, read_exit
+from est_cli.common.signals import handled_signals
 
 GRACE_S = 5.0
 """What workers get to end by themselves when one of them has failed."""
@@ -37,7 +37,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
 
 
-def supervise(command: Sequence[str], processes: int, folder: Path) -> tuple[list[End], int | None]:
+def supervise(command: Sequence[str], processes: int, folder: Path) -> tuple[list[WorkerStatus], int | None]:
     """Run `command` as ranks 0 to `processes` - 1 until all have ended or those that are left are given up and killed.
 
     Returns how each ended, by rank, and the first signal that was passed on, if any. Each worker's stdin is a pipe that
@@ -55,7 +55,7 @@ def _noted_signals() -> Iterator[list[int]]:
     def note(signum: int, frame: FrameType | None) -> None:
         noted.append(signum)
 
-    previous = {number: signal.signal(number, note) for number in heeded()}
+    previous = {number: signal.signal(number, note) for number in handled_signals()}
     try:
         yield noted
     finally:
@@ -81,7 +81,7 @@ def _start(command: Sequence[str], rank: int, processes: int, port: int, lifelin
     """In a session of its own, so that Ctrl-C in a terminal reaches it only through the launcher."""
     environment = worker_environment(rank, processes, port)
     with ExitStack() as stack:
-        log = None if rank == 0 else stack.enter_context(log_of(folder, rank).open("wb"))
+        log = None if rank == 0 else stack.enter_context(log_path(folder, rank).open("wb"))
         process = subprocess.Popen(
             command,
             env=environment,
@@ -117,7 +117,7 @@ def _watch(workers: Sequence[_Worker], signals: Sequence[int]) -> None:
     """Until all have ended, or the time of those that are left is over."""
     passed_on, deadline = 0, math.inf
     while any(_code(worker) is None for worker in workers) and time.monotonic() < deadline:
-        if any(End(worker.rank, _code(worker)).failed for worker in workers):
+        if any(WorkerStatus(worker.rank, _code(worker)).failed for worker in workers):
             deadline = min(deadline, time.monotonic() + GRACE_S)
         while passed_on < len(signals):
             passed_on += 1
@@ -135,12 +135,12 @@ def _code(worker: _Worker) -> int | None:
     return worker.process.poll()
 
 
-def _end(worker: _Worker, folder: Path) -> End:
+def _end(worker: _Worker, folder: Path) -> WorkerStatus:
     """A worker that has said its last word but does not get through its own shutdown has ended too."""
-    word, code = word_of(folder, worker.rank), _code(worker)
+    word, code = read_exit(folder, worker.rank), _code(worker)
     if code is None and word is not None:
         code = word.code
-    return End(worker.rank, code, word.message if word else None, _state(worker.process.pid))
+    return WorkerStatus(worker.rank, code, word.message if word else None, _state(worker.process.pid))
 
 
 def _state(pid: int) -> str:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from est_cli.cli.entry import enter, leave
-from est_cli.cli.launch.handover import Word, leave_word, name_run, thaw
+from est_cli.cli.launch.handover import WorkerExit, load_job, write_exit, write_run_folder
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import AnalyzeConfig, EvalConfig
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     # inside native code, where no Python handler runs.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     folder = Path(argv[1])
-    start = thaw(folder)
+    start = load_job(folder)
     if isinstance(start, EvalConfig):
         from est_cli.evaluation.run import evaluate
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
 
     with build(start) as run:
         if rank_of_environment().first:
-            name_run(folder, run.dir.root)
+            write_run_folder(folder, run.dir.root)
         train(run)
 
 
@@ -65,7 +65,7 @@ def console() -> None:
     end_with_launcher(folder)
 
     def tell(code: int, message: str) -> None:
-        leave_word(folder, rank, Word(code, message))
+        write_exit(folder, rank, WorkerExit(code, message))
 
     try:
         code = enter("est-train", main, tell=tell)

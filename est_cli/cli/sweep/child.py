@@ -15,7 +15,7 @@ from types import FrameType
 from typing import IO
 
 from est_cli.common.errors import StoppedBySignal
-from est_cli.common.signals import heeded
+from est_cli.common.signals import handled_signals
 
 SAVE_S = 100.0
 """How long a job may take to save when this process must end."""
@@ -25,7 +25,7 @@ _LAST_WORDS = tuple(f"{program}: {what}: " for program in ("est-train", "est-eva
 
 
 @dataclass(frozen=True)
-class Ended:
+class JobExit:
     """How a job ended."""
 
     code: int
@@ -35,7 +35,7 @@ class Ended:
 
 
 @dataclass
-class Signals:
+class JobSignals:
     """What this process was asked by signals while jobs run."""
 
     signum: int | None = None
@@ -52,12 +52,12 @@ class Signals:
 
 
 @contextmanager
-def noted_signals() -> Iterator[Signals]:
+def noted_signals() -> Iterator[JobSignals]:
     """The first signal that asks to stop is noted and passed on to the job, which saves and stops; the second raises.
 
     In a job of submitit SIGTERM and SIGINT only: the others are how it warns of a time limit, and it hears them itself.
     """
-    signals = Signals()
+    signals = JobSignals()
 
     def note(signum: int, frame: FrameType | None) -> None:
         if signals.signum is not None:
@@ -67,7 +67,7 @@ def noted_signals() -> Iterator[Signals]:
             signals.pending.append(signum)
         signals.pass_on()
 
-    numbers = (signal.SIGTERM, signal.SIGINT) if "SUBMITIT_EXECUTOR" in os.environ else heeded()
+    numbers = (signal.SIGTERM, signal.SIGINT) if "SUBMITIT_EXECUTOR" in os.environ else handled_signals()
     previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield signals
@@ -82,7 +82,7 @@ def command_of(module: str, arguments: Sequence[str]) -> list[str]:
     return [sys.executable, *([] if here else ["-P"]), "-m", module, *arguments]
 
 
-def run_child(command: Sequence[str], signals: Signals) -> Ended:
+def run_child(command: Sequence[str], signals: JobSignals) -> JobExit:
     """Run a job to its end. In a process group of its own: Ctrl-C in a terminal reaches it only through `signals`."""
     process = subprocess.Popen(
         command,
@@ -108,7 +108,7 @@ def run_child(command: Sequence[str], signals: Signals) -> Ended:
     finally:
         signals.child = None
     reader.join(SECOND_SIGNAL_S)
-    return Ended(code if code >= 0 else 128 - code, _killed(code) or words.get("end") or words.get("last"))
+    return JobExit(code if code >= 0 else 128 - code, _killed(code) or words.get("end") or words.get("last"))
 
 
 def _end_with(parent: int) -> Callable[[], None]:

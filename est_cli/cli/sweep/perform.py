@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from est_cli.cli.sweep.child import Ended, Signals, command_of, noted_signals, run_child
+from est_cli.cli.sweep.child import JobExit, JobSignals, command_of, noted_signals, run_child
 from est_cli.cli.sweep.jobs import Job
 from est_cli.cli.sweep.rows import Row, Status, is_done, make_row, record
 from est_cli.common.errors import StoppedBySignal
@@ -22,7 +22,7 @@ def perform_all(jobs: Sequence[Job], sweep: Path) -> None:
             refuse_more(signals, job, len(jobs))
 
 
-def perform(job: Job, total: int, sweep: Path, signals: Signals, refused: Status = Status.failed) -> Row:
+def perform(job: Job, total: int, sweep: Path, signals: JobSignals, refused: Status = Status.failed) -> Row:
     """Run this job, unless it is done, and record its row; `refused`: its status where it exits with 2."""
     if is_done(sweep, job):
         row = make_row(sweep, job, Status.done_before)
@@ -34,14 +34,14 @@ def perform(job: Job, total: int, sweep: Path, signals: Signals, refused: Status
     return row
 
 
-def refuse_more(signals: Signals, job: Job, total: int) -> None:
+def refuse_more(signals: JobSignals, job: Job, total: int) -> None:
     """StoppedBySignal if a signal came."""
     if signals.signum is not None:
         message = f"in job {job.number} of {total}; the same command continues the sweep"
         raise StoppedBySignal(signals.signum, message)
 
 
-def _row(job: Job, sweep: Path, ended: Ended, signals: Signals, refused: Status) -> Row:
+def _row(job: Job, sweep: Path, ended: JobExit, signals: JobSignals, refused: Status) -> Row:
     if ended.code == 0 and RunDir(sweep / job.name).is_finished():
         return make_row(sweep, job, Status.done)
     if signals.signum is not None and ended.code > 128:
