@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from est_cli.common.errors import CheckpointError, ConfigError, RunLockedError, StorageError, reason
+from est_cli.common.errors import CheckpointError, ConfigError, RunLockedError
 from est_cli.storage import disk, strict_json
 
 OUTPUTS = Path("outputs")
@@ -137,43 +136,17 @@ def lock(run: RunDir) -> Iterator[None]:
     RunLockedError if another process owns it. A lock file that nobody holds any more does not count.
     """
     path = run.root / _LOCK
-    with disk.storage_errors(path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    _held.add(fd)
-    try:
-        _acquire(fd, run.root)
-        yield
-    finally:
-        if fd in _held:
-            _held.remove(fd)
-            os.close(fd)
 
-
-_held: set[int] = set()
-
-
-def _close_in_child() -> None:
-    # A forked worker shares the lock: one that outlives its killed parent would keep the run locked.
-    for fd in _held:
-        os.close(fd)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
-
-
-def _acquire(fd: int, root: Path) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    def busy(fd: int) -> None:
         owner = re.match(rb"[0-9]{1,10}\n", os.pread(fd, 11, 0))
         who = f"process {int(owner[0])}" if owner else "another process"
-        raise RunLockedError(f"{root}: in use by {who}; wait until it ends, or choose another run_name") from None
-    except OSError as err:
-        raise StorageError(f"{root / _LOCK}: cannot be locked on this file system ({reason(err)})") from err
-    with disk.storage_errors(root / _LOCK):
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        raise RunLockedError(f"{run.root}: in use by {who}; wait until it ends, or choose another run_name") from None
+
+    with disk.locked(path, busy, lambda why: f"{path}: cannot be locked on this file system ({why})") as fd:
+        with disk.storage_errors(path):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
 
 
 def _refuse_used(run: RunDir) -> None:

@@ -19,7 +19,7 @@ from est_cli.common.errors import DataError, StorageError
 from est_cli.data import Corpus, encode, encode_workers, load_corpus, shards, units
 from est_cli.data.encode import TOKENS
 from est_cli.data.tokenizer import backend
-from est_cli.storage import cache
+from est_cli.storage import cache, manifest
 from tests.lab.build_tokens import UNIT_BYTES
 from tests.lab.corpora import all_ids, documents, files, in_child, status, write_jsonl
 
@@ -277,8 +277,8 @@ def test_without_verify_only_names_and_sizes_are_looked_at(
     tmp_path: Path, trained: Path, small_units: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load(write_corpus(tmp_path), trained, 1)
-    read: list[Path] = []
-    monkeypatch.setattr(cache, "digest_file", lambda path: read.append(path) or "0")
+    read: list[object] = []
+    monkeypatch.setattr(manifest, "sha256", lambda file: read.append(file) or "0")
     monkeypatch.setattr(shards, "write_tokens", None)
     assert load(tmp_path, trained, 1, verify=False).data_hash == first.data_hash
     assert read == []
