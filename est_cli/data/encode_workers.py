@@ -1,8 +1,13 @@
-"""Worker processes that tokenise, and go when the parent does.
+"""Processes that tokenise units, and go when their parent does: what the parent does, then what such a process does.
 
-They are plain child processes and no pool of `multiprocessing`: that would import the parent's main module again, and
-leaves its processes behind when the parent is killed. They have a session of their own, so that Ctrl-C is the parent's
-alone; what ends it closes their stdin, and that ends them.
+A process gets its tasks as lines of JSON on stdin, and reports lines of JSON on stdout:
+
+    {"read": BYTES}                            progress; every few seconds, if of 0 bytes: the process is not stopped
+    {"done": REMEMBERED}                       the task's folder is in its place
+    {"error": KIND, "message": ONE_LINE}       the user can mend it
+    {"bug": TRACEBACK}
+
+Light: neither torch nor transformers is imported here.
 """
 
 from __future__ import annotations
@@ -21,26 +26,27 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, BinaryIO
+from typing import Any
 
 from tokenizers import Tokenizer
 
+from est_cli.common.child import end_children, end_with_parent, start_child
 from est_cli.common.errors import DataError, EstError, StorageError
 from est_cli.data.encode import Encoder, write_tokens
 from est_cli.data.pieces import Advance, Unit
 from est_cli.storage.cache import publish
 
-ERRORS: dict[str, type[EstError]] = {error.__name__: error for error in (DataError, StorageError)}
 COMMAND = [sys.executable, "-P", "-m", "est_cli.data.encode_workers"]
-
-
 STARTS_S = 300.0
-"""Time for a worker to start in; its libraries may come through a slow network."""
+"""Time for a process to start in; its libraries may come through a slow network."""
 SILENT_S = 25.0
-"""A worker tells every few seconds that it is there, whatever it is doing. One that does not was stopped."""
+"""A process tells every few seconds that it is there, whatever it is doing. One that does not was stopped."""
+ALIVE_S = 2.0
+REPORT_S = 0.5
 
-PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0, "start_new_session": True}
-"""No buffers: a selector does not see what waits in one."""
+ERRORS: dict[str, type[EstError]] = {error.__name__: error for error in (DataError, StorageError)}
+
+Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass
@@ -48,7 +54,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     task: int = -1
     """Index of the task that it is at; -1: none."""
-    told: int = 0
+    read: int = 0
     """Bytes of the task that are known to be read."""
     expected: float = field(default_factory=lambda: time.monotonic() + STARTS_S)
     """By when it must have said something."""
@@ -71,12 +77,12 @@ def run_tasks(tasks: Sequence[dict[str, Any]], count: int, threads: int, advance
                 worker, message = key.data, _received(key.data)
                 worker.expected = time.monotonic() + SILENT_S
                 if "read" in message:
-                    worker.told += message["read"]
+                    worker.read += message["read"]
                     advance(message["read"])
                     continue
                 if "done" in message:
                     results[worker.task] = message["done"]
-                    advance(tasks[worker.task]["unit"]["size"] - worker.told)
+                    advance(tasks[worker.task]["unit"]["size"] - worker.read)
                 else:
                     failures[worker.task] = _failure(message)
                 worker.task = -1
@@ -110,13 +116,13 @@ def _workers(count: int, threads: int) -> Iterator[list[_Worker]]:
     workers: list[_Worker] = []
     try:
         for _ in range(count):
-            workers.append(_Worker(subprocess.Popen(COMMAND, env=environment, **PIPES)))
+            # No buffers: a selector does not see what waits in one.
+            pipe = subprocess.PIPE
+            workers.append(_Worker(start_child(COMMAND, env=environment, stdin=pipe, stdout=pipe, bufsize=0)))
         yield workers
     finally:
+        end_children([worker.process for worker in workers])
         for worker in workers:
-            worker.process.kill()
-        for worker in workers:
-            worker.process.wait()
             _pipe(worker.process.stdin).close()
             _pipe(worker.process.stdout).close()
 
@@ -125,7 +131,7 @@ def _hand_next(worker: _Worker, waiting: Iterator[int], tasks: Sequence[dict[str
     """Give a worker that is free the next task, if there is one."""
     if (index := next(waiting, None)) is None:
         return
-    worker.task, worker.told = index, 0
+    worker.task, worker.read = index, 0
     left = memoryview(json.dumps(tasks[index]).encode() + b"\n")
     try:
         while left:
@@ -158,14 +164,8 @@ def _pipe(stream: Any) -> Any:
     return stream
 
 
-REPORT_S = 0.5
-ALIVE_S = 2.0
-
-Report = Callable[[dict[str, Any]], None]
-
-
 def main() -> None:
-    """Work until stdin ends."""
+    """Do the tasks that come, until the parent is gone."""
     with os.fdopen(os.dup(1), "wb", buffering=0) as reports:
         os.dup2(2, 1)  # what libraries print must not be taken for a report
 
@@ -179,27 +179,16 @@ def main() -> None:
                 os._exit(0)
 
         threading.Thread(target=_say_alive, args=(report,), daemon=True).start()
-        for task in _tasks(sys.stdin.buffer):
-            _try(task, report)
+        tasks: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        end_with_parent(receive=lambda line: tasks.put(json.loads(line)))
+        while True:
+            _try(tasks.get(), report)
 
 
 def _say_alive(report: Report) -> None:
     while True:
         report({"read": 0})
         time.sleep(ALIVE_S)
-
-
-def _tasks(lines: BinaryIO) -> Iterator[dict[str, Any]]:
-    inbox: SimpleQueue[dict[str, Any]] = SimpleQueue()
-
-    def read() -> None:
-        for line in lines:
-            inbox.put(json.loads(line))
-        os._exit(0)
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        yield inbox.get()
 
 
 def _try(task: dict[str, Any], report: Report) -> None:
@@ -225,14 +214,14 @@ def _encoder(path: str, end: int, dtype: str) -> Encoder:
 
 def _throttled(report: Report) -> Advance:
     """An `Advance` that reports twice a second, and never more than was read."""
-    told, read = time.monotonic(), 0
+    reported, read = time.monotonic(), 0
 
     def advance(count: int) -> None:
-        nonlocal told, read
+        nonlocal reported, read
         read += count
-        if (now := time.monotonic()) - told > REPORT_S:
+        if (now := time.monotonic()) - reported > REPORT_S:
             report({"read": read})
-            told, read = now, 0
+            reported, read = now, 0
 
     return advance
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from est_cli.common.signals import StopRequest
 from est_cli.config import UnsampledRows
 from est_cli.distributed import Agreed, read_header, step_header
 from est_cli.est import reached_parts
@@ -21,7 +22,6 @@ from est_cli.est.stacking import copied_from
 from est_cli.training.feed import StepInputs
 from est_cli.training.optim import lr_at, update
 from est_cli.training.run import Run
-from est_cli.training.signals import StopRequest
 
 NO_STOP = StopRequest()
 

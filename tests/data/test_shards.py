@@ -124,7 +124,7 @@ def test_a_worker_ends_with_its_stdin_whatever_it_is_doing(tmp_path: Path, train
             process.wait(1)
         assert list(tmp_path.glob(".tmp-key+*")), "it has begun"
         process.stdin.close()
-        assert process.wait(5) == 0
+        assert process.wait(5) == 128 + signal.SIGKILL
     finally:
         process.kill()
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from est_cli.cli.entry import enter
-from est_cli.cli.sweep.child import JobExit, JobSignals
+from est_cli.cli.sweep.run_job import JobExit, JobSignals
 from est_cli.common.errors import EstError
 from est_cli.config import EvalConfig
 from est_cli.config.checks.eval import check_eval, split_tasks

@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from est_cli.cli.entry import enter
 from est_cli.cli.sweep import run_sweep
-from est_cli.cli.sweep.child import JobExit, JobSignals
+from est_cli.cli.sweep.run_job import JobExit, JobSignals
 from est_cli.cli.sweep.trainings import TRAININGS
 from est_cli.common.errors import EstError
 from est_cli.config import RunConfig

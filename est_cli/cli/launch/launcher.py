@@ -11,6 +11,7 @@ from pathlib import Path
 from est_cli.cli.launch.exit_status import WorkerStatus, overall_error
 from est_cli.cli.launch.handover import log_tail, read_run_folder, save_job
 from est_cli.cli.launch.supervisor import supervise
+from est_cli.common.child import python_command
 from est_cli.config import AnalyzeConfig, EvalConfig
 from est_cli.training.start import Start
 
@@ -32,9 +33,7 @@ def launch(start: Start | EvalConfig | AnalyzeConfig) -> None:
 
 
 def _worker_command(folder: Path) -> list[str]:
-    """This interpreter, with the current folder on its path only if this process has it there (`python -m`)."""
-    here = {"", os.getcwd()} & set(sys.path)
-    return [sys.executable, *([] if here else ["-P"]), "-m", "est_cli.cli.launch.worker", str(folder)]
+    return python_command("est_cli.cli.launch.worker", str(folder))
 
 
 def _continues(start: Start | EvalConfig | AnalyzeConfig, folder: Path) -> str:

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from est_cli.cli.launch.exit_status import WorkerStatus
 from est_cli.cli.launch.handover import log_path, read_exit
-from est_cli.common.signals import handled_signals
+from est_cli.common.child import end_children, start_child
+from est_cli.common.signals import handling
 
 GRACE_S = 5.0
 """What workers get to end by themselves when one of them has failed."""
@@ -43,24 +42,10 @@ def supervise(command: Sequence[str], processes: int, folder: Path) -> tuple[lis
     Returns how each ended, by rank, and the first signal that was passed on, if any. Each worker's stdin is a pipe that
     closes when this process ends, however it does; stdout and stderr are rank 0's, the others' stderr goes to a log.
     """
-    with _noted_signals() as signals, _started(command, processes, folder) as workers:
+    signals: list[int] = []
+    with handling(lambda signum, frame: signals.append(signum)), _started(command, processes, folder) as workers:
         _watch(workers, signals)
         return [_end(worker, folder) for worker in workers], (signals[0] if signals else None)
-
-
-@contextmanager
-def _noted_signals() -> Iterator[list[int]]:
-    noted: list[int] = []
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        noted.append(signum)
-
-    previous = {number: signal.signal(number, note) for number in handled_signals()}
-    try:
-        yield noted
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -71,25 +56,19 @@ def _started(command: Sequence[str], processes: int, folder: Path) -> Iterator[l
         lifeline, ours = os.pipe()
         stack.callback(os.close, ours)
         stack.callback(os.close, lifeline)
-        stack.callback(_end_all, workers)  # before the pipe closes, at which workers that are left remove `folder`
+        # Before the pipe closes, at which workers that are left remove `folder`.
+        stack.callback(lambda: end_children([worker.process for worker in workers]))
         for rank in range(processes):
             workers.append(_start(command, rank, processes, port, lifeline, folder))
         yield workers
 
 
 def _start(command: Sequence[str], rank: int, processes: int, port: int, lifeline: int, folder: Path) -> _Worker:
-    """In a session of its own, so that Ctrl-C in a terminal reaches it only through the launcher."""
     environment = worker_environment(rank, processes, port)
     with ExitStack() as stack:
         log = None if rank == 0 else stack.enter_context(log_path(folder, rank).open("wb"))
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=lifeline,
-            stdout=None if rank == 0 else subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,
-        )
+        stdout = None if rank == 0 else subprocess.DEVNULL
+        process = start_child(command, env=environment, stdin=lifeline, stdout=stdout, stderr=log)
     return _Worker(rank, process)
 
 
@@ -149,12 +128,3 @@ def _state(pid: int) -> str:
     except (OSError, IndexError):
         return "hangs"
     return {"T": "stopped", "t": "stopped", "D": "waits for a device or a disk"}.get(letter, "hangs")
-
-
-def _end_all(workers: Sequence[_Worker]) -> None:
-    """Kill what is left of each worker's process group: itself, or helpers that it left behind."""
-    for worker in workers:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker.process.pid, signal.SIGKILL)
-    for worker in workers:
-        worker.process.wait()

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from est_cli.cli.sweep.child import JobExit, JobSignals, command_of, noted_signals, run_child
 from est_cli.cli.sweep.jobs import Job
 from est_cli.cli.sweep.rows import Row, Status, is_done, make_row, record
+from est_cli.cli.sweep.run_job import JobExit, JobSignals, noted_signals, run_child
+from est_cli.common.child import python_command
 from est_cli.common.errors import StoppedBySignal
 from est_cli.storage.run_dir import RunDir
 
@@ -28,7 +29,7 @@ def perform(job: Job, total: int, sweep: Path, signals: JobSignals, refused: Sta
         row = make_row(sweep, job, Status.done_before)
     else:
         print(f"job {job.number}/{total}  {job.name}", file=sys.stderr, flush=True)
-        ended = run_child(command_of(job.program.module, job.arguments), signals)
+        ended = run_child(python_command(job.program.module, *job.arguments), signals)
         row = _row(job, sweep, ended, signals, refused)
     record(job.program, sweep, row)
     return row

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from est_cli.cli.sweep.child import JobExit, JobSignals
+from est_cli.cli.sweep.run_job import JobExit, JobSignals
 from tests.lab.commands import tree
 from tests.lab.sweep_lab import DONE, Lab, column, results
 

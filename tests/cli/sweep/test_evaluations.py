@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from est_cli.cli.sweep.child import JobExit
+from est_cli.cli.sweep.run_job import JobExit
 from est_cli.config import EvalConfig
 from tests.cli.sweep.test_plugins import needs_search, needs_slurm
 from tests.lab.commands import tree

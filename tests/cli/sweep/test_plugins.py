@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.cli.sweep.child import JobExit
 from est_cli.cli.sweep.jobs import plan_jobs
 from est_cli.cli.sweep.overrides import take_apart
 from est_cli.cli.sweep.plugins import launch_jobs, search
 from est_cli.cli.sweep.rows import Status, begin, planned_row, rows_of
+from est_cli.cli.sweep.run_job import JobExit
 from est_cli.cli.sweep.settings import Settings
 from est_cli.cli.sweep.trainings import TRAININGS
 from est_cli.config.compose import SweepCommand

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.cli.sweep.child import JobExit, JobSignals, command_of, noted_signals, run_child
+from est_cli.cli.sweep.run_job import JobExit, JobSignals, noted_signals, run_child
+from est_cli.common.child import python_command
 from est_cli.common.errors import StoppedBySignal
 from est_cli.common.signals import STOPPING
 
@@ -38,7 +39,7 @@ def child(code: str) -> list[str]:
     ],
 )
 def test_how_a_job_ends(monkeypatch: pytest.MonkeyPatch, code: str, ended: JobExit) -> None:
-    monkeypatch.setattr("est_cli.cli.sweep.child.SECOND_SIGNAL_S", 0.5)
+    monkeypatch.setattr("est_cli.cli.sweep.run_job.SECOND_SIGNAL_S", 0.5)
     began = time.monotonic()
     got = run_child(child(code), JobSignals())
     assert got.code == ended.code and (got.reason == ended.reason or ended.code == 0)
@@ -162,7 +163,7 @@ def test_slurm_itself_sends_signals_to_the_job(monkeypatch: pytest.MonkeyPatch) 
 
 
 PARENT = """
-from est_cli.cli.sweep.child import JobSignals, run_child
+from est_cli.cli.sweep.run_job import JobSignals, run_child
 run_child(["sh", "-c", "echo $$ > {pid}; exec sleep 60"], JobSignals())
 """
 
@@ -183,11 +184,11 @@ def test_no_job_outlives_a_killed_sweep(tmp_path: Path) -> None:
 
 
 def test_the_current_folder_is_on_a_jobs_path_only_where_it_is_on_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command_of("est_cli.train", ["seed=1"])[-3:] == ["-m", "est_cli.train", "seed=1"]
+    assert python_command("est_cli.train", "seed=1")[-3:] == ["-m", "est_cli.train", "seed=1"]
     monkeypatch.setattr(sys, "path", ["/elsewhere"])
-    assert command_of("est_cli.eval", [])[1] == "-P"
+    assert python_command("est_cli.eval")[1] == "-P"
     monkeypatch.setattr(sys, "path", [""])
-    assert command_of("est_cli.eval", [])[1] == "-m"
+    assert python_command("est_cli.eval")[1] == "-m"
 
 
 def _wait_for(path: Path) -> None:
