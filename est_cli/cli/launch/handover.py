@@ -42,12 +42,12 @@ def load_job(folder: Path) -> Start | EvalConfig | AnalyzeConfig:
     return Start(typed(tree["config"], RunConfig), None if tree["folder"] is None else Path(tree["folder"]))
 
 
-def write_exit(folder: Path, rank: int, word: WorkerExit) -> None:
-    (folder / f"rank-{rank}.json").write_text(json.dumps({"code": word.code, "message": word.message}))
+def write_exit(folder: Path, rank: int, ended: WorkerExit) -> None:
+    (folder / f"rank-{rank}.json").write_text(json.dumps({"code": ended.code, "message": ended.message}))
 
 
 def read_exit(folder: Path, rank: int) -> WorkerExit | None:
-    """None where the worker ended without a word, or in the middle of one."""
+    """None where the worker ended without writing it, or in the middle of that."""
     try:
         return WorkerExit(**json.loads((folder / f"rank-{rank}.json").read_text()))
     except (OSError, ValueError):
