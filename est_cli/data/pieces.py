@@ -53,7 +53,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Source:
+class TextSource:
     """A corpus, or a part of it that has its own weight in a mixture: the units of its documents, in their order.
 
     `validation` is None where no held-out documents were named.

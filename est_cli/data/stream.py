@@ -27,7 +27,7 @@ MAX_READ = 1 << 30
 
 
 @dataclass(frozen=True)
-class Span:
+class TokenSpan:
     """The ids from `start` to before `stop` of a file of raw little-endian `dtype`."""
 
     path: Path
@@ -39,7 +39,7 @@ class Span:
 class TokenStream:
     """The ids of several spans, one after the other; they are read from the disk when they are asked for."""
 
-    def __init__(self, spans: Sequence[Span]) -> None:
+    def __init__(self, spans: Sequence[TokenSpan]) -> None:
         self._spans = [span for span in spans if span.stop > span.start]
         self._ends = np.array([0, *accumulate(span.stop - span.start for span in self._spans)], dtype=np.int64)
 
@@ -70,14 +70,14 @@ class TokenStream:
         cut = []
         for span, begin in zip(self._spans, self._ends.tolist(), strict=False):
             low, high = max(start - begin, 0), min(stop - begin, span.stop - span.start)
-            cut.append(Span(span.path, span.dtype, span.start + low, span.start + high))
+            cut.append(TokenSpan(span.path, span.dtype, span.start + low, span.start + high))
         return TokenStream(cut)
 
     def __add__(self, other: TokenStream) -> TokenStream:
         return TokenStream([*self._spans, *other._spans])
 
 
-def _ids(span: Span, first: int, count: int) -> NDArray[np.integer]:
+def _ids(span: TokenSpan, first: int, count: int) -> NDArray[np.integer]:
     """The ids of positions `first` ... in the file. Raises DataError.
 
     Not by mapping the file: where the disk fails, or somebody has cut the file, a mapped one kills the process.
@@ -164,7 +164,7 @@ def _stream(path: Path, dtype: np.dtype) -> TokenStream:
     size = path.stat().st_size
     if size == 0 or size % dtype.itemsize:
         raise DataError(f"{path}: has {size} bytes, not a whole number of {dtype.name} ids (dataset.token_dtype)")
-    return TokenStream([Span(path, dtype.str, 0, size // dtype.itemsize)])
+    return TokenStream([TokenSpan(path, dtype.str, 0, size // dtype.itemsize)])
 
 
 def _check(tokens: TokenStream, path: Path, vocab_size: int) -> None:

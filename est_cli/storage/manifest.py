@@ -68,10 +68,10 @@ def write_whole(
     return filled
 
 
-def seal_files(folder: Path, check: Callable[[os.DirEntry[str]], None] = lambda entry: None) -> Files:
-    """Bring all files of `folder`, each after a `check`, to the disk."""
-    # mkdir applied the umask, so the folder's own mode says which file mode the user wants (safetensors makes 0600).
-    mode = folder.stat().st_mode & 0o666
+def seal_files(
+    folder: Path, check: Callable[[os.DirEntry[str]], None] = lambda entry: None, mode: int | None = None
+) -> Files:
+    """Bring all files of `folder`, each after a `check` and with its `mode` changed, to the disk."""
     files = {}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         check(entry)
@@ -79,10 +79,11 @@ def seal_files(folder: Path, check: Callable[[os.DirEntry[str]], None] = lambda 
     return files
 
 
-def _seal_file(entry: os.DirEntry[str], mode: int) -> dict[str, Any]:
+def _seal_file(entry: os.DirEntry[str], mode: int | None) -> dict[str, Any]:
     with os.fdopen(os.open(entry.path, _READ | os.O_NOFOLLOW), "rb") as file:
-        disk.fault_point(f"chmod {entry.name}")
-        os.fchmod(file.fileno(), mode)
+        if mode is not None:
+            disk.fault_point(f"chmod {entry.name}")
+            os.fchmod(file.fileno(), mode)
         digest = sha256(file)
         disk.fault_point(f"fsync {entry.name}")
         os.fsync(file.fileno())

@@ -27,7 +27,9 @@ def write_folder(target: Path, fill: Callable[[Path], None], meta: dict[str, Any
     _refuse_existing(target)
 
     def seal(tmp: Path, _: None) -> None:
-        disk.write_file(tmp / MANIFEST, manifest.render(manifest.seal_files(tmp, _check_entry), meta))
+        # mkdir applied the umask, so the folder's mode says which file mode the user wants (safetensors makes 0600).
+        files = manifest.seal_files(tmp, _check_entry, mode=tmp.stat().st_mode & 0o666)
+        disk.write_file(tmp / MANIFEST, manifest.render(files, meta))
 
     def place(tmp: Path, target: Path) -> None:
         _refuse_existing(target)

@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from est_cli.data import shards as module
-from est_cli.data.shards import progress
+from est_cli.data import token_cache as module
+from est_cli.data.token_cache import progress
 
 
 def test_a_log_gets_a_line_a_minute(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from est_cli.data import encode_workers, shards, units
+from est_cli.data import encode_workers, token_cache, units
 from est_cli.data.encode import Encoder
 from est_cli.data.pieces import Wanted
-from est_cli.data.shards import Job, tokenised
+from est_cli.data.token_cache import EncodeJob, tokenised
 from est_cli.storage.digest import digest_files
 
 UNIT_BYTES = 40_000
 
 
 def main() -> None:
-    units.UNIT_BYTES, shards.FEW_BYTES = UNIT_BYTES, 0
+    units.UNIT_BYTES, token_cache.FEW_BYTES = UNIT_BYTES, 0
     encode_workers.STARTS_S = (
         encode_workers.SILENT_S
     )  # one that is stopped may not have started yet, while others do the first units
@@ -25,7 +25,7 @@ def main() -> None:
     encoder = Encoder(Tokenizer.from_file(tokenizer), 0, "<u2")
     paths = sorted(folder.glob("*.jsonl"))
     corpus = units.file_units(paths, digest_files(paths), Wanted(("text",)))
-    found = tokenised("here", corpus, Job(encoder, "digest", 0.1, folder / "cache"), processes, True)
+    found = tokenised("here", corpus, EncodeJob(encoder, "digest", 0.1, folder / "cache"), processes, True)
     print(*(shard.counts["sha256"] for shard in found), sep="\n")
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from est_cli.cli.sweep.run_job import JobExit, JobSignals, noted_signals, run_child
-from est_cli.common.child import python_command
 from est_cli.common.errors import StoppedBySignal
 from est_cli.common.signals import STOPPING
 
@@ -181,14 +180,6 @@ def test_no_job_outlives_a_killed_sweep(tmp_path: Path) -> None:
     while _alive(job):
         assert time.monotonic() - begin < 5
         time.sleep(0.01)
-
-
-def test_the_current_folder_is_on_a_jobs_path_only_where_it_is_on_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert python_command("est_cli.train", "seed=1")[-3:] == ["-m", "est_cli.train", "seed=1"]
-    monkeypatch.setattr(sys, "path", ["/elsewhere"])
-    assert python_command("est_cli.eval")[1] == "-P"
-    monkeypatch.setattr(sys, "path", [""])
-    assert python_command("est_cli.eval")[1] == "-m"
 
 
 def _wait_for(path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from est_cli.common.errors import DataError, StorageError
-from est_cli.data import Corpus, encode, encode_workers, load_corpus, shards, units
+from est_cli.data import Corpus, encode, encode_workers, load_corpus, token_cache, units
 from est_cli.data.encode import TOKENS
 from est_cli.data.tokenizer import backend
 from est_cli.storage import cache, manifest
@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "UNIT_BYTES", 3000)
-    monkeypatch.setattr(shards, "FEW_BYTES", 0)
+    monkeypatch.setattr(token_cache, "FEW_BYTES", 0)
 
 
 def load(folder: Path, trained: Path, workers: int | None = 2, root: str = "cache", **settings: Any) -> Corpus:
@@ -70,7 +70,7 @@ def test_a_corpus_that_grows_is_not_tokenised_again(
     before = load(write_corpus(tmp_path), trained, 1)
     write_jsonl(tmp_path / "4.jsonl", documents(2, seed=9))
     written: list[int] = []
-    monkeypatch.setattr(shards, "write_tokens", lambda *args: written.append(1) or encode.write_tokens(*args))
+    monkeypatch.setattr(token_cache, "write_tokens", lambda *args: written.append(1) or encode.write_tokens(*args))
     after = load(tmp_path, trained, 1)
     assert len(written) == 1
     assert after.folders[:-1] == before.folders and after.data_hash != before.data_hash
@@ -92,7 +92,7 @@ def test_the_first_error_in_the_order_of_the_text_is_told(tmp_path: Path, traine
 def test_an_error_that_is_met_later_but_stands_first_is_told(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "FEW_BYTES", 0)
+    monkeypatch.setattr(token_cache, "FEW_BYTES", 0)
     monkeypatch.setattr(units, "UNIT_BYTES", 6_000_000)
     paths = [
         write_jsonl(tmp_path / f"{number}.jsonl", documents(count, seed=number))
@@ -252,7 +252,7 @@ def test_builders_race_without_locks_that_work(
     monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
     children = [in_child(lambda: load(tmp_path, trained, 1)) for _ in range(4)]
     assert [status(child) for child in children] == [0] * 4
-    monkeypatch.setattr(shards, "write_tokens", None)
+    monkeypatch.setattr(token_cache, "write_tokens", None)
     assert load(tmp_path, trained, 1).data_hash == golden.data_hash
     assert not list((tmp_path / "cache").glob(".tmp-*"))
 
@@ -279,7 +279,7 @@ def test_without_verify_only_names_and_sizes_are_looked_at(
     first = load(write_corpus(tmp_path), trained, 1)
     read: list[object] = []
     monkeypatch.setattr(manifest, "sha256", lambda file: read.append(file) or "0")
-    monkeypatch.setattr(shards, "write_tokens", None)
+    monkeypatch.setattr(token_cache, "write_tokens", None)
     assert load(tmp_path, trained, 1, verify=False).data_hash == first.data_hash
     assert read == []
     (first.folders[2] / "tokens.bin").write_bytes(b"cut")

@@ -36,7 +36,7 @@ TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
-class Job:
+class EncodeJob:
     """How units become tokens; `digest` is the tokenizer's, `fraction` of the documents are held out."""
 
     encoder: Encoder
@@ -53,7 +53,7 @@ class Shard:
     counts: dict[str, Any]
 
 
-def tokenised(name: str, units: Sequence[Unit], job: Job, num_workers: int | None, verify: bool) -> list[Shard]:
+def tokenised(name: str, units: Sequence[Unit], job: EncodeJob, num_workers: int | None, verify: bool) -> list[Shard]:
     """The tokens of all units, in their order, from the cache or made now.
 
     Without `verify` the folders that are there are taken for intact where sizes and seals are right. Other processes
@@ -72,7 +72,7 @@ def tokenised(name: str, units: Sequence[Unit], job: Job, num_workers: int | Non
     return [Shard(folder, found[folder]) for folder in folders]
 
 
-def _folder(unit: Unit, job: Job) -> Path:
+def _folder(unit: Unit, job: EncodeJob) -> Path:
     key = fingerprint("tokens", FORMAT, unit.fingerprint, job.digest, job.fraction)
     return job.cache_root / key[:16]
 
@@ -86,7 +86,7 @@ def _intact(folders: Sequence[Path], verify: bool, warn: bool = False) -> dict[P
 
 
 def _made(
-    name: str, todo: dict[Path, Unit], total: int, job: Job, num_workers: int | None
+    name: str, todo: dict[Path, Unit], total: int, job: EncodeJob, num_workers: int | None
 ) -> dict[Path, dict[str, Any]]:
     """Tokenise what is missing: `total` is the size of everything."""
     missing = sum(unit.size for unit in todo.values())
@@ -101,11 +101,11 @@ def _made(
         return {folder: _made_here(folder, unit, job, advance) for folder, unit in todo.items()}
 
 
-def _made_here(folder: Path, unit: Unit, job: Job, advance: Advance) -> dict[str, Any]:
+def _made_here(folder: Path, unit: Unit, job: EncodeJob, advance: Advance) -> dict[str, Any]:
     return publish(folder, lambda place: write_tokens(place, unit, job.encoder, job.fraction, advance))
 
 
-def _tasks(todo: dict[Path, Unit], job: Job) -> list[dict[str, Any]]:
+def _tasks(todo: dict[Path, Unit], job: EncodeJob) -> list[dict[str, Any]]:
     """The same for encode_workers.py, in plain values."""
     folder = job.cache_root / f"encoder-{job.digest[:16]}"
 
@@ -141,15 +141,15 @@ def progress(what: str, total: int, done: int) -> Iterator[Advance]:
 
 def _lines(total: int, done: int) -> Advance:
     """Tells now and then how far it is, and how long the rest takes at the pace since the start."""
-    began = told = time.monotonic()
+    began = logged = time.monotonic()
     at_first = done
 
     def advance(units: int) -> None:
-        nonlocal done, told
+        nonlocal done, logged
         done += units
         now = time.monotonic()
-        if now - told >= LINE_EVERY_S and done > at_first:
-            told, left = now, (now - began) * (total - done) / (done - at_first)
+        if now - logged >= LINE_EVERY_S and done > at_first:
+            logged, left = now, (now - began) * (total - done) / (done - at_first)
             log.info("%.0f %% tokenised, about %.0f minutes left", 100 * done / max(1, total), left / 60)
 
     return advance
