@@ -18,7 +18,7 @@ import numpy as np
 
 from est_cli.config import ModelConfig, OptimConfig
 from est_cli.data import BlockOrder, TokenBlocks
-from est_cli.data.stream import Span, Tokens, TokenStream
+from est_cli.data.stream import Tokens, TokenSpan, TokenStream
 from est_cli.est import apply_est
 from est_cli.families import spec_of
 from est_cli.models import build_model, hf_config
@@ -35,7 +35,7 @@ def main() -> None:
         for number in range(FILES):
             path = Path(folder) / f"{number}.bin"
             np.random.default_rng(number).integers(0, 4096, TOKENS // FILES, dtype=np.uint16).tofile(path)
-            spans.append(Span(path, "<u2", 0, TOKENS // FILES))
+            spans.append(TokenSpan(path, "<u2", 0, TOKENS // FILES))
         blocks = TokenBlocks(Tokens((TokenStream(spans),)), SEQ_LEN)
         order = BlockOrder(blocks.num_blocks, seed=0)
         model = build_model(GPT2_TINY, hf_config(GPT2_TINY), seed=0)

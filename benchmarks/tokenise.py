@@ -26,9 +26,8 @@ from tokenizers import Tokenizer
 
 from est_cli.data import tokenizer as bpe
 from est_cli.data.encode import TOKENS, Encoder
-from est_cli.data.pieces import Source, Unit
-from est_cli.data.rows import Wanted
-from est_cli.data.shards import Job, tokenised
+from est_cli.data.pieces import TextSource, Unit, Wanted
+from est_cli.data.token_cache import EncodeJob, tokenised
 from est_cli.data.units import file_units
 from est_cli.storage.digest import digest_files
 
@@ -70,7 +69,7 @@ def units_of(folder: Path) -> tuple[Unit, ...]:
 def build(folder: Path, cache: Path, processes: int) -> None:
     encoder = Encoder(Tokenizer.from_file(str(folder / "tokenizer.json")), 0, "<u2")
     encoder.tokenizer.encode_special_tokens = True
-    job = Job(encoder, "the same", 0.0005, cache)
+    job = EncodeJob(encoder, "the same", 0.0005, cache)
     tokenised("the corpus", units_of(folder), job, processes, verify=True)
 
 
@@ -112,7 +111,7 @@ def report(built: Built, megabytes: float, what: str) -> None:
 
 def train_tokenizer(folder: Path) -> None:
     bpe.TRAINING_CHARACTERS = TRAINING_CHARACTERS
-    source = Source("text", units_of(folder))
+    source = TextSource("text", units_of(folder))
     loaded = bpe.load_tokenizer("bpe", VOCAB, [source], 0.0, folder / "tokenizer")
     bpe.backend(loaded).save(str(folder / "tokenizer.json"))
 
@@ -122,7 +121,7 @@ def time_of_verification(folder: Path, cache: Path) -> None:
     encoder = Encoder(Tokenizer.from_file(str(folder / "tokenizer.json")), 0, "<u2")
     for verify in (True, False):
         begin = time.perf_counter()
-        shards = tokenised("the corpus", units, Job(encoder, "the same", 0.0005, cache), 1, verify)
+        shards = tokenised("the corpus", units, EncodeJob(encoder, "the same", 0.0005, cache), 1, verify)
         seconds, size = time.perf_counter() - begin, sum((shard.folder / TOKENS).stat().st_size for shard in shards)
         print(f"start with verify={verify}: {seconds:.3f} s for {size / 1e9:.3f} GB, {size / 1e9 / seconds:.2f} GB/s")
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from est_cli.cli.entry import enter, leave
 from est_cli.common.errors import ConfigError
-from est_cli.common.signals import held
+from est_cli.common.signals import signals_deferred
 
 _USAGE = "est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT] [--version]"
 _DESCRIPTION = """\
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
             raise ConfigError(f"{folder}: is no folder; give the folders of runs, or folders that hold runs")
     title = arguments.title or _title(folders)
     out = Path(arguments.out) if arguments.out else Path("outputs/reports") / f"report-{datetime.now():%Y%m%d-%H%M%S}"
-    with held():
+    with signals_deferred():
         from est_cli.reporting.report import make_report  # matplotlib: only once there is something to show
 
     report = make_report(folders, out, title)

@@ -60,7 +60,7 @@ LIGHT = (
         "config.analyze",
         "config.compose",
         "training.start",
-        "storage.model_folder",
+        "storage.run_dir",
         "analysis.preflight",
         "evaluation.tasks",
         "evaluation.preflight",

@@ -12,8 +12,7 @@ from pathlib import Path
 from est_cli.common.errors import ConfigError
 from est_cli.config import AnalyzeConfig
 from est_cli.config.analyze import check_analyze
-from est_cli.storage.model_folder import local_model, model_folder, run_of
-from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir, check_run_name
+from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir, check_run_name, local_model, model_folder, run_of
 from est_cli.storage.store import step_folders
 
 CONTINUES = "nothing was written; the same command begins anew"

@@ -18,7 +18,7 @@ from est_cli.config import Parameters
 from est_cli.config.resolve import resolve
 from est_cli.config.stored import stored_config
 from est_cli.models.pretrained import Checkpoint
-from est_cli.storage.model_folder import run_of
+from est_cli.storage.run_dir import run_of
 
 
 def hessian_trace(job: Job) -> Outcome:

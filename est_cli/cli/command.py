@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from est_cli.common.signals import held
+from est_cli.common.signals import signals_deferred
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def command_named(name: str) -> Command:
 
 def run(command: Command, argv: Sequence[str]) -> None:
     """Do what the command line says. Any EstError may come out of it, and StoppedBySignal."""
-    with held():
+    with signals_deferred():
         from est_cli.cli.dispatch import dispatch  # Hydra, which --version has no need of
 
     dispatch(command, argv)
@@ -63,7 +63,7 @@ def run(command: Command, argv: Sequence[str]) -> None:
 
 def execute_here(command: Command, job: Any) -> None:
     """Do the job in this process."""
-    with held():  # torch and transformers: only for an accepted configuration
+    with signals_deferred():  # torch and transformers: only for an accepted configuration
         function = function_of(command.run)
     function(job)
 

@@ -1,4 +1,4 @@
-"""From a command line to what is done: a question answered, a sweep started, or an accepted configuration carried out."""
+"""From a command line to what is done: a question answered, a sweep begun, or an accepted configuration carried out."""
 
 from __future__ import annotations
 

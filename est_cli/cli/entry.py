@@ -18,7 +18,7 @@ import est_cli
 from est_cli.common.errors import ConfigError, EstError, OutOfMemory, PeerLostError, StoppedBySignal, StorageError
 from est_cli.common.rank import Rank, rank_of_environment
 from est_cli.common.redact import one_line
-from est_cli.common.signals import heeded
+from est_cli.common.signals import handling
 
 Tell = Callable[[int, str], None]
 """Takes an exit code and the line that explains it."""
@@ -171,12 +171,8 @@ def _signals_raise(stops: list[BaseException]) -> Iterator[None]:
         stops.append(KeyboardInterrupt() if signum == signal.SIGINT else StoppedBySignal(signum, words))
         raise stops[-1]
 
-    previous = {number: signal.signal(number, stop) for number in heeded()}
-    try:
+    with handling(stop):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from est_cli.config.setting import FREE, PATH, TRACKED, at_least, between, setting
 
 SMALLEST_SHARE = 0.001
-"""One sample of a window of data/mixture.py."""
+"""One sample of a window of data/blocks.py."""
 
 
 class Source(StrEnum):

@@ -1,12 +1,12 @@
 """The data room: text to token blocks whose order is a pure function of the seed.
 
-1. sources.py says which documents there are, as units of work (units.py, hub.py); readers.py and rows.py read them.
+1. sources.py says which documents there are, as units of work (units.py, hub.py); readers.py and pieces.py read them.
 2. tokenizer.py loads the tokenizer, or trains a byte-level BPE on the documents.
-3. encode.py writes the tokens of a unit to a file, shards.py has that done for all units that are missing, here or in
-   processes (pool.py, worker.py), and cache.py keeps each in data/<hash>/.
+3. encode.py writes the tokens of a unit to a file, token_cache.py has that done for all units that are missing, here or
+   in processes (encode_workers.py), and storage/cache.py keeps each in data/<hash>/.
 4. Some documents are held out for validation, by a hash of their text (pieces.py).
-5. stream.py reads the files of a corpus as one stream, blocks.py cuts streams into blocks and says which block is the
-   i-th sample, and mixture.py from which source it is.
+5. stream.py reads the files of a corpus as one stream, blocks.py cuts streams into blocks and says which block, of
+   which source, is the i-th sample.
 
 The public names are loaded when they are first used: worker processes import modules of this package, and need neither
 torch nor transformers.

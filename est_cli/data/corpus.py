@@ -11,14 +11,12 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from est_cli.common.errors import DataError
-from est_cli.config import DatasetConfig
-from est_cli.config import Source as SourceName
+from est_cli.config import DatasetConfig, Source
 from est_cli.data.encode import TOKENS, Encoder
-from est_cli.data.pieces import Source
-from est_cli.data.shards import Job, Shard, tokenised
+from est_cli.data.pieces import TextSource
 from est_cli.data.sources import open_sources
-from est_cli.data.stream import Span, Tokens, TokenStream, opened
-from est_cli.data.token_files import open_token_files
+from est_cli.data.stream import Tokens, TokenSpan, TokenStream, open_token_files, opened
+from est_cli.data.token_cache import EncodeJob, Shard, tokenised
 from est_cli.data.tokenizer import backend, load_tokenizer, token_count, tokenizer_digest
 from est_cli.storage.digest import fingerprint
 
@@ -60,14 +58,14 @@ def load_corpus(
     """
     _use_threads(dataset.num_workers)
     opened.cache_clear()
-    if dataset.source is SourceName.tokens:
+    if dataset.source is Source.tokens:
         return _from_token_files(dataset, tokenizer, vocab_size, cache_root, block_size, verify)
     weights = tuple(dataset.weights or ())
     sources = open_sources(dataset, cache_root, verify)
     loaded = load_tokenizer(tokenizer, vocab_size, sources, dataset.validation_fraction, cache_root, weights)
     digest = tokenizer_digest(loaded)
     parts = [_part(source, dataset, loaded, digest, cache_root, block_size, verify) for source in sources]
-    _tell_shares(sources, parts, weights)
+    _log_shares(sources, parts, weights)
     if dataset.exclude and not any(part.excluded for part in parts):
         log.warning("dataset.exclude: no row has %s, nothing is left out", " or ".join(dataset.exclude))
     held = tuple(part.validation for part in parts)
@@ -95,7 +93,7 @@ class _Part:
 
 
 def _part(
-    source: Source,
+    source: TextSource,
     dataset: DatasetConfig,
     tokenizer: PreTrainedTokenizerBase,
     digest: str,
@@ -107,11 +105,11 @@ def _part(
     encoder = Encoder(backend(tokenizer), tokenizer.eos_token_id, dtype)
     fraction = dataset.validation_fraction if source.validation is None else 0.0
     train = tokenised(
-        source.name, source.train, Job(encoder, digest, fraction, cache_root), dataset.num_workers, verify
+        source.name, source.train, EncodeJob(encoder, digest, fraction, cache_root), dataset.num_workers, verify
     )
-    job = Job(encoder, digest, 0.0, cache_root)
+    job = EncodeJob(encoder, digest, 0.0, cache_root)
     named = tokenised(source.name, source.validation or (), job, dataset.num_workers, verify)
-    _tell_counts(source.name, [*train, *named])
+    _log_counts(source.name, [*train, *named])
     streams = _stream(train, held=False), _stream(named, held=False) if named else _stream(train, held=True)
     prints = [[shard.counts["sha256"] for shard in shards] for shards in (train, named)]
     folders = [shard.folder for shard in (*train, *named)]
@@ -127,10 +125,10 @@ def _stream(shards: Sequence[Shard], held: bool) -> TokenStream:
     return TokenStream([_span(shard, held) for shard in shards])
 
 
-def _span(shard: Shard, held: bool) -> Span:
+def _span(shard: Shard, held: bool) -> TokenSpan:
     train, validation = shard.counts["train_tokens"], shard.counts["validation_tokens"]
     start, stop = (train, train + validation) if held else (0, train)
-    return Span(shard.folder / TOKENS, shard.counts["dtype"], start, stop)
+    return TokenSpan(shard.folder / TOKENS, shard.counts["dtype"], start, stop)
 
 
 def _end_held_out(tokens: TokenStream, fraction: float, block_size: int) -> tuple[TokenStream, TokenStream]:
@@ -139,7 +137,7 @@ def _end_held_out(tokens: TokenStream, fraction: float, block_size: int) -> tupl
     return tokens.part(0, point), tokens.part(point, len(tokens))
 
 
-def _tell_counts(name: str, shards: Sequence[Shard]) -> None:
+def _log_counts(name: str, shards: Sequence[Shard]) -> None:
     """Raises DataError where there is no text at all."""
     keys = ("train_tokens", "validation_tokens", "documents", "blank", "excluded")
     train, validation, documents, blank, excluded = (sum(shard.counts[key] for shard in shards) for key in keys)
@@ -151,7 +149,7 @@ def _tell_counts(name: str, shards: Sequence[Shard]) -> None:
     log.info(message, name, train + validation, documents, blank, others)
 
 
-def _tell_shares(sources: Sequence[Source], parts: Sequence[_Part], weights: Sequence[float]) -> None:
+def _log_shares(sources: Sequence[TextSource], parts: Sequence[_Part], weights: Sequence[float]) -> None:
     for source, part, weight in zip(sources, parts, weights, strict=False):
         share = 100 * weight / sum(weights)
         log.info("%s gives %.3g %% of the training samples, from %d tokens", source.name, share, len(part.train))

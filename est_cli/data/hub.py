@@ -24,8 +24,7 @@ from huggingface_hub import HfApi, constants
 
 from est_cli.common.errors import ConfigError, DataError, reason
 from est_cli.config import DatasetConfig
-from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, Piece, Source, Unit
-from est_cli.data.rows import Wanted, document
+from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, Piece, TextSource, Unit, Wanted, document
 from est_cli.storage.cache import cached, intact
 from est_cli.storage.digest import fingerprint, remembered_digests
 
@@ -33,7 +32,7 @@ TIMEOUT_S = 5.0
 HUB_TIMEOUT_S = 60.0
 
 
-def hub_source(dataset: DatasetConfig, names: Sequence[str], cache_root: Path, verify: bool) -> Source:
+def hub_source(dataset: DatasetConfig, names: Sequence[str], cache_root: Path, verify: bool) -> TextSource:
     """The data sets `names`, one after the other. Raises DataError where one cannot be loaded."""
     if dataset.hub_validation_split == dataset.hub_split:
         raise ConfigError(f"dataset.hub_validation_split: is {dataset.hub_split!r} as dataset.hub_split; name another")
@@ -45,7 +44,7 @@ def hub_source(dataset: DatasetConfig, names: Sequence[str], cache_root: Path, v
 
     held = None if dataset.hub_validation_split is None else units(dataset.hub_validation_split)
     name = names[0] if dataset.weights is not None else "dataset.hub_ids"
-    return Source(name, units(dataset.hub_split), held)
+    return TextSource(name, units(dataset.hub_split), held)
 
 
 def read_shard(

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from est_cli.common.errors import DataError, reason
-from est_cli.data.pieces import Advance, Piece
-from est_cli.data.rows import Wanted, document
+from est_cli.data.pieces import Advance, Piece, Wanted, document
 
 CHUNK = 256 * 1024
 """Bytes of a .txt file that make a piece."""
@@ -31,11 +30,11 @@ MAX_LINE = 64 * 1024 * 1024
 
 PACKED = (".gz", ".xz", ".zst")
 
-Span = tuple[int, int]
+ByteSpan = tuple[int, int]
 """Bytes of a file, from the first to before the second. A line belongs to the span in which it begins."""
 
 
-def read_file(path: Path, wanted: Wanted, advance: Advance, span: Span | None = None) -> Iterator[Piece]:
+def read_file(path: Path, wanted: Wanted, advance: Advance, span: ByteSpan | None = None) -> Iterator[Piece]:
     """The documents of one file, or of a span of a file that `can_be_cut`. Raises DataError."""
     kind, _ = file_kind(path)
     try:
@@ -124,7 +123,7 @@ def _read_jsonl(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:
         yield from _of_line(line, wanted, where)
 
 
-def _read_span(raw: io.FileIO, path: Path, span: Span, wanted: Wanted) -> Iterator[Piece]:
+def _read_span(raw: io.FileIO, path: Path, span: ByteSpan, wanted: Wanted) -> Iterator[Piece]:
     """The documents of the lines of a .jsonl file that begin in `span`; lines are counted only where one is bad."""
     start, stop = span
     if start == 0:

@@ -1,4 +1,4 @@
-"""Where the text comes from: the standard library, local files, or the hub (hub.py), as `Source`s made of units.
+"""Where the text comes from: the standard library, local files, or the hub (hub.py), as `TextSource`s made of units.
 
 A fingerprint is made of the bytes of the files, never of names or times: new content under an old name is noticed,
 and the same files elsewhere are recognised.
@@ -13,26 +13,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from est_cli.common.errors import ConfigError, DataError
-from est_cli.config import DatasetConfig
-from est_cli.config import Source as SourceName
+from est_cli.config import DatasetConfig, Source
 from est_cli.data.hub import hub_source
-from est_cli.data.pieces import Source, Unit
+from est_cli.data.pieces import TextSource, Unit, Wanted
 from est_cli.data.readers import file_kind
-from est_cli.data.rows import Wanted
 from est_cli.data.units import file_units, stdlib_unit
 from est_cli.storage.digest import remembered_digests
 
 
-def open_sources(dataset: DatasetConfig, cache_root: Path, verify: bool = True) -> list[Source]:
+def open_sources(dataset: DatasetConfig, cache_root: Path, verify: bool = True) -> list[TextSource]:
     """The documents that `dataset` names (not for source=tokens): one source, or one for each of its weights.
 
     Without `verify` files that look unchanged are taken to be (see digest.py). Raises DataError and ConfigError.
     """
-    if dataset.source is SourceName.stdlib:
+    if dataset.source is Source.stdlib:
         return [_stdlib_source(Path(sysconfig.get_path("stdlib")))]
-    if dataset.source is SourceName.files:
+    if dataset.source is Source.files:
         return _files_sources(dataset, cache_root, verify)
-    assert dataset.source is SourceName.hub, dataset.source
+    assert dataset.source is Source.hub, dataset.source
     if not dataset.hub_ids:
         raise ConfigError("dataset.hub_ids: is empty; name data sets of the hub or folders, for example [user/name]")
     groups = [dataset.hub_ids] if dataset.weights is None else [[name] for name in dataset.hub_ids]
@@ -63,7 +61,7 @@ def _regular(path: Path) -> Path:
     return path
 
 
-def _files_sources(dataset: DatasetConfig, cache_root: Path, verify: bool) -> list[Source]:
+def _files_sources(dataset: DatasetConfig, cache_root: Path, verify: bool) -> list[TextSource]:
     if not dataset.files:
         raise ConfigError("dataset.files: is empty; name .txt, .jsonl or .parquet files, for example ['corpus/*.txt']")
     groups = [dataset.files] if dataset.weights is None else [[entry] for entry in dataset.files]
@@ -83,7 +81,7 @@ def _files_sources(dataset: DatasetConfig, cache_root: Path, verify: bool) -> li
 
     held = units(validation) if validation else None
     names = ["dataset.files"] if dataset.weights is None else dataset.files
-    return [Source(name, units(train), held) for name, train in zip(names, trains, strict=True)]
+    return [TextSource(name, units(train), held) for name, train in zip(names, trains, strict=True)]
 
 
 def _refuse_repeats(groups: list[list[Path]]) -> None:
@@ -95,8 +93,8 @@ def _refuse_repeats(groups: list[list[Path]]) -> None:
         seen |= resolved
 
 
-def _stdlib_source(root: Path) -> Source:
+def _stdlib_source(root: Path) -> TextSource:
     unit = stdlib_unit(root)
     if not unit.size:
         raise DataError(f"dataset: {root} has no .py files; give your own text with dataset=text dataset.files=[...]")
-    return Source("dataset=stdlib", (unit,))
+    return TextSource("dataset=stdlib", (unit,))

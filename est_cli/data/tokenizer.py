@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from est_cli.common.errors import ConfigError, DataError, reason
 from est_cli.data.hub import require_hub
-from est_cli.data.pieces import Source, quiet, split
+from est_cli.data.pieces import TextSource, quiet, split
 from est_cli.data.units import read_units
 from est_cli.storage.cache import cached
 from est_cli.storage.digest import fingerprint
@@ -30,7 +30,7 @@ BPE_VERSION = 2
 def load_tokenizer(
     name: str,
     vocab_size: int,
-    sources: Sequence[Source],
+    sources: Sequence[TextSource],
     fraction: float,
     cache_root: Path,
     weights: Sequence[float] = (),
@@ -98,7 +98,7 @@ def _from_pretrained(name: str, local: bool) -> PreTrainedTokenizerBase:
 
 
 def _trained(
-    vocab_size: int, sources: Sequence[Source], fraction: float, cache_root: Path, weights: Sequence[float]
+    vocab_size: int, sources: Sequence[TextSource], fraction: float, cache_root: Path, weights: Sequence[float]
 ) -> PreTrainedTokenizerBase:
     if not sources:
         raise ConfigError("tokenizer: bpe cannot be trained on token ids; name the tokenizer that made dataset.files")
@@ -136,7 +136,7 @@ def _train(texts: Iterator[str], size: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
 
 
-def _training_text(sources: Sequence[Source], fraction: float, weights: Sequence[float]) -> Iterator[str]:
+def _training_text(sources: Sequence[TextSource], fraction: float, weights: Sequence[float]) -> Iterator[str]:
     """The text to train on: of each source its share, or all that it has where that is less."""
     for source, weight in zip(sources, weights or [1.0], strict=True):
         left = round(TRAINING_CHARACTERS * weight / sum(weights or [1.0]))

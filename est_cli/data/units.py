@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import DataError
-from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, Piece, Unit
-from est_cli.data.readers import Span, can_be_cut, file_kind, read_file
-from est_cli.data.rows import Wanted
+from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, Piece, Unit, Wanted
+from est_cli.data.readers import ByteSpan, can_be_cut, file_kind, read_file
 from est_cli.storage.digest import digest_files, fingerprint, stat_of
 
 NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings"}
 """Folders below the standard library's that are left out: other people's packages, tests, and generated tables."""
 
-FilePart = tuple[str, Span | None]
+FilePart = tuple[str, ByteSpan | None]
 """A path and, where the file is cut, the bytes of it that are meant."""
 
 

@@ -12,8 +12,7 @@ from est_cli.common.errors import DataError
 from est_cli.config import EvalConfig
 from est_cli.distributed.workers import Processes
 from est_cli.storage import disk, strict_json
-from est_cli.storage.model_folder import model_folder, run_of
-from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir, lock
+from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir, lock, model_folder, run_of
 
 ZERO_SHOT = "zero_shot.json"
 IDENTITY = ("checkpoint", "task", "settings_digest")

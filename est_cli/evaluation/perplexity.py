@@ -20,9 +20,8 @@ from transformers import PreTrainedModel
 
 from est_cli.common.errors import CheckpointError, ConfigError, DataError
 from est_cli.config import DatasetConfig, EvalConfig, EvalSettings
-from est_cli.data.pieces import quiet
+from est_cli.data.pieces import Wanted, quiet
 from est_cli.data.readers import file_kind
-from est_cli.data.rows import Wanted
 from est_cli.data.sources import expand
 from est_cli.data.units import file_units, read_units
 from est_cli.distributed.workers import Processes, memory_enough

@@ -16,8 +16,7 @@ from est_cli.data.sources import expand
 from est_cli.evaluation.data import require_files, tasks_in
 from est_cli.evaluation.files import file_of
 from est_cli.storage.digest import fingerprint
-from est_cli.storage.model_folder import local_model
-from est_cli.storage.run_dir import check_run_name
+from est_cli.storage.run_dir import check_run_name, local_model
 
 FINETUNE_VERSION = 1
 """To be raised with every change that makes another result of the same settings."""

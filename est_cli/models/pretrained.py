@@ -23,7 +23,7 @@ from est_cli.data.tokenizer import token_count
 from est_cli.models import quiet_transformers
 from est_cli.models.foreign import read_config, refuse_larger
 from est_cli.storage.digest import digest_files, fingerprint
-from est_cli.storage.model_folder import local_model
+from est_cli.storage.run_dir import local_model
 from est_cli.storage.store import verify_folder
 
 DROPOUTS = (

@@ -16,11 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from est_cli.common.errors import CheckpointError, native_os_error
+from est_cli.common.errors import CheckpointError
 from est_cli.storage import disk, store, strict_json, tensors
-from est_cli.storage.manifest import Manifest
-from est_cli.storage.snapshot import Snapshot
-from est_cli.storage.tensors import Stateful
+from est_cli.storage.manifest import Manifest, blaming
+from est_cli.storage.tensors import Snapshot, Stateful
 from est_cli.storage.versions import differences, git_commit, versions
 
 WEIGHTS = "model.safetensors"
@@ -51,8 +50,7 @@ def save_checkpoint(
 
     def fill(tmp: Path) -> None:
         _write_model(tmp, snapshot, tokenizer)
-        with _native_errors():
-            save_file(snapshot.moments, tmp / OPTIMIZER)
+        save_file(snapshot.moments, tmp / OPTIMIZER)
         disk.write_file(tmp / STATE, strict_json.write_object(state))
 
     store.write_folder(target, fill, {**meta, **_environment()})
@@ -85,12 +83,12 @@ def load_checkpoint(
     for name in (WEIGHTS, OPTIMIZER, STATE):
         if name not in manifest["files"]:
             raise CheckpointError(f"{path / name}: missing, so this is no training checkpoint to continue from")
-    with _blaming(path / STATE):
+    with blaming(path / STATE):
         state = strict_json.read_file(path / STATE)
     with _opened(path / WEIGHTS) as weights, _opened(path / OPTIMIZER) as moments:
-        with _blaming(path / WEIGHTS):
+        with blaming(path / WEIGHTS):
             tensors.check_weights(weights, model)
-        with _blaming(path / OPTIMIZER):
+        with blaming(path / OPTIMIZER):
             tensors.check_optimizer(moments, model, optimizer)
         tensors.load_weights(weights, model)
         tensors.load_optimizer(moments, model, optimizer)
@@ -105,13 +103,12 @@ def _check(snapshot: Snapshot) -> None:
 
 def _write_model(folder: Path, snapshot: Snapshot, tokenizer: PreTrainedTokenizerBase | None) -> None:
     """The files that `save_pretrained` of model and tokenizer would write."""
-    with _native_errors():
-        save_file(snapshot.weights, folder / WEIGHTS, metadata={"format": "pt"})
-        snapshot.config.save_pretrained(folder)
-        if snapshot.generation_config is not None:
-            snapshot.generation_config.save_pretrained(folder)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+    save_file(snapshot.weights, folder / WEIGHTS, metadata={"format": "pt"})
+    snapshot.config.save_pretrained(folder)
+    if snapshot.generation_config is not None:
+        snapshot.generation_config.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
 
 
 @contextmanager
@@ -122,25 +119,6 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path}: not a safetensors file ({err})") from err
     with file as opened:
         yield opened
-
-
-@contextmanager
-def _blaming(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, OSError) as err:
-        raise CheckpointError(f"{path}: {err}") from err
-
-
-@contextmanager
-def _native_errors() -> Iterator[None]:
-    """Of a full disk safetensors and tokenizers tell in exceptions of their own."""
-    try:
-        yield
-    except Exception as err:
-        if (told := native_os_error(err)) is None:
-            raise
-        raise told from err
 
 
 def _environment() -> dict[str, Any]:

@@ -10,11 +10,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
-from est_cli.common.errors import DataError
+from est_cli.common.errors import DataError, StorageError
+from est_cli.storage import disk
 
 SETTLED_S = 3.0
 """A file that changed this recently may change again without a new time stamp: its digest is not remembered."""
+_PIECE = 1 << 23
 
 
 def fingerprint(*parts: object) -> str:
@@ -22,11 +25,20 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def sha256(file: BinaryIO) -> str:
+    """The digest of the rest of an open file, in hex."""
+    digest = hashlib.sha256()
+    # hashlib.file_digest reads small pieces: beside a busy thread it waits for the interpreter's lock at each of them.
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
 def digest_file(path: Path) -> str:
     """The digest of a file's bytes, in hex. Raises DataError where it cannot be read."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return sha256(file)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -75,8 +87,6 @@ def _known(memo: Path) -> dict[str, str]:
 
 def _remember(memo: Path, digests: dict[str, str]) -> None:
     """It saves time and nothing else, so a disk that is full or read-only is no matter here."""
-    temporary = memo.with_name(f".tmp-{memo.stem}-{os.getpid()}")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, StorageError):
         memo.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(digests, indent=1), encoding="utf-8")
-        temporary.replace(memo)
+        disk.replace_file(memo, json.dumps(digests, indent=1).encode())

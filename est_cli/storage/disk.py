@@ -1,4 +1,4 @@
-"""The few ways in which the disk is changed: synced, named when they fail, and open to planted faults.
+"""The few ways in which the disk is changed: synced, locked, named when they fail, and open to planted faults.
 
 Standard library only.
 """
@@ -6,13 +6,14 @@ Standard library only.
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from est_cli.common.errors import StorageError, reason
+from est_cli.common.errors import EstError, StorageError, native_os_error, reason
 
 
 def fault_point(name: str) -> None:
@@ -30,10 +31,10 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(fd)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """`path` has its old content or `data`, never half of it. StorageError if the disk refuses."""
+def replace_file(path: Path, data: bytes, text: str = "{reason} ({code})") -> None:
+    """`path` has its old content or `data`, never half of it. StorageError if the disk refuses (see storage_errors)."""
     tmp = path.parent / f".tmp-{path.name}-{os.getpid()}"
-    with storage_errors(path):
+    with storage_errors(path, text):
         try:
             write_file(tmp, data)
             fault_point(f"replace {path.name}")
@@ -46,13 +47,65 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError into a StorageError that names the file (`path` if the error has none) and the reason."""
+def storage_errors(path: Path, text: str = "{reason} ({code})") -> Iterator[None]:
+    """Turn an OSError into a StorageError that names the file (`path` if the error has none) and says `text` of it.
+
+    safetensors and tokenizers tell of a full disk in exceptions of their own, which are turned as well.
+    """
     try:
         yield
+    except EstError:
+        raise
+    except Exception as err:
+        found = err if isinstance(err, OSError) else native_os_error(err)
+        if found is None:
+            raise
+        code = errno.errorcode.get(found.errno or 0, type(found).__name__)
+        said = text.format(reason=reason(found), code=code, errno=found.errno)
+        raise StorageError(f"{found.filename or path}: {said}") from err
+
+
+@contextmanager
+def locked(path: Path, busy: Callable[[int], None], refused: Callable[[str], str]) -> Iterator[int]:
+    """Hold the lock file `path`, whose descriptor this yields, until the end of the block or of this process.
+
+    A file that nobody holds any more does not count. Where another process holds it, `busy(descriptor)` raises or, to
+    wait for it, returns; `refused(reason)` is what is said of a file system without locks. Raises StorageError.
+    """
+    with storage_errors(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    _locks.add(fd)
+    try:
+        _lock(fd, busy, refused)
+        yield fd
+    finally:
+        if fd in _locks:
+            _locks.remove(fd)
+            os.close(fd)
+
+
+def _lock(fd: int, busy: Callable[[int], None], refused: Callable[[str], str]) -> None:
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            busy(fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
     except OSError as err:
-        code = errno.errorcode.get(err.errno or 0, type(err).__name__)
-        raise StorageError(f"{err.filename or path}: {reason(err)} ({code})") from err
+        raise StorageError(refused(reason(err))) from err
+
+
+_locks: set[int] = set()
+
+
+def _close_in_child() -> None:
+    # A forked worker shares the lock: one that outlives its killed parent would keep the folder locked.
+    for fd in _locks:
+        os.close(fd)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 def make_folder(folder: Path) -> None:

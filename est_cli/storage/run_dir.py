@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from est_cli.common.errors import ConfigError, RunLockedError, StorageError, reason
+from est_cli.common.errors import CheckpointError, ConfigError, RunLockedError
 from est_cli.storage import disk, strict_json
 
 OUTPUTS = Path("outputs")
@@ -137,43 +136,17 @@ def lock(run: RunDir) -> Iterator[None]:
     RunLockedError if another process owns it. A lock file that nobody holds any more does not count.
     """
     path = run.root / _LOCK
-    with disk.storage_errors(path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    _held.add(fd)
-    try:
-        _acquire(fd, run.root)
-        yield
-    finally:
-        if fd in _held:
-            _held.remove(fd)
-            os.close(fd)
 
-
-_held: set[int] = set()
-
-
-def _close_in_child() -> None:
-    # A forked worker shares the lock: one that outlives its killed parent would keep the run locked.
-    for fd in _held:
-        os.close(fd)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
-
-
-def _acquire(fd: int, root: Path) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    def busy(fd: int) -> None:
         owner = re.match(rb"[0-9]{1,10}\n", os.pread(fd, 11, 0))
         who = f"process {int(owner[0])}" if owner else "another process"
-        raise RunLockedError(f"{root}: in use by {who}; wait until it ends, or choose another run_name") from None
-    except OSError as err:
-        raise StorageError(f"{root / _LOCK}: cannot be locked on this file system ({reason(err)})") from err
-    with disk.storage_errors(root / _LOCK):
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        raise RunLockedError(f"{run.root}: in use by {who}; wait until it ends, or choose another run_name") from None
+
+    with disk.locked(path, busy, lambda why: f"{path}: cannot be locked on this file system ({why})") as fd:
+        with disk.storage_errors(path):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
 
 
 def _refuse_used(run: RunDir) -> None:
@@ -190,3 +163,36 @@ def _refuse_used(run: RunDir) -> None:
     # What a run leaves that was killed before it had written its configuration is as good as nothing.
     if any(name != _LOCK and not name.startswith(".tmp-") for name in os.listdir(root)):
         raise ConfigError(f"run_name: {root} holds files that are no run's; choose another run_name")
+
+
+def model_folder(name: str) -> str:
+    """`name`, or where it is a run's folder that of the run's final model in it."""
+    final = Path(name) / "model"
+    return str(final) if not (Path(name) / "config.json").exists() and (final / "config.json").exists() else name
+
+
+def local_model(key: str, name: str) -> Path | None:
+    """The model's folder, None for a hub id. Raises ConfigError and CheckpointError where there is no model."""
+    place = Path(model_folder(name))
+    if not place.is_dir():
+        if name.startswith((".", "/", "~", f"{OUTPUTS}/")) or name.count("/") > 1:
+            raise ConfigError(f"{key}: there is no folder {name}")
+        return None
+    if not (place / "config.json").exists():
+        raise CheckpointError(f"{place}: {_no_model(RunDir(place))}")
+    return place
+
+
+def _no_model(run: RunDir) -> str:
+    if not run.is_unfinished():
+        return "holds no config.json, so this is no model; give a folder such as .../model"
+    checkpoints = sorted(path.parent for path in run.checkpoints.glob("step-*/config.json"))
+    then = f"give a checkpoint of it, such as {checkpoints[-1]}" if checkpoints else "there is no checkpoint of it yet"
+    return f"is an unfinished run and has no final model; {then}"
+
+
+def run_of(place: Path) -> Path | None:
+    """The folder of the run that a model is from: RUN itself, RUN/model or RUN/checkpoints/step-N; None for others."""
+    return next(
+        (folder for folder in (place, place.parent, place.parent.parent) if RunDir(folder).config.exists()), None
+    )

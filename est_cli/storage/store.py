@@ -1,29 +1,22 @@
-"""Folders that are whole or not there: the one writer, the one verifier, and what is kept of a series of checkpoints.
+"""The folders of checkpoints: written whole, verified to the last bit, and what is kept of a series of them.
 
-A folder is filled under a temporary name, every file is synced, MANIFEST.json comes last, then one rename makes it
-appear. Whoever writes, deletes or cleans here holds the run's lock (see run_dir.py), so there is one writer at a time.
+Whoever writes, deletes or cleans here holds the run's lock (see run_dir.py), so there is one writer at a time.
 Standard library only: what a crash can leave behind is tested without torch.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
 import re
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from est_cli.common.errors import CheckpointError, reason
+from est_cli.common.errors import CheckpointError
 from est_cli.storage import disk, manifest, strict_json
-from est_cli.storage.manifest import MANIFEST, Manifest
+from est_cli.storage.manifest import MANIFEST, Manifest, blaming
 
 _STEP = re.compile(r"step-([0-9]{6,})")
-_PIECE = 1 << 23
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def write_folder(target: Path, fill: Callable[[Path], None], meta: dict[str, Any]) -> None:
@@ -32,52 +25,26 @@ def write_folder(target: Path, fill: Callable[[Path], None], meta: dict[str, Any
     CheckpointError: target exists, or `fill` left something that is not a plain file. StorageError: the disk refused.
     """
     _refuse_existing(target)
-    tmp = target.parent / f".tmp-{target.name}-{os.getpid()}"
+
+    def seal(tmp: Path, _: None) -> None:
+        # mkdir applied the umask, so the folder's mode says which file mode the user wants (safetensors makes 0600).
+        files = manifest.seal_files(tmp, _check_entry, mode=tmp.stat().st_mode & 0o666)
+        disk.write_file(tmp / MANIFEST, manifest.render(files, meta))
+
+    def place(tmp: Path, target: Path) -> None:
+        _refuse_existing(target)
+        disk.rename(tmp, target)
+
     with disk.storage_errors(target):
         disk.make_folder(target.parent)
-        disk.fault_point(f"mkdir {tmp.name}")
-        tmp.mkdir()
-        try:
-            disk.fault_point("fill")
-            fill(tmp)
-            _seal(tmp, meta)
-            _refuse_existing(target)
-            disk.rename(tmp, target)
-            disk.sync_folder(target.parent)
-        except BaseException:
-            with suppress(OSError):
-                disk.remove(tmp)
-            raise
+        manifest.write_whole(target, target.parent / f".tmp-{target.name}-{os.getpid()}", fill, seal, place)
 
 
-def _seal(folder: Path, meta: dict[str, Any]) -> None:
-    # mkdir applied the umask, so the folder's own mode says which file mode the user wants (safetensors makes 0600).
-    mode = folder.stat().st_mode & 0o666
-    files = {entry.name: _seal_file(entry, mode) for entry in sorted(os.scandir(folder), key=lambda e: e.name)}
-    disk.write_file(folder / MANIFEST, manifest.render(files, meta))
-    disk.sync_folder(folder)
-
-
-def _seal_file(entry: os.DirEntry[str], mode: int) -> dict[str, Any]:
+def _check_entry(entry: os.DirEntry[str]) -> None:
     if not entry.is_file(follow_symlinks=False):
         raise CheckpointError(f"{entry.path}: a checkpoint holds plain files only")
-    with _blaming(Path(entry.path)):
+    with blaming(Path(entry.path)):
         manifest.check_name(entry.name)
-    with os.fdopen(os.open(entry.path, _READ), "rb") as file:
-        disk.fault_point(f"chmod {entry.name}")
-        os.fchmod(file.fileno(), mode)
-        digest = _sha256(file)
-        disk.fault_point(f"fsync {entry.name}")
-        os.fsync(file.fileno())
-        return {"sha256": digest, "bytes": os.fstat(file.fileno()).st_size}
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    # hashlib.file_digest reads small pieces: beside a busy thread it waits for the interpreter's lock at each of them.
-    while piece := file.read(_PIECE):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _refuse_existing(target: Path) -> None:
@@ -90,18 +57,13 @@ def verify_folder(path: Path) -> Manifest:
 
     CheckpointError names the file and what is wrong. Links are refused, also `path` itself: resolve it first.
     """
-    with _blaming(path):
-        folder = os.open(path, _READ | os.O_DIRECTORY)
-    try:
-        with _blaming(path / MANIFEST):
-            found = manifest.parse(_read(folder, MANIFEST, limit=strict_json.MAX_BYTES))
-        with _blaming(path):
-            _check_listing(set(os.listdir(folder)), {*found["files"], MANIFEST})
+    with blaming(path), manifest.opened_folder(path) as folder:
+        with blaming(path / MANIFEST), manifest.open_plain(folder, MANIFEST) as file:
+            found = manifest.parse(file.read(strict_json.MAX_BYTES + 1))
+        _check_listing(set(os.listdir(folder)), {*found["files"], MANIFEST})
         for name, entry in found["files"].items():
-            with _blaming(path / name):
-                _check_file(folder, name, entry)
-    finally:
-        os.close(folder)
+            with blaming(path / name), manifest.open_plain(folder, name) as file:
+                manifest.check_file(file, entry)
     return found
 
 
@@ -119,39 +81,6 @@ def _check_listing(present: set[str], expected: set[str]) -> None:
         raise ValueError(f"{name} is missing")
     for name in sorted(present - expected):
         raise ValueError(f"{name!r} is not in {MANIFEST}, so it does not belong there")
-
-
-def _check_file(folder: int, name: str, entry: dict[str, Any]) -> None:
-    with _open_plain(folder, name) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size != entry["bytes"]:
-            raise ValueError(f"damaged: {size} bytes instead of {entry['bytes']}")
-        if _sha256(file) != entry["sha256"]:
-            raise ValueError("damaged: its SHA-256 is not the one it was saved with")
-
-
-def _read(folder: int, name: str, limit: int) -> bytes:
-    with _open_plain(folder, name) as file:
-        return file.read(limit + 1)
-
-
-def _open_plain(folder: int, name: str) -> Any:
-    file = os.fdopen(os.open(name, _READ, dir_fd=folder), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ValueError("not a plain file")
-    return file
-
-
-@contextmanager
-def _blaming(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as err:
-        link = err.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink()
-        raise CheckpointError(f"{path}: {'a link; name the real thing' if link else reason(err)}") from err
-    except ValueError as err:
-        raise CheckpointError(f"{path}: {err}") from err
 
 
 def step_folders(folder: Path) -> list[tuple[int, Path]]:

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import StorageError
+from est_cli.storage import disk
 
 Record = dict[str, Any]
+
+_REFUSED = "cannot be written ({reason}); a writable disk with free space is needed"
 
 
 class MetricsFile:
@@ -29,21 +32,17 @@ class MetricsFile:
         Raises StorageError if the disk refuses it.
         """
         line = json.dumps({key: _finite(value) for key, value in record.items()}, allow_nan=False).encode() + b"\n"
-        try:
+        with disk.storage_errors(self.path, _REFUSED):
             if self._file is None:
                 self._file = self.path.open("ab", buffering=0)
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as exc:
-            raise _storage_error(self.path, exc) from exc
 
     def sync(self) -> None:
         """Have the disk hold every line: call it before a checkpoint that counts on them. Raises StorageError."""
-        try:
+        with disk.storage_errors(self.path, _REFUSED):
             if self._file is not None:
                 os.fsync(self._file.fileno())
-        except OSError as exc:
-            raise _storage_error(self.path, exc) from exc
 
     def truncate_after(self, step: int) -> None:
         """Keep only the lines of steps up to `step`, byte for byte; a torn last line goes. Old or new file, never half.
@@ -54,10 +53,7 @@ class MetricsFile:
         if not self.path.exists():
             return
         kept = b"".join(line + b"\n" for line, record in _lines(self.path) if record["step"] <= step)
-        try:
-            _replace(self.path, kept)
-        except OSError as exc:
-            raise _storage_error(self.path, exc) from exc
+        disk.replace_file(self.path, kept, _REFUSED)
 
     def close(self) -> None:
         """Close the file; a later `append` opens it again."""
@@ -94,21 +90,5 @@ def _parse(line: bytes) -> Record | None:
     return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _storage_error(path: Path, exc: OSError) -> StorageError:
-    return StorageError(f"{path}: cannot be written ({exc.strerror}); a writable disk with free space is needed")

@@ -11,8 +11,8 @@ from est_cli.reporting.runs import check_records
 from est_cli.reporting.summary import print_summary, time_saved_pct
 from est_cli.storage.content import save_model
 from est_cli.storage.run_dir import write_json
-from est_cli.storage.snapshot import take_snapshot
 from est_cli.storage.store import is_intact
+from est_cli.storage.tensors import take_snapshot
 from est_cli.storage.versions import git_commit, versions
 from est_cli.tracking import read_metrics
 from est_cli.training.report import run_report

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from est_cli.config import OptimConfig, RunConfig, SamplingConfig, StageConfig, WandbMode
 from est_cli.config.resolve import Resolved, resolve
 from est_cli.data import Corpus
-from est_cli.data.stream import Span, Tokens, TokenStream
+from est_cli.data.stream import Tokens, TokenSpan, TokenStream
 from est_cli.distributed import Group
 from est_cli.distributed.device import runs_ahead
 from est_cli.est import ModelSpec
@@ -103,7 +103,7 @@ def _random_corpus(run: Resolved, spec: ModelSpec, folder: Path) -> Corpus:
     """As many tokens as a step reads."""
     path, count = folder / "tokens.bin", run.config.train.tokens_per_step
     np.random.default_rng(run.config.seed).integers(spec.vocab_size, size=count, dtype="<u4").tofile(path)
-    tokens = Tokens((TokenStream([Span(path, "<u4", 0, count)]),))
+    tokens = Tokens((TokenStream([TokenSpan(path, "<u4", 0, count)]),))
     end = "<|endoftext|>"
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({end: 0}, end)), eos_token=end)
     return Corpus(tokens, tokens, (), tokenizer, data_hash="", tokenizer_hash="", folders=())

@@ -10,8 +10,8 @@ from typing import Any
 
 from est_cli.common.errors import StoppedBySignal, StorageError
 from est_cli.storage.content import save_checkpoint
-from est_cli.storage.snapshot import Buffers, Snapshot, take_snapshot
 from est_cli.storage.store import retain, step_folders
+from est_cli.storage.tensors import Buffers, Snapshot, take_snapshot
 from est_cli.training.run import Run
 
 MAX_FAILED_SAVES = 3

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from est_cli.common.rank import Rank
+from est_cli.common.signals import StopRequest
 from est_cli.config import UnsampledRows
 from est_cli.config.micro_batch import pieces
 from est_cli.data import BlockOrder, TokenBlocks
@@ -32,7 +33,6 @@ from est_cli.est.sizes import SampleSizes, SequenceCounts, sample_sizes
 from est_cli.est.stacking import copied_from
 from est_cli.training.optim import lr_at, update
 from est_cli.training.run import Run
-from est_cli.training.signals import StopRequest
 
 NO_STOP = StopRequest()
 

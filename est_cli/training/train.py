@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from est_cli.common.errors import NumericsError, StoppedBySignal
+from est_cli.common.signals import StopRequest, stop_on_signals
 from est_cli.distributed import Agreed, gathered, weight_checksum
 from est_cli.distributed.device import any_attention_kernel, peak_flop_per_s, peak_memory_gb, runs_ahead
 from est_cli.est.flops import flops_of
@@ -19,7 +20,6 @@ from est_cli.training.finish import finish
 from est_cli.training.profile import StepProfile
 from est_cli.training.run import Run
 from est_cli.training.save import Saver
-from est_cli.training.signals import StopRequest, stop_on_signals
 from est_cli.training.start import Start
 from est_cli.training.step import StepNumbers, StepResult, train_step
 from est_cli.training.validation import sample_text, validation_loss

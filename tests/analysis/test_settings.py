@@ -15,7 +15,7 @@ import yaml
 
 from est_cli.analyze import main
 from est_cli.cli.entry import enter
-from est_cli.cli.launch.handover import freeze, thaw
+from est_cli.cli.launch.handover import load_job, save_job
 from est_cli.common.errors import ConfigError
 from est_cli.config import Analysis, AnalyzeConfig, AnalyzeSettings, Parameters, Part, SamplingConfig
 from est_cli.config.analyze import READS, RatesConfig, check_analyze
@@ -108,8 +108,8 @@ def test_the_file_says_what_the_dataclasses_say() -> None:
 
 def test_a_checked_configuration_is_handed_over_as_it_is(tmp_path: Path) -> None:
     config = composed("checkpoint=model", "analysis=compare", "baseline=other", "stage.p_h=0.25", "dataset=text")
-    freeze("analyze", config, None, tmp_path)
-    command, tree, continued = thaw(tmp_path)
+    save_job("analyze", config, None, tmp_path)
+    command, tree, continued = load_job(tmp_path)
     assert (command, typed(tree, AnalyzeConfig), continued) == ("analyze", config, None)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from est_cli.common.signals import STOPPING, held
+from est_cli.common.signals import STOPPING, signals_deferred
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def test_a_signal_waits_for_the_end_of_the_block(number: signal.Signals) -> None
 
     def work() -> None:
         nonlocal ended
-        with held():
+        with signals_deferred():
             os.kill(os.getpid(), number)
             time.sleep(0.01)
             ended = True
@@ -47,7 +47,7 @@ def test_a_signal_waits_for_the_end_of_the_block(number: signal.Signals) -> None
 
 
 def test_without_a_signal_nothing_is_raised() -> None:
-    with handled(signal.SIGTERM), held():
+    with handled(signal.SIGTERM), signals_deferred():
         pass
 
 
@@ -55,7 +55,7 @@ def test_what_ends_a_process_or_is_ignored_is_left_alone() -> None:
     """As a worker dies of SIGTERM at once while it imports, and what was started by nohup ignores SIGHUP."""
     term, hup = signal.signal(signal.SIGTERM, signal.SIG_DFL), signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with held():
+        with signals_deferred():
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:

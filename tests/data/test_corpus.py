@@ -9,7 +9,7 @@ import pytest
 
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig, Source
-from est_cli.data import BlockOrder, Corpus, TokenBlocks, encode, load_corpus, shards
+from est_cli.data import BlockOrder, Corpus, TokenBlocks, encode, load_corpus, token_cache
 from est_cli.data.encode import TOKENS
 from est_cli.data.pieces import Piece, held_out
 from tests.lab.corpora import all_ids, documents, files, ids, in_child, kill_at, status, write_jsonl
@@ -46,7 +46,7 @@ def test_tokens_give_back_the_text_and_validation_is_disjoint(tmp_path: Path) ->
 def test_second_run_reads_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = files(write_jsonl(tmp_path / "a.jsonl", documents(50)))
     first = load(dataset, tmp_path)
-    monkeypatch.setattr(shards, "write_tokens", fail)
+    monkeypatch.setattr(token_cache, "write_tokens", fail)
     second = load(dataset, tmp_path)
     np.testing.assert_array_equal(all_ids(first), all_ids(second))
     assert (first.data_hash, first.tokenizer_hash, first.folders) == (
@@ -145,11 +145,11 @@ def test_two_builders_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             file.write("x")
         return encode.write_tokens(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(shards, "write_tokens", counted)
+    monkeypatch.setattr(token_cache, "write_tokens", counted)
     children = [in_child(lambda: load(dataset, tmp_path)) for _ in range(3)]
     assert [status(child) for child in children] == [0, 0, 0]
     assert built.read_text() == "x"
-    monkeypatch.setattr(shards, "write_tokens", fail)
+    monkeypatch.setattr(token_cache, "write_tokens", fail)
     load(dataset, tmp_path)
 
 
@@ -225,7 +225,9 @@ def two(tmp_path: Path) -> tuple[DatasetConfig, str]:
 def test_mixture(tmp_path: Path, two: tuple[DatasetConfig, str], monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, tokenizer = two
     plain = load(dataset, tmp_path, tokenizer)
-    monkeypatch.setattr(shards, "write_tokens", lambda *args: pytest.fail("tokenised again") if mixed else write(*args))
+    monkeypatch.setattr(
+        token_cache, "write_tokens", lambda *args: pytest.fail("tokenised again") if mixed else write(*args)
+    )
     write, mixed = encode.write_tokens, None
     dataset.weights = [3.0, 1.0]
     mixed = load(dataset, tmp_path, tokenizer, block_size=32)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from est_cli.data import BlockOrder
-from est_cli.data.mixture import WINDOW, Mixture, interleaved, shares
+from est_cli.data.blocks import WINDOW, Mixture, interleaved, shares
 
 
 @pytest.mark.parametrize(

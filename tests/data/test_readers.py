@@ -10,9 +10,8 @@ import pytest
 
 from est_cli.common.errors import DataError
 from est_cli.data import readers
-from est_cli.data.pieces import quiet
+from est_cli.data.pieces import Wanted, quiet
 from est_cli.data.readers import read_file
-from est_cli.data.rows import Wanted
 
 WANTED = Wanted(("text", "content"))
 

@@ -14,13 +14,13 @@ from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
 from est_cli.config import Source as SourceName
 from est_cli.data import hub, sources
-from est_cli.data.pieces import Source, Unit, held_out, quiet, split
+from est_cli.data.pieces import TextSource, Unit, held_out, quiet, split
 from est_cli.data.sources import open_sources
 from est_cli.data.units import read_units
 from tests.lab.corpora import documents, files, write_jsonl
 
 
-def opened(dataset: DatasetConfig) -> Source:
+def opened(dataset: DatasetConfig) -> TextSource:
     """The only source of `dataset`."""
     hub._open.cache_clear()
     with tempfile.TemporaryDirectory() as cache_root:

@@ -6,22 +6,22 @@ import pytest
 
 from est_cli.common.errors import DataError
 from est_cli.data import TokenBlocks, stream
-from est_cli.data.stream import Span, Tokens, TokenStream
+from est_cli.data.stream import Tokens, TokenSpan, TokenStream
 from tests.lab.corpora import token_file
 
 
 @pytest.fixture
-def spans(tmp_path: Path) -> list[Span]:
+def spans(tmp_path: Path) -> list[TokenSpan]:
     """Of 25 files: 0 ... 9, then 10 ... 19, and so on; in the files there is more before and behind."""
     found = []
     for number in range(25):
         np.concatenate([[60000], np.arange(10) + 10 * number, [60001]]).astype("<u2").tofile(tmp_path / str(number))
-        found.append(Span(tmp_path / str(number), "<u2", 1, 11))
-    found.insert(7, Span(tmp_path / "empty, and not there", "<u2", 3, 3))
+        found.append(TokenSpan(tmp_path / str(number), "<u2", 1, 11))
+    found.insert(7, TokenSpan(tmp_path / "empty, and not there", "<u2", 3, 3))
     return found
 
 
-def test_any_part_is_that_of_the_concatenation(spans: list[Span], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_part_is_that_of_the_concatenation(spans: list[TokenSpan], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "MAX_READ", 7)  # bytes, so that a part takes several
     tokens = TokenStream(spans)
     assert len(tokens) == 250
@@ -34,7 +34,7 @@ def test_any_part_is_that_of_the_concatenation(spans: list[Span], monkeypatch: p
     assert both.read(45, 55).tolist() == [245, 246, 247, 248, 249, 0, 1, 2, 3, 4]
 
 
-def test_blocks_cross_the_ends_of_files(spans: list[Span]) -> None:
+def test_blocks_cross_the_ends_of_files(spans: list[TokenSpan]) -> None:
     blocks = TokenBlocks(Tokens((TokenStream(spans),)), seq_len=16)
     assert blocks.num_blocks == 15
     assert blocks.take(np.array([14, 0, 3])).tolist() == [list(range(16 * n, 16 * n + 16)) for n in (14, 0, 3)]
@@ -50,7 +50,7 @@ def test_blocks_of_several_streams(tmp_path: Path) -> None:
     assert mixed.take(np.arange(6))[:, 0].tolist() == [0, 100, 10, 110, 20, 120]
 
 
-def test_no_more_files_are_open_than_allowed(spans: list[Span]) -> None:
+def test_no_more_files_are_open_than_allowed(spans: list[TokenSpan]) -> None:
     assert stream.opened.cache_info().maxsize == stream.MAX_OPEN < 512
     before = len(list(Path("/proc/self/fd").iterdir()))
     stream.opened.cache_clear()
@@ -59,14 +59,14 @@ def test_no_more_files_are_open_than_allowed(spans: list[Span]) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 25
 
 
-def test_file_that_is_gone_is_named(spans: list[Span]) -> None:
+def test_file_that_is_gone_is_named(spans: list[TokenSpan]) -> None:
     spans[20].path.unlink()
     stream.opened.cache_clear()
     with pytest.raises(DataError, match=r"/19: cannot be read \(No such file"):
         TokenStream(spans).read()
 
 
-def test_a_file_that_is_cut_while_it_is_read_is_named(spans: list[Span]) -> None:
+def test_a_file_that_is_cut_while_it_is_read_is_named(spans: list[TokenSpan]) -> None:
     """A mapped one would kill the process."""
     tokens = TokenStream(spans)
     assert tokens.read(0, 20).tolist() == list(range(20))

@@ -8,18 +8,18 @@ from transformers import PreTrainedTokenizerFast
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.data import hub
 from est_cli.data import tokenizer as module
-from est_cli.data.pieces import Source
+from est_cli.data.pieces import TextSource
 from est_cli.data.sources import open_sources
 from est_cli.data.tokenizer import END_OF_TEXT, load_tokenizer, token_count, tokenizer_digest
 from tests.lab.corpora import documents, files, write_jsonl
 
 
 @pytest.fixture
-def sources(tmp_path: Path) -> list[Source]:
+def sources(tmp_path: Path) -> list[TextSource]:
     return open_sources(files(write_jsonl(tmp_path / "a.jsonl", documents(40))), tmp_path)
 
 
-def test_bpe_is_trained_once(tmp_path: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bpe_is_trained_once(tmp_path: Path, sources: list[TextSource], monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_tokenizer("bpe", 300, sources, 0.1, tmp_path)
     monkeypatch.setattr(module, "_train", None)
     again = load_tokenizer("bpe", 300, sources, 0.1, tmp_path)
@@ -31,13 +31,15 @@ def test_bpe_is_trained_once(tmp_path: Path, sources: list[Source], monkeypatch:
     assert first.decode(first.encode(text)) == text
 
 
-def test_bpe_depends_on_size_and_on_the_training_documents(tmp_path: Path, sources: list[Source]) -> None:
+def test_bpe_depends_on_size_and_on_the_training_documents(tmp_path: Path, sources: list[TextSource]) -> None:
     digests = {tokenizer_digest(load_tokenizer("bpe", size, sources, 0.1, tmp_path)) for size in (300, 310)}
     digests.add(tokenizer_digest(load_tokenizer("bpe", 300, sources, 0.9, tmp_path)))
     assert len(digests) == 3
 
 
-def test_bpe_is_trained_on_the_start_of_a_large_corpus(sources: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bpe_is_trained_on_the_start_of_a_large_corpus(
+    sources: list[TextSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "TRAINING_CHARACTERS", 1000)
     assert sum(map(len, module._training_text(sources, 0.0, ()))) == 1000
 
@@ -51,7 +53,7 @@ def test_bpe_is_trained_on_the_sources_by_their_weights(tmp_path: Path, monkeypa
     assert (text.count("a"), text.count("b")) == (2000, 500), "of a small source all that it has"
 
 
-def test_held_out_documents_do_not_train_the_bpe(sources: list[Source]) -> None:
+def test_held_out_documents_do_not_train_the_bpe(sources: list[TextSource]) -> None:
     everything = list(module._training_text(sources, 0.0, ()))
     trained_on = list(module._training_text(sources, 0.5, ()))
     assert 5 < len(trained_on) < 35
@@ -59,7 +61,7 @@ def test_held_out_documents_do_not_train_the_bpe(sources: list[Source]) -> None:
 
 
 def test_fewer_tokens_than_the_model_has_is_one_line(
-    tmp_path: Path, sources: list[Source], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, sources: list[TextSource], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
         count = token_count(load_tokenizer("bpe", 5000, sources, 0.1, tmp_path))
@@ -67,7 +69,7 @@ def test_fewer_tokens_than_the_model_has_is_one_line(
     assert f"tokenizer bpe has {count} tokens, fewer than the model's 5000" in caplog.text
 
 
-def test_folder_of_more_tokens_is_refused(tmp_path: Path, sources: list[Source]) -> None:
+def test_folder_of_more_tokens_is_refused(tmp_path: Path, sources: list[TextSource]) -> None:
     load_tokenizer("bpe", 300, sources, 0.1, tmp_path).save_pretrained(tmp_path / "saved")
     saved = str(tmp_path / "saved")
     assert token_count(load_tokenizer(saved, 300, (), 0.0, tmp_path)) == 300
@@ -92,7 +94,7 @@ def test_folder_without_a_tokenizer_is_refused(tmp_path: Path, content: dict[str
     assert "\n" not in str(caught.value)
 
 
-def test_code_in_a_tokenizer_folder_is_never_run(tmp_path: Path, sources: list[Source]) -> None:
+def test_code_in_a_tokenizer_folder_is_never_run(tmp_path: Path, sources: list[TextSource]) -> None:
     folder = tmp_path / "folder"
     load_tokenizer("bpe", 300, sources, 0.1, tmp_path).save_pretrained(folder)
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\nclass Evil: ...\n")
@@ -111,7 +113,7 @@ def test_name_of_the_hub_without_a_network(tmp_path: Path, monkeypatch: pytest.M
         load_tokenizer("/no/such/folder", 300, (), 0.0, tmp_path)
 
 
-def test_bpe_needs_text_and_room_for_all_bytes(tmp_path: Path, sources: list[Source]) -> None:
+def test_bpe_needs_text_and_room_for_all_bytes(tmp_path: Path, sources: list[TextSource]) -> None:
     with pytest.raises(ConfigError, match=r"^tokenizer: bpe cannot be trained on token ids"):
         load_tokenizer("bpe", 300, (), 0.0, tmp_path)
     with pytest.raises(ConfigError, match=r"^model.vocab_size: is 256; a byte-level BPE needs at least 257"):

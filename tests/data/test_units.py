@@ -6,8 +6,7 @@ import pytest
 
 from est_cli.common.errors import DataError
 from est_cli.data import units as module
-from est_cli.data.pieces import Unit, quiet
-from est_cli.data.rows import Wanted
+from est_cli.data.pieces import Unit, Wanted, quiet
 from est_cli.data.units import file_units, read_units
 from est_cli.storage.digest import digest_files
 from tests.lab.corpora import documents, write_jsonl

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from est_cli.cli.entry import enter
-from est_cli.cli.launch.handover import freeze, thaw
+from est_cli.cli.launch.handover import load_job, save_job
 from est_cli.common.errors import ConfigError
 from est_cli.config import EvalConfig
 from est_cli.config.eval import check_eval, split_tasks
@@ -88,8 +88,8 @@ def test_the_file_says_what_the_dataclasses_say() -> None:
 def test_a_checked_configuration_is_handed_over_as_it_is(tmp_path: Path) -> None:
     config = composed("checkpoint=model", "task=[cola,perplexity]", "eval.lr=3e-4", "eval.seeds=5")
     assert config.eval.seeds == [5]
-    freeze("eval", config, None, tmp_path)
-    command, tree, continued = thaw(tmp_path)
+    save_job("eval", config, None, tmp_path)
+    command, tree, continued = load_job(tmp_path)
     assert (command, typed(tree, EvalConfig), continued) == ("eval", config, None)
 
 

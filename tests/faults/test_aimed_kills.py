@@ -55,7 +55,7 @@ POINTS: dict[str, list[Plant]] = {
         ("at", f"{TENSORS}.check_weights", 1, "before"),
         ("at", f"{TENSORS}.load_weights", 1, "after"),
         ("at", f"{TENSORS}.load_optimizer", 1, "after"),
-        ("at", "est_cli.tracking.metrics._replace", 1, "before"),
+        ("at_fault_point", "write .tmp-metrics.jsonl"),
     ],
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from est_cli.storage.store import step_folders, verify_folder
-from tests.data import test_shards
+from tests.data import test_token_cache
 from tests.faults.bad_disk import failing, losing
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_ended, check_line
@@ -25,7 +25,7 @@ from tests.training.test_start import SHORT
 
 pytestmark = pytest.mark.row("D2")
 
-trained = test_shards.trained
+trained = test_token_cache.trained
 STEP = "est_cli.training.train.train_step"
 TRAIN_TOKENIZER = "est_cli.data.tokenizer._train"
 
@@ -42,9 +42,9 @@ BEFORE: dict[str, tuple[Plant, str]] = {
     "the text of the tokens": (failing("est_cli.data.readers._of_line", 25, "EIO"), "corpus.jsonl: cannot be read to"),
     "a network drive": (failing("est_cli.data.readers._of_line", 5, "ESTALE"), "corpus.jsonl: cannot be read to the"),
     "the text is gone": (losing(TRAIN_TOKENIZER, 1, "corpus.jsonl"), "corpus.jsonl: cannot be read to the end (No suc"),
-    "the text is cut": (losing("est_cli.data.shards.write_tokens", 1, "corpus.jsonl", 1000), "corpus.jsonl:"),
+    "the text is cut": (losing("est_cli.data.token_cache.write_tokens", 1, "corpus.jsonl", 1000), "corpus.jsonl:"),
     "the text is empty": (
-        losing("est_cli.data.shards.write_tokens", 1, "corpus.jsonl", 0),
+        losing("est_cli.data.token_cache.write_tokens", 1, "corpus.jsonl", 0),
         "corpus.jsonl: has changed while it was read",
     ),
     "the tokenizer": (failing("est_cli.data.tokenizer._from_pretrained", 1, "EIO"), "cannot be read (Input/output er"),
@@ -107,43 +107,43 @@ def test_ids_of_the_user_that_are_cut_while_they_are_used(bare: Lab, shared: Lab
 
 def corpus(folder: Path) -> Path:
     """About two megabytes in some 50 units."""
-    return test_shards.write_corpus(folder, 1200)
+    return test_token_cache.write_corpus(folder, 1200)
 
 
 @pytest.mark.parametrize("signum", either([signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM], [signal.SIGKILL]))
 def test_a_process_that_tokenises_is_killed(tmp_path: Path, trained: Path, tally: Tally, signum: int) -> None:
-    process = test_shards.started(corpus(tmp_path), trained, 3)
-    workers = test_shards.workers_of(process.pid)
+    process = test_token_cache.started(corpus(tmp_path), trained, 3)
+    workers = test_token_cache.workers_of(process.pid)
     os.kill(workers[0], signum)
     begin = time.monotonic()
     _, err = process.communicate(timeout=30)
     check_line(err.decode().splitlines()[-1], f"a process that tokenises was killed by signal {int(signum)}")
     assert time.monotonic() - begin < 10
-    test_shards.wait_until_gone(workers)
-    assert len(test_shards.done(tmp_path, trained)) >= 50
+    test_token_cache.wait_until_gone(workers)
+    assert len(test_token_cache.done(tmp_path, trained)) >= 50
     tally(kills=1)
 
 
 @only_full
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_process_that_tokenises_is_stopped(tmp_path: Path, trained: Path, tally: Tally, count: int) -> None:
-    process = test_shards.started(corpus(tmp_path), trained, 3)
-    workers = test_shards.workers_of(process.pid)
+    process = test_token_cache.started(corpus(tmp_path), trained, 3)
+    workers = test_token_cache.workers_of(process.pid)
     for worker in workers[:count]:
         os.kill(worker, signal.SIGSTOP)
     begin = time.monotonic()
     _, err = process.communicate(timeout=120)
     assert time.monotonic() - begin < 60, "25 s of silence, and some time to end on a busy machine"
     check_line(err.decode().splitlines()[-1], "dataset.num_workers: process ", "was stopped and does not answer")
-    test_shards.wait_until_gone(workers)
-    assert len(test_shards.done(tmp_path, trained)) >= 50
+    test_token_cache.wait_until_gone(workers)
+    assert len(test_token_cache.done(tmp_path, trained)) >= 50
     tally(kills=count)
 
 
 def test_a_text_that_changes_while_it_is_read(bare: Lab, tally: Tally) -> None:
     """Between two of its lines: its tokens are never kept as those of what it was when it was looked at."""
     lines = bare.corpus.read_bytes().splitlines(keepends=True)
-    plant = losing("est_cli.data.shards.write_tokens", 1, "corpus.jsonl", sum(map(len, lines[:15])))
+    plant = losing("est_cli.data.token_cache.write_tokens", 1, "corpus.jsonl", sum(map(len, lines[:15])))
     check_ended(bare.tiny("x", *SHORT, plants=[plant]), 3, "corpus.jsonl: has changed while it was read")
     kept = [json.loads(path.read_text()) for path in (bare.folder / "data").glob("[!.]*/meta.json")]
     assert kept and not any("tokens.bin" in meta["files"] for meta in kept)

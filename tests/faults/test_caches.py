@@ -26,18 +26,19 @@ from tests.training.test_start import SHORT
 
 pytestmark = pytest.mark.row("F5")
 
-CACHE, SHARDS, TOKENIZER = "est_cli.storage.cache", "est_cli.data.shards", "est_cli.data.tokenizer"
+CACHE, MANIFEST = "est_cli.storage.cache", "est_cli.storage.manifest"
+SHARDS, TOKENIZER = "est_cli.data.token_cache", "est_cli.data.tokenizer"
 POINTS = [
     (f"{TOKENIZER}._train", 1, "before"),
     (f"{TOKENIZER}._train", 1, "after"),
-    (f"{CACHE}._seal", 1, "before"),
-    (f"{CACHE}._seal", 1, "after"),
+    (f"{CACHE}.seal_files", 1, "before"),
+    (f"{CACHE}.seal_files", 1, "after"),
     (f"{CACHE}._into_place", 1, "after"),
     (f"{SHARDS}.write_tokens", 1, "before"),
     (f"{SHARDS}.write_tokens", 1, "after"),
-    (f"{CACHE}._seal", 2, "before"),
-    (f"{CACHE}._sync", 6, "before"),
-    (f"{CACHE}._sync", 9, "before"),
+    (f"{CACHE}.seal_files", 2, "before"),
+    (f"{MANIFEST}._seal_file", 3, "before"),
+    ("est_cli.storage.disk.sync_folder", 4, "before"),
     (f"{CACHE}._into_place", 2, "before"),
     (f"{CACHE}._into_place", 2, "after"),
 ]

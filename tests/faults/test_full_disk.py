@@ -137,13 +137,13 @@ def test_records_until_the_disk_is_full(tmp_path: Path, tally: Tally) -> None:
 
 
 def test_mended_records_are_synced_before_they_have_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done, replace = [], Path.replace
+    done, replace = [], os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: done.append(Path(os.readlink(f"/proc/self/fd/{fd}"))))
-    monkeypatch.setattr(Path, "replace", lambda path, target: done.append(path) or replace(path, target))
+    monkeypatch.setattr(os, "replace", lambda path, target: done.append(path) or replace(path, target))
     file = MetricsFile(tmp_path / "metrics.jsonl")
     file.append({"step": 1})
     file.truncate_after(1)
-    assert len(done) == 2 and done[0] == done[1] and done[0].name.startswith(".tmp-metrics.jsonl-")
+    assert done[0] == done[1] and done[2:] == [tmp_path] and done[0].name.startswith(".tmp-metrics.jsonl-")
 
 
 CHANGES = ("write", "fsync", "rename", "mkdir", "unlink")

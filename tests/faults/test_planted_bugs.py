@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.storage import store
+from est_cli.storage import manifest
 from tests.faults.planted import planted
 from tests.faults.size import either, only_full
 from tests.faults.test_crash_points import skip_without_strace, synced_before_its_name, with_three, write
@@ -49,7 +49,7 @@ def test_a_run_that_is_continued_wrongly(lab: Lab, golden: Golden, bug: str) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_manifest_that_nobody_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     truncated_anywhere(tmp_path / "right", name)
-    monkeypatch.setattr(store, "_check_file", lambda *_: None)
+    monkeypatch.setattr(manifest, "check_file", lambda *_: None)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         truncated_anywhere(tmp_path / "wrong", name)
 

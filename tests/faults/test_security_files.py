@@ -175,7 +175,7 @@ def test_a_cache_that_names_files_elsewhere(tmp_path: Path, tally: Tally, name: 
     (place / cache.META).write_text(json.dumps(meta))
     (tmp_path / "outside").touch()
     assert cache.intact(place) is None
-    with pytest.raises(cache._Damaged, match="not in its folder"):
+    with pytest.raises(cache.Damaged, match="not in its folder"):
         cache.verified(place)
     tally(inputs=1)
 

@@ -7,23 +7,25 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from est_cli.data import pool, shards, units
+from est_cli.data import encode_workers, token_cache, units
 from est_cli.data.encode import Encoder
-from est_cli.data.rows import Wanted
-from est_cli.data.shards import Job, tokenised
+from est_cli.data.pieces import Wanted
+from est_cli.data.token_cache import EncodeJob, tokenised
 from est_cli.storage.digest import digest_files
 
 UNIT_BYTES = 40_000
 
 
 def main() -> None:
-    units.UNIT_BYTES, shards.FEW_BYTES = UNIT_BYTES, 0
-    pool.STARTS_S = pool.SILENT_S  # one that is stopped may not have started yet, while others do the first units
+    units.UNIT_BYTES, token_cache.FEW_BYTES = UNIT_BYTES, 0
+    encode_workers.STARTS_S = (
+        encode_workers.SILENT_S
+    )  # one that is stopped may not have started yet, while others do the first units
     folder, tokenizer, processes = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     encoder = Encoder(Tokenizer.from_file(tokenizer), 0, "<u2")
     paths = sorted(folder.glob("*.jsonl"))
     corpus = units.file_units(paths, digest_files(paths), Wanted(("text",)))
-    found = tokenised("here", corpus, Job(encoder, "digest", 0.1, folder / "cache"), processes, True)
+    found = tokenised("here", corpus, EncodeJob(encoder, "digest", 0.1, folder / "cache"), processes, True)
     print(*(shard.counts["sha256"] for shard in found), sep="\n")
 
 

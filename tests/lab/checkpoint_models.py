@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from est_cli.storage.content import save_checkpoint
-from est_cli.storage.snapshot import take_snapshot
+from est_cli.storage.tensors import take_snapshot
 
 LAYERS = 3
 VOCAB = 64

@@ -13,7 +13,7 @@ import numpy as np
 
 from est_cli.config import DatasetConfig, Source
 from est_cli.data import Corpus
-from est_cli.data.stream import Span, Tokens, TokenStream
+from est_cli.data.stream import Tokens, TokenSpan, TokenStream
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "früh", "東京", "counts:", "one,\n", "🦊"]
 
@@ -37,7 +37,7 @@ def files(*paths: Path | str, **settings: object) -> DatasetConfig:
 def token_file(path: Path, ids: np.ndarray) -> TokenStream:
     """A stream of ids that are written to a file here."""
     ids.astype("<u2").tofile(path)
-    return TokenStream([Span(path, "<u2", 0, len(ids))])
+    return TokenStream([TokenSpan(path, "<u2", 0, len(ids))])
 
 
 def ids(tokens: Tokens) -> np.ndarray:

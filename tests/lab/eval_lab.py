@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from est_cli.cli.entry import enter
-from est_cli.cli.sweep.child import Ended, Signals
+from est_cli.cli.sweep.run_job import JobExit, JobSignals
 from est_cli.common.errors import EstError
 from est_cli.config import EvalConfig
 from est_cli.config.eval import check_eval, split_tasks
@@ -37,7 +37,7 @@ class EvalLab:
     folder: Path
     capsys: pytest.CaptureFixture[str]
     score: Score = by_lr
-    ends: dict[str, Ended] = field(default_factory=dict)
+    ends: dict[str, JobExit] = field(default_factory=dict)
     """How the job of this name ends; those that are not named are done."""
     ran: list[str] = field(default_factory=list)
     """Names of the jobs that were started."""
@@ -48,7 +48,7 @@ class EvalLab:
         out, err = self.capsys.readouterr()
         return Told(code, out, err)
 
-    def run_child(self, command: Sequence[str], signals: Signals) -> Ended:
+    def run_child(self, command: Sequence[str], signals: JobSignals) -> JobExit:
         """In the place of a process: accept the command line as est-eval would, and write what an evaluation leaves."""
         arguments = list(command[command.index("est_cli.eval") + 1 :])
         with another_hydra():
@@ -59,7 +59,7 @@ class EvalLab:
             check_eval(config)
             check_inputs(config)
         except EstError as error:
-            return Ended(error.exit_code, str(error))
+            return JobExit(error.exit_code, str(error))
         folder = Path("outputs", str(config.sweep), str(config.run_name))
         folder.mkdir(parents=True, exist_ok=True)
         ended = self.ends.get(folder.name, DONE)

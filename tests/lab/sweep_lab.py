@@ -14,7 +14,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from est_cli.cli.entry import enter
-from est_cli.cli.sweep.child import Ended, Signals
+from est_cli.cli.sweep.run_job import JobExit, JobSignals
 from est_cli.common.errors import EstError
 from est_cli.config import RunConfig
 from est_cli.config.schema import to_yaml
@@ -22,8 +22,8 @@ from est_cli.train import main
 from est_cli.training.start import resolve_resume
 from tests.lab.commands import typed_in
 
-Plant = Callable[[Signals], Ended]
-DONE = Ended(0, None)
+Plant = Callable[[JobSignals], JobExit]
+DONE = JobExit(0, None)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Told:
 class Lab:
     folder: Path
     capsys: pytest.CaptureFixture[str]
-    ends: dict[str, Ended | Plant] = field(default_factory=dict)
+    ends: dict[str, JobExit | Plant] = field(default_factory=dict)
     """How the job of this name ends; those that are not named are done."""
     ran: list[str] = field(default_factory=list)
     """Names of the jobs that were started."""
@@ -51,7 +51,7 @@ class Lab:
         out, err = self.capsys.readouterr()
         return Told(code, out, err)
 
-    def run_child(self, command: Sequence[str], signals: Signals) -> Ended:
+    def run_child(self, command: Sequence[str], signals: JobSignals) -> JobExit:
         """In the place of a process: accept the command line as est-train would, and write what a finished run has."""
         arguments = list(command[command.index("est_cli.train") + 1 :])
         with another_hydra():
@@ -60,13 +60,13 @@ class Lab:
         try:
             start = resolve_resume(config, given)
         except EstError as error:
-            return Ended(error.exit_code, str(error))
+            return JobExit(error.exit_code, str(error))
         run = Path("outputs", str(config.sweep), str(config.run_name))
         run.mkdir(parents=True, exist_ok=True)
         if start.folder is None:
             (run / "config.yaml").write_text(to_yaml(config))
         end = self.ends.get(run.name, DONE)
-        ended = end if isinstance(end, Ended) else end(signals)
+        ended = end if isinstance(end, JobExit) else end(signals)
         if ended == DONE:
             (run / "summary.json").write_text(json.dumps(summary(config)))
         return ended

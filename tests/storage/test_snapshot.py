@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from est_cli.storage import content
 from est_cli.storage.content import save_model
-from est_cli.storage.snapshot import Buffers, take_snapshot
+from est_cli.storage.tensors import Buffers, take_snapshot
 from tests.lab.checkpoint_models import VOCAB, adamw, assert_same, everything, gpt2, llama, tokenizer, train
 
 MODELS: dict[str, Callable[[int], PreTrainedModel]] = {

@@ -70,8 +70,9 @@ POINTS = {
         ("at", f"{LOOP}.folder.load_checkpoint", 1, "before", KILL),
         ("at", "est_cli.storage.tensors.load_weights", 1, "after", KILL),
         ("at", "est_cli.storage.tensors.load_optimizer", 1, "after", KILL),
-        ("at", "est_cli.tracking.metrics._replace", 1, "before", KILL),
-        ("at", "est_cli.tracking.metrics._replace", 1, "after", KILL),
+        ("at_fault_point", "write .tmp-metrics.jsonl", KILL),
+        ("at_fault_point", "replace metrics.jsonl", KILL),
+        ("at_fault_point", "fsync x/", KILL),
     ],
     "in the last save and the end": [
         ("at_fault_point", f"rename .tmp-step-{STEPS:06d}", KILL),

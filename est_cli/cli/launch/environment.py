@@ -47,10 +47,10 @@ def _how(command: str) -> str:
 
 
 def _refuse_plugins(environment: Mapping[str, str], command: str) -> None:
-    told = f"is not for est-{command}, {_WHOLE_MODELS}"
+    whole_models = f"is not for est-{command}, {_WHOLE_MODELS}"
     for plugin, reason in _PLUGINS.items():
         if environment.get(f"ACCELERATE_USE_{plugin}", "").lower() in ("true", "1"):
-            raise ConfigError(f"ACCELERATE_USE_{plugin}: {reason if command == 'train' else told}")
+            raise ConfigError(f"ACCELERATE_USE_{plugin}: {reason if command == 'train' else whole_models}")
 
 
 def _refuse_incomplete(environment: Mapping[str, str], command: str) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from est_cli.cli.launch.handover import freeze, log_tail, run_named
+from est_cli.cli.launch.exit_status import WorkerStatus, overall_error
+from est_cli.cli.launch.handover import log_tail, read_run_folder, save_job
 from est_cli.cli.launch.supervisor import supervise
-from est_cli.cli.launch.verdict import End, verdict
+from est_cli.common.child import python_command
 
 if TYPE_CHECKING:
     from est_cli.cli.command import Command
@@ -25,27 +26,25 @@ def launch(command: Command, job: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="est-launch-") as name:
         folder = Path(name)
         config, continued = command.config_of(job), command.folder_of(job)
-        freeze(command.name, config, continued, folder)
+        save_job(command.name, config, continued, folder)
         ends, signum = supervise(_worker_command(folder), config.launch.num_processes, folder)
-        error = verdict(ends, signum, command.continues or _resume_hint(continued, folder))
+        error = overall_error(ends, signum, command.continues or _resume_hint(continued, folder))
         _show_logs(ends, folder)
     if error is not None:
         raise error
 
 
 def _worker_command(folder: Path) -> list[str]:
-    """This interpreter, with the current folder on its path only if this process has it there (`python -m`)."""
-    here = {"", os.getcwd()} & set(sys.path)
-    return [sys.executable, *([] if here else ["-P"]), "-m", "est_cli.cli.launch.worker", str(folder)]
+    return python_command("est_cli.cli.launch.worker", str(folder))
 
 
 def _resume_hint(continued: Path | None, folder: Path) -> str:
     """How to go on after a failure of a run that leaves checkpoints."""
-    run = run_named(folder) if continued is None else str(continued)
+    run = read_run_folder(folder) if continued is None else str(continued)
     return "no step was done" if run is None else f"resume={run} continues from the last checkpoint"
 
 
-def _show_logs(ends: Sequence[End], folder: Path) -> None:
+def _show_logs(ends: Sequence[WorkerStatus], folder: Path) -> None:
     """What others than the first said, where it explains something: one bug's traceback, or all with EST_DEBUG=1."""
     bug = next((end for end in ends if end.code == 1), None)
     for end in ends[1:]:

@@ -1,27 +1,26 @@
 """Workers on this machine as one: signals go to all, and when one is lost none is left.
 
-This is not torch's elastic agent, which kills workers 30 s after a SIGTERM (a save may take longer) and leaves them
-alive when it is killed itself (docs/distributed.md).
+This is not torch's elastic agent. When that is killed itself its workers live on; after a signal it does not say
+how they ended, and it takes a worker's 143 after a save for a failure, after which the others have 30 s. How long they
+have after a signal can be set in newer versions than the lowest that is supported here (docs/distributed.md).
 """
 
 from __future__ import annotations
 
 import math
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 
-from est_cli.cli.launch.handover import log_of, word_of
-from est_cli.cli.launch.verdict import End
-from est_cli.common.signals import heeded
+from est_cli.cli.launch.exit_status import WorkerStatus
+from est_cli.cli.launch.handover import log_path, read_exit
+from est_cli.common.child import end_children, start_child
+from est_cli.common.signals import handling
 
 GRACE_S = 5.0
 """What workers get to end by themselves when one of them has failed."""
@@ -31,66 +30,45 @@ _POLL_S = 0.1
 _HOST = "127.0.0.1"
 
 
-@dataclass(frozen=True)
-class _Worker:
-    rank: int
-    process: subprocess.Popen[bytes]
+Workers = list[subprocess.Popen[bytes]]
+"""By rank."""
 
 
-def supervise(command: Sequence[str], processes: int, folder: Path) -> tuple[list[End], int | None]:
+def supervise(command: Sequence[str], processes: int, folder: Path) -> tuple[list[WorkerStatus], int | None]:
     """Run `command` as ranks 0 to `processes` - 1 until all have ended or those that are left are given up and killed.
 
     Returns how each ended, by rank, and the first signal that was passed on, if any. Each worker's stdin is a pipe that
     closes when this process ends, however it does; stdout and stderr are rank 0's, the others' stderr goes to a log.
     """
-    with _noted_signals() as signals, _started(command, processes, folder) as workers:
+    signals: list[int] = []
+    with handling(lambda signum, frame: signals.append(signum)), _started(command, processes, folder) as workers:
         _watch(workers, signals)
-        return [_end(worker, folder) for worker in workers], (signals[0] if signals else None)
+        return [_status(rank, worker, folder) for rank, worker in enumerate(workers)], (signals[0] if signals else None)
 
 
 @contextmanager
-def _noted_signals() -> Iterator[list[int]]:
-    noted: list[int] = []
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        noted.append(signum)
-
-    previous = {number: signal.signal(number, note) for number in heeded()}
-    try:
-        yield noted
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _started(command: Sequence[str], processes: int, folder: Path) -> Iterator[list[_Worker]]:
-    workers: list[_Worker] = []
+def _started(command: Sequence[str], processes: int, folder: Path) -> Iterator[Workers]:
+    workers: Workers = []
     with ExitStack() as stack:
         port = stack.enter_context(_reserved_port())
         lifeline, ours = os.pipe()
         stack.callback(os.close, ours)
         stack.callback(os.close, lifeline)
-        stack.callback(_end_all, workers)  # before the pipe closes, at which workers that are left remove `folder`
+        # Before the pipe closes, at which workers that are left remove `folder`.
+        stack.callback(end_children, workers)
         for rank in range(processes):
             workers.append(_start(command, rank, processes, port, lifeline, folder))
         yield workers
 
 
-def _start(command: Sequence[str], rank: int, processes: int, port: int, lifeline: int, folder: Path) -> _Worker:
-    """In a session of its own, so that Ctrl-C in a terminal reaches it only through the launcher."""
+def _start(
+    command: Sequence[str], rank: int, processes: int, port: int, lifeline: int, folder: Path
+) -> subprocess.Popen[bytes]:
     environment = worker_environment(rank, processes, port)
-    with ExitStack() as stack:
-        log = None if rank == 0 else stack.enter_context(log_of(folder, rank).open("wb"))
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=lifeline,
-            stdout=None if rank == 0 else subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,
-        )
-    return _Worker(rank, process)
+    if rank == 0:
+        return start_child(command, env=environment, stdin=lifeline)
+    with log_path(folder, rank).open("wb") as log:
+        return start_child(command, env=environment, stdin=lifeline, stdout=subprocess.DEVNULL, stderr=log)
 
 
 def worker_environment(rank: int, processes: int, port: int) -> dict[str, str]:
@@ -113,17 +91,17 @@ def _reserved_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-def _watch(workers: Sequence[_Worker], signals: Sequence[int]) -> None:
+def _watch(workers: Workers, signals: Sequence[int]) -> None:
     """Until all have ended, or the time of those that are left is over."""
     passed_on, deadline = 0, math.inf
-    while any(_code(worker) is None for worker in workers) and time.monotonic() < deadline:
-        if any(End(worker.rank, _code(worker)).failed for worker in workers):
+    while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
+        if any(WorkerStatus(rank, worker.poll()).failed for rank, worker in enumerate(workers)):
             deadline = min(deadline, time.monotonic() + GRACE_S)
         while passed_on < len(signals):
             passed_on += 1
             deadline = min(deadline, time.monotonic() + _patience_s(passed_on))
             for worker in workers:
-                worker.process.terminate()
+                worker.terminate()
         time.sleep(_POLL_S)
 
 
@@ -131,16 +109,12 @@ def _patience_s(signals: int) -> float:
     return math.inf if signals == 1 else SECOND_SIGNAL_S if signals == 2 else 0.0
 
 
-def _code(worker: _Worker) -> int | None:
-    return worker.process.poll()
-
-
-def _end(worker: _Worker, folder: Path) -> End:
-    """A worker that has said its last word but does not get through its own shutdown has ended too."""
-    word, code = word_of(folder, worker.rank), _code(worker)
-    if code is None and word is not None:
-        code = word.code
-    return End(worker.rank, code, word.message if word else None, _state(worker.process.pid))
+def _status(rank: int, worker: subprocess.Popen[bytes], folder: Path) -> WorkerStatus:
+    """A worker that has said how it ends but does not get through its own shutdown has ended too."""
+    said, code = read_exit(folder, rank), worker.poll()
+    if code is None and said is not None:
+        code = said.code
+    return WorkerStatus(rank, code, said.message if said else None, _state(worker.pid))
 
 
 def _state(pid: int) -> str:
@@ -149,12 +123,3 @@ def _state(pid: int) -> str:
     except (OSError, IndexError):
         return "hangs"
     return {"T": "stopped", "t": "stopped", "D": "waits for a device or a disk"}.get(letter, "hangs")
-
-
-def _end_all(workers: Sequence[_Worker]) -> None:
-    """Kill what is left of each worker's process group: itself, or helpers that it left behind."""
-    for worker in workers:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker.process.pid, signal.SIGKILL)
-    for worker in workers:
-        worker.process.wait()

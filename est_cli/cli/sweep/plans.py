@@ -5,7 +5,7 @@ from __future__ import annotations
 from est_cli.cli.sweep.overrides import Parts, combinations, shown, take_apart
 from est_cli.cli.sweep.program import Grammar
 from est_cli.common.errors import ConfigError
-from est_cli.common.signals import held
+from est_cli.common.signals import signals_deferred
 from est_cli.config import PlanConfig
 from est_cli.config.compose import CommandLine, composed
 from est_cli.config.method import refuse_stage_option
@@ -36,7 +36,7 @@ def compare_plans(command: CommandLine) -> None:
     chosen = {_label(values, parts): _checked(values, parts) for values in combinations(parts)}
     if not any(isinstance(found, PlanConfig) for found in chosen.values()):
         raise next(found for found in chosen.values() if isinstance(found, ConfigError))
-    with held():
+    with signals_deferred():
         from est_cli.planning.side_by_side import plan_all  # torch and transformers: only for accepted configurations
 
     plan_all(chosen)

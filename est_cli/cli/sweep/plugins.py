@@ -16,12 +16,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from est_cli.cli.sweep.child import noted_signals
 from est_cli.cli.sweep.jobs import Job, asking, make_job
 from est_cli.cli.sweep.overrides import Parts
 from est_cli.cli.sweep.perform import perform, refuse_more
 from est_cli.cli.sweep.program import Program
 from est_cli.cli.sweep.rows import Row, Status, is_done
+from est_cli.cli.sweep.run_job import noted_signals
 from est_cli.cli.sweep.settings import Settings, direction_of, opened_hydra, told_of
 from est_cli.common.errors import ConfigError, EstError, StoppedBySignal
 

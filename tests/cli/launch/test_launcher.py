@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from est_cli.cli.launch import launcher
-from est_cli.cli.launch.handover import Word, freeze, leave_word, log_tail, run_named, thaw, word_of
+from est_cli.cli.launch.handover import WorkerExit, load_job, log_tail, read_exit, read_run_folder, save_job, write_exit
 from est_cli.config import RunConfig
 from est_cli.config.schema import typed
 from tests.lab.commands import accepted
@@ -167,14 +167,14 @@ def test_no_orphans_of_a_killed_launcher(tmp_path: Path) -> None:
 def test_what_is_handed_over_comes_back(tmp_path: Path) -> None:
     config = accepted("launch.num_processes=2", "stage.t1=3")
     for continued in (None, Path("outputs/x")):
-        freeze("train", config, continued, tmp_path)
-        command, tree, folder = thaw(tmp_path)
+        save_job("train", config, continued, tmp_path)
+        command, tree, folder = load_job(tmp_path)
         assert (command, typed(tree, RunConfig), folder) == ("train", config, continued)
-    assert (word_of(tmp_path, 1), run_named(tmp_path), log_tail(tmp_path, 1)) == (None, None, "")
-    leave_word(tmp_path, 1, Word(3, "a.txt: is bad"))
-    assert word_of(tmp_path, 1) == Word(3, "a.txt: is bad")
+    assert (read_exit(tmp_path, 1), read_run_folder(tmp_path), log_tail(tmp_path, 1)) == (None, None, "")
+    write_exit(tmp_path, 1, WorkerExit(3, "a.txt: is bad"))
+    assert read_exit(tmp_path, 1) == WorkerExit(3, "a.txt: is bad")
     (tmp_path / "rank-1.json").write_text('{"code": 3, "mess')
-    assert word_of(tmp_path, 1) is None
+    assert read_exit(tmp_path, 1) is None
 
 
 def test_the_current_folder_is_on_the_workers_path_only_where_it_is_on_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from est_cli.cli.sweep.child import Ended, Signals
+from est_cli.cli.sweep.run_job import JobExit, JobSignals
 from tests.lab.commands import tree
 from tests.lab.sweep_lab import DONE, Lab, column, results
 
@@ -43,7 +43,7 @@ def test_every_pair_is_a_row(lab: Lab) -> None:
 
 
 def test_the_same_command_again_trains_nothing_twice(lab: Lab) -> None:
-    lab.ends[NAMES[1]] = Ended(137, "killed by SIGKILL")
+    lab.ends[NAMES[1]] = JobExit(137, "killed by SIGKILL")
     assert lab.sweep(*PAIRS).code == 137
     assert lab.take_ran() == [NAMES[0], NAMES[1], NAMES[3]]
     lab.ends.clear()
@@ -90,9 +90,9 @@ def test_groups_and_what_only_some_can_have(lab: Lab) -> None:
 
 def test_a_failed_job_is_a_row_and_the_first_gives_the_exit_code(lab: Lab) -> None:
     lab.ends = {
-        "seed=1": Ended(5, "loss: is not finite"),
-        "seed=2": Ended(137, "killed by SIGKILL"),
-        "seed=3": Ended(2, "late"),
+        "seed=1": JobExit(5, "loss: is not finite"),
+        "seed=2": JobExit(137, "killed by SIGKILL"),
+        "seed=3": JobExit(2, "late"),
     }
     told = lab.sweep("seed=0,1,2,3,4")
     assert told.code == 5 and lab.ran == [f"seed={seed}" for seed in range(5)]
@@ -104,7 +104,7 @@ def test_a_failed_job_is_a_row_and_the_first_gives_the_exit_code(lab: Lab) -> No
 
 
 def test_a_job_that_ends_well_without_a_summary_has_failed(lab: Lab) -> None:
-    lab.ends["seed=0"] = Ended(0, "of nothing")
+    lab.ends["seed=0"] = JobExit(0, "of nothing")
     assert lab.sweep("seed=0,1", "sweep=s").code == 1
     assert column(results(lab.folder / "outputs/s"), "status") == ["failed", "done"]
 
@@ -112,7 +112,7 @@ def test_a_job_that_ends_well_without_a_summary_has_failed(lab: Lab) -> None:
 def test_the_rows_so_far_are_there_while_a_job_runs(lab: Lab) -> None:
     seen: list[list[str]] = []
 
-    def look(signals: Signals) -> Ended:
+    def look(signals: JobSignals) -> JobExit:
         seen.append(column(results(lab.only_sweep()), "status"))
         return DONE
 
@@ -122,9 +122,9 @@ def test_the_rows_so_far_are_there_while_a_job_runs(lab: Lab) -> None:
 
 
 def test_a_signal_stops_after_the_running_job(lab: Lab) -> None:
-    def stopped(signals: Signals) -> Ended:
+    def stopped(signals: JobSignals) -> JobExit:
         os.kill(os.getpid(), signal.SIGTERM)
-        return Ended(143, "after step 7")
+        return JobExit(143, "after step 7")
 
     lab.ends["seed=1"] = stopped
     before = signal.getsignal(signal.SIGTERM)
@@ -219,7 +219,7 @@ def test_the_folder_of_a_run_is_no_folder_for_a_sweep(lab: Lab) -> None:
 
 
 def test_a_damaged_job_hurts_no_other(lab: Lab) -> None:
-    lab.ends["seed=0"] = Ended(137, "killed by SIGKILL")
+    lab.ends["seed=0"] = JobExit(137, "killed by SIGKILL")
     lab.sweep("seed=0,1", "sweep=s")
     (lab.folder / "outputs/s/seed=0/config.yaml").write_text("]")
     lab.take_ran()

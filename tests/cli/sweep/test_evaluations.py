@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from est_cli.cli.sweep.child import Ended
+from est_cli.cli.sweep.run_job import JobExit
 from est_cli.config import EvalConfig
 from tests.cli.sweep.test_plugins import needs_search, needs_slurm
 from tests.lab.commands import tree
@@ -45,7 +45,7 @@ def test_every_setting_is_a_row_and_the_best_of_each_task_is_marked(eval_lab: Ev
 
 
 def test_the_same_command_again_runs_what_is_missing(eval_lab: EvalLab) -> None:
-    eval_lab.ends["lr=0.001"] = Ended(5, "eval.lr: loss or gradient not finite")
+    eval_lab.ends["lr=0.001"] = JobExit(5, "eval.lr: loss or gradient not finite")
     told = eval_lab.sweep(*RATES)
     assert told.code == 5 and told.last.endswith("/lr=0.001: eval.lr: loss or gradient not finite")
     assert column(results(eval_lab.only_sweep()), "status") == ["failed", "done"]

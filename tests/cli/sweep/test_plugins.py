@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.cli.sweep.child import Ended
 from est_cli.cli.sweep.jobs import plan_jobs
 from est_cli.cli.sweep.overrides import take_apart
 from est_cli.cli.sweep.plugins import launch_jobs, search
 from est_cli.cli.sweep.rows import Status, begin, planned_row, rows_of
+from est_cli.cli.sweep.run_job import JobExit
 from est_cli.cli.sweep.settings import Settings
 from est_cli.cli.sweep.trainings import TRAININGS
 from est_cli.common.errors import install_hint
@@ -39,7 +39,7 @@ def opened(lab: Lab) -> Path:
 
 def test_a_launcher_gets_what_is_left_to_run(lab: Lab) -> None:
     sweep = opened(lab)
-    lab.ends["seed=2"] = Ended(9, "train.micro_batch: out of memory")
+    lab.ends["seed=2"] = JobExit(9, "train.micro_batch: out of memory")
     parts = take_apart(TRAININGS, CommandLine(["seed=0,1,2,-3"], None))
     jobs = plan_jobs(parts, "s")
     RunDir(sweep / "seed=0").root.mkdir()
@@ -146,7 +146,7 @@ def test_a_search_goes_on_where_it_stopped(lab: Lab) -> None:
 
 @needs_search
 def test_proposals_that_cannot_run_or_fail(lab: Lab) -> None:
-    lab.ends["t1=0.1,seed=1"] = Ended(5, "loss: is not finite")
+    lab.ends["t1=0.1,seed=1"] = JobExit(5, "loss: is not finite")
     told = lab.sweep(*SEARCH, "hydra/sweeper/sampler=grid", "stage.t1=choice(0.1,0.6)", "seed=0,1")
     assert told.code == 5 and len(lab.ran) == 4, told.err
     rows = {row["folder"].rpartition("/")[2]: row for row in results(lab.folder / "outputs" / "s")}

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from est_cli.cli.launch.verdict import End, verdict
+from est_cli.cli.launch.exit_status import WorkerStatus, overall_error
 from est_cli.common.errors import EstError, StoppedBySignal
 
 LOST = "rank 0: the group is broken"
@@ -55,7 +55,7 @@ CASES: dict[str, tuple[list[tuple[int | None, str | None]], int | None, tuple[in
 @pytest.mark.parametrize("case", CASES)
 def test_verdict(case: str) -> None:
     ends, signum, expected = CASES[case]
-    error = verdict([End(rank, code, message) for rank, (code, message) in enumerate(ends)], signum, AT)
+    error = overall_error([WorkerStatus(rank, code, message) for rank, (code, message) in enumerate(ends)], signum, AT)
     if expected is None:
         assert error is None
         return
@@ -66,16 +66,27 @@ def test_verdict(case: str) -> None:
 
 
 def test_a_stopped_rank_is_named_before_those_that_wait_for_it() -> None:
-    ends = [End(0, 7, LOST), End(1, None), End(2, None, state="stopped"), End(3, None)]
+    ends = [
+        WorkerStatus(0, 7, LOST),
+        WorkerStatus(1, None),
+        WorkerStatus(2, None, state="stopped"),
+        WorkerStatus(3, None),
+    ]
     line = f"rank 2: stopped, and did not answer in time (launch.timeout_s); {AT}"
-    assert str(verdict(ends, None, AT)) == line
+    assert str(overall_error(ends, None, AT)) == line
 
 
 def test_before_there_is_a_run_there_is_nothing_to_continue() -> None:
-    error = verdict([End(0, -9), End(1, None)], None, "no step was done")
+    error = overall_error([WorkerStatus(0, -9), WorkerStatus(1, None)], None, "no step was done")
     assert str(error) == "rank 0: killed by SIGKILL; no step was done"
 
 
 def test_whose_end_lets_the_others_go_on() -> None:
-    assert [code for code in (None, 0, 143, 130, 1, 7, -15, -9, 141) if End(1, code).failed] == [1, 7, -15, -9, 141]
+    assert [code for code in (None, 0, 143, 130, 1, 7, -15, -9, 141) if WorkerStatus(1, code).failed] == [
+        1,
+        7,
+        -15,
+        -9,
+        141,
+    ]
     assert signal.SIGTERM == 15

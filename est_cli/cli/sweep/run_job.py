@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO
 
+from est_cli.common.child import end_children, start_child
 from est_cli.common.errors import StoppedBySignal
-from est_cli.common.signals import heeded
+from est_cli.common.signals import handling
 
 SAVE_S = 100.0
 """How long a job may take to save when this process must end."""
 SECOND_SIGNAL_S = 5.0
-_PR_SET_PDEATHSIG = 1
 _LAST_WORDS = tuple(f"{program}: {what}: " for program in ("est-train", "est-eval") for what in ("error", "stopped"))
 
 
 @dataclass(frozen=True)
-class Ended:
+class JobExit:
     """How a job ended."""
 
     code: int
@@ -35,7 +34,7 @@ class Ended:
 
 
 @dataclass
-class Signals:
+class JobSignals:
     """What this process was asked by signals while jobs run."""
 
     signum: int | None = None
@@ -52,12 +51,12 @@ class Signals:
 
 
 @contextmanager
-def noted_signals() -> Iterator[Signals]:
+def noted_signals() -> Iterator[JobSignals]:
     """The first signal that asks to stop is noted and passed on to the job, which saves and stops; the second raises.
 
     In a job of submitit SIGTERM and SIGINT only: the others are how it warns of a time limit, and it hears them itself.
     """
-    signals = Signals()
+    signals = JobSignals()
 
     def note(signum: int, frame: FrameType | None) -> None:
         if signals.signum is not None:
@@ -67,32 +66,18 @@ def noted_signals() -> Iterator[Signals]:
             signals.pending.append(signum)
         signals.pass_on()
 
-    numbers = (signal.SIGTERM, signal.SIGINT) if "SUBMITIT_EXECUTOR" in os.environ else heeded()
-    previous = {number: signal.signal(number, note) for number in numbers}
-    try:
+    numbers = (signal.SIGTERM, signal.SIGINT) if "SUBMITIT_EXECUTOR" in os.environ else None
+    with handling(note, numbers):
         yield signals
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
-def command_of(module: str, arguments: Sequence[str]) -> list[str]:
-    """A door in this interpreter, with the current folder on its path only if this process has it there."""
-    here = {"", os.getcwd()} & set(sys.path)
-    return [sys.executable, *([] if here else ["-P"]), "-m", module, *arguments]
-
-
-def run_child(command: Sequence[str], signals: Signals) -> Ended:
-    """Run a job to its end. In a process group of its own: Ctrl-C in a terminal reaches it only through `signals`."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        process_group=0,
-        preexec_fn=_end_with(os.getpid()),
+def run_child(command: Sequence[str], signals: JobSignals) -> JobExit:
+    """Run a job, to which only `signals` get through, to its end."""
+    # Of submitit's warning the job is told by SIGTERM, so it ignores what Slurm sends to every process.
+    ignored = [signal.SIGUSR2] if "SUBMITIT_EXECUTOR" in os.environ else []
+    nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
+    process = start_child(
+        command, tied=True, ignored=ignored, stdin=nothing, stdout=nothing, stderr=pipe, text=True, errors="replace"
     )
     words: dict[str, str] = {}
     assert process.stderr is not None
@@ -103,31 +88,12 @@ def run_child(command: Sequence[str], signals: Signals) -> Ended:
     try:
         code = process.wait()
     except BaseException:  # a second signal, or a cluster's notice that this machine is needed
-        _end(process, SAVE_S if signals.signum is None else SECOND_SIGNAL_S)
+        end_children([process], SAVE_S if signals.signum is None else SECOND_SIGNAL_S)
         raise
     finally:
         signals.child = None
     reader.join(SECOND_SIGNAL_S)
-    return Ended(code if code >= 0 else 128 - code, _killed(code) or words.get("end") or words.get("last"))
-
-
-def _end_with(parent: int) -> Callable[[], None]:
-    """What the job's process does first: ask the kernel to end it when this process ends, even by SIGKILL.
-
-    (Linux; elsewhere such a job runs on to its end.) Of submitit's warning it is told by SIGTERM, so it ignores what
-    Slurm sends to every process.
-    """
-    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-
-    def prepare() -> None:
-        if "SUBMITIT_EXECUTOR" in os.environ:
-            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        if prctl is not None:
-            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it ended before the line above
-                os._exit(1)
-
-    return prepare
+    return JobExit(code if code >= 0 else 128 - code, _killed(code) or words.get("end") or words.get("last"))
 
 
 def _show(stream: IO[str], words: dict[str, str]) -> None:
@@ -144,13 +110,3 @@ def _show(stream: IO[str], words: dict[str, str]) -> None:
 
 def _killed(code: int) -> str | None:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else None
-
-
-def _end(process: subprocess.Popen[str], patience_s: float) -> None:
-    process.terminate()
-    try:
-        process.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

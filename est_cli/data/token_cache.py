@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
 from est_cli.data.encode import Encoder, write_tokens
+from est_cli.data.encode_workers import run_tasks
 from est_cli.data.pieces import Advance, Unit
-from est_cli.data.pool import run_tasks
-from est_cli.data.progress import progress
 from est_cli.storage.cache import cached, clear_leftovers, intact, locked, publish
 from est_cli.storage.digest import fingerprint
 
@@ -32,7 +36,7 @@ TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
-class Job:
+class EncodeJob:
     """How units become tokens; `digest` is the tokenizer's, `fraction` of the documents are held out."""
 
     encoder: Encoder
@@ -49,7 +53,7 @@ class Shard:
     counts: dict[str, Any]
 
 
-def tokenised(name: str, units: Sequence[Unit], job: Job, num_workers: int | None, verify: bool) -> list[Shard]:
+def tokenised(name: str, units: Sequence[Unit], job: EncodeJob, num_workers: int | None, verify: bool) -> list[Shard]:
     """The tokens of all units, in their order, from the cache or made now.
 
     Without `verify` the folders that are there are taken for intact where sizes and seals are right. Other processes
@@ -68,7 +72,7 @@ def tokenised(name: str, units: Sequence[Unit], job: Job, num_workers: int | Non
     return [Shard(folder, found[folder]) for folder in folders]
 
 
-def _folder(unit: Unit, job: Job) -> Path:
+def _folder(unit: Unit, job: EncodeJob) -> Path:
     key = fingerprint("tokens", FORMAT, unit.fingerprint, job.digest, job.fraction)
     return job.cache_root / key[:16]
 
@@ -82,7 +86,7 @@ def _intact(folders: Sequence[Path], verify: bool, warn: bool = False) -> dict[P
 
 
 def _made(
-    name: str, todo: dict[Path, Unit], total: int, job: Job, num_workers: int | None
+    name: str, todo: dict[Path, Unit], total: int, job: EncodeJob, num_workers: int | None
 ) -> dict[Path, dict[str, Any]]:
     """Tokenise what is missing: `total` is the size of everything."""
     missing = sum(unit.size for unit in todo.values())
@@ -97,12 +101,12 @@ def _made(
         return {folder: _made_here(folder, unit, job, advance) for folder, unit in todo.items()}
 
 
-def _made_here(folder: Path, unit: Unit, job: Job, advance: Advance) -> dict[str, Any]:
+def _made_here(folder: Path, unit: Unit, job: EncodeJob, advance: Advance) -> dict[str, Any]:
     return publish(folder, lambda place: write_tokens(place, unit, job.encoder, job.fraction, advance))
 
 
-def _tasks(todo: dict[Path, Unit], job: Job) -> list[dict[str, Any]]:
-    """The same for worker.py, in plain values."""
+def _tasks(todo: dict[Path, Unit], job: EncodeJob) -> list[dict[str, Any]]:
+    """The same for encode_workers.py, in plain values."""
     folder = job.cache_root / f"encoder-{job.digest[:16]}"
 
     def save(place: Path) -> dict[str, Any]:
@@ -115,3 +119,37 @@ def _tasks(todo: dict[Path, Unit], job: Job) -> list[dict[str, Any]]:
         {"unit": asdict(unit), "folder": str(folder), "fraction": job.fraction, **shared}
         for folder, unit in todo.items()
     ]
+
+
+LINE_EVERY_S = 60.0
+"""Between lines of log."""
+
+
+@contextmanager
+def progress(what: str, total: int, done: int) -> Iterator[Advance]:
+    """A bar on a terminal's stderr; anywhere else a line of log, and another one every minute."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        log.info("%s", what)
+        yield _lines(total, done)
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total, completed=done)
+        yield lambda units: bar.advance(task, units)
+
+
+def _lines(total: int, done: int) -> Advance:
+    """Tells now and then how far it is, and how long the rest takes at the pace since the start."""
+    began = logged = time.monotonic()
+    at_first = done
+
+    def advance(units: int) -> None:
+        nonlocal done, logged
+        done += units
+        now = time.monotonic()
+        if now - logged >= LINE_EVERY_S and done > at_first:
+            logged, left = now, (now - began) * (total - done) / (done - at_first)
+            log.info("%.0f %% tokenised, about %.0f minutes left", 100 * done / max(1, total), left / 60)
+
+    return advance

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.cli.sweep.child import Ended, Signals, command_of, noted_signals, run_child
+from est_cli.cli.sweep.run_job import JobExit, JobSignals, noted_signals, run_child
 from est_cli.common.errors import StoppedBySignal
 from est_cli.common.signals import STOPPING
 
@@ -26,21 +26,21 @@ def child(code: str) -> list[str]:
 @pytest.mark.parametrize(
     ("code", "ended"),
     [
-        ("pass", Ended(0, None)),
-        ("sys.exit('est-train: error: seed: is bad')", Ended(1, "seed: is bad")),
-        ("print('est-train: stopped: after step 7', file=sys.stderr); sys.exit(143)", Ended(143, "after step 7")),
-        ("print('est-eval: error: task: no\\nmore', file=sys.stderr); sys.exit(2)", Ended(2, "task: no")),
-        ("raise KeyError('x')", Ended(1, "KeyError: 'x'")),
-        ("os.kill(os.getpid(), signal.SIGKILL)", Ended(137, "killed by SIGKILL")),
-        ("sys.exit(3 if os.getpgrp() == os.getpid() else 4)", Ended(3, None)),
-        ("print('x' * 1000000); sys.stderr.buffer.write(bytes([255, 10]))", Ended(0, None)),
-        ("subprocess.Popen(['sleep', '20']); print('it', file=sys.stderr)", Ended(0, "it")),  # keeps the pipe
+        ("pass", JobExit(0, None)),
+        ("sys.exit('est-train: error: seed: is bad')", JobExit(1, "seed: is bad")),
+        ("print('est-train: stopped: after step 7', file=sys.stderr); sys.exit(143)", JobExit(143, "after step 7")),
+        ("print('est-eval: error: task: no\\nmore', file=sys.stderr); sys.exit(2)", JobExit(2, "task: no")),
+        ("raise KeyError('x')", JobExit(1, "KeyError: 'x'")),
+        ("os.kill(os.getpid(), signal.SIGKILL)", JobExit(137, "killed by SIGKILL")),
+        ("sys.exit(3 if os.getpgrp() == os.getpid() else 4)", JobExit(3, None)),
+        ("print('x' * 1000000); sys.stderr.buffer.write(bytes([255, 10]))", JobExit(0, None)),
+        ("subprocess.Popen(['sleep', '20']); print('it', file=sys.stderr)", JobExit(0, "it")),  # keeps the pipe
     ],
 )
-def test_how_a_job_ends(monkeypatch: pytest.MonkeyPatch, code: str, ended: Ended) -> None:
-    monkeypatch.setattr("est_cli.cli.sweep.child.SECOND_SIGNAL_S", 0.5)
+def test_how_a_job_ends(monkeypatch: pytest.MonkeyPatch, code: str, ended: JobExit) -> None:
+    monkeypatch.setattr("est_cli.cli.sweep.run_job.SECOND_SIGNAL_S", 0.5)
     began = time.monotonic()
-    got = run_child(child(code), Signals())
+    got = run_child(child(code), JobSignals())
     assert got.code == ended.code and (got.reason == ended.reason or ended.code == 0)
     assert time.monotonic() - began < 15
 
@@ -52,7 +52,7 @@ def test_a_job_reads_nothing_of_what_is_typed() -> None:
     before = os.dup(0)
     os.dup2(keyboard, 0)
     try:
-        assert run_child(child("sys.exit(len(sys.stdin.read()))"), Signals()).code == 0
+        assert run_child(child("sys.exit(len(sys.stdin.read()))"), JobSignals()).code == 0
     finally:
         os.dup2(before, 0)
         os.close(before)
@@ -60,16 +60,16 @@ def test_a_job_reads_nothing_of_what_is_typed() -> None:
 
 
 def test_progress_goes_through_and_output_does_not(capfd: pytest.CaptureFixture[str]) -> None:
-    run_child(child("print('table')\nfor i in range(3): print('step', i, file=sys.stderr)"), Signals())
+    run_child(child("print('table')\nfor i in range(3): print('step', i, file=sys.stderr)"), JobSignals())
     assert capfd.readouterr() == ("", "step 0\nstep 1\nstep 2\n")
 
 
 def test_a_job_of_submitit_ignores_its_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM follows."""
     warned = child("os.kill(os.getpid(), signal.SIGUSR2)")
-    assert run_child(warned, Signals()) == Ended(140, "killed by SIGUSR2")
+    assert run_child(warned, JobSignals()) == JobExit(140, "killed by SIGUSR2")
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    assert run_child(warned, Signals()).code == 0
+    assert run_child(warned, JobSignals()).code == 0
 
 
 SAVES = """
@@ -108,7 +108,7 @@ def test_the_first_signal_lets_the_job_save(tmp_path: Path, number: signal.Signa
             ended = run_child(child(SAVES.format(number=int(number), ready=str(ready), seconds=0.5)), signals)
     finally:
         signal.signal(number, found)
-    assert ended == Ended(128 + number, "saved") and signals.signum == number
+    assert ended == JobExit(128 + number, "saved") and signals.signum == number
 
 
 def test_the_second_signal_ends_both_at_once(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_signal_that_comes_while_the_job_is_started_is_passed_on(monkeypatch: 
     monkeypatch.setattr(subprocess, "Popen", start)
     with noted_signals() as signals:
         ended = run_child(["sleep", "20"], signals)
-    assert ended == Ended(130, "killed by SIGINT") and signals.signum == signal.SIGINT
+    assert ended == JobExit(130, "killed by SIGINT") and signals.signum == signal.SIGINT
 
 
 def test_a_cluster_that_takes_the_machine_back_lets_the_job_save(
@@ -157,13 +157,13 @@ def test_slurm_itself_sends_signals_to_the_job(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     with noted_signals() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert run_child(child("time.sleep(0.3)"), signals) == Ended(0, None)
+        assert run_child(child("time.sleep(0.3)"), signals) == JobExit(0, None)
     assert signals.signum == signal.SIGTERM
 
 
 PARENT = """
-from est_cli.cli.sweep.child import Signals, run_child
-run_child(["sh", "-c", "echo $$ > {pid}; exec sleep 60"], Signals())
+from est_cli.cli.sweep.run_job import JobSignals, run_child
+run_child(["sh", "-c", "echo $$ > {pid}; exec sleep 60"], JobSignals())
 """
 
 
@@ -180,14 +180,6 @@ def test_no_job_outlives_a_killed_sweep(tmp_path: Path) -> None:
     while _alive(job):
         assert time.monotonic() - begin < 5
         time.sleep(0.01)
-
-
-def test_the_current_folder_is_on_a_jobs_path_only_where_it_is_on_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command_of("est_cli.train", ["seed=1"])[-3:] == ["-m", "est_cli.train", "seed=1"]
-    monkeypatch.setattr(sys, "path", ["/elsewhere"])
-    assert command_of("est_cli.eval", [])[1] == "-P"
-    monkeypatch.setattr(sys, "path", [""])
-    assert command_of("est_cli.eval", [])[1] == "-m"
 
 
 def _wait_for(path: Path) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from est_cli.common.errors import DataError, StorageError
-from est_cli.data import Corpus, encode, load_corpus, pool, shards, units
+from est_cli.data import Corpus, encode, encode_workers, load_corpus, token_cache, units
 from est_cli.data.encode import TOKENS
 from est_cli.data.tokenizer import backend
-from est_cli.storage import cache
+from est_cli.storage import cache, manifest
 from tests.lab.build_tokens import UNIT_BYTES
 from tests.lab.corpora import all_ids, documents, files, in_child, status, write_jsonl
 
@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "UNIT_BYTES", 3000)
-    monkeypatch.setattr(shards, "FEW_BYTES", 0)
+    monkeypatch.setattr(token_cache, "FEW_BYTES", 0)
 
 
 def load(folder: Path, trained: Path, workers: int | None = 2, root: str = "cache", **settings: Any) -> Corpus:
@@ -72,7 +72,7 @@ def test_a_corpus_that_grows_is_not_tokenised_again(
     before = load(write_corpus(tmp_path), trained, 1)
     write_jsonl(tmp_path / "4.jsonl", documents(2, seed=9))
     written: list[int] = []
-    monkeypatch.setattr(shards, "write_tokens", lambda *args: written.append(1) or encode.write_tokens(*args))
+    monkeypatch.setattr(token_cache, "write_tokens", lambda *args: written.append(1) or encode.write_tokens(*args))
     after = load(tmp_path, trained, 1)
     assert len(written) == 1
     assert after.folders[:-1] == before.folders and after.data_hash != before.data_hash
@@ -94,7 +94,7 @@ def test_the_first_error_in_the_order_of_the_text_is_told(tmp_path: Path, traine
 def test_an_error_that_is_met_later_but_stands_first_is_told(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "FEW_BYTES", 0)
+    monkeypatch.setattr(token_cache, "FEW_BYTES", 0)
     monkeypatch.setattr(units, "UNIT_BYTES", 6_000_000)
     paths = [
         write_jsonl(tmp_path / f"{number}.jsonl", documents(count, seed=number))
@@ -117,7 +117,7 @@ def test_a_worker_ends_with_its_stdin_whatever_it_is_doing(tmp_path: Path, train
     task = {"unit": unit, "folder": str(tmp_path / "key"), "fraction": 0.0, "end": 0, "dtype": "<u2"}
     task["tokenizer"] = str(trained / "tokenizer.json")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(pool.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(encode_workers.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     try:
         assert process.stdin is not None
         process.stdin.write(json.dumps(task).encode() + b"\n")
@@ -126,13 +126,13 @@ def test_a_worker_ends_with_its_stdin_whatever_it_is_doing(tmp_path: Path, train
             process.wait(1)
         assert list(tmp_path.glob(".tmp-key+*")), "it has begun"
         process.stdin.close()
-        assert process.wait(5) == 0
+        assert process.wait(5) == 128 + signal.SIGKILL
     finally:
         process.kill()
 
 
 def test_workers_are_light() -> None:
-    code = "import sys, est_cli.data.worker; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import sys, est_cli.data.encode_workers; print(*{name.partition('.')[0] for name in sys.modules})"
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert "tokenizers" in names.split()
     assert not {"torch", "transformers", "datasets", "pyarrow", "pandas", "rich"} & set(names.split())
@@ -254,7 +254,7 @@ def test_builders_race_without_locks_that_work(
     monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
     children = [in_child(lambda: load(tmp_path, trained, 1)) for _ in range(4)]
     assert [status(child) for child in children] == [0] * 4
-    monkeypatch.setattr(shards, "write_tokens", None)
+    monkeypatch.setattr(token_cache, "write_tokens", None)
     assert load(tmp_path, trained, 1).data_hash == golden.data_hash
     assert not list((tmp_path / "cache").glob(".tmp-*"))
 
@@ -279,9 +279,9 @@ def test_without_verify_only_names_and_sizes_are_looked_at(
     tmp_path: Path, trained: Path, small_units: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load(write_corpus(tmp_path), trained, 1)
-    read: list[Path] = []
-    monkeypatch.setattr(cache, "digest_file", lambda path: read.append(path) or "0")
-    monkeypatch.setattr(shards, "write_tokens", None)
+    read: list[object] = []
+    monkeypatch.setattr(manifest, "sha256", lambda file: read.append(file) or "0")
+    monkeypatch.setattr(token_cache, "write_tokens", None)
     assert load(tmp_path, trained, 1, verify=False).data_hash == first.data_hash
     assert read == []
     (first.folders[2] / "tokens.bin").write_bytes(b"cut")
@@ -305,4 +305,4 @@ def test_what_other_hosts_left_behind_goes_after_a_day(tmp_path: Path) -> None:
 
 def test_units_of_this_file_are_many(corpus: Path) -> None:
     assert sum(path.stat().st_size for path in corpus.glob("*.jsonl")) > 50 * UNIT_BYTES
-    assert pool.COMMAND[1] == "-P", "the current folder must not shadow libraries"
+    assert encode_workers.COMMAND[1] == "-P", "the current folder must not shadow libraries"

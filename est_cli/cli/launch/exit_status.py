@@ -15,7 +15,7 @@ _SAVED = tuple(128 + signum for signum in STOPPING)
 
 
 @dataclass(frozen=True)
-class End:
+class WorkerStatus:
     """How one worker ended."""
 
     rank: int
@@ -36,12 +36,12 @@ class End:
         """Whether the others cannot go on. A worker that stopped after a save leaves the others to finish theirs."""
         return self.code not in (None, 0, *_SAVED)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Its message; the first process needs no name."""
         return f"rank {self.rank}: {self.message}" if self.rank else str(self.message)
 
 
-def verdict(ends: Sequence[End], signum: int | None, continues: str) -> BaseException | None:
+def overall_error(ends: Sequence[WorkerStatus], signum: int | None, continues: str) -> BaseException | None:
     """The exception to end with, or None if all is well.
 
     `ends` by rank; `signum`: the first signal that the launcher passed on (as SIGTERM), or None; `continues`: how
@@ -50,7 +50,7 @@ def verdict(ends: Sequence[End], signum: int | None, continues: str) -> BaseExce
     """
     own = [end for end in ends if end.code in _OWN]
     if own:
-        return _error(own[0].code, own[0].told())
+        return _error(own[0].code, own[0].describe())
     explained = (0, signal.SIGABRT, signal.SIGTERM) if signum else (0, signal.SIGABRT)
     killed = [end for end in ends if end.killed_by not in explained]
     if killed:
@@ -73,7 +73,7 @@ def _error(code: int | None, message: str) -> EstError:
     return error
 
 
-def _stopped(ends: Sequence[End], signum: int | None) -> StoppedBySignal:
+def _stopped(ends: Sequence[WorkerStatus], signum: int | None) -> StoppedBySignal:
     by = next((end for end in ends if end.code is not None and end.code > 128), None)
     if signum is None:
         signum = by.code - 128 if by is not None and by.code is not None else signal.SIGTERM
@@ -81,7 +81,7 @@ def _stopped(ends: Sequence[End], signum: int | None) -> StoppedBySignal:
     return StoppedBySignal(signum, by.message if by is not None and by.message else unsaved)
 
 
-def _lost(ends: Sequence[End], continues: str) -> str:
+def _lost(ends: Sequence[WorkerStatus], continues: str) -> str:
     """Those that did not end when the others gave up are the lost ones: of them the stopped ones, if there are any."""
     running = [end for end in ends if end.code is None]
     stopped = [end for end in running if end.state == "stopped"]
@@ -92,7 +92,7 @@ def _lost(ends: Sequence[End], continues: str) -> str:
     aborted = [f"rank {end.rank}" for end in ends if end.killed_by == signal.SIGABRT]
     if not spoke:
         return f"{', '.join(aborted)}: ended by SIGABRT, as NCCL does after launch.timeout_s; {continues}"
-    return spoke[0].told() + (f" ({', '.join(aborted)}: SIGABRT)" if aborted else "")
+    return spoke[0].describe() + (f" ({', '.join(aborted)}: SIGABRT)" if aborted else "")
 
 
 def _name(signum: int) -> str:

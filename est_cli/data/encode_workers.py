@@ -1,8 +1,13 @@
-"""Worker processes (worker.py) that do tasks, and go when the parent does.
+"""Processes that tokenise units, and go when their parent does: what the parent does, then what such a process does.
 
-They are plain child processes and no pool of `multiprocessing`: that would import the parent's main module again, and
-leaves its processes behind when the parent is killed. They have a session of their own, so that Ctrl-C is the parent's
-alone; what ends it closes their stdin, and that ends them.
+A process gets its tasks as lines of JSON on stdin, and reports lines of JSON on stdout:
+
+    {"read": BYTES}                            progress; every few seconds, if of 0 bytes: the process is not stopped
+    {"done": REMEMBERED}                       the task's folder is in its place
+    {"error": KIND, "message": ONE_LINE}       the user can mend it
+    {"bug": TRACEBACK}
+
+Light: neither torch nor transformers is imported here.
 """
 
 from __future__ import annotations
@@ -12,26 +17,36 @@ import os
 import selectors
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from est_cli.common.child import end_children, end_with_parent, start_child
 from est_cli.common.errors import DataError, EstError, StorageError
-from est_cli.data.pieces import Advance
+from est_cli.data.encode import Encoder, write_tokens
+from est_cli.data.pieces import Advance, Unit
+from est_cli.storage.cache import publish
+
+COMMAND = [sys.executable, "-P", "-m", "est_cli.data.encode_workers"]
+STARTS_S = 300.0
+"""Time for a process to start in; its libraries may come through a slow network."""
+SILENT_S = 25.0
+"""A process tells every few seconds that it is there, whatever it is doing. One that does not was stopped."""
+ALIVE_S = 2.0
+REPORT_S = 0.5
 
 ERRORS: dict[str, type[EstError]] = {error.__name__: error for error in (DataError, StorageError)}
-COMMAND = [sys.executable, "-P", "-m", "est_cli.data.worker"]
 
-
-STARTS_S = 300.0
-"""Time for a worker to start in; its libraries may come through a slow network."""
-SILENT_S = 25.0
-"""A worker tells every few seconds that it is there, whatever it is doing. One that does not was stopped."""
-
-PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0, "start_new_session": True}
-"""No buffers: a selector does not see what waits in one."""
+Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass
@@ -39,7 +54,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     task: int = -1
     """Index of the task that it is at; -1: none."""
-    told: int = 0
+    read: int = 0
     """Bytes of the task that are known to be read."""
     expected: float = field(default_factory=lambda: time.monotonic() + STARTS_S)
     """By when it must have said something."""
@@ -62,12 +77,12 @@ def run_tasks(tasks: Sequence[dict[str, Any]], count: int, threads: int, advance
                 worker, message = key.data, _received(key.data)
                 worker.expected = time.monotonic() + SILENT_S
                 if "read" in message:
-                    worker.told += message["read"]
+                    worker.read += message["read"]
                     advance(message["read"])
                     continue
                 if "done" in message:
                     results[worker.task] = message["done"]
-                    advance(tasks[worker.task]["unit"]["size"] - worker.told)
+                    advance(tasks[worker.task]["unit"]["size"] - worker.read)
                 else:
                     failures[worker.task] = _failure(message)
                 worker.task = -1
@@ -101,13 +116,13 @@ def _workers(count: int, threads: int) -> Iterator[list[_Worker]]:
     workers: list[_Worker] = []
     try:
         for _ in range(count):
-            workers.append(_Worker(subprocess.Popen(COMMAND, env=environment, **PIPES)))
+            # No buffers: a selector does not see what waits in one.
+            pipe = subprocess.PIPE
+            workers.append(_Worker(start_child(COMMAND, env=environment, stdin=pipe, stdout=pipe, bufsize=0)))
         yield workers
     finally:
+        end_children([worker.process for worker in workers])
         for worker in workers:
-            worker.process.kill()
-        for worker in workers:
-            worker.process.wait()
             _pipe(worker.process.stdin).close()
             _pipe(worker.process.stdout).close()
 
@@ -116,7 +131,7 @@ def _hand_next(worker: _Worker, waiting: Iterator[int], tasks: Sequence[dict[str
     """Give a worker that is free the next task, if there is one."""
     if (index := next(waiting, None)) is None:
         return
-    worker.task, worker.told = index, 0
+    worker.task, worker.read = index, 0
     left = memoryview(json.dumps(tasks[index]).encode() + b"\n")
     try:
         while left:
@@ -147,3 +162,69 @@ def _failure(message: dict[str, Any]) -> Exception:
 def _pipe(stream: Any) -> Any:
     assert stream is not None
     return stream
+
+
+def main() -> None:
+    """Do the tasks that come, until the parent is gone."""
+    with os.fdopen(os.dup(1), "wb", buffering=0) as reports:
+        os.dup2(2, 1)  # what libraries print must not be taken for a report
+
+        one_at_a_time = threading.Lock()
+
+        def report(message: dict[str, Any]) -> None:
+            try:
+                with one_at_a_time:
+                    reports.write(json.dumps(message).encode() + b"\n")
+            except BrokenPipeError:
+                os._exit(0)
+
+        threading.Thread(target=_say_alive, args=(report,), daemon=True).start()
+        tasks: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        end_with_parent(receive=lambda line: tasks.put(json.loads(line)))
+        while True:
+            _try(tasks.get(), report)
+
+
+def _say_alive(report: Report) -> None:
+    while True:
+        report({"read": 0})
+        time.sleep(ALIVE_S)
+
+
+def _try(task: dict[str, Any], report: Report) -> None:
+    try:
+        report({"done": _do(task, _throttled(report))})
+    except EstError as error:
+        report({"error": type(error).__name__, "message": str(error)})
+    except Exception:
+        report({"bug": traceback.format_exc()})
+
+
+def _do(task: dict[str, Any], advance: Advance) -> dict[str, Any]:
+    unit, encoder = Unit(**task["unit"]), _encoder(task["tokenizer"], task["end"], task["dtype"])
+    return publish(Path(task["folder"]), lambda place: write_tokens(place, unit, encoder, task["fraction"], advance))
+
+
+@lru_cache(maxsize=1)
+def _encoder(path: str, end: int, dtype: str) -> Encoder:
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.encode_special_tokens = True  # no part of the file
+    return Encoder(tokenizer, end, dtype)
+
+
+def _throttled(report: Report) -> Advance:
+    """An `Advance` that reports twice a second, and never more than was read."""
+    reported, read = time.monotonic(), 0
+
+    def advance(count: int) -> None:
+        nonlocal reported, read
+        read += count
+        if (now := time.monotonic()) - reported > REPORT_S:
+            report({"read": read})
+            reported, read = now, 0
+
+    return advance
+
+
+if __name__ == "__main__":
+    main()
