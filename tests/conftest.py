@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-PROCESSES = ("faults", "launch", "parallel")
+PROCESSES = ("faults", "cli/launch", "distributed")
 """Folders all of whose tests start trainings or other processes of ours."""
 LABS = {"server", "shared", "lab", "eval_lab"}
 """Fixtures that start such processes, in whatever folder."""
@@ -15,8 +15,8 @@ assert all((HERE / folder).is_dir() for folder in PROCESSES), "a folder in PROCE
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what `make test-fast` leaves out: here where it can be seen, with @pytest.mark.slow where it cannot."""
     for item in items:
-        folder = item.path.relative_to(HERE).parts[0]
-        if folder in PROCESSES or LABS & set(getattr(item, "fixturenames", ())):
+        place = item.path.relative_to(HERE).as_posix()
+        if place.startswith(tuple(f"{folder}/" for folder in PROCESSES)) or LABS & set(getattr(item, "fixturenames", ())):
             item.add_marker("processes")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import est_cli
-from tests.commands import POISON, command, poisoned_path
+from tests.lab.commands import POISON, command, poisoned_path
 
 
 @pytest.mark.parametrize("name", ["est-train", "est-plan", "est-eval", "est-analyze", "est-report"])
