@@ -21,7 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from shared_data import shared
 
-from est_cli.reporting.summary import stage_summaries
+from est_cli.reporting.stages import stage_summaries
 from est_cli.storage.strict_json import read_file
 from est_cli.tracking import read_metrics
 

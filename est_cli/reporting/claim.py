@@ -12,7 +12,7 @@ import numpy as np
 from est_cli.config import LrSchedule
 from est_cli.reporting.groups import BUDGET, Group, differing
 from est_cli.reporting.records import column
-from est_cli.reporting.runs import Axis, Run
+from est_cli.reporting.runs import Axis, RunRecord
 from est_cli.reporting.student_t import mean_interval, t_quantile
 
 NEAR = {Axis.flops_total: 0.01, Axis.dense_steps: 0.01, Axis.seconds: 0.05}
@@ -149,7 +149,7 @@ def _read_in_twin(group: Group, twin: Group | None, axis: Axis) -> Comparison:
     return _compared(measure, against, group, _finals(group), known, note)
 
 
-def _why_unread(twin: Run, axis: Axis, used: float) -> str:
+def _why_unread(twin: RunRecord, axis: Axis, used: float) -> str:
     if not math.isfinite(used):
         return "the records do not say"
     if used > twin.end(axis):
@@ -186,7 +186,7 @@ def _compared(
     return Comparison(measure, against, fmean(mine.values()), fmean(others.values()), difference, note)
 
 
-def loss_at(run: Run, axis: Axis, x: float) -> float | None:
+def loss_at(run: RunRecord, axis: Axis, x: float) -> float | None:
     """The validation loss on the straight line between the evaluations around `x`; None outside of all."""
     xs, losses = run.position(axis, column(run.validation, "step")), column(run.validation, "val_loss")
     if not len(xs) or not xs[0] <= x <= xs[-1]:
@@ -194,7 +194,7 @@ def loss_at(run: Run, axis: Axis, x: float) -> float | None:
     return float(np.interp(x, xs, losses))
 
 
-def _step_at(run: Run, axis: Axis, x: float) -> float:
+def _step_at(run: RunRecord, axis: Axis, x: float) -> float:
     steps = column(run.validation, "step")
     return float(np.interp(x, run.position(axis, steps), steps))
 
@@ -248,7 +248,7 @@ def _cautions(group: Group, twin: Group) -> list[str]:
 _TIMING = ("micro_batch", "compile", "attention", "lm_loss", "activation_checkpointing")
 
 
-def hardware_of(run: Run) -> str | None:
+def hardware_of(run: RunRecord) -> str | None:
     """What the run says it ran on; None where it says nothing."""
     found = run.recorded("hardware")
     return None if found is None else str(found)

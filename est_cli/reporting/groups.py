@@ -13,7 +13,7 @@ import numpy as np
 from est_cli.config import FREE_KEYS, SchedulerName
 from est_cli.config.schema import leaves_of, plain
 from est_cli.reporting.records import Record, column, smooth_loss
-from est_cli.reporting.runs import Axis, Run
+from est_cli.reporting.runs import Axis, RunRecord
 from est_cli.reporting.student_t import half_width
 
 INTERVAL_FROM = 3
@@ -36,19 +36,19 @@ class Group:
     setting: dict[str, Any]
     """Whatever defines the training and its validation loss, but for the seed: dotted keys, `steps`, hashes of the
     data."""
-    runs: list[Run]
+    runs: list[RunRecord]
 
     @cached_property
-    def counted(self) -> list[Run]:
+    def counted(self) -> list[RunRecord]:
         """The finished ones, one of each seed: a seed that was run again is no new evidence."""
-        first: dict[int, Run] = {}
+        first: dict[int, RunRecord] = {}
         for run in self.runs:
             if run.finished:
                 first.setdefault(run.config.seed, run)
         return list(first.values())
 
     @cached_property
-    def drawn(self) -> list[Run]:
+    def drawn(self) -> list[RunRecord]:
         """Those of the curves: the counted ones, or while there is none what there is so far."""
         return self.counted or list({run.config.seed: run for run in self.runs}.values())
 
@@ -86,9 +86,9 @@ class Curve:
     seeds: int
 
 
-def group_runs(runs: Iterable[Run]) -> list[Group]:
+def group_runs(runs: Iterable[RunRecord]) -> list[Group]:
     """The groups in the order in which their first runs come, dense ones first."""
-    found: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    found: dict[str, tuple[dict[str, Any], list[RunRecord]]] = {}
     for run in runs:
         setting = setting_of(run)
         found.setdefault(canonical(setting), (setting, []))[1].append(run)
@@ -100,7 +100,7 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     return sorted(groups, key=lambda group: not group.dense)
 
 
-def setting_of(run: Run) -> dict[str, Any]:
+def setting_of(run: RunRecord) -> dict[str, Any]:
     """What runs of one group have in common. Where the hash of the data is known, it counts instead of the paths."""
     leaves = leaves_of(plain(run.config))
     setting = {key: value for key, value in leaves.items() if _defines(key)}
@@ -168,7 +168,7 @@ def validation_curve(group: Group, axis: Axis) -> Curve | None:
     return _curve(group.drawn, axis, lambda run: (run.validation, column(run.validation, "val_loss")))
 
 
-def _curve(runs: Sequence[Run], axis: Axis, losses_of: Any) -> Curve | None:
+def _curve(runs: Sequence[RunRecord], axis: Axis, losses_of: Any) -> Curve | None:
     """On the steps that all seeds have. Along an axis on which seeds differ a step stands at their mean."""
     found: list[tuple[list[Record], np.ndarray]] = [losses_of(run) for run in runs]
     if not all(records for records, _ in found):

@@ -12,14 +12,14 @@ from typing import Any
 from est_cli.reporting.claim import Claim, Comparison, Difference, hardware_of
 from est_cli.reporting.groups import Group, canonical
 from est_cli.reporting.heat_map import HeatMap
-from est_cli.reporting.runs import Axis, Run
+from est_cli.reporting.runs import Axis, RunRecord
 
 _MEASURED = ("final_val_loss", "flops_total", "flops_dense_total", "flops_saved_pct_blocks", "flops_saved_pct_total",
              "train_s", "time_saved_pct")  # fmt: skip
 NOT_COUNTED = "repeats a seed"
 
 
-def run_row(run: Run, group: Group) -> dict[str, Any]:
+def run_row(run: RunRecord, group: Group) -> dict[str, Any]:
     """One run; numbers that it does not know are None."""
     summary = run.summary or {}
     status = "finished" if run in group.counted else NOT_COUNTED if run.finished else "unfinished"

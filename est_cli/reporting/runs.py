@@ -54,7 +54,7 @@ class Axis(StrEnum):
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One run's folder. `name` is the path as the command line has it."""
 
     name: str
@@ -162,7 +162,7 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunRecord:
     """The run in `folder`, finished or not. CheckpointError or StorageError names a file that cannot be read.
 
     Runs may be anybody's: what is not as est-train writes it is refused here.
@@ -172,7 +172,7 @@ def read_run(folder: Path) -> Run:
         raise CheckpointError(f"{run.config}: train: a run has steps, and tokens in a step")
     metrics = read_metrics(run.metrics) if run.metrics.exists() else []
     check_records(metrics, run.metrics)
-    return Run(str(folder), config, metrics, _summary(run), _newest_state(run.checkpoints))
+    return RunRecord(str(folder), config, metrics, _summary(run), _newest_state(run.checkpoints))
 
 
 def check_records(metrics: Sequence[Record], path: Path) -> None:

@@ -1,61 +1,18 @@
-"""What a finished run tells at its end: the time it saved, and one table."""
+"""The table at the end of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
+from est_cli.reporting.stages import StageSummary, stage_summaries
 from est_cli.tracking.eta import hours_minutes
 from est_cli.tracking.metrics import Record
-
-
-@dataclass(frozen=True)
-class StageSummary:
-    """What the records tell of one stage."""
-
-    number: int
-    rates: tuple[float, float, float]
-    """p_H, p_M, p_L: the mean, where they differ from step to step."""
-    steps: int
-    """Steps the records stand for: with `train.log_every` n, each stands for the n since the one before."""
-    median_step_s: float
-    loss: float | None
-    """Training loss at the end of the stage: the mean of its last tenth of records, at most 20."""
-
-
-def stage_summaries(metrics: Iterable[Record]) -> list[StageSummary]:
-    """One entry per stage that ran, in order. Of several records of one step the last counts."""
-    by_step = {record["step"]: record for record in metrics if "step_s" in record}
-    groups: dict[int, list[Record]] = {}
-    steps: dict[int, int] = {}
-    before = 0
-    for step, record in sorted(by_step.items()):
-        groups.setdefault(record["stage"], []).append(record)
-        steps[record["stage"]] = steps.get(record["stage"], 0) + step - before
-        before = step
-    return [_stage_summary(number, groups[number], steps[number]) for number in sorted(groups)]
-
-
-def time_saved_pct(metrics: Iterable[Record]) -> float | None:
-    """Percent of the step time saved against the same steps all at the full stage's median step time.
-
-    Every step counts as its stage's median, so warm-up and hiccups do not matter. The full stage is the last one with
-    all rates 1: an earlier one may have had dropout. None where no full stage ran.
-    """
-    stages = stage_summaries(metrics)
-    full = [stage.median_step_s for stage in stages if stage.rates == (1.0, 1.0, 1.0)]
-    if not full:
-        return None
-    full_s = full[-1]
-    spent_s = sum(stage.steps * stage.median_step_s for stage in stages)
-    return 100.0 * (1.0 - spent_s / (full_s * sum(stage.steps for stage in stages)))
 
 
 def summary_table(summary: Record, stages: Sequence[StageSummary], run_dir: Path, plain: bool = False) -> Group:
@@ -75,19 +32,6 @@ def print_summary(summary: Record, metrics: Iterable[Record], run_dir: Path, con
     console = console or Console()
     table = summary_table(summary, stage_summaries(metrics), run_dir, plain=not console.is_terminal)
     console.print(table, highlight=False, soft_wrap=True)
-
-
-def _stage_summary(number: int, records: list[Record], steps: int) -> StageSummary:
-    p_h, p_m, p_l = (fmean(record[key] for record in records) for key in ("p_h", "p_m", "p_l"))
-    tail = records[-min(20, 1 + len(records) // 10) :]
-    losses = [record["loss"] for record in tail if record["loss"] is not None]
-    return StageSummary(
-        number=number,
-        rates=(p_h, p_m, p_l),
-        steps=steps,
-        median_step_s=median(record["step_s"] for record in records),
-        loss=sum(losses) / len(losses) if losses else None,
-    )
 
 
 def _run_table(summary: Record, run_dir: Path, plain: bool) -> Table:
