@@ -10,18 +10,12 @@ from typing import Any
 from est_cli.reporting.cards import claim_cards
 from est_cli.reporting.markup import table
 from est_cli.reporting.style import STYLE
+from est_cli.tracking.records import FIELDS
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 Row = Mapping[str, Any]
 
-_SPREAD = {
-    "final_val_loss": ("final validation loss", ".4f"),
-    "flops_total": ("FLOPs (total)", ".3e"),
-    "flops_saved_pct_blocks": ("saved, blocks %", ".2f"),
-    "flops_saved_pct_total": ("saved, total %", ".2f"),
-    "train_s": ("time s", ",.1f"),
-    "time_saved_pct": ("time saved %", ".1f"),
-}
+_SPREAD = {field.name: (field.report.heading, field.report.form) for field in FIELDS if field.report}
 """Key -> heading and form of what is measured; blank where a run does not know it."""
 _ALIKE = 1e-4
 """A standard deviation of a smaller share of the mean is not shown: FLOPs are the same for all seeds as a rule."""

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import StorageError
-
-Record = dict[str, Any]
+from est_cli.tracking.records import Record
 
 
 class MetricsFile:
