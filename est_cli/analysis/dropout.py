@@ -38,10 +38,10 @@ class Regularisation:
     rest: Estimate | None
     """measured - predicted, draw by draw."""
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As it stands in analysis.json."""
         parts = {"measured": self.measured, "predicted": self.predicted, "rest": self.rest}
-        return {"kind": self.kind, **{name: part and part.told() for name, part in parts.items()}}
+        return {"kind": self.kind, **{name: part and part.to_json() for name, part in parts.items()}}
 
 
 def kinds_of(rates: SamplingRates) -> dict[str, SamplingRates]:

@@ -16,7 +16,7 @@ class Estimate:
     """The standard deviation of the draws (n - 1) divided by the square root of n; None for a single draw."""
     n: int
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As it stands in analysis.json."""
         return asdict(self)
 

@@ -61,7 +61,7 @@ def analyse(config: AnalyzeConfig) -> None:
         content = {
             "analysis": config.analysis.value,
             "result": result,
-            "text": text.told(),
+            "text": text.to_json(),
             "settings": plain(config),
             "seconds": round(time.monotonic() - begin, 3),
             "git_commit": git_commit(),

@@ -36,8 +36,8 @@ def structural_dropout(job: Job) -> Outcome:
         "loss": value,
         "draws": config.analyze.draws,
         "realised": vars(realised_rates(spec, [(sizes, 1)])),
-        "regularisation": [one.told() for one in found],
-        "mean_output": {path: one.told() for path, one in outputs.items()},
+        "regularisation": [one.to_json() for one in found],
+        "mean_output": {path: one.to_json() for path, one in outputs.items()},
     }
     return result, {}
 

@@ -31,7 +31,7 @@ class Text:
         """Tokens that are predicted: all but the first of each sequence."""
         return sum(batch.shape[0] * (batch.shape[1] - 1) for batch in self.batches)
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As it stands in analysis.json."""
         sequences, seq_len = sum(map(len, self.batches)), self.batches[0].shape[1]
         return {"sequences": sequences, "seq_len": seq_len, "predicted_tokens": self.targets, "digest": self.digest}

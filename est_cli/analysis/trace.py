@@ -67,4 +67,4 @@ def stage_of(checkpoint: Checkpoint, step: int) -> int | None:
 
 
 def _estimated(forms: Cells) -> dict[str, Any]:
-    return estimate(forms.sum(axis=1).tolist()).told()
+    return estimate(forms.sum(axis=1).tolist()).to_json()

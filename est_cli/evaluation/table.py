@@ -87,16 +87,16 @@ def model_first(records: Sequence[Record], model: str) -> list[Record]:
 
 def notes(records: Sequence[Record], differences: Sequence[Difference] | None) -> list[str]:
     """What the table's numbers are, and what was not as it should be."""
-    told = ["dev scores x 100: mean ± standard deviation (n - 1) over the seeds; a task's score is its metrics' mean"]
+    lines = ["dev scores x 100: mean ± standard deviation (n - 1) over the seeds; a task's score is its metrics' mean"]
     if any("dev_mismatched" not in record.scores for record in records if record.task == "mnli"):
-        told.append("mnli: dev_matched alone, so this is not the official score")
+        lines.append("mnli: dev_matched alone, so this is not the official score")
     truncated = {f"{record.checkpoint}, {record.task}": record.truncated for record in records if record.truncated}
-    told += [f"{name}: {count} examples were too long and truncated" for name, count in truncated.items()]
+    lines += [f"{name}: {count} examples were too long and truncated" for name, count in truncated.items()]
     if differences is not None:
         tested = sum(found.significant is not None for found in differences)
-        told.append("difference: model minus baseline, paired over seeds; interval: Student's t, 95 %")
-        told += [f"of {tested} such tests 1 in 20 is significant by chance"] if tested > 1 else []
-    return told
+        lines.append("difference: model minus baseline, paired over seeds; interval: Student's t, 95 %")
+        lines += [f"of {tested} such tests 1 in 20 is significant by chance"] if tested > 1 else []
+    return lines
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console, brief: bool) -> Table:

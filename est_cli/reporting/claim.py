@@ -40,12 +40,12 @@ class Difference:
         if self.interval is None:
             return f"{self.mean:+.4f} with one seed shows nothing"
         low, high = self.interval
-        told = f"{low:+.4f} to {high:+.4f}"
+        between = f"{low:+.4f} to {high:+.4f}"
         if low > 0:
-            return f"higher by {self.mean:.4f} ({told})"
+            return f"higher by {self.mean:.4f} ({between})"
         if high < 0:
-            return f"lower by {-self.mean:.4f} ({told})"
-        return f"no difference shown at n={self.n} ({told})"
+            return f"lower by {-self.mean:.4f} ({between})"
+        return f"no difference shown at n={self.n} ({between})"
 
 
 @dataclass(frozen=True)
@@ -224,25 +224,25 @@ def _mean_end(group: Group, axis: Axis) -> float:
 
 def _cautions(group: Group, twin: Group) -> list[str]:
     """What a reader has to know before believing it."""
-    told = []
+    lines = []
     both = [*group.counted, *twin.counted]
     commits = {run.summary.get("git_commit") for run in both if run.summary}
     if len(commits) > 1:
-        told.append("The runs were made by different commits.")
+        lines.append("The runs were made by different commits.")
     if len(set(map(hardware_of, both))) > 1:
-        told.append("The runs were made on different hardware: seconds cannot be compared.")
+        lines.append("The runs were made on different hardware: seconds cannot be compared.")
     how = [{key: getattr(run.config.train, key) for key in _TIMING} for run in both]
     apart = sorted({key for settings in how for key in _TIMING if settings[key] != how[0][key]})
     if apart:
-        told.append(
+        lines.append(
             f"The runs differ in {', '.join(f'train.{key}' for key in apart)}: their seconds differ by that too."
         )
     alone = sorted(set(group.seeds) ^ set(twin.seeds))
     if alone and set(group.seeds) & set(twin.seeds):
-        told.append(f"Seeds that only one side has are left out: {', '.join(map(str, alone))}.")
+        lines.append(f"Seeds that only one side has are left out: {', '.join(map(str, alone))}.")
     if min(len(group.counted), len(twin.counted)) < 3:
-        told.append("Fewer than three seeds: whatever it says is an anecdote.")
-    return told
+        lines.append("Fewer than three seeds: whatever it says is an anecdote.")
+    return lines
 
 
 _TIMING = ("micro_batch", "compile", "attention", "lm_loss", "activation_checkpointing")

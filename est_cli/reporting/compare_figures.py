@@ -21,7 +21,7 @@ from est_cli.reporting.drawing import (
     FAINT,
     GREEN,
     GREY,
-    MAX_TOLD,
+    MAX_SHOWN,
     ORANGE,
     PINK,
     SKY,
@@ -236,7 +236,7 @@ def shade(axes: Axes, spans: Placed) -> None:
         axes.axvspan(begin, end, facecolor=stage_shade(span.number, span.full), linewidth=0, zorder=0)
         if end < spans[-1][1]:
             axes.axvline(end, color=GREY, linestyle=(0, (1, 1.5)), linewidth=0.9, zorder=1)
-        if len(spans) <= MAX_TOLD:
+        if len(spans) <= MAX_SHOWN:
             text = str(span.number) if end - begin < 0.2 * spans[-1][1] else f"stage {span.number}"
             place = axes.get_xaxis_transform()
             axes.text((begin + end) / 2, 1.01, text, transform=place, ha="center", va="bottom", fontsize=7, color=GREY)

@@ -16,7 +16,7 @@ from est_cli.reporting.drawing import (
     BLUE,
     GREEN,
     GREY,
-    MAX_TOLD,
+    MAX_SHOWN,
     ORANGE,
     labelled,
     legend_below,
@@ -143,11 +143,11 @@ def _draw_stages(axes: Axes, train: Sequence[Record], metrics: Iterable[Record],
     spans = stage_spans(train)
     first, last = spans[0].begin, spans[-1].end
     axes.set_xlim(first, last + 0.01 * (last - first))
-    told = labels and len(spans) <= MAX_TOLD
+    labelled_above = labels and len(spans) <= MAX_SHOWN
     for span in spans:
         shade = stage_shade(span.number, span.full)
         area = axes.axvspan(span.begin, span.end, facecolor=shade, linewidth=0, zorder=0)
-        if told and not _label_stage(axes, span, width_frac=(span.end - span.begin) / (last - first)):
+        if labelled_above and not _label_stage(axes, span, width_frac=(span.end - span.begin) / (last - first)):
             area.set(label=f"stage {span.number}: {_rates(span)}", edgecolor=GREY)
     for index, step in enumerate(transition_steps(metrics)):
         label = "stage transition" if index == 0 else None

@@ -23,7 +23,7 @@ NOT_EST = ("scheduler.", "stage.", "sampling.", "optim.skipped_layers", "optim.u
 """Settings (or their beginnings) that mean nothing to a dense run."""
 _PATHS = ("dataset.files", "dataset.validation_files")
 _NAMED_FIRST = ("model.name", "dataset.name", "scheduler.name")
-_TOLD = 3
+_IN_LABEL = 3
 """Settings in a label: more only where these do not tell the groups apart."""
 _LONGEST = 24
 
@@ -129,8 +129,8 @@ def labels_of(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     for setting in settings:
         alike = [other for other in settings if all(other.get(key) == setting.get(key) for key in named)]
         keys = _enough([key for key in differing(alike) if key not in named], alike)
-        told = [f"{_short(key, keys)}={_told(setting[key])}" for key in keys if setting.get(key) is not None]
-        labels.append(", ".join([*(str(setting.get(key)) for key in named), *told]))
+        parts = [f"{_short(key, keys)}={_shown(setting[key])}" for key in keys if setting.get(key) is not None]
+        labels.append(", ".join([*(str(setting.get(key)) for key in named), *parts]))
     return [f"{label} #{index + 1}" if labels.count(label) > 1 else label for index, label in enumerate(labels)]
 
 
@@ -142,7 +142,7 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _enough(keys: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The first of `keys`: three if that tells the settings apart, else as many as it takes."""
-    for count in range(min(_TOLD, len(keys)), len(keys)):
+    for count in range(min(_IN_LABEL, len(keys)), len(keys)):
         if len({canonical([setting.get(key) for key in keys[:count]]) for setting in settings}) == len(settings):
             return list(keys[:count])
     return list(keys)
@@ -154,7 +154,7 @@ def _short(key: str, keys: Sequence[str]) -> str:
     return key if names.count(name) > 1 else name
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 

@@ -69,10 +69,10 @@ def claim_card(claim: Claim) -> dict[str, Any]:
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
     found = comparison.difference
-    told = {"measure": comparison.measure, "against": comparison.against, "note": comparison.note}
+    row = {"measure": comparison.measure, "against": comparison.against, "note": comparison.note}
     verdict = "not measured" if found is None else found.verdict
     losses = {"loss": comparison.loss, "dense_loss": comparison.dense_loss}
-    return told | losses | {"difference": _estimate(found), "verdict": verdict}
+    return row | losses | {"difference": _estimate(found), "verdict": verdict}
 
 
 def _estimate(found: Difference | None) -> dict[str, Any] | None:

@@ -48,10 +48,12 @@ def check_records(metrics: Sequence[Record], path: Path) -> None:
                 raise StorageError(f"{path}: the record of step {step} has no number as `{field.name}`")
 
 
-def odd_values(told: Record) -> list[str]:
+def odd_values(summary: Record) -> list[str]:
     """The keys of a summary or a state whose values a report could not show."""
     return [
-        field.name for field in _SHOWN if told.get(field.name) is not None and not _possible(field, told[field.name])
+        field.name
+        for field in _SHOWN
+        if summary.get(field.name) is not None and not _possible(field, summary[field.name])
     ]
 
 

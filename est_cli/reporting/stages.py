@@ -78,17 +78,17 @@ def described_transitions(metrics: Iterable[Record]) -> list[Record]:
 def described_stages(stages: Sequence[StageSummary], metrics: Iterable[Record]) -> list[Record]:
     """The stages as summary.json has them; `val_loss` is the last one in the stage, of the complete model."""
     validation = _by_step(metrics, "val_loss")
-    told, begin = [], 0
+    stage_rows, begin = [], 0
     for stage in stages:
         end = begin + stage.steps
         inside = [record["val_loss"] for record in validation if begin < record["step"] <= end]
         rates = dict(zip(("p_h", "p_m", "p_l"), stage.rates, strict=True))
         last = {"loss": stage.loss, "val_loss": inside[-1] if inside else None}
-        told.append(
+        stage_rows.append(
             {"stage": stage.number, "steps": stage.steps, **rates, "median_step_s": stage.median_step_s, **last}
         )
         begin = end
-    return told
+    return stage_rows
 
 
 def _stage_summary(number: int, records: list[Record], steps: int) -> StageSummary:
