@@ -59,11 +59,11 @@ bench: install ## tokens/s of dense and each stage against Hugging Face and the 
 	@echo "The finer gate of the stages, inside one process: $(BIN)/python benchmarks/stage_time.py"
 
 study: install ## the studies of docs/results that are missing (EST_DATA=DIR; hours; STUDY_ARGS="a --part 1/2")
-	$(BIN)/python benchmarks/study.py $(STUDY_ARGS)
+	$(BIN)/python studies/study.py $(STUDY_ARGS)
 
 study-gpu: ## the next runs of study j (GPT-2 base), under 9 minutes; again until nothing is left (EST_DATA=DIR)
-	$(GPU_PYTHON) benchmarks/study.py j --minutes 5
-	$(GPU_PYTHON) benchmarks/study_page.py j
+	$(GPU_PYTHON) studies/study.py j --minutes 5
+	$(GPU_PYTHON) studies/study_page.py j
 
 gpu: ## the open items of docs/gpu-runs.md, on a machine with a GPU (NANOGPT=PATH/train.py for that comparison)
 	mkdir -p outputs/gpu

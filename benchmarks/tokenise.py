@@ -1,10 +1,10 @@
 """Tokenise a large corpus, kill it in the middle, and compare with a build that nobody disturbed.
 
-    EST_DATA=folder python benchmarks/tokenise.py --megabytes 500          # six minutes on two cores
+    python benchmarks/tokenise.py $EST_DATA/corpus --megabytes 500          # six minutes on two cores
 
-The text is that of EST_DATA/corpus/train-*.jsonl.xz, unpacked again and again under new names and ids. Prints the speed
-of each process, the peak memory of all of them, what a kill -9 of everything costs, and how fast a start verifies the
-cache. Exits with 1 if the bytes differ.
+The text is that of train-*.jsonl.xz in the folder (docs/data.md: The texts of the studies), unpacked again and again
+under new names and ids. Prints the speed of each process, the peak memory of all of them, what a kill -9 of everything
+costs, and how fast a start verifies the cache. Exits with 1 if the bytes differ.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared_data import shared
 from tokenizers import Tokenizer
 
 from est_cli.data import tokenizer as bpe
@@ -45,9 +44,9 @@ class Built:
     code: int
 
 
-def write_text(folder: Path, megabytes: int) -> int:
-    """Unpack copies of the shared corpus until there is enough; returns the bytes."""
-    packed = sorted(shared("corpus").glob("train-*.jsonl.xz"))
+def write_text(corpus: Path, folder: Path, megabytes: int) -> int:
+    """Unpack copies of the corpus until there is enough; returns the bytes."""
+    packed = sorted(corpus.glob("train-*.jsonl.xz"))
     written = copy = 0
     while written < megabytes * 1e6:
         path = packed[copy % len(packed)]
@@ -133,8 +132,8 @@ def same_bytes(one: Path, other: Path) -> bool:
     return bool(names[0]) and names[0] == names[1] and same
 
 
-def compare(folder: Path, megabytes: int, processes: int) -> int:
-    written = write_text(folder, megabytes)
+def compare(corpus: Path, folder: Path, megabytes: int, processes: int) -> int:
+    written = write_text(corpus, folder, megabytes)
     train_tokenizer(folder)
     print(f"{written / 1e6:.0f} MB of jsonl in {len(units_of(folder))} units, {processes} processes", flush=True)
     report(run(folder, "killed", processes, KILL_AT), written / 1e6, "killed in the middle")
@@ -151,6 +150,7 @@ def compare(folder: Path, megabytes: int, processes: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("corpus", type=Path, nargs="?", help="a folder with train-*.jsonl.xz")
     parser.add_argument("--megabytes", type=int, default=500)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
@@ -159,8 +159,10 @@ def main() -> int:
     if arguments.build is not None:
         build(arguments.build, arguments.build / arguments.cache, arguments.processes)
         return 0
+    if arguments.corpus is None or not any(arguments.corpus.glob("train-*.jsonl.xz")):
+        parser.error("corpus: a folder with train-*.jsonl.xz is needed")
     with tempfile.TemporaryDirectory() as folder:
-        return compare(Path(folder), arguments.megabytes, arguments.processes)
+        return compare(arguments.corpus, Path(folder), arguments.megabytes, arguments.processes)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what `make test-fast` leaves out: here where it can be seen, with @pytest.mark.slow where it cannot."""
     for item in items:
         place = item.path.relative_to(HERE).as_posix()
-        if place.startswith(tuple(f"{folder}/" for folder in PROCESSES)) or LABS & set(getattr(item, "fixturenames", ())):
+        if place.startswith(tuple(f"{folder}/" for folder in PROCESSES)) or LABS & set(
+            getattr(item, "fixturenames", ())
+        ):
             item.add_marker("processes")
 
 

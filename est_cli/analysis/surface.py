@@ -41,8 +41,8 @@ def flatness(job: Job) -> Outcome:
         "losses": rows,
         "mean": _over_directions(found.mean(axis=0)),
         "standard_deviation": _over_directions(found.std(axis=0, ddof=1)) if len(rows) > 1 else None,
-        "rise_at_radius": _told(ends.tolist()),
-        "curvature": _told(bend.tolist()),
+        "rise_at_radius": _estimated(ends.tolist()),
+        "curvature": _estimated(bend.tolist()),
     }
     return result, {"flatness.png": flatness_figure(result)}
 
@@ -101,5 +101,5 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _told(values: Sequence[float]) -> dict[str, Any] | None:
+def _estimated(values: Sequence[float]) -> dict[str, Any] | None:
     return estimate(values).to_json() if all(map(math.isfinite, values)) else None

@@ -6,35 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-WIDE = 160
+from est_cli.common.table import table, table_console
+
 Shown = tuple[list[str], list[list[str]]]
 """The headings and the rows."""
 
 
 def print_result(content: dict[str, Any], folder: Path, console: Console | None = None) -> None:
     """What was found, on which text, and where it is kept."""
-    console = console or _console()
+    console = console or table_console()
     headings, rows = TABLES[content["analysis"]](content["result"])
-    frame = box.SIMPLE_HEAD if console.is_terminal else None
-    table = Table(title=content["analysis"], title_justify="left", box=frame, show_edge=False, pad_edge=False)
-    for number, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
+    plain = not console.is_terminal
+    console.print(table(headings, rows, title=content["analysis"], words=headings[:1], plain=plain))
     for line in (*_notes(content), f"results: {folder}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _console() -> Console:
-    """As wide as the terminal; a file or a pipe has room for everything."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDE)
 
 
 def _notes(content: dict[str, Any]) -> Iterator[str]:
@@ -51,11 +38,11 @@ def _notes(content: dict[str, Any]) -> Iterator[str]:
 def _trace(result: dict[str, Any]) -> Shown:
     if "checkpoints" in result:
         return _traces(result["checkpoints"])
-    rows = [["all that was chosen", f"{result['weights']}", _told(result["trace"])]]
+    rows = [["all that was chosen", f"{result['weights']}", _with_error(result["trace"])]]
     if "without_embeddings" in result:
         count = result["weights"] - result["groups"]["embeddings"]["weights"]
-        rows.append(["without embeddings and LM head", f"{count}", _told(result["without_embeddings"])])
-    rows += [[f"  {group}", f"{one['weights']}", _told(one)] for group, one in result["groups"].items()]
+        rows.append(["without embeddings and LM head", f"{count}", _with_error(result["without_embeddings"])])
+    rows += [[f"  {group}", f"{one['weights']}", _with_error(one)] for group, one in result["groups"].items()]
     return ["weights", "number", f"trace of the Hessian ({result['trace']['n']} probes)"], rows
 
 
@@ -68,8 +55,8 @@ def _traces(checkpoints: list[dict[str, Any]]) -> Shown:
             f"{one['step']}",
             "-" if one["stage"] is None else f"{one['stage']}",
             f"{one['loss']:.4f}",
-            _told(one["trace"]),
-            *([_told(one["without_embeddings"])] if without else []),
+            _with_error(one["trace"]),
+            *([_with_error(one["without_embeddings"])] if without else []),
         ]
         for one in checkpoints
     ]
@@ -83,7 +70,7 @@ def _flatness(result: dict[str, Any]) -> Shown:
         for place, mean, sd in zip(result["places"], result["mean"], spread, strict=True)
     ]
     rise, bend = result["rise_at_radius"], result["curvature"]
-    rows += [["rise at the ends", "", "", _told(rise)], ["curvature at 0", "", "", _told(bend)]]
+    rows += [["rise at the ends", "", "", _with_error(rise)], ["curvature at 0", "", "", _with_error(bend)]]
     return ["place", "mean loss", "sd", "above the checkpoint's"], rows
 
 
@@ -91,8 +78,8 @@ def _compare(result: dict[str, Any]) -> Shown:
     value, other = result["loss"], result["baseline_loss"]
     rows = [["loss", f"{value:.4f}", f"{other:.4f}", f"{value - other:+.4f}"]]
     if "trace" in result:
-        both = _told(result["trace"]["trace"]), _told(result["baseline_trace"]["trace"])
-        rows.append(["trace of the Hessian", *both, _told(result["trace_difference"])])
+        both = _with_error(result["trace"]["trace"]), _with_error(result["baseline_trace"]["trace"])
+        rows.append(["trace of the Hessian", *both, _with_error(result["trace_difference"])])
     if result["line"] is None:
         rows.append(["line between them", "", "", "none: other names or shapes"])
     else:
@@ -107,17 +94,17 @@ def _compare(result: dict[str, Any]) -> Shown:
 def _dropout(result: dict[str, Any]) -> Shown:
     rates = " ".join(f"{key}={value:g}" for key, value in result["realised"].items())
     rows = [
-        [one["kind"], _told(one["measured"]), _told(one["predicted"]), _told(one["rest"])]
+        [one["kind"], _with_error(one["measured"]), _with_error(one["predicted"]), _with_error(one["rest"])]
         for one in result["regularisation"]
     ]
-    rows += [[f"mean output of {path}", _told(one), "1", ""] for path, one in result["mean_output"].items()]
+    rows += [[f"mean output of {path}", _with_error(one), "1", ""] for path, one in result["mean_output"].items()]
     return [f"{rates}, {result['draws']} draws", "added loss", "second order", "difference"], rows
 
 
 TABLES = {"hessian_trace": _trace, "flatness": _flatness, "compare": _compare, "structural_dropout": _dropout}
 
 
-def _told(one: dict[str, Any] | None) -> str:
+def _with_error(one: dict[str, Any] | None) -> str:
     """mean ± standard error."""
     if one is None:
         return "-"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
@@ -14,29 +14,28 @@ GLUE_AVERAGE = "GLUE average"
 AVERAGE_PRESENT = "average over the tasks present"
 
 
+def about(meaning: str, unit: str = "") -> dict[str, str]:
+    """Of a field of results.json; docs/metrics.md is made of it."""
+    return {"meaning": meaning, "unit": unit}
+
+
 @dataclass(frozen=True)
 class Record:
     """One fine-tuning: a checkpoint, a task, a seed."""
 
-    checkpoint: str
-    task: str
-    seed: int
-    scores: dict[str, dict[str, float]]
-    """Dev split -> metric -> value, of the epoch that is reported."""
-    score: float
-    """The task's one number, see metrics.task_score."""
-    epoch: float
-    """The one that is reported."""
-    epochs: list[dict[str, Any]]
-    """The dev scores after each epoch."""
-    train_examples: int
-    dev_examples: dict[str, int]
-    truncated: int
-    """Examples, of train and dev, that were longer than the model can read."""
-    seconds: float
-    settings_digest: str
-    """Of all settings that must be equal for two records to be compared, so not of the checkpoint."""
-    data_digest: str
+    checkpoint: str = field(metadata=about("as the command line has it"))
+    task: str = field(metadata=about("its name in GLUE"))
+    seed: int = field(metadata=about("of the head and of the order of the examples"))
+    scores: dict[str, dict[str, float]] = field(metadata=about("dev split -> metric -> value, of this epoch", "0-1"))
+    score: float = field(metadata=about("the task's one number, the mean of its metrics", "0-1"))
+    epoch: float = field(metadata=about("the one whose scores are reported"))
+    epochs: list[dict[str, Any]] = field(metadata=about("the dev scores after each epoch"))
+    train_examples: int = field(metadata=about("how many it was trained on"))
+    dev_examples: dict[str, int] = field(metadata=about("dev split -> examples"))
+    truncated: int = field(metadata=about("examples, of train and dev, that were longer than the model can read"))
+    seconds: float = field(metadata=about("how long it took", "s"))
+    settings_digest: str = field(metadata=about("of the settings that two records must share to be compared"))
+    data_digest: str = field(metadata=about("of the task's files"))
 
     @property
     def pair(self) -> tuple[str, int, str, str]:

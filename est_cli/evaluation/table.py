@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from rich import box
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
+from est_cli.common.table import UNLIMITED, table, table_console
 from est_cli.evaluation.outcomes import (
     AVERAGE_PRESENT,
     GLUE_AVERAGE,
@@ -24,7 +22,6 @@ from est_cli.evaluation.outcomes import (
 )
 from est_cli.evaluation.tasks import TASKS
 
-_UNLIMITED = 10_000
 _FOLDED = 12
 """Width at which headings are folded on a narrow terminal."""
 _DETAILS = ("metrics", "train", "dev")
@@ -56,21 +53,21 @@ def markdown(records: Sequence[Record], differences: Sequence[Difference] | None
     """The table with its notes, as a Markdown document."""
     headings, rows = cells(records, differences)
     lines = [headings, ["---"] * len(headings), *rows]
-    table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join(["# GLUE", "", *table, "", *(f"- {note}" for note in notes(records, differences))]) + "\n"
+    grid = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return "\n".join(["# GLUE", "", *grid, "", *(f"- {note}" for note in notes(records, differences))]) + "\n"
 
 
 def print_results(
     records: Sequence[Record], model: str, baseline: str | None = None, console: Console | None = None
 ) -> None:
     """Write the table to stdout. Where that is no terminal it has no frames and is as wide as it needs."""
-    console = console or (Console() if sys.stdout.isatty() else Console(width=_UNLIMITED))
+    console = console or table_console()
     records = model_first(records, model)
     differences = differences_of(records, model, baseline)
-    table = _table(*cells(records, differences), console, brief=False)
-    if Measurement.get(console, console.options.update(max_width=_UNLIMITED), table).maximum > console.width:
-        table = _table(*cells(records, differences, brief=True), console, brief=True)
-    console.print(table, highlight=False)
+    shown = _table(*cells(records, differences), console, brief=False)
+    if Measurement.get(console, console.options.update(max_width=UNLIMITED), shown).maximum > console.width:
+        shown = _table(*cells(records, differences, brief=True), console, brief=True)
+    console.print(shown, highlight=False)
     for note in notes(records, differences):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
 
@@ -90,29 +87,26 @@ def model_first(records: Sequence[Record], model: str) -> list[Record]:
 
 def notes(records: Sequence[Record], differences: Sequence[Difference] | None) -> list[str]:
     """What the table's numbers are, and what was not as it should be."""
-    told = ["dev scores x 100: mean ± standard deviation (n - 1) over the seeds; a task's score is its metrics' mean"]
+    lines = ["dev scores x 100: mean ± standard deviation (n - 1) over the seeds; a task's score is its metrics' mean"]
     if any("dev_mismatched" not in record.scores for record in records if record.task == "mnli"):
-        told.append("mnli: dev_matched alone, so this is not the official score")
+        lines.append("mnli: dev_matched alone, so this is not the official score")
     truncated = {f"{record.checkpoint}, {record.task}": record.truncated for record in records if record.truncated}
-    told += [f"{name}: {count} examples were too long and truncated" for name, count in truncated.items()]
+    lines += [f"{name}: {count} examples were too long and truncated" for name, count in truncated.items()]
     if differences is not None:
         tested = sum(found.significant is not None for found in differences)
-        told.append("difference: model minus baseline, paired over seeds; interval: Student's t, 95 %")
-        told += [f"of {tested} such tests 1 in 20 is significant by chance"] if tested > 1 else []
-    return told
+        lines.append("difference: model minus baseline, paired over seeds; interval: Student's t, 95 %")
+        lines += [f"of {tested} such tests 1 in 20 is significant by chance"] if tested > 1 else []
+    return lines
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console, brief: bool) -> Table:
-    frame = box.SIMPLE_HEAD if console.is_terminal else None
-    table = Table(title="GLUE", title_justify="left", box=frame, show_edge=False, pad_edge=False)
+    """`brief`: numbers never fold; headings and names of tasks may."""
+    widths = {}
     for number, heading in enumerate(headings):
-        justify: JustifyMethod = "left" if heading in ("task", "metrics") else "right"
-        numbers = max(len(row[number]) for row in rows)  # they never fold; headings and names of tasks may
-        width = max(numbers, min(len(heading), _FOLDED)) if brief and number else None
-        table.add_column(Text(heading), justify=justify, overflow="fold", width=width)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+        if brief and number:
+            widths[heading] = max([min(len(heading), _FOLDED), *(len(row[number]) for row in rows)])
+    plain = not console.is_terminal
+    return table(headings, rows, title="GLUE", words=["task", "metrics"], plain=plain, widths=widths)
 
 
 def _task_row(task: str, records: Sequence[Record], summaries: Sequence[Summary], brief: bool) -> list[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from est_cli.common.errors import ConfigError
+from est_cli.common.table import table
 from est_cli.config import PlanConfig
 from est_cli.planning.course import column, course_of
 from est_cli.planning.figure import draw_plans
@@ -53,14 +53,9 @@ def plan_all(chosen: Mapping[str, PlanConfig | ConfigError], console: Console | 
 
 def side_by_side(plans: Mapping[str, Plan]) -> Table:
     """A row for each plan; seconds where they were measured."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("plan", overflow="fold")
     rows = {name: _row(plan) for name, plan in plans.items()}
-    for title in next(iter(rows.values())):
-        table.add_column(title, justify="right", no_wrap=True)
-    for name, row in rows.items():
-        table.add_row(name, *row.values())
-    return table
+    headings = ["plan", *next(iter(rows.values()))]
+    return table(headings, [[name, *row.values()] for name, row in rows.items()], words=["plan"], fold=["plan"])
 
 
 def _row(plan: Plan) -> dict[str, str]:

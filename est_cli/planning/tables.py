@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from est_cli.common.table import table
 from est_cli.config.micro_batch import in_stages, sequences_by_stage
 from est_cli.est import FlopsLedger
 from est_cli.planning.course import column, course_of
@@ -29,37 +29,29 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     """The plan on stdout."""
     console = console or Console()
     console.print(f"est-plan: {plan.model}, {plan.scheduler.name}", markup=False, highlight=False)
-    for table in _tables(plan):
-        console.print(table)
+    for part in _tables(plan):
+        console.print(part)
     for line in (*_drawing(plan), *_notes(plan)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _tables(plan: Plan) -> Iterator[Table]:
-    yield _table(
-        ("stage", "from step", "steps", "tokens", "p_H", "p_M", "p_L"),
+    yield table(
+        ["stage", "from step", "steps", "tokens", "p_H", "p_M", "p_L"],
         [_schedule_row(stage) for stage in plan.stages],
-        _schedule_total(plan),
+        total=_schedule_total(plan),
+        fold=(),
     )
-    yield _table(
-        ("stage", "FLOPs blocks", "FLOPs total", "saved blocks", "saved total", "memory"),
+    yield table(
+        ["stage", "FLOPs blocks", "FLOPs total", "saved blocks", "saved total", "memory"],
         [_cost_row(plan, stage) for stage in plan.stages],
-        _cost_total(plan),
+        total=_cost_total(plan),
+        fold=(),
     )
     if plan.step_s is not None:
-        titles = ("stage", "s per step", "tokens/s", "time", "of the complete model's", "its FLOPs")
-        yield _table(titles, [_time_row(plan, stage, plan.step_s) for stage in plan.stages], _time_total(plan))
-
-
-def _table(titles: tuple[str, ...], rows: list[list[str]], total: list[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    table.add_section()
-    table.add_row(*total)
-    return table
+        headings = ["stage", "s per step", "tokens/s", "time", "of the complete model's", "its FLOPs"]
+        rows = [_time_row(plan, stage, plan.step_s) for stage in plan.stages]
+        yield table(headings, rows, total=_time_total(plan), fold=())
 
 
 def _drawing(plan: Plan) -> Iterator[str]:

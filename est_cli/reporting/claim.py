@@ -12,7 +12,7 @@ import numpy as np
 from est_cli.config import LrSchedule
 from est_cli.reporting.groups import BUDGET, Group, differing
 from est_cli.reporting.records import column
-from est_cli.reporting.runs import Axis, Run
+from est_cli.reporting.runs import Axis, RunRecord
 from est_cli.reporting.student_t import mean_interval, t_quantile
 
 NEAR = {Axis.flops_total: 0.01, Axis.dense_steps: 0.01, Axis.seconds: 0.05}
@@ -40,12 +40,12 @@ class Difference:
         if self.interval is None:
             return f"{self.mean:+.4f} with one seed shows nothing"
         low, high = self.interval
-        told = f"{low:+.4f} to {high:+.4f}"
+        between = f"{low:+.4f} to {high:+.4f}"
         if low > 0:
-            return f"higher by {self.mean:.4f} ({told})"
+            return f"higher by {self.mean:.4f} ({between})"
         if high < 0:
-            return f"lower by {-self.mean:.4f} ({told})"
-        return f"no difference shown at n={self.n} ({told})"
+            return f"lower by {-self.mean:.4f} ({between})"
+        return f"no difference shown at n={self.n} ({between})"
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _read_in_twin(group: Group, twin: Group | None, axis: Axis) -> Comparison:
     return _compared(measure, against, group, _finals(group), known, note)
 
 
-def _why_unread(twin: Run, axis: Axis, used: float) -> str:
+def _why_unread(twin: RunRecord, axis: Axis, used: float) -> str:
     if not math.isfinite(used):
         return "the records do not say"
     if used > twin.end(axis):
@@ -186,7 +186,7 @@ def _compared(
     return Comparison(measure, against, fmean(mine.values()), fmean(others.values()), difference, note)
 
 
-def loss_at(run: Run, axis: Axis, x: float) -> float | None:
+def loss_at(run: RunRecord, axis: Axis, x: float) -> float | None:
     """The validation loss on the straight line between the evaluations around `x`; None outside of all."""
     xs, losses = run.position(axis, column(run.validation, "step")), column(run.validation, "val_loss")
     if not len(xs) or not xs[0] <= x <= xs[-1]:
@@ -194,7 +194,7 @@ def loss_at(run: Run, axis: Axis, x: float) -> float | None:
     return float(np.interp(x, xs, losses))
 
 
-def _step_at(run: Run, axis: Axis, x: float) -> float:
+def _step_at(run: RunRecord, axis: Axis, x: float) -> float:
     steps = column(run.validation, "step")
     return float(np.interp(x, run.position(axis, steps), steps))
 
@@ -224,31 +224,31 @@ def _mean_end(group: Group, axis: Axis) -> float:
 
 def _cautions(group: Group, twin: Group) -> list[str]:
     """What a reader has to know before believing it."""
-    told = []
+    lines = []
     both = [*group.counted, *twin.counted]
     commits = {run.summary.get("git_commit") for run in both if run.summary}
     if len(commits) > 1:
-        told.append("The runs were made by different commits.")
+        lines.append("The runs were made by different commits.")
     if len(set(map(hardware_of, both))) > 1:
-        told.append("The runs were made on different hardware: seconds cannot be compared.")
+        lines.append("The runs were made on different hardware: seconds cannot be compared.")
     how = [{key: getattr(run.config.train, key) for key in _TIMING} for run in both]
     apart = sorted({key for settings in how for key in _TIMING if settings[key] != how[0][key]})
     if apart:
-        told.append(
+        lines.append(
             f"The runs differ in {', '.join(f'train.{key}' for key in apart)}: their seconds differ by that too."
         )
     alone = sorted(set(group.seeds) ^ set(twin.seeds))
     if alone and set(group.seeds) & set(twin.seeds):
-        told.append(f"Seeds that only one side has are left out: {', '.join(map(str, alone))}.")
+        lines.append(f"Seeds that only one side has are left out: {', '.join(map(str, alone))}.")
     if min(len(group.counted), len(twin.counted)) < 3:
-        told.append("Fewer than three seeds: whatever it says is an anecdote.")
-    return told
+        lines.append("Fewer than three seeds: whatever it says is an anecdote.")
+    return lines
 
 
 _TIMING = ("micro_batch", "compile", "attention", "lm_loss", "activation_checkpointing")
 
 
-def hardware_of(run: Run) -> str | None:
+def hardware_of(run: RunRecord) -> str | None:
     """What the run says it ran on; None where it says nothing."""
     found = run.recorded("hardware")
     return None if found is None else str(found)

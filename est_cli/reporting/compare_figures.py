@@ -1,8 +1,11 @@
-"""Loss of several groups of runs along steps, tokens, FLOPs or seconds: training loss on the left, validation right."""
+"""Loss of several groups of runs along steps, tokens, FLOPs or seconds: training loss on the left, validation right.
+
+Their stages stand behind the curves where all groups have the same, else a strip for each group above them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,18 +21,20 @@ from est_cli.reporting.drawing import (
     FAINT,
     GREEN,
     GREY,
+    MAX_SHOWN,
     ORANGE,
     PINK,
     SKY,
     legend_below,
     new_figure,
     plain_text,
+    stage_shade,
     step_axis,
     tidy,
 )
 from est_cli.reporting.groups import Curve, Group, training_curve, validation_curve
+from est_cli.reporting.records import Span, stage_spans
 from est_cli.reporting.runs import Axis
-from est_cli.reporting.stage_marks import all_alike, draw_strips, shade, staged
 
 NAMES = {
     Axis.steps: "optimizer step",
@@ -48,8 +53,14 @@ WIDTH, HEIGHT, ROW, STRIP = 7.2, 2.9, 0.18, 0.08
 """Inches: of the figure, of the panels, of a line of the legend, of a strip that shows a group's stages."""
 LINE, HANDLE = 105, 10
 """Letters that a line of the legend has room for, and those that one entry's sign takes up."""
+_THICK = 0.75
+"""Of a strip, as a share of the room it has."""
 PLUNGE = 1.4
 """How much higher the picture may get for the sake of the first 5 % of the curves."""
+
+
+Placed = list[tuple[float, float, Span]]
+"""Stages with where they begin and end along an axis."""
 
 
 @dataclass(frozen=True)
@@ -196,3 +207,47 @@ def _legend(groups: Sequence[Group], looks: dict[str, Look]) -> dict[str, Line2D
     if others:
         entries[f"{others} more, see the table"] = Line2D([], [], color=FAINT, linewidth=1.5)
     return entries
+
+
+def staged(groups: Sequence[Group], axis: Axis) -> dict[str, Placed]:
+    """Label -> stages, of the groups that have more than one."""
+    placed = {group.label: _placed(group, axis) for group in groups}
+    return {label: spans for label, spans in placed.items() if len(spans) > 1}
+
+
+def all_alike(stages: Mapping[str, Placed]) -> bool:
+    """Whether one background serves all groups."""
+    return len({tuple(f"{end:.3g}" for _, end, _ in spans) for spans in stages.values()}) == 1
+
+
+def _placed(group: Group, axis: Axis) -> Placed:
+    """As in the first run, at the mean of the seeds along the axis."""
+    spans = stage_spans(group.drawn[0].train) if group.drawn else []
+    if not spans:
+        return []
+    steps = np.array([spans[0].begin, *(span.end for span in spans)])
+    x = np.mean([run.position(axis, steps) for run in group.drawn], axis=0)
+    return [] if not np.isfinite(x).all() else list(zip(x[:-1], x[1:], spans, strict=True))
+
+
+def shade(axes: Axes, spans: Placed) -> None:
+    """The stages behind the curves, their numbers above the axes, dotted lines at the transitions."""
+    for begin, end, span in spans:
+        axes.axvspan(begin, end, facecolor=stage_shade(span.number, span.full), linewidth=0, zorder=0)
+        if end < spans[-1][1]:
+            axes.axvline(end, color=GREY, linestyle=(0, (1, 1.5)), linewidth=0.9, zorder=1)
+        if len(spans) <= MAX_SHOWN:
+            text = str(span.number) if end - begin < 0.2 * spans[-1][1] else f"stage {span.number}"
+            place = axes.get_xaxis_transform()
+            axes.text((begin + end) / 2, 1.01, text, transform=place, ha="center", va="bottom", fontsize=7, color=GREY)
+
+
+def draw_strips(axes: Axes, stages: Mapping[str, Placed], colors: Mapping[str, str]) -> None:
+    """One strip per group from top to bottom, the darker the larger its subnetworks are."""
+    axes.set_axis_off()
+    axes.set_ylim(len(stages) - 0.5, -0.5)
+    for number, (label, spans) in enumerate(stages.items()):
+        for begin, end, span in spans:
+            p_h, p_m, p_l = span.rates
+            share = p_l * (p_h + p_m) / 2
+            axes.barh(number, end - begin, _THICK, begin, color=colors[label], alpha=share, linewidth=0)

@@ -1,9 +1,19 @@
-"""Known ways in which a schedule of stages fails, told in one line each. The thresholds are ours."""
+"""What summary.json says of the stages of a finished run, and known ways in which a schedule fails, a line for each.
+
+The thresholds are ours.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from torch import Tensor
+
+from est_cli.est import ModelSpec, SamplingOptions, SamplingScheduler
+from est_cli.est.coverage import Coverage
+from est_cli.est.flops import flops_of, training_flops
+from est_cli.est.sizes import full_sizes, sample_sizes
+from est_cli.reporting.stages import described_stages, described_transitions, stage_summaries
 from est_cli.tracking.metrics import Record
 
 RISE_IN_NOISES = 3.0
@@ -18,6 +28,50 @@ SHORTEST_STAGE = 0.02
 """Share of the run that a stage should have."""
 LARGEST_JUMP = 0.6
 """Share of the complete model's block FLOPs that a transition should add at most; the paper's add 0.25 and 0.5."""
+
+
+def stage_report(
+    metrics: Sequence[Record],
+    covered: Coverage,
+    spec: ModelSpec,
+    scheduler: SamplingScheduler,
+    options: SamplingOptions,
+) -> Record:
+    """The keys `stages`, `transitions`, `coverage` and `diagnoses` of summary.json."""
+    transitions = described_transitions(metrics)
+    stages = described_stages(stage_summaries(metrics), metrics)
+    untrained = {name: int((getattr(covered, name) == 0).sum()) for name in ("layers", "heads", "columns")}
+    return {
+        "stages": stages,
+        "transitions": transitions,
+        "coverage": _coverage_json(covered),
+        "diagnoses": diagnoses(stages, transitions, step_flops(spec, scheduler, options), untrained),
+    }
+
+
+def _coverage_json(covered: Coverage) -> Record:
+    """Shares of the steps (0-1): each layer's, and the spread over all heads and all columns."""
+    spreads = {name: _spread(getattr(covered, name)) for name in ("heads", "columns")}
+    return {"layers": covered.layers.tolist(), **{name: spread for name, spread in spreads.items() if spread}}
+
+
+def _spread(shares: Tensor) -> Record:
+    if not shares.numel():
+        return {}
+    return {"min": shares.min().item(), "mean": shares.mean().item(), "max": shares.max().item()}
+
+
+def step_flops(spec: ModelSpec, scheduler: SamplingScheduler, options: SamplingOptions) -> list[float]:
+    """Share of the complete model's block FLOPs that a step of each stage runs, stages without steps left out.
+
+    Nothing of a model that grows: how much joins at once is its method, not a sign of anything.
+    """
+    if any(stage.rates.layers == "first" for stage in scheduler.stages):
+        return []
+    dense = training_flops(spec, full_sizes(spec), 1, 1).blocks
+    rates = (scheduler.stages[number - 1].rates for number in scheduler.occupied())
+    sizes = (sample_sizes(spec, rate, options) for rate in rates)
+    return [flops_of(spec, [(size, 1)], 1).blocks / dense for size in sizes]
 
 
 def diagnoses(

@@ -22,7 +22,7 @@ FAINT = "#B0B0B0"
 SHADES = ("#DCE6F0", "#EEF3F8", "#FFFFFF")
 """Background of the stages, from the smallest subnetwork to the full model."""
 DPI = 160
-MAX_TOLD = 8
+MAX_SHOWN = 8
 """Stages, or groups of runs, that are told apart in a picture."""
 
 

@@ -14,7 +14,7 @@ from est_cli.config import RunConfig
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import FREE, METHOD, keys_with
 from est_cli.reporting.records import Record, column, smooth_loss
-from est_cli.reporting.runs import Axis, Run
+from est_cli.reporting.runs import Axis, RunRecord
 from est_cli.reporting.student_t import half_width
 
 INTERVAL_FROM = 3
@@ -22,7 +22,7 @@ INTERVAL_FROM = 3
 BUDGET = "steps"
 _PATHS = ("dataset.files", "dataset.validation_files")
 _NAMED_FIRST = ("model.name", "dataset.name", "scheduler.name")
-_TOLD = 3
+_IN_LABEL = 3
 """Settings in a label: more only where these do not tell the groups apart."""
 _LONGEST = 24
 
@@ -35,19 +35,19 @@ class Group:
     setting: dict[str, Any]
     """Whatever defines the training and its validation loss, but for the seed: dotted keys, `steps`, hashes of the
     data."""
-    runs: list[Run]
+    runs: list[RunRecord]
 
     @cached_property
-    def counted(self) -> list[Run]:
+    def counted(self) -> list[RunRecord]:
         """The finished ones, one of each seed: a seed that was run again is no new evidence."""
-        first: dict[int, Run] = {}
+        first: dict[int, RunRecord] = {}
         for run in self.runs:
             if run.finished:
                 first.setdefault(run.config.seed, run)
         return list(first.values())
 
     @cached_property
-    def drawn(self) -> list[Run]:
+    def drawn(self) -> list[RunRecord]:
         """Those of the curves: the counted ones, or while there is none what there is so far."""
         return self.counted or list({run.config.seed: run for run in self.runs}.values())
 
@@ -86,9 +86,9 @@ class Curve:
     seeds: int
 
 
-def group_runs(runs: Iterable[Run]) -> list[Group]:
+def group_runs(runs: Iterable[RunRecord]) -> list[Group]:
     """The groups in the order in which their first runs come, dense ones first."""
-    found: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    found: dict[str, tuple[dict[str, Any], list[RunRecord]]] = {}
     for run in runs:
         setting = setting_of(run)
         found.setdefault(canonical(setting), (setting, []))[1].append(run)
@@ -100,7 +100,7 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     return sorted(groups, key=lambda group: not group.dense)
 
 
-def setting_of(run: Run) -> dict[str, Any]:
+def setting_of(run: RunRecord) -> dict[str, Any]:
     """What runs of one group have in common. Where the hash of the data is known, it counts instead of the paths."""
     leaves = leaves_of(plain(run.config))
     setting = {key: value for key, value in leaves.items() if _defines(key)}
@@ -128,8 +128,8 @@ def labels_of(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     for setting in settings:
         alike = [other for other in settings if all(other.get(key) == setting.get(key) for key in named)]
         keys = _enough([key for key in differing(alike) if key not in named], alike)
-        told = [f"{_short(key, keys)}={_told(setting[key])}" for key in keys if setting.get(key) is not None]
-        labels.append(", ".join([*(str(setting.get(key)) for key in named), *told]))
+        parts = [f"{_short(key, keys)}={_shown(setting[key])}" for key in keys if setting.get(key) is not None]
+        labels.append(", ".join([*(str(setting.get(key)) for key in named), *parts]))
     return [f"{label} #{index + 1}" if labels.count(label) > 1 else label for index, label in enumerate(labels)]
 
 
@@ -141,7 +141,7 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _enough(keys: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The first of `keys`: three if that tells the settings apart, else as many as it takes."""
-    for count in range(min(_TOLD, len(keys)), len(keys)):
+    for count in range(min(_IN_LABEL, len(keys)), len(keys)):
         if len({canonical([setting.get(key) for key in keys[:count]]) for setting in settings}) == len(settings):
             return list(keys[:count])
     return list(keys)
@@ -153,7 +153,7 @@ def _short(key: str, keys: Sequence[str]) -> str:
     return key if names.count(name) > 1 else name
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
@@ -167,7 +167,7 @@ def validation_curve(group: Group, axis: Axis) -> Curve | None:
     return _curve(group.drawn, axis, lambda run: (run.validation, column(run.validation, "val_loss")))
 
 
-def _curve(runs: Sequence[Run], axis: Axis, losses_of: Any) -> Curve | None:
+def _curve(runs: Sequence[RunRecord], axis: Axis, losses_of: Any) -> Curve | None:
     """On the steps that all seeds have. Along an axis on which seeds differ a step stands at their mean."""
     found: list[tuple[list[Record], np.ndarray]] = [losses_of(run) for run in runs]
     if not all(records for records, _ in found):

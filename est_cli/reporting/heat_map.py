@@ -92,8 +92,8 @@ def _panel(figure: Figure, axes: Axes, heat_map: HeatMap, key: str, title: str, 
     values = heat_map.grid(key)
     image = axes.imshow(np.ma.masked_invalid(values), cmap=colors, origin="lower", aspect="auto")
     axes.set_facecolor("white")
-    axes.set_xticks(range(len(heat_map.t1s)), [_told(t) for t in heat_map.t1s])
-    axes.set_yticks(range(len(heat_map.t2s)), [_told(t) for t in heat_map.t2s])
+    axes.set_xticks(range(len(heat_map.t1s)), [_shown(t) for t in heat_map.t1s])
+    axes.set_yticks(range(len(heat_map.t2s)), [_shown(t) for t in heat_map.t2s])
     axes.set_xlabel("$t_1$ (first step of stage 2)", fontsize=9)
     axes.set_ylabel("$t_2$ (first step of stage 3)", fontsize=9)
     axes.set_title(title, fontsize=10)
@@ -113,5 +113,5 @@ def _readable_on(color: np.ndarray) -> str:
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
 
 
-def _told(boundary: Boundary) -> str:
+def _shown(boundary: Boundary) -> str:
     return f"{boundary:.4g}" if isinstance(boundary, float) else f"step {boundary}"

@@ -12,16 +12,22 @@ from typing import Any
 from est_cli.reporting.claim import Claim, Comparison, Difference, hardware_of
 from est_cli.reporting.groups import Group, canonical
 from est_cli.reporting.heat_map import HeatMap
-from est_cli.reporting.runs import Axis, Run
+from est_cli.reporting.runs import Axis, RunRecord
+from est_cli.tracking.records import In, fields_of
 
-_MEASURED = ("final_val_loss", "flops_total", "flops_dense_total", "flops_saved_pct_blocks", "flops_saved_pct_total",
-             "train_s", "time_saved_pct")  # fmt: skip
+_MEASURED = [field.name for field in fields_of(In.report)]
 NOT_COUNTED = "repeats a seed"
 
 
-def run_row(run: Run, group: Group) -> dict[str, Any]:
+def run_row(run: RunRecord, group: Group) -> dict[str, Any]:
     """One run; numbers that it does not know are None."""
     summary = run.summary or {}
+    recorded = {
+        **summary,
+        "flops_total": _known(run.end(Axis.flops_total)),
+        "flops_dense_total": summary.get("flops_dense"),
+        "train_s": _known(run.end(Axis.seconds)),
+    }
     status = "finished" if run in group.counted else NOT_COUNTED if run.finished else "unfinished"
     return {
         "run": run.name,
@@ -31,13 +37,7 @@ def run_row(run: Run, group: Group) -> dict[str, Any]:
         "steps": run.steps,
         "planned_steps": run.planned_steps,
         "tokens": run.steps * run.config.train.tokens_per_step,
-        "final_val_loss": run.final_loss,
-        "flops_total": _known(run.end(Axis.flops_total)),
-        "flops_dense_total": summary.get("flops_dense"),
-        "flops_saved_pct_blocks": summary.get("flops_saved_pct_blocks"),
-        "flops_saved_pct_total": summary.get("flops_saved_pct_total"),
-        "train_s": _known(run.end(Axis.seconds)),
-        "time_saved_pct": summary.get("time_saved_pct"),
+        **{key: recorded.get(key) for key in _MEASURED},
     }
 
 
@@ -69,10 +69,10 @@ def claim_card(claim: Claim) -> dict[str, Any]:
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
     found = comparison.difference
-    told = {"measure": comparison.measure, "against": comparison.against, "note": comparison.note}
+    row = {"measure": comparison.measure, "against": comparison.against, "note": comparison.note}
     verdict = "not measured" if found is None else found.verdict
     losses = {"loss": comparison.loss, "dense_loss": comparison.dense_loss}
-    return told | losses | {"difference": _estimate(found), "verdict": verdict}
+    return row | losses | {"difference": _estimate(found), "verdict": verdict}
 
 
 def _estimate(found: Difference | None) -> dict[str, Any] | None:

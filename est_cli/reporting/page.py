@@ -1,63 +1,55 @@
-"""The HTML page: one file with its style and pictures inside, no script, nothing loaded from elsewhere."""
+"""The HTML page of a report, from its numbers: page.html lays out what is put into words here."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from html import escape
+from pathlib import Path
 from typing import Any
 
-from est_cli.reporting.cards import claim_cards
-from est_cli.reporting.markup import table
-from est_cli.reporting.style import STYLE
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+from est_cli.tracking.records import FIELDS
+
+_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+"""Whatever comes in is text; nothing of it is taken for markup."""
+_HTML: Any = _TEMPLATES.get_template("page.html").module
 Row = Mapping[str, Any]
+Table = tuple[list[str], list[list[str]]]
+"""The headings and the rows; a second line of a cell is small."""
 
-_SPREAD = {
-    "final_val_loss": ("final validation loss", ".4f"),
-    "flops_total": ("FLOPs (total)", ".3e"),
-    "flops_saved_pct_blocks": ("saved, blocks %", ".2f"),
-    "flops_saved_pct_total": ("saved, total %", ".2f"),
-    "train_s": ("time s", ",.1f"),
-    "time_saved_pct": ("time saved %", ".1f"),
-}
-"""Key -> heading and form of what is measured; blank where a run does not know it."""
+_MEASURED = {field.name: field.report for field in FIELDS if field.report}
 _ALIKE = 1e-4
 """A standard deviation of a smaller share of the mean is not shown: FLOPs are the same for all seeds as a rule."""
+MAX_CARDS = 4
+"""Of more claims there is a table, and a card only for groups of several seeds: those of one seed show nothing."""
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def page(numbers: Mapping[str, Any], figures: Sequence[tuple[str, bytes, str]], notes: Sequence[str]) -> str:
     """`numbers`: see numbers.all_numbers; `figures`: file name, PNG, caption; `notes`: how it was measured."""
-    title = escape(numbers["title"])
-    body = [
-        f"<h1>{title}</h1>",
-        f"<p class=meta>{escape(_summary(numbers))}</p>",
-        "<h2>Groups</h2>" + _groups_table(numbers["groups"]),
-        *(["<h2>Claims</h2>", *claim_cards(numbers["claims"])] if numbers["claims"] else []),
-        "<h2>Curves</h2>",
-        *(_figure(number, *figure) for number, figure in enumerate(figures, start=1)),
-        "<h2>Runs</h2>" + _runs_table(numbers["runs"]),
-        "<h2>How to read this</h2><ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>",
-    ]
-    head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f'<meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
-    )
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body><main>\n'
-        + "\n".join(body)
-        + "\n</main></body></html>\n"
+    runs, groups = _count(len(numbers["runs"]), "run"), _count(len(numbers["groups"]), "group")
+    return str(
+        _HTML.page(
+            title=numbers["title"],
+            about=f"{runs} in {groups}; made by est-report, {numbers['made']}",
+            groups=_groups_table(numbers["groups"]),
+            claims=claim_cards(numbers["claims"]),
+            figures=[(name, base64.b64encode(png).decode(), caption) for name, png, caption in figures],
+            runs=_runs_table(numbers["runs"]),
+            notes=notes,
+        )
     )
 
 
-def _summary(numbers: Mapping[str, Any]) -> str:
-    runs, groups = len(numbers["runs"]), len(numbers["groups"])
-    return f"{_count(runs, 'run')} in {_count(groups, 'group')}; made by est-report, {numbers['made']}"
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
+    """HTML; the first `words` columns hold words, the others numbers."""
+    return str(_HTML.table(headings, rows, words))
 
 
-def _groups_table(groups: Sequence[Row]) -> str:
-    headings = ["group", "n", "seeds", "steps", "tokens", *(name for name, _ in _SPREAD.values())]
+def _groups_table(groups: Sequence[Row]) -> Table:
+    headings = ["group", "n", "seeds", "steps", "tokens", *(cell.heading for cell in _MEASURED.values())]
     rows = [
         [
             row["group"],
@@ -65,24 +57,22 @@ def _groups_table(groups: Sequence[Row]) -> str:
             ", ".join(map(str, row["seeds"])) or "-",
             f"{row['steps']:,}",
             f"{row['tokens']:,}",
-            *(_with_spread(row, key, form) for key, (_, form) in _SPREAD.items()),
+            *(_with_spread(row, key, cell.form) for key, cell in _MEASURED.items()),
         ]
         for row in groups
     ]
-    return table(headings, rows, words=1) + "<p class=caption>Mean ± standard deviation (n - 1) over the seeds.</p>"
+    return headings, rows
 
 
 def _with_spread(row: Row, key: str, form: str) -> str:
     value, sd = row[key], row.get(f"{key}_sd")
-    if value is None:
-        return "-"
-    if sd is None or (key != "final_val_loss" and sd <= _ALIKE * abs(value)):
+    if value is None or sd is None or (key != "final_val_loss" and sd <= _ALIKE * abs(value)):
         return shown_number(value, form)
     return f"{shown_number(value, form)} ± {shown_number(sd, form)}"
 
 
-def _runs_table(runs: Sequence[Row]) -> str:
-    headings = ["run", "group", "status", "seed", "steps", *(name for name, _ in _SPREAD.values())]
+def _runs_table(runs: Sequence[Row]) -> Table:
+    headings = ["run", "group", "status", "seed", "steps", *(cell.heading for cell in _MEASURED.values())]
     rows = [
         [
             row["run"],
@@ -90,28 +80,94 @@ def _runs_table(runs: Sequence[Row]) -> str:
             row["status"],
             str(row["seed"]),
             f"{row['steps']:,}" + ("" if row["steps"] == row["planned_steps"] else f" of {row['planned_steps']:,}"),
-            *("-" if row[key] is None else shown_number(row[key], form) for key, (_, form) in _SPREAD.items()),
+            *(shown_number(row[key], cell.form) for key, cell in _MEASURED.items()),
         ]
         for row in runs
     ]
-    return table(headings, rows, words=3)
+    return headings, rows
 
 
-def shown_number(value: float, form: str) -> str:
+def shown_number(value: float | None, form: str) -> str:
     """As the page shows it: FLOPs as 3.75 x 10^13, everything else by its form."""
+    if value is None:
+        return "-"
     if not form.endswith("e"):
         return format(value, form)
     mantissa, exponent = format(value, form).split("e")
     return f"{mantissa}·10" + str(int(exponent)).translate(_RAISED)
 
 
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+def claim_cards(cards: Sequence[Row]) -> list[Markup]:
+    """The claims, a group against its dense twin each. `cards`: see numbers.claim_card."""
+    if len(cards) <= MAX_CARDS:
+        return list(map(_card, cards))
+    return [_overview(cards), *(_card(card) for card in cards if len(card["seeds"]) > 1)]
 
 
-def _figure(number: int, name: str, png: bytes, caption: str) -> str:
-    source = "data:image/png;base64," + base64.b64encode(png).decode()
-    told = f"<b>Figure {number}.</b> {escape(caption)} <span class=file>{escape(name)}</span>"
-    return f'<figure><img alt="{escape(caption)}" src="{source}"><figcaption>{told}</figcaption></figure>'
+def _overview(cards: Sequence[Row]) -> Markup:
+    """One line per group, and of each measure the best comparison there is."""
+    measures = list(dict.fromkeys(row["measure"] for row in cards[0]["comparisons"]))
+    rows = [
+        [card["group"], str(len(card["seeds"])), *(_briefly(card["comparisons"], measure) for measure in measures)]
+        for card in cards
+    ]
+    return _HTML.overview(["group", "n", *measures], rows)
+
+
+def _briefly(comparisons: Sequence[Row], measure: str) -> str:
+    """A dense run that ended there counts for more than one that was read on its way, and comes after it."""
+    known = [row for row in comparisons if row["measure"] == measure and row["difference"] is not None]
+    if not known:
+        return "-"
+    found = known[-1]["difference"]
+    interval = "one seed" if found["low"] is None else f"{found['low']:+.4f} to {found['high']:+.4f}"
+    return f"{found['mean']:+.4f}\n{interval}\n{known[-1]['against']}"
+
+
+def _card(card: Row) -> Markup:
+    seeds = f"seeds {', '.join(map(str, card['seeds']))}"
+    if card["dense_seeds"] not in (None, card["seeds"]):
+        seeds += f" against {', '.join(map(str, card['dense_seeds']))}"
+    provenance = {
+        name: "; ".join(map(_shortened, found)) or "not recorded" for name, found in card["provenance"].items()
+    }
+    return _HTML.card(
+        card["group"],
+        "no dense twin" if card["dense"] is None else card["dense"],
+        f"Final validation loss (nats per token), {seeds}. {_saved(card['saved_pct'])}",
+        [_comparison_row(row) for row in card["comparisons"]],
+        card["cautions"],
+        provenance,
+    )
+
+
+def _saved(saved: Mapping[str, Row]) -> str:
+    """What the group saved of what its twin used."""
+    names = {"dense_steps": "FLOPs (blocks)", "flops_total": "FLOPs (total)", "seconds": "time"}
+    parts = [f"{_percent(saved[key])} of the {name}" for key, name in names.items() if key in saved]
+    return f"Saved against the dense twin: {', '.join(parts)}." if parts else ""
+
+
+def _percent(found: Row) -> str:
+    """The mean, and the interval where it says more than the mean."""
+    mean = f"{found['mean']:.2f} %"
+    if found["low"] is None or found["high"] - found["low"] < 0.005:
+        return mean
+    return f"{mean} ({found['low']:.2f} to {found['high']:.2f})"
+
+
+def _comparison_row(row: Row) -> list[str]:
+    note, found = row["note"], row["difference"]
+    if found is None:
+        return [f"{row['measure']}\n{row['against']}", "-", "-", "-", "-", f"\nnot measured: {note}"]
+    numbers = [f"{row['loss']:.4f}", f"{row['dense_loss']:.4f}", f"{found['mean']:+.4f}", str(found["n"])]
+    against = row["against"] + (f": {note}" if note else "")
+    return [f"{row['measure']}\n{against}", *numbers, row["verdict"]]
+
+
+def _shortened(value: str) -> str:
+    """Hashes of 40 and 64 signs by their first twelve; report.json has all of them."""
+    return value[:12] if len(value) in (40, 64) and set(value) <= set("0123456789abcdef") else value
 
 
 def _count(number: int, name: str) -> str:

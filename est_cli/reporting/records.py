@@ -1,16 +1,25 @@
-"""What the lines of metrics.jsonl amount to: stages, smooth curves."""
+"""The records of a run, read: checked, taken apart, and what they amount to: stages, smooth curves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-Record = dict[str, Any]
+from est_cli.common.errors import StorageError
+from est_cli.tracking.records import FIELDS, Field, In, Record
+
+LARGEST = 1e100
+"""No run has a number as large; the square of it can still be computed with."""
+_CHECKED = {record: [field for field in FIELDS if record in field.checked] for record in In}
+_SHOWN = [field for field in FIELDS if field in _CHECKED[In.summary] or {In.summary, In.report} <= {*field.where}]
+"""Of a summary, and of a checkpoint's state: what a report shows; each may be null."""
+_ANYWHERE = [field for field in FIELDS if field.name == "step"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,35 @@ class Span:
     @property
     def full(self) -> bool:
         return min(self.rates) == 1
+
+
+def check_records(metrics: Sequence[Record], path: Path) -> None:
+    """StorageError for a record that lacks what pictures and tables are made of; `path` is where they were read."""
+    for record in metrics:
+        kind = In.step if "loss" in record else In.validation if "val_loss" in record else None
+        for field in _CHECKED[kind] if kind else _ANYWHERE:
+            value = record.get(field.name)
+            if not (_possible(field, value) or (value is None and field.null)):
+                step = str(record["step"])[:20]
+                raise StorageError(f"{path}: the record of step {step} has no number as `{field.name}`")
+
+
+def odd_values(summary: Record) -> list[str]:
+    """The keys of a summary or a state whose values a report could not show."""
+    return [
+        field.name
+        for field in _SHOWN
+        if summary.get(field.name) is not None and not _possible(field, summary[field.name])
+    ]
+
+
+def _possible(field: Field, value: Any) -> bool:
+    """Whether this field can have the value."""
+    if field.kind is not float:
+        return isinstance(value, field.kind)
+    number = type(value) in (int, float) and abs(value) < LARGEST  # False of NaN
+    above, below = -LARGEST if field.above is None else field.above, LARGEST if field.below is None else field.below
+    return number and above < value < below
 
 
 def training_records(metrics: Iterable[Record]) -> list[Record]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from est_cli.common.errors import ConfigError
 from est_cli.reporting.claim import NEAR, claims_of
 from est_cli.reporting.compare_figures import NAMES, loss_figure
-from est_cli.reporting.drawing import MAX_TOLD
+from est_cli.reporting.drawing import MAX_SHOWN
 from est_cli.reporting.groups import Group, group_runs
 from est_cli.reporting.heat_map import HeatMap, heat_map_figure, heat_maps
 from est_cli.reporting.numbers import NOT_COUNTED, all_numbers
@@ -75,37 +75,37 @@ def _figures(groups: Sequence[Group], maps: Sequence[HeatMap]) -> Iterator[tuple
         if figure is not None:
             yield f"loss-{axis.value.replace('_', '-')}.png", figure, _caption(groups, axis, name)
     for number, heat_map in enumerate(maps, start=1):
-        told = f"Final validation loss and FLOPs saved over the stage boundaries, runs of {heat_map.steps:,} steps"
+        about = f"Final validation loss and FLOPs saved over the stage boundaries, runs of {heat_map.steps:,} steps"
         counts = sorted({cell.n for cell in heat_map.cells})
         seeds = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
         yield (
             f"heat-map-{number}.png",
             heat_map_figure(heat_map),
-            f"{told}; mean of {seeds} seed(s) in each cell, brighter is better.",
+            f"{about}; mean of {seeds} seed(s) in each cell, brighter is better.",
         )
 
 
 def _caption(groups: Sequence[Group], axis: Axis, name: str) -> str:
     sizes = sorted({len(group.drawn) for group in groups})
-    told = [f"Training loss (running mean) and validation loss (complete model) against {name}."]
+    lines = [f"Training loss (running mean) and validation loss (complete model) against {name}."]
     if sizes[-1] >= 3:
-        told.append(
+        lines.append(
             "Lines: mean over seeds; bands: 95 % t interval of the mean" + (" (n = 2: range)." if 2 in sizes else ".")
         )
     elif sizes[-1] == 2:
-        told.append("Lines: mean over seeds; bands: range of the two seeds.")
+        lines.append("Lines: mean over seeds; bands: range of the two seeds.")
     else:
-        told.append("One seed per group.")
+        lines.append("One seed per group.")
     if axis is Axis.seconds:
-        told.append("Evaluation and saving are left out.")
-    if len(groups) > MAX_TOLD:
-        told.append(f"{len(groups) - MAX_TOLD} groups beyond the first {MAX_TOLD} are grey.")
-    return " ".join(told)
+        lines.append("Evaluation and saving are left out.")
+    if len(groups) > MAX_SHOWN:
+        lines.append(f"{len(groups) - MAX_SHOWN} groups beyond the first {MAX_SHOWN} are grey.")
+    return " ".join(lines)
 
 
 def notes(numbers: dict[str, Any], groups: Sequence[Group]) -> list[str]:
     """How the numbers were made, and which runs are not in them."""
-    told = [
+    lines = [
         "FLOPs: three times the forward pass of what really ran. Blocks: the projections inside the layers "
         "(the paper's convention); total: also the LM head and the attention products.",
         "Time: seconds of training steps alone; evaluation, checkpoints and start-up are left out. Time saved: "
@@ -121,14 +121,14 @@ def notes(numbers: dict[str, Any], groups: Sequence[Group]) -> list[str]:
     rows = [row["difference"] for card in numbers["claims"] for row in card["comparisons"]]
     tests = sum(found is not None and found["low"] is not None for found in rows)
     if tests > 1:
-        told.append(f"Of {tests} such intervals about 1 in 20 excludes 0 by chance.")
+        lines.append(f"Of {tests} such intervals about 1 in 20 excludes 0 by chance.")
     unfinished = [run.name for group in groups for run in group.runs if not run.finished]
     if unfinished:
-        told.append(f"Not finished, so in no mean and no claim: {', '.join(unfinished)}.")
+        lines.append(f"Not finished, so in no mean and no claim: {', '.join(unfinished)}.")
     repeated = [row["run"] for row in numbers["runs"] if row["status"] == NOT_COUNTED]
     if repeated:
-        told.append(f"Repeats of a seed that its group has already, left out: {', '.join(repeated)}.")
-    return told
+        lines.append(f"Repeats of a seed that its group has already, left out: {', '.join(repeated)}.")
+    return lines
 
 
 def _png(figure: Figure) -> bytes:

@@ -17,8 +17,11 @@ from est_cli.config import RunConfig
 from est_cli.config.stored import stored_config
 from est_cli.config.training import max_steps
 from est_cli.reporting.records import (
+    LARGEST,
     Record,
+    check_records,
     column,
+    odd_values,
     training_records,
     transition_steps,
     validation_records,
@@ -29,15 +32,6 @@ from est_cli.tracking.metrics import read_metrics
 
 DEPTH = 3
 """How far below a folder of the command line runs are looked for: outputs/, a sweep, a run."""
-_NUMBERS = ("stage", "p_h", "p_m", "p_l", "flops", "flops_saved_pct_blocks", "flops_saved_pct_total", "step_s")
-"""What every record of a training step has, beside `loss`, which may be null."""
-_ABOVE_ZERO = ("flops", "step_s")
-_BELOW_100 = ("flops_saved_pct_blocks", "flops_saved_pct_total")
-_MEASURED = ("step", "steps", "final_val_loss", "flops_dense", "flops_blocks", *_BELOW_100, "time_saved_pct")
-_TOLD = ("git_commit", "data_hash", "tokenizer_hash", "hardware")
-"""Of a summary, and of a checkpoint's state: the numbers and the words that a report shows; each may be null."""
-_LARGEST = 1e100
-"""No run has a number as large; the square of it can still be computed with."""
 
 
 class Axis(StrEnum):
@@ -54,7 +48,7 @@ class Axis(StrEnum):
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One run's folder. `name` is the path as the command line has it."""
 
     name: str
@@ -162,51 +156,28 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunRecord:
     """The run in `folder`, finished or not. CheckpointError or StorageError names a file that cannot be read.
 
     Runs may be anybody's: what is not as est-train writes it is refused here.
     """
     run, config = RunDir(folder), stored_config(folder)
-    if not (config.train.tokens_per_step > 0 and 0 < max_steps(config) < _LARGEST):
+    if not (config.train.tokens_per_step > 0 and 0 < max_steps(config) < LARGEST):
         raise CheckpointError(f"{run.config}: train: a run has steps, and tokens in a step")
     metrics = read_metrics(run.metrics) if run.metrics.exists() else []
     check_records(metrics, run.metrics)
-    return Run(str(folder), config, metrics, _summary(run), _newest_state(run.checkpoints))
-
-
-def check_records(metrics: Sequence[Record], path: Path) -> None:
-    """StorageError for a record that lacks what pictures and tables are made of; `path` is where they were read."""
-    for record in metrics:
-        keys = ("loss", *_NUMBERS) if "loss" in record else ("val_loss",) if "val_loss" in record else ()
-        for key in ("step", *keys):
-            value = record.get(key)
-            if not (_possible(key, value) or (value is None and key in ("loss", "val_loss"))):
-                raise StorageError(f"{path}: the record of step {str(record['step'])[:20]} has no number as `{key}`")
-
-
-def _possible(key: str, value: Any) -> bool:
-    """Whether `value` is a number, and one that this key can have."""
-    number = type(value) in (int, float) and abs(value) < _LARGEST  # False of NaN
-    return number and not (key in _ABOVE_ZERO and value <= 0) and not (key in _BELOW_100 and value >= 100)
+    return RunRecord(str(folder), config, metrics, _summary(run), _newest_state(run.checkpoints))
 
 
 def _summary(run: RunDir) -> Record | None:
     try:
         found = strict_json.read_file(run.summary) if run.is_finished() else None
-        odd = _odd(found or {})
+        odd = odd_values(found or {})
         if odd:
             raise ValueError(f"no proper value for `{odd[0]}`")
     except (OSError, ValueError) as error:
         raise StorageError(f"{run.summary}: cannot be read ({error}); is it a file that a run wrote?") from error
     return found
-
-
-def _odd(told: Record) -> list[str]:
-    """The keys of a summary or a state whose values a report could not show."""
-    odd = [key for key in _MEASURED if told.get(key) is not None and not _possible(key, told[key])]
-    odd += [key for key in _TOLD if not isinstance(told.get(key), str | None)]
-    return odd + [key for key in ("versions",) if not isinstance(told.get(key), dict | None)]
 
 
 def _newest_state(checkpoints: Path) -> Record:
@@ -216,6 +187,6 @@ def _newest_state(checkpoints: Path) -> Record:
             state = strict_json.read_file(folder / "state.json")
         except (OSError, ValueError):
             continue
-        if type(state.get("step")) is int and not _odd(state):
+        if type(state.get("step")) is int and not odd_values(state):
             return state
     return {}

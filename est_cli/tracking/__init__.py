@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from est_cli.tracking.metrics import MetricsFile, Record, read_metrics
+from est_cli.tracking.metrics import MetricsFile, read_metrics
+from est_cli.tracking.records import In, Record, record_of
 from est_cli.tracking.wandb_sink import WandbSink, new_run_id
 
-__all__ = ["MetricsFile", "Record", "Tracker", "WandbSink", "new_run_id", "read_metrics"]
+__all__ = ["In", "MetricsFile", "Record", "Tracker", "WandbSink", "new_run_id", "read_metrics", "record_of"]
 
 
 class Tracker:
-    """Writes each record to the file first and to W&B second; the keys are those of the README.
+    """Writes each record to the file first and to W&B second; the keys are declared in records.py.
 
     Rank 0 tells; the tracker of any other rank has neither file nor W&B.
     """
@@ -19,20 +20,20 @@ class Tracker:
         self.wandb = wandb
 
     def train(self, record: Record) -> None:
-        """One optimizer step: loss, rates, FLOPs, speed."""
-        self._write(record)
+        """One optimizer step."""
+        self._write(record_of(In.step, record))
 
     def validation(self, record: Record) -> None:
-        """One evaluation of the complete model: `step`, `tokens`, `val_loss`, `perplexity`."""
-        self._write(record)
+        """One evaluation of the complete model."""
+        self._write(record_of(In.validation, record))
 
     def transition(self, record: Record) -> None:
-        """A change of stage: `step`, `from_stage`, `to_stage`, `loss_before`, `loss_after`."""
-        self.event("stage_transition", record)
+        """A change of stage."""
+        self.event(In.transition, record)
 
-    def event(self, name: str, record: Record) -> None:
+    def event(self, event: In, record: Record) -> None:
         """Anything else that happened at `record["step"]`."""
-        self._write({"event": name} | record)
+        self._write(record_of(event, {"event": event.value} | record))
 
     def close(self, summary: Record | None) -> None:
         """End the record. `summary` is that of a finished run, None where the run stopped before its end."""

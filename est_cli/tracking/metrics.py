@@ -13,8 +13,7 @@ from typing import Any
 
 from est_cli.common.errors import StorageError
 from est_cli.storage import disk
-
-Record = dict[str, Any]
+from est_cli.tracking.records import Record
 
 _REFUSED = "cannot be written ({reason}); a writable disk with free space is needed"
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from est_cli.common.redact import without_users
 from est_cli.config import TrackingConfig, WandbMode
-from est_cli.tracking.metrics import Record
+from est_cli.tracking.records import WANDB_AXES, WANDB_GROUPS, Record, wandb_name
 from est_cli.tracking.wandb_host import key_configured, reachable
 
 INIT_TIMEOUT_S = 5.0
@@ -45,16 +45,6 @@ QUIET: dict[str, Any] = {
     "finish_timeout": FINISH_TIMEOUT_S - 2,
 }
 
-AXES = ("step", "tokens")
-GROUPS = {
-    "train": ("loss", "lr", "grad_norm"),
-    "val": ("val_loss", "perplexity"),
-    "est": ("event", "stage", "p_h", "p_m", "p_l", "from_stage", "to_stage", "loss_before", "loss_after"),
-    "flops": ("flops", "flops_dense", "flops_saved_pct_blocks", "flops_saved_pct_total"),
-}
-"""Prefix of each key in W&B; what stands in no group is `perf/`."""
-
-_PREFIX = {key: f"{group}/" for group, keys in GROUPS.items() for key in keys} | dict.fromkeys(AXES, "")
 _SECRET_KEY = re.compile(r"(token|secret|password|passwd|api_?key)$", re.IGNORECASE)
 
 
@@ -154,9 +144,8 @@ def choose_mode(wanted: WandbMode, base_url: str) -> tuple[WandbMode, str]:
 
 
 def prefixed(record: Record) -> Record:
-    """The record under its W&B names (`train/loss`, `perf/step_s`, ...), without what is null; `a/b` is one already."""
-    values = {key: value for key, value in record.items() if value is not None}
-    return {key if "/" in key else _PREFIX.get(key, "perf/") + key: value for key, value in values.items()}
+    """The record under its W&B names (`train/loss`, `perf/step_s`, ...), without what is null."""
+    return {wandb_name(key): value for key, value in record.items() if value is not None}
 
 
 def clean_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,9 +172,9 @@ def _init(identity: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
     import wandb
 
     run = wandb.init(mode=mode, resume="allow", settings=wandb.Settings(**QUIET), **identity)
-    for axis in (*AXES, "flops/flops"):
+    for axis in (*WANDB_AXES, "flops/flops"):
         run.define_metric(axis)
-    for group in (*GROUPS, "perf"):
+    for group in WANDB_GROUPS:
         run.define_metric(f"{group}/*", step_metric="step")
     return run
 

@@ -6,16 +6,18 @@ import math
 from typing import Any
 
 from est_cli.distributed.device import hardware
-from est_cli.reporting.figures import plot_run
-from est_cli.reporting.runs import check_records
-from est_cli.reporting.summary import print_summary, time_saved_pct
+from est_cli.est.coverage import coverage
+from est_cli.reporting.diagnoses import stage_report
+from est_cli.reporting.figures import plot_run, plot_stages
+from est_cli.reporting.records import check_records
+from est_cli.reporting.stages import time_saved_pct
+from est_cli.reporting.summary import print_summary
 from est_cli.storage.content import save_model
 from est_cli.storage.run_dir import write_json
 from est_cli.storage.store import is_intact
 from est_cli.storage.tensors import take_snapshot
 from est_cli.storage.versions import git_commit, versions
-from est_cli.tracking import read_metrics
-from est_cli.training.report import run_report
+from est_cli.tracking import In, read_metrics, record_of
 from est_cli.training.run import Run
 
 
@@ -43,24 +45,27 @@ def finish(run: Run) -> dict[str, Any]:
 
 
 def _summary(run: Run, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    splits = run.resolved.splits(run.rank.world_size)
+    covered = coverage(run.spec, run.scheduler, run.config.seed, run.generator.options, splits)
+    stages = stage_report(metrics, covered, run.spec, run.scheduler, run.generator.options)
+    if any("loss" in record for record in metrics):
+        plot_stages(metrics, stages["transitions"], covered, run.dir.plots)
     losses = [record["val_loss"] for record in metrics if record.get("val_loss") is not None]
     final = losses[-1] if losses else None
-    return {
+    values = {
         "steps": run.state.step,
         "tokens": run.state.step * run.config.train.tokens_per_step,
         "final_val_loss": final,
         "perplexity": None if final is None or final > 700 else math.exp(final),
-        "flops": run.ledger.used.total,
-        "flops_dense": run.ledger.dense.total,
+        **run.totals(),
         "flops_blocks": run.ledger.used.blocks,
-        "flops_saved_pct_blocks": run.ledger.saved_pct("blocks"),
-        "flops_saved_pct_total": run.ledger.saved_pct("total"),
         "time_s": run.state.time_s,
         "time_saved_pct": time_saved_pct(metrics),
-        **run_report(run, metrics),
+        **stages,
         "data_hash": run.state.data_hash,
         "tokenizer_hash": run.state.tokenizer_hash,
         "hardware": hardware(run.accelerator.device, run.rank.world_size),
         "git_commit": git_commit(),
         "versions": versions(),
     }
+    return record_of(In.summary, values)

@@ -133,6 +133,15 @@ class Run:
         """Predictions that a step's loss is the mean of, over all processes."""
         return self.sequences_per_step * (self.config.train.seq_len - 1)
 
+    def totals(self) -> dict[str, Any]:
+        """What the run has used and saved so far: in the record of each step and in summary.json."""
+        return {
+            "flops": self.ledger.used.total,
+            "flops_dense": self.ledger.dense.total,
+            "flops_saved_pct_blocks": self.ledger.saved_pct("blocks"),
+            "flops_saved_pct_total": self.ledger.saved_pct("total"),
+        }
+
     def micro_batch_at(self, step: int) -> int:
         return self.micro_batches[self.scheduler.stage_at(step)]
 

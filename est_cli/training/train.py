@@ -14,6 +14,7 @@ from est_cli.distributed import Agreed, gathered, weight_checksum
 from est_cli.distributed.device import any_attention_kernel, peak_flop_per_s, peak_memory_gb, runs_ahead
 from est_cli.est.flops import flops_of
 from est_cli.est.sizes import realised_rates
+from est_cli.tracking import In
 from est_cli.training.build import build
 from est_cli.training.describe import describe
 from est_cli.training.finish import finish
@@ -167,7 +168,7 @@ def _guard(loop: _Loop, step: int, numbers: StepNumbers) -> None:
     state.rejected_in_a_row += 1
     first = step * run.sequences_per_step
     where = f"step {step + 1} (samples {first} to {first + run.sequences_per_step - 1})"
-    run.tracker.event("not_finite", {"step": step + 1, "first_sample": first, "samples": run.sequences_per_step})
+    run.tracker.event(In.not_finite, {"step": step + 1, "first_sample": first, "samples": run.sequences_per_step})
     run.progress.line(f"warning: loss or gradient not finite at {where}; the update was left out")
     if state.rejected_in_a_row >= MAX_REJECTED:
         raise NumericsError(
@@ -202,10 +203,7 @@ def _train_record(
         "loss": numbers.loss,
         "lr": result.lr,
         "grad_norm": numbers.grad_norm,
-        "flops": run.ledger.used.total,
-        "flops_dense": run.ledger.dense.total,
-        "flops_saved_pct_blocks": run.ledger.saved_pct("blocks"),
-        "flops_saved_pct_total": run.ledger.saved_pct("total"),
+        **run.totals(),
         "tokens_per_s": tokens_per_s,
         "step_s": window.step_s / window.steps,
         "mfu": None if peak is None else window.flops / window.step_s / (peak * run.rank.world_size),

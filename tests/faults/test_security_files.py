@@ -22,7 +22,7 @@ from est_cli.config import ModelConfig
 from est_cli.models import build_model, hf_config
 from est_cli.models.foreign import ADAPTER, CODE_KEYS, INDEX
 from est_cli.models.pretrained import load_language_model, load_model, open_checkpoint
-from est_cli.reporting.markup import table
+from est_cli.reporting.page import table
 from est_cli.storage import cache
 from est_cli.storage.digest import fingerprint
 from tests.faults.conftest import Tally

@@ -13,7 +13,7 @@ from tests.faults.conftest import Tally
 pytestmark = pytest.mark.row("S")
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [path for folder in ("est_cli", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+SOURCES = [path for folder in ("est_cli", "benchmarks", "studies") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 MODULES = (
     "pickle",

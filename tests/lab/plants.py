@@ -24,7 +24,7 @@ from est_cli.est import IndexGenerator, Subnetwork
 from est_cli.est.sizes import SequenceCounts
 from est_cli.storage import disk, tensors
 from est_cli.tracking import MetricsFile
-from est_cli.training import finish, report, step
+from est_cli.training import finish, step
 from est_cli.training.run import Run
 from est_cli.training.step import Feed, StepInputs, count_sequences
 
@@ -119,7 +119,7 @@ def act(action: str) -> None:
 def quick() -> None:
     """No pictures, which take longer than all steps of a tiny run, and no waiting for the disk: no power fails here."""
     finish.plot_run = lambda *args: []
-    report.plot_stages = lambda *args: None
+    finish.plot_stages = lambda *args: None
     os.fsync = lambda fd: None
 
 

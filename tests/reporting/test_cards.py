@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.reporting.cards import MAX_CARDS, claim_cards
 from est_cli.reporting.claim import claims_of
 from est_cli.reporting.numbers import claim_card
+from est_cli.reporting.page import MAX_CARDS, claim_cards
 from tests.lab.made_runs import groups_in, make_run, make_seeds, val_loss
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from est_cli.est.coverage import Coverage
-from est_cli.reporting.stage_figures import MAX_PANELS, coverage_figure, plot_stages, transitions_figure
+from est_cli.reporting.figures import MAX_PANELS, coverage_figure, plot_stages, transitions_figure
 
 TRAIN = [{"step": step, "loss": 9 - step / 50, "stage": 1 + step // 101} for step in range(1, 201)]
 

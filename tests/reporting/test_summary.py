@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from est_cli.reporting.summary import print_summary, stage_summaries, time_saved_pct
+from est_cli.reporting.stages import stage_summaries, time_saved_pct
+from est_cli.reporting.summary import print_summary
 from tests.lab.fake_run import fake_metrics
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, three_stage
+from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, SamplingScheduler, three_stage
 from est_cli.est.stacking import g_stack, gradual_stacking, one_layer
 from est_cli.families import spec_of
-from est_cli.training import report
+from est_cli.reporting.diagnoses import step_flops
 from est_cli.training import step as loop_step
 from tests.lab.est_models import gpt2_config
 
@@ -61,5 +61,5 @@ def test_what_is_sampled_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_how_much_joins_at_once_is_no_sign_where_it_is_the_method() -> None:
     """The defaults of g_stack and one_layer would otherwise always be told to be too sparse."""
-    assert report._step_flops(run_of(EST)) == pytest.approx([0.25, 0.5, 1.0], abs=0.1)
-    assert all(report._step_flops(run_of(scheduler)) == [] for scheduler in GROWING.values())
+    assert step_flops(SPEC, EST, SamplingOptions()) == pytest.approx([0.25, 0.5, 1.0], abs=0.1)
+    assert all(step_flops(SPEC, scheduler, SamplingOptions()) == [] for scheduler in GROWING.values())

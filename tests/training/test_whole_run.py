@@ -22,16 +22,10 @@ from est_cli.config.stored import stored_config
 from est_cli.planning import Plan, make_plan
 from est_cli.storage.store import verify_folder
 from est_cli.tracking import read_metrics
+from est_cli.tracking.records import In, fields_of
 from tests.lab.lab import STEPS, T1, T2, Lab, cached_tokens, train_records
 
-STEP_KEYS = (
-    "step tokens stage p_h p_m p_l loss lr grad_norm flops flops_dense flops_saved_pct_blocks flops_saved_pct_total "
-    "tokens_per_s step_s mfu mem_gb"
-)
-SUMMARY_KEYS = (
-    "steps tokens final_val_loss perplexity flops flops_dense flops_blocks flops_saved_pct_blocks flops_saved_pct_total"
-    " time_s time_saved_pct hardware stages transitions coverage diagnoses data_hash tokenizer_hash git_commit versions"
-)
+STEP_KEYS, SUMMARY_KEYS = ([field.name for field in fields_of(record)] for record in (In.step, In.summary))
 MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "MANIFEST.json"}
 
 
@@ -89,7 +83,7 @@ def test_no_pickle_anywhere(run: Path) -> None:
 def test_one_record_a_step_with_the_promised_keys(metrics: list[dict[str, Any]]) -> None:
     steps = [record for record in metrics if "loss" in record]
     assert [record["step"] for record in steps] == list(range(1, STEPS + 1))
-    assert all(set(record) == set(STEP_KEYS.split()) for record in steps)
+    assert all(set(record) == set(STEP_KEYS) for record in steps)
     assert [record["tokens"] for record in steps] == [128 * step for step in range(1, STEPS + 1)]
     assert [record["stage"] for record in steps] == [1] * T1 + [2] * (T2 - T1) + [3] * (STEPS - T2)
     assert all(record["mfu"] is None and record["mem_gb"] > 0 and record["step_s"] > 0 for record in steps)
@@ -134,7 +128,7 @@ def test_coverage_is_that_of_the_draws(summary: dict[str, Any]) -> None:
 
 
 def test_summary(summary: dict[str, Any], metrics: list[dict[str, Any]]) -> None:
-    assert set(summary) == set(SUMMARY_KEYS.split())
+    assert set(summary) == set(SUMMARY_KEYS)
     assert summary["steps"] == STEPS and summary["tokens"] == 128 * STEPS
     last = [record for record in metrics if "val_loss" in record][-1]
     assert last["step"] == STEPS and last["val_loss"] == summary["final_val_loss"]

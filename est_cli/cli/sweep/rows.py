@@ -143,10 +143,10 @@ def _mark(program: Program, column: Column) -> str:
 
 
 def _flat(row: Row, best: Mapping[str, Row | None], columns: Sequence[Column]) -> dict[str, Any]:
-    told = {"status": str(row.status), "exit_code": row.exit_code, "reason": row.reason}
+    outcome = {"status": str(row.status), "exit_code": row.exit_code, "reason": row.reason}
     marks = {"best": ""} | {mark: "*" if row is first else "" for mark, first in best.items()}
     numbers = {column.key: column.value(row.numbers) for column in columns}
-    return {"job": row.number, **row.swept, **told, **marks, **numbers, "folder": row.folder}
+    return {"job": row.number, **row.swept, **outcome, **marks, **numbers, "folder": row.folder}
 
 
 def _summary(run: RunDir) -> dict[str, Any] | None:

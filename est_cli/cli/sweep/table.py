@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from est_cli.cli.sweep.program import Column, Program
 from est_cli.cli.sweep.rows import Row, Status, best_of, columns_of
-
-_UNLIMITED = 10_000
+from est_cli.common.table import table, table_console
 
 
 def print_table(program: Program, sweep: str, rows: Sequence[Row], console: Console | None = None) -> None:
@@ -21,31 +17,30 @@ def print_table(program: Program, sweep: str, rows: Sequence[Row], console: Cons
 
     `sweep`: its folder. Where stdout is no terminal the table has no frames and is as wide as it needs.
     """
-    console = console or (Console() if sys.stdout.isatty() else Console(width=_UNLIMITED))
+    console = console or table_console()
     columns = columns_of(program, rows)
     console.print(_table(sweep, rows, columns, plain=not console.is_terminal), highlight=False)
     if program.note and any(column.key == program.objective for column in columns):
         console.print(program.note, highlight=False, markup=False, soft_wrap=True)
     for row in rows:
         if row.reason:
-            told = f"job {row.number} {_status(row)}: {row.reason}"
-            console.print(told, highlight=False, markup=False, soft_wrap=True)
+            line = f"job {row.number} {_status(row)}: {row.reason}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(sweep: str, rows: Sequence[Row], columns: Sequence[Column], plain: bool) -> Table:
     keys = list(dict.fromkeys(key for row in rows for key in row.swept))
     words = [key.rpartition(".")[2] for key in keys]
     headings = [word if words.count(word) == 1 else key for word, key in zip(words, keys, strict=True)]
-    table = Table(title=Text(f"Sweep {sweep}"), title_justify="left", box=None if plain else box.SIMPLE_HEAD)
     shown = {column.heading: column for column in columns if column.heading is not None}
     best = {heading: best_of(column, rows) for heading, column in shown.items()}
-    for heading in ["job", *headings, "status", *shown, "folder"]:
-        table.add_column(heading, justify="left" if heading in ("status", "folder") else "right", overflow="fold")
+    lines = []
     for row in rows:
         values = [row.swept.get(key, "-") for key in keys]
         numbers = [_shown(row, column, row is best[heading]) for heading, column in shown.items()]
-        table.add_row(*map(Text, [str(row.number), *values, _status(row), *numbers, row.name]))
-    return table
+        lines.append([str(row.number), *values, _status(row), *numbers, row.name])
+    columns_shown = ["job", *headings, "status", *shown, "folder"]
+    return table(columns_shown, lines, title=f"Sweep {sweep}", words=["status", "folder"], plain=plain)
 
 
 def _status(row: Row) -> str:

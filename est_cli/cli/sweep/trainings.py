@@ -12,16 +12,11 @@ from est_cli.common.errors import CheckpointError
 from est_cli.config import RunConfig
 from est_cli.config.compose import CommandLine
 from est_cli.config.resolve import check
+from est_cli.tracking.records import FIELDS
 from est_cli.training.start import resolve_resume
 
-_COLUMNS = (
-    Column("steps", "steps", ",d"),
-    Column("final_val_loss", "val loss", ".4f", best=min),
-    Column("perplexity", "perplexity", ".2f"),
-    Column("flops_saved_pct_blocks", "FLOPs saved: blocks %", ".2f"),
-    Column("flops_saved_pct_total", "total %", ".2f"),
-    Column("time_s", "time s", ".1f"),
-    Column("time_saved_pct", "saved %", ".2f"),
+_COLUMNS = tuple(
+    Column(field.name, field.sweep.heading, field.sweep.form, best=field.best) for field in FIELDS if field.sweep
 )
 
 

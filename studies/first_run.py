@@ -1,7 +1,7 @@
 """The first runs on real text: GPT-2 and Llama of 5-10 M parameters, three_stage and dense, the same seed and data.
 
-    EST_DATA=DIR python benchmarks/first_run.py            # four runs, about half an hour on two cores
-    EST_DATA=DIR python benchmarks/first_run.py --report   # only the tables and plots of runs that are there
+    EST_DATA=DIR python studies/first_run.py            # four runs, about half an hour on two cores
+    EST_DATA=DIR python studies/first_run.py --report   # only the tables and plots of runs that are there
 
 $EST_DATA/corpus holds train-*.jsonl.xz (170 MB of English Wikipedia articles and public-domain books, one document a
 line) and validation.jsonl.xz. Runs go to outputs/first-run-*, figures to docs/results/, the tables to stdout.
@@ -21,7 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from shared_data import shared
 
-from est_cli.reporting.summary import stage_summaries
+from est_cli.reporting.stages import stage_summaries
 from est_cli.storage.strict_json import read_file
 from est_cli.tracking import read_metrics
 

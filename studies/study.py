@@ -1,12 +1,12 @@
 """Run the studies of docs/results/: every finished cell is a small JSON that is kept, and is not run again.
 
-    EST_DATA=DIR python benchmarks/study.py a b             # all that is missing of these studies, hours on one core
-    EST_DATA=DIR python benchmarks/study.py a --size m      # only the cells of one size; --seed: of one seed
-    EST_DATA=DIR python benchmarks/study.py a --part 1/2    # every second cell, beside a process with --part 2/2
-    EST_DATA=DIR python benchmarks/study.py a --minutes 8   # begin no cell after so long
-    python benchmarks/study.py a --list                     # which cells there are, and which are done
+    EST_DATA=DIR python studies/study.py a b             # all that is missing of these studies, hours on one core
+    EST_DATA=DIR python studies/study.py a --size m      # only the cells of one size; --seed: of one seed
+    EST_DATA=DIR python studies/study.py a --part 1/2    # every second cell, beside a process with --part 2/2
+    EST_DATA=DIR python studies/study.py a --minutes 8   # begin no cell after so long
+    python studies/study.py a --list                     # which cells there are, and which are done
 
-A cell is one run of est-train: an arm of a study (benchmarks/studies.py) with one seed at one size (conf/experiment),
+A cell is one run of est-train: an arm of a study (studies/studies.py) with one seed at one size (conf/experiment),
 on $EST_DATA/corpus. Its JSON goes to docs/results/data/STUDY/ and is to be committed, its folder in outputs/study/ is
 not. A run that is stopped continues where it was; one that another study has made already is not made again.
 """
@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from shared_data import shared
-from studies import ON_GPU, STUDIES, Arm, Study
 
 from est_cli.config import PlanConfig
 from est_cli.config.compose import composed
 from est_cli.planning import make_plan
 from est_cli.storage.strict_json import read_file
 from est_cli.tracking import read_metrics
+from studies import ON_GPU, STUDIES, Arm, Study
 
 DATA = Path("docs/results/data")
 FOLDER = "study"

@@ -1,4 +1,4 @@
-"""Where the benchmarks that train on real text find it: in the folder that the variable EST_DATA names."""
+"""Where the studies find their text: in the folder that the variable EST_DATA names."""
 
 from __future__ import annotations
 

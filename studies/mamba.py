@@ -1,8 +1,7 @@
 """Mamba trained with EST and in the ordinary way, at equal steps and at equal FLOPs, three seeds each.
 
-    EST_DATA=DIR python benchmarks/mamba.py            # nine runs, half an hour on one core
-    EST_DATA=DIR python benchmarks/mamba.py --report   # only the table, JSON and plot of runs that are there
-    python benchmarks/mamba.py --time                  # no training: how long a step of each stage takes, one thread
+    EST_DATA=DIR python studies/mamba.py            # nine runs, half an hour on one core
+    EST_DATA=DIR python studies/mamba.py --report   # only the table, JSON and plot of runs that are there
 
 $EST_DATA/corpus holds mini.jsonl.xz (3.5 MB of English text, one document a line) and validation.jsonl.xz. Runs go to
 outputs/mamba-*, figures and numbers to docs/results/, the table to stdout.
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,11 +22,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import torch
-from measure import Case
 from shared_data import shared
-from stage_time import _keep_freed_memory as keep_freed_memory
-from stage_time import build, measure, results
 
 from est_cli.config import ModelConfig
 from est_cli.est import SamplingOptions, SamplingRates, planned_ledger, three_stage
@@ -39,7 +33,6 @@ from est_cli.tracking import read_metrics
 
 STEPS, SEQ_LEN, SEQUENCES = 300, 128, 16
 SEEDS = (0, 1, 2)
-ROUNDS = 6
 VOCAB = 1024
 """Small, so that the LM head has about the share of the FLOPs that it has in mamba_130m."""
 RESULTS = Path("docs/results")
@@ -137,32 +130,10 @@ def _plot(metrics: dict[str, list[list[dict[str, Any]]]]) -> None:
     figure.savefig(RESULTS / "mamba.png", dpi=120)
 
 
-def stage_times() -> None:
-    """CPU time of a step of each stage over that of the complete model, as benchmarks/stage_time.py measures it."""
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    print("| model | step | seconds | of the complete model's time | 95 % interval | of its FLOPs (total) |")
-    print("|---|---|---|---|---|---|")
-    for family in ("mamba", "mamba2"):
-        model = ModelConfig(f"{family}_tiny", family, vocab_size=VOCAB, hidden_size=128, num_layers=4)
-        if family == "mamba2":
-            model.head_dim = model.state_size = 32
-        case = Case(model, SEQ_LEN, SEQUENCES * SEQ_LEN, math.inf)
-        bench = build(case, torch.device("cpu"), compiled=False)
-        for line in results(case, bench.spec, measure(case, bench, ROUNDS, lambda told: None)):
-            told = f"{line.ratio:.3f} | {line.low:.3f} - {line.high:.3f} | {line.ideal:.3f}"
-            print(f"| {model.name} | {line.what} | {line.time_s:.3f} | {told} |", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true")
-    parser.add_argument("--time", action="store_true")
-    arguments = parser.parse_args()
-    if arguments.time:
-        stage_times()
-        return
-    if not arguments.report:
+    if not parser.parse_args().report:
         corpus = str(shared("corpus"))
         for seed in SEEDS:
             for arm in arms():

@@ -1,6 +1,6 @@
 """The claim card of study a on a page: docs/results/claim-SIZE.md, from the report of its runs.
 
-    python benchmarks/claim.py s        # of the runs of size s, which benchmarks/study.py left in outputs/study/
+    python studies/claim.py s        # of the runs of size s, which studies/study.py left in outputs/study/
 
 est-report makes the card; here it only becomes Markdown.
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from studies import STUDIES
 from study import DATA, cells_of, kept_of
 
 from est_cli.storage.strict_json import read_file
+from studies import STUDIES
 
 PAGES = Path("docs/results")
 LIMIT = 1 << 24
@@ -53,8 +53,8 @@ def page(card: Mapping[str, Any], size: str) -> Iterator[str]:
     yield from (f"# Claim card: {card['group']} against {card['dense']} (size {size} of [study a](study-a.md))", "")
     yield from (
         "```sh",
-        "EST_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/study.py a",
-        f"python benchmarks/claim.py {size}",
+        "EST_DATA=DIR OMP_NUM_THREADS=1 python studies/study.py a",
+        f"python studies/claim.py {size}",
     )
     yield from ("```", "", f"Final validation loss in nats per token, seeds {', '.join(map(str, card['seeds']))}.", "")
     yield from ("| comparison | with | loss | dense loss | 95 % interval and verdict | |", "|---|---|---|---|---|---|")

@@ -1,7 +1,7 @@
 """Does a model that was trained with EST do better on GLUE? A three_stage run and its dense twin, fine-tuned alike.
 
-    EST_DATA=DIR python benchmarks/glue_twins.py            # two runs and 48 fine-tunings, half an hour on two cores
-    EST_DATA=DIR python benchmarks/glue_twins.py --report   # only the page, from results that are there
+    EST_DATA=DIR python studies/glue_twins.py            # two runs and 48 fine-tunings, half an hour on two cores
+    EST_DATA=DIR python studies/glue_twins.py --report   # only the page, from results that are there
 
 Both models are gpt2_tiny, trained on $EST_DATA/corpus with the same seed, data and optimizer; then every task in
 $EST_DATA/glue with at most 2,000 training examples and seeds 0, 1, 2. Runs go to outputs/glue-*, the page and the

@@ -203,7 +203,7 @@ STUDIES: dict[str, Study] = {
         seeds=(0, 1),
     ),
 }
-"""By letter; l, m and x are sizes; d is benchmarks/schedulers.py, f looks at the models of a (benchmarks/twins.py)."""
+"""By letter; l, m and x are sizes; d is studies/schedulers.py, f looks at the models of a (studies/twins.py)."""
 
 ON_GPU = ("j",)
 """Run only where they are asked for by name."""

@@ -1,7 +1,7 @@
 """Every scheduler as a user runs it: stopped and resumed, held against its plan, and on two processes.
 
-    python benchmarks/exact_schedulers.py                  # all of them, a quarter of an hour on two cores
-    python benchmarks/exact_schedulers.py pld g_stack
+    python studies/exact_schedulers.py                  # all of them, a quarter of an hour on two cores
+    python studies/exact_schedulers.py pld g_stack
 
 gpt2_tiny on the stdlib corpus for 200 steps. For each scheduler est-train runs once as it is, once stopped by SIGTERM
 somewhere in the middle and resumed, and once on two processes. The table says

@@ -1,4 +1,4 @@
-"""What a run's records tell of its stage transitions: the loss around each, and how long it took to come back.
+"""What a run's records say of its stages: steps, speed and loss of each, the time saved, the loss around transitions.
 
 A single step's loss says little: beside it stand means of the NEAR logged losses before and after the transition.
 """
@@ -6,15 +6,57 @@ A single step's loss says little: beside it stand means of the NEAR logged losse
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
-from statistics import fmean
+from statistics import fmean, median
 
-from est_cli.reporting.summary import StageSummary
 from est_cli.tracking.metrics import Record
 
 NEAR = 5
 """Logged losses on each side of a transition."""
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What the records tell of one stage."""
+
+    number: int
+    rates: tuple[float, float, float]
+    """p_H, p_M, p_L: the mean, where they differ from step to step."""
+    steps: int
+    """Steps the records stand for: with `train.log_every` n, each stands for the n since the one before."""
+    median_step_s: float
+    loss: float | None
+    """Training loss at the end of the stage: the mean of its last tenth of records, at most 20."""
+
+
+def stage_summaries(metrics: Iterable[Record]) -> list[StageSummary]:
+    """One entry per stage that ran, in order. Of several records of one step the last counts."""
+    by_step = {record["step"]: record for record in metrics if "step_s" in record}
+    groups: dict[int, list[Record]] = {}
+    steps: dict[int, int] = {}
+    before = 0
+    for step, record in sorted(by_step.items()):
+        groups.setdefault(record["stage"], []).append(record)
+        steps[record["stage"]] = steps.get(record["stage"], 0) + step - before
+        before = step
+    return [_stage_summary(number, groups[number], steps[number]) for number in sorted(groups)]
+
+
+def time_saved_pct(metrics: Iterable[Record]) -> float | None:
+    """Percent of the step time saved against the same steps all at the full stage's median step time.
+
+    Every step counts as its stage's median, so warm-up and hiccups do not matter. The full stage is the last one with
+    all rates 1: an earlier one may have had dropout. None where no full stage ran.
+    """
+    stages = stage_summaries(metrics)
+    full = [stage.median_step_s for stage in stages if stage.rates == (1.0, 1.0, 1.0)]
+    if not full:
+        return None
+    full_s = full[-1]
+    spent_s = sum(stage.steps * stage.median_step_s for stage in stages)
+    return 100.0 * (1.0 - spent_s / (full_s * sum(stage.steps for stage in stages)))
 
 
 def described_transitions(metrics: Iterable[Record]) -> list[Record]:
@@ -36,17 +78,30 @@ def described_transitions(metrics: Iterable[Record]) -> list[Record]:
 def described_stages(stages: Sequence[StageSummary], metrics: Iterable[Record]) -> list[Record]:
     """The stages as summary.json has them; `val_loss` is the last one in the stage, of the complete model."""
     validation = _by_step(metrics, "val_loss")
-    told, begin = [], 0
+    stage_rows, begin = [], 0
     for stage in stages:
         end = begin + stage.steps
         inside = [record["val_loss"] for record in validation if begin < record["step"] <= end]
         rates = dict(zip(("p_h", "p_m", "p_l"), stage.rates, strict=True))
         last = {"loss": stage.loss, "val_loss": inside[-1] if inside else None}
-        told.append(
+        stage_rows.append(
             {"stage": stage.number, "steps": stage.steps, **rates, "median_step_s": stage.median_step_s, **last}
         )
         begin = end
-    return told
+    return stage_rows
+
+
+def _stage_summary(number: int, records: list[Record], steps: int) -> StageSummary:
+    p_h, p_m, p_l = (fmean(record[key] for record in records) for key in ("p_h", "p_m", "p_l"))
+    tail = records[-min(20, 1 + len(records) // 10) :]
+    losses = [record["loss"] for record in tail if record["loss"] is not None]
+    return StageSummary(
+        number=number,
+        rates=(p_h, p_m, p_l),
+        steps=steps,
+        median_step_s=median(record["step_s"] for record in records),
+        loss=sum(losses) / len(losses) if losses else None,
+    )
 
 
 def _around(change: Record, train: Sequence[Record], validation: Sequence[Record]) -> Record:

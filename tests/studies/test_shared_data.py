@@ -35,8 +35,11 @@ def test_one_line_tells_what_is_missing(
     assert f"\n## {section}\n" in (ROOT / page).read_text()
 
 
-def test_no_benchmark_reads_it_by_itself() -> None:
+def test_no_script_reads_it_by_itself() -> None:
     readers = [
-        path.name for path in (ROOT / "benchmarks").rglob("*.py") if re.search(r"environ.*EST_DATA", path.read_text())
+        path.name
+        for folder in ("benchmarks", "studies")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"environ.*EST_DATA", path.read_text())
     ]
     assert readers == ["shared_data.py"]

@@ -1,9 +1,9 @@
 """Study f: are the minima of EST flatter, and does its model do better on GLUE? The twins of study a, looked at.
 
-    EST_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/twins.py        # what is missing, half an hour on one core
-    python benchmarks/twins.py --page                                # only docs/results/study-f.md
+    EST_DATA=DIR OMP_NUM_THREADS=1 python studies/twins.py        # what is missing, half an hour on one core
+    python studies/twins.py --page                                # only docs/results/study-f.md
 
-For each pair of models that benchmarks/study.py a left in outputs/study/: the trace of the Hessian on held-out text
+For each pair of models that studies/study.py a left in outputs/study/: the trace of the Hessian on held-out text
 (the same probes for all), and of the larger ones the dev scores of some tasks of GLUE after fine-tuning with as many
 examples; the seed of the fine-tuning is that of the model. A result is a JSON in docs/results/data/f/ and is not made
 again.
@@ -21,11 +21,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from shared_data import shared
-from studies import STUDIES
 from study import DATA, FOLDER, Cell, kept_of
 
 from est_cli.reporting.student_t import mean_interval
 from est_cli.storage.strict_json import read_file
+from studies import STUDIES
 
 EST = "three_stage"
 ARMS = ("dense", EST)
@@ -93,7 +93,7 @@ def command(door: str, *overrides: str) -> None:
 
 def page() -> str:
     lines = ["# Study f: are the minima of EST flatter, and does its model do better on GLUE?", "", "```sh"]
-    lines += ["EST_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/study.py a", "EST_DATA=DIR python benchmarks/twins.py"]
+    lines += ["EST_DATA=DIR OMP_NUM_THREADS=1 python studies/study.py a", "EST_DATA=DIR python studies/twins.py"]
     lines += [
         "```",
         "",

@@ -1,6 +1,6 @@
 """Is a trained model better than counting words? The validation loss of a unigram model of the same corpus.
 
-python benchmarks/unigram.py outputs/NAME
+python studies/unigram.py outputs/NAME
 
 The unigram model has the frequencies of the training tokens (add-one smoothed); its loss is the token mean (nats) over
 the validation tokens that the run itself was evaluated on.

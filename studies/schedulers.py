@@ -1,9 +1,9 @@
 """All schedulers at equal FLOPs on one small model: final validation loss over seeds, and what they cost.
 
-    EST_DATA=DIR python benchmarks/schedulers.py              # 45 runs, about an hour on one core; may be restarted
-    EST_DATA=DIR python benchmarks/schedulers.py --seeds 0    # some of them, beside another process with the others
-    EST_DATA=DIR python benchmarks/schedulers.py --report     # only table, JSON and plot of runs that are there
-    OMP_NUM_THREADS=1 python benchmarks/schedulers.py --time  # no training: seconds of each run, probed
+    EST_DATA=DIR python studies/schedulers.py              # 45 runs, about an hour on one core; may be restarted
+    EST_DATA=DIR python studies/schedulers.py --seeds 0    # some of them, beside another process with the others
+    EST_DATA=DIR python studies/schedulers.py --report     # only table, JSON and plot of runs that are there
+    OMP_NUM_THREADS=1 python studies/schedulers.py --time  # no training: seconds of each run, probed
 
 Every scheduler that saves anything trains for as many steps and saves a quarter of the block FLOPs; the settings are
 those that est-plan finds for target_saving=0.25. What saves nothing (dense, early_dropout) trains for as many steps as

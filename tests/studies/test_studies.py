@@ -11,12 +11,12 @@ import pytest
 import study
 import study_page
 import twins
-from studies import STUDIES
 from study import Cell, cells_of, overrides_of
 
 from est_cli.config import PlanConfig
 from est_cli.config.compose import composed
 from est_cli.planning import Plan, make_plan
+from studies import STUDIES
 
 pytestmark = pytest.mark.slow
 

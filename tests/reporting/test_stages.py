@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from est_cli.reporting.diagnoses import diagnoses
-from est_cli.reporting.summary import stage_summaries, summary_table
-from est_cli.reporting.transitions import described_stages, described_transitions
+from est_cli.reporting.stages import described_stages, described_transitions, stage_summaries
+from est_cli.reporting.summary import summary_table
 from est_cli.tracking.metrics import Record
 
 FULL = {"p_h": 1.0, "p_m": 1.0, "p_l": 1.0}

@@ -1,9 +1,9 @@
 """Make the pages of the studies from their result files: docs/results/study-LETTER.md and .png.
 
-    python benchmarks/study_page.py            # of every study that has results
-    python benchmarks/study_page.py a
+    python studies/study_page.py            # of every study that has results
+    python studies/study_page.py a
 
-Every number on a page comes from docs/results/data/. What the numbers say is written by hand in benchmarks/readings/,
+Every number on a page comes from docs/results/data/. What the numbers say is written by hand in studies/readings/,
 where {diff ARM - ARM @ SIZE} stands for a difference of final validation losses with its interval, {loss ARM @ SIZE}
 for a mean and {saved ARM @ SIZE} for the share of the total FLOPs that an arm saves; {... @ SIZE of LETTER} is another
 study's. The front page, docs/results/README.md, is readings/front.md filled in.
@@ -19,7 +19,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 from matplotlib.axes import Axes
-from studies import STUDIES
 from study import DATA
 
 from est_cli.config import RunConfig
@@ -44,6 +43,7 @@ from est_cli.reporting.drawing import (
 )
 from est_cli.reporting.student_t import mean_interval
 from est_cli.storage.strict_json import read_file
+from studies import STUDIES
 
 PAGES, READINGS = Path("docs/results"), Path(__file__).parent / "readings"
 COLOURS = (GREY, BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
@@ -72,8 +72,8 @@ def page(letter: str) -> str:
     sizes = results_of(letter)
     cells = [cell for arms in sizes.values() for of in arms.values() for cell in of.values()]
     lines = [f"# Study {letter}: {STUDIES[letter].question}", "", "```sh"]
-    lines += [f"EST_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/study.py {letter}"]
-    lines += [f"python benchmarks/study_page.py {letter}", "```", "", *_about(letter, cells), ""]
+    lines += [f"EST_DATA=DIR OMP_NUM_THREADS=1 python studies/study.py {letter}"]
+    lines += [f"python studies/study_page.py {letter}", "```", "", *_about(letter, cells), ""]
     for size, arms in sizes.items():
         lines += [f"## Size {size}: {_size(size, arms)}", "", *_table(letter, arms), ""]
         lines += [f"![validation loss](study-{letter}-{size}.png)", ""]

@@ -1,0 +1,170 @@
+"""Every number that a run of est-train records, told once: what it is, its unit, its name in W&B, how tables show it.
+
+From here come the order of the keys in metrics.jsonl and summary.json, the names in W&B, the table at the end of a run,
+the columns of a sweep, the rows of est-report, what a reader refuses, and docs/metrics.md. A new number is a `Field`
+here and a value where it is computed (training/train.py; training/run.py if summary.json has it too).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from est_cli.tracking.eta import hours_minutes
+
+Record = dict[str, Any]
+"""One JSON object: a line of metrics.jsonl, or summary.json."""
+
+
+class In(StrEnum):
+    """The records; of an event the value is its name."""
+
+    step = "step"
+    validation = "validation"
+    transition = "stage_transition"
+    not_finite = "not_finite"
+    summary = "summary"
+    report = "report"
+
+
+TOTALS = (In.step, In.summary, In.report)
+"""Of a number that is known after each step and at the end."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How a table shows a number: below or beside a heading, by a format specification (`clock`: 1:02:03)."""
+
+    heading: str
+    form: str
+    text: str = "{}"
+    """What stands around it. In the table at the end of a run the cells of one heading stand in one row."""
+
+    def show(self, value: Any) -> str:
+        if self.form == "clock":
+            return self.text.format(hours_minutes(value))
+        return self.text.format("-" if value is None else format(value, self.form))
+
+
+@dataclass(frozen=True)
+class Field:
+    name: str
+    meaning: str
+    where: Sequence[In]
+    unit: str = ""
+    null: str = ""
+    """When it is null; empty where it never is."""
+    wandb: str = "perf"
+    """Its group in W&B, `perf/NAME`; empty: it is an axis there, without a group. Never change it: old runs have it."""
+    kind: type = float
+    above: float | None = None
+    """What it is more than."""
+    below: float | None = None
+    checked: Sequence[In] = ()
+    """Where a reader refuses a value that it cannot have, beside everything that est-report shows."""
+    end: Cell | None = None
+    sweep: Cell | None = None
+    report: Cell | None = None
+    best: Callable[[list[float]], float] | None = None
+    """`min` or `max` where a sweep marks the best."""
+
+
+FIELDS = (
+    Field("event", "which one", (In.transition, In.not_finite), kind=str, wandb="est"),
+    Field(
+        "step",
+        "optimizer steps done",
+        (In.step, In.validation, In.transition, In.not_finite),
+        wandb="",
+        checked=(In.step, In.validation, In.summary),
+    ),
+    Field("steps", "optimizer steps done", (In.summary,), checked=(In.summary,), end=Cell("steps", ",d"),
+          sweep=Cell("steps", ",d")),
+    Field("tokens", "tokens of these steps", (In.step, In.validation, In.summary), wandb="", end=Cell("tokens", ",d")),
+    Field("stage", "the stage of the step, from 1", (In.step,), wandb="est", checked=(In.step,)),
+    Field("p_h", "realised sampling rate of heads in the step", (In.step,), "0-1", wandb="est", checked=(In.step,)),
+    Field("p_m", "the same of MLP columns", (In.step,), "0-1", wandb="est", checked=(In.step,)),
+    Field("p_l", "the same of layers", (In.step,), "0-1", wandb="est", checked=(In.step,)),
+    Field("loss", "training loss of the step, the mean over all its tokens, of the subnetwork that ran", (In.step,),
+          "nats per token", null="not finite", wandb="train", checked=(In.step,)),
+    Field("lr", "learning rate of the step", (In.step,), wandb="train"),
+    Field("grad_norm", "norm of the whole gradient before clipping", (In.step,), null="not finite", wandb="train"),
+    Field("val_loss", "validation loss of the complete model", (In.validation,), "nats per token", null="not finite",
+          wandb="val", checked=(In.validation,)),
+    Field("final_val_loss", "the last finite validation loss", (In.summary, In.report), "nats per token",
+          null="there was none", end=Cell("final validation loss", ".4f"), sweep=Cell("val loss", ".4f"),
+          report=Cell("final validation loss", ".4f"), best=min),
+    Field("perplexity", "exp of the validation loss", (In.validation, In.summary), null="it would overflow",
+          wandb="val", end=Cell("perplexity", ".2f"), sweep=Cell("perplexity", ".2f")),
+    Field("flops", "training FLOPs used so far, convention total: three times the forward pass of what really ran",
+          (In.step, In.summary), wandb="flops", above=0, checked=(In.step,), end=Cell("FLOPs (total)", ".3e")),
+    Field("flops_dense", "FLOPs (total) of dense training of as many steps", (In.step, In.summary), wandb="flops",
+          checked=(In.summary,), end=Cell("FLOPs (total)", ".3e", " of {} dense")),
+    Field("flops_blocks", "training FLOPs used so far, convention blocks", (In.summary,), checked=(In.summary,)),
+    Field("flops_total", "as `flops`, from the records of the steps", (In.report,), null="not recorded",
+          report=Cell("FLOPs (total)", ".3e")),
+    Field("flops_dense_total", "as `flops_dense` of summary.json", (In.report,), null="the run is not finished"),
+    Field("flops_saved_pct_blocks", "FLOPs saved so far against dense training of as many steps, convention blocks",
+          TOTALS, "%", wandb="flops", below=100, checked=(In.step,), end=Cell("FLOPs saved", ".2f", "{} % blocks"),
+          sweep=Cell("FLOPs saved: blocks %", ".2f"), report=Cell("saved, blocks %", ".2f")),
+    Field("flops_saved_pct_total", "the same, convention total", TOTALS, "%", wandb="flops", below=100,
+          checked=(In.step,), end=Cell("FLOPs saved", ".2f", ", {} % total"), sweep=Cell("total %", ".2f"),
+          report=Cell("saved, total %", ".2f")),
+    Field("tokens_per_s", "speed of the steps since the last record, of all processes", (In.step,), "tokens/s"),
+    Field("step_s", "mean time of these steps; evaluation and saving do not count", (In.step,), "s", above=0,
+          checked=(In.step,)),
+    Field("mfu", "FLOPs (total) per second in these steps over the peak of all devices at this precision", (In.step,),
+          "0-1", null="the device's peak is not known"),
+    Field("mem_gb", "most memory used so far, of the device, or on a CPU of the process", (In.step,), "1e9 bytes"),
+    Field("time_s", "wall-clock time of the whole run, evaluation and saving included", (In.summary,), "s",
+          end=Cell("time", "clock"), sweep=Cell("time s", ".1f")),
+    Field("train_s", "time of the training steps alone: the sum of `step_s`", (In.report,), "s", null="not recorded",
+          report=Cell("time s", ",.1f")),
+    Field("time_saved_pct", "step time saved against the same steps at the full stage's median step time",
+          (In.summary, In.report), "%", null="no full stage ran",
+          end=Cell("time saved", ".2f", "{} % of the step time"), sweep=Cell("saved %", ".2f"),
+          report=Cell("time saved %", ".1f")),
+    Field("from_stage", "the stage before", (In.transition,), wandb="est"),
+    Field("to_stage", "the stage that begins with this step", (In.transition,), wandb="est"),
+    Field("loss_before", "training loss of the step before", (In.transition,), "nats per token", null="not known",
+          wandb="est"),
+    Field("loss_after", "training loss of this step", (In.transition,), "nats per token", null="not finite",
+          wandb="est"),
+    Field("first_sample", "number of the step's first sequence", (In.not_finite,)),
+    Field("samples", "sequences of the step", (In.not_finite,)),
+    Field("stages", "of each stage its steps, rates, median step time and last losses", (In.summary,), kind=list),
+    Field("transitions", "of each transition the losses around it and the steps until the loss was back",
+          (In.summary,), kind=list),
+    Field("coverage", "share of the steps in which each layer was trained, and the spread over heads and columns",
+          (In.summary,), "0-1", kind=dict),
+    Field("diagnoses", "what looks wrong, a line each (docs/schedulers.md)", (In.summary,), kind=list),
+    Field("data_hash", "digest of the text", (In.summary,), kind=str, checked=(In.summary,)),
+    Field("tokenizer_hash", "digest of the tokenizer", (In.summary,), kind=str, checked=(In.summary,)),
+    Field("hardware", "what it was trained on", (In.summary,), kind=str, checked=(In.summary,)),
+    Field("git_commit", "the commit of est", (In.summary,), null="no checkout", kind=str, checked=(In.summary,)),
+    Field("versions", "of Python and of the packages", (In.summary,), kind=dict, checked=(In.summary,)),
+)  # fmt: skip
+"""In the order in which they stand in the files."""
+
+
+def fields_of(record: In) -> list[Field]:
+    return [field for field in FIELDS if record in field.where]
+
+
+def record_of(record: In, values: Mapping[str, Any]) -> Record:
+    """`values` as the files have them: in the order of the declaration, and nothing that is not declared."""
+    found = {field.name: values[field.name] for field in fields_of(record) if field.name in values}
+    assert len(found) == len(values), f"{sorted(set(values) - set(found))} in no Field of {record.value}"
+    return found
+
+
+def wandb_name(key: str) -> str:
+    """`train/loss`, `perf/step_s`, ...; what stands under no group yet is `perf/`, and `a/b` is a name already."""
+    return key if "/" in key else _WANDB_NAMES.get(key, f"perf/{key}")
+
+
+_WANDB_NAMES = {field.name: f"{field.wandb}/{field.name}" if field.wandb else field.name for field in FIELDS}
+WANDB_AXES = tuple(field.name for field in FIELDS if not field.wandb)
+WANDB_GROUPS = tuple(dict.fromkeys(field.wandb for field in FIELDS if field.wandb))

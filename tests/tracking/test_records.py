@@ -1,0 +1,69 @@
+"""The declaration of what is recorded: the files keep their keys, W&B its names, and the page says what stands here."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from est_cli.tracking.records import FIELDS, TOTALS, Cell, Field, In, fields_of, record_of, wandb_name
+
+ROOT = Path(__file__).parents[2]
+KEPT = {
+    In.step: "step tokens est/stage est/p_h est/p_m est/p_l train/loss train/lr train/grad_norm flops/flops "
+    "flops/flops_dense flops/flops_saved_pct_blocks flops/flops_saved_pct_total perf/tokens_per_s perf/step_s perf/mfu "
+    "perf/mem_gb",
+    In.validation: "step tokens val/val_loss val/perplexity",
+    In.transition: "est/event step est/from_stage est/to_stage est/loss_before est/loss_after",
+    In.not_finite: "est/event step perf/first_sample perf/samples",
+}
+"""In the order of the files, under the names that runs of before have in W&B."""
+SUMMARY = (
+    "steps tokens final_val_loss perplexity flops flops_dense flops_blocks flops_saved_pct_blocks "
+    "flops_saved_pct_total time_s time_saved_pct stages transitions coverage diagnoses data_hash tokenizer_hash "
+    "hardware git_commit versions"
+)
+REPORT = (
+    "final_val_loss flops_total flops_dense_total flops_saved_pct_blocks flops_saved_pct_total train_s time_saved_pct"
+)
+
+
+@pytest.mark.parametrize("record", KEPT, ids=lambda record: record.value)
+def test_the_lines_of_metrics_jsonl_keep_their_keys_and_wandb_its_names(record: In) -> None:
+    assert [wandb_name(field.name) for field in fields_of(record)] == KEPT[record].split()
+
+
+def test_the_other_files_keep_their_keys() -> None:
+    assert [field.name for field in fields_of(In.summary)] == SUMMARY.split()
+    assert [field.name for field in fields_of(In.report)] == REPORT.split()
+
+
+def test_a_name_is_declared_once_and_stands_where_a_table_looks_for_it() -> None:
+    assert len({field.name for field in FIELDS}) == len(FIELDS)
+    for field in FIELDS:
+        assert In.summary in field.where or not (field.end or field.sweep), field.name
+        assert In.report in field.where or not field.report, field.name
+    assert any(tuple(field.where) == TOTALS for field in FIELDS)
+
+
+def test_the_writer_has_the_order_of_the_declaration_and_nothing_else() -> None:
+    assert list(record_of(In.validation, {"val_loss": 1.0, "tokens": 2, "step": 1})) == ["step", "tokens", "val_loss"]
+    with pytest.raises(AssertionError, match="vall_loss"):
+        record_of(In.validation, {"step": 1, "vall_loss": 1.0})
+
+
+def test_a_cell_shows_what_is_not_known() -> None:
+    assert Cell("", ".2f", "{} %").show(1) == "1.00 %" and Cell("", ".2f", "{} %").show(None) == "- %"
+    assert (Cell("", "clock").show(3723.0), Cell("", "clock").show(None)) == ("1:02:03", "--:--")
+
+
+def test_every_field_says_what_it_is() -> None:
+    assert all(field.meaning and "|" not in field.meaning and not field.meaning.endswith(".") for field in FIELDS)
+    assert all(isinstance(field, Field) and field.where for field in FIELDS)
+
+
+def test_the_page_is_made_of_it() -> None:
+    made = "\n".join(runpy.run_path(str(ROOT / "docs" / "metrics_page.py"))["page"]())
+    told = "python docs/metrics_page.py > docs/metrics.md makes it anew"
+    assert (ROOT / "docs" / "metrics.md").read_text() == made, told
