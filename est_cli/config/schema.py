@@ -82,7 +82,10 @@ def config_error(error: Exception, schema: type) -> ConfigError:
     if key not in known and type(cause).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
         return ConfigError(unknown_key(key, [*known, *{leaf.partition(".")[0] for leaf in known}]))
     if key in known and "Interpolation" not in type(cause).__name__:
-        return ConfigError(f"{key}: what is given is not {describe(known[key])}")
+        value = getattr(cause, "value", None)
+        return ConfigError(
+            f"{key}: {'what is given' if value is None else repr(value)[:80]} is not {describe(known[key])}"
+        )
     return ConfigError(f"{key}: {first_line}")
 
 

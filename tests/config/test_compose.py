@@ -19,7 +19,7 @@ from est_cli.config import AnalyzeConfig, EvalConfig, PlanConfig, RunConfig
 from est_cli.config.compose import CONF
 from est_cli.config.resolve import check
 from est_cli.config.schema import leaves_of, plain, typed
-from est_cli.config.setting import settings_of
+from est_cli.config.setting import Setting, settings_of
 from tests.lab.commands import accepted, command, composed, poisoned_path, told, tree
 from tests.lab.settings import is_enum, out_of_range, parts
 
@@ -70,10 +70,10 @@ NEEDS = {
 """What else must stand on the command line for a key to have a meaning."""
 
 
-def wrong_type(key: str) -> str:
-    if KEYS[key].items is not None or typing.get_origin(KEYS[key].hint) is list:
+def wrong_type(known: Setting) -> str:
+    hint = known.hint
+    if known.items is not None or typing.get_origin(hint) is list:
         return "{a: 1}"
-    hint = KEYS[key].hint
     return "[1,2]" if str in parts(hint) else "perhaps"
 
 
@@ -137,7 +137,7 @@ def type_is_told(key: str, message: str) -> bool:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_wrong_type_is_told_with_the_right_one(key: str) -> None:
-    assert type_is_told(key, refused_value(key, wrong_type(key)))
+    assert type_is_told(key, refused_value(key, wrong_type(KEYS[key])))
 
 
 @pytest.mark.parametrize("key", [key for key, known in KEYS.items() if type(None) not in parts(known.hint)])
@@ -154,7 +154,7 @@ def test_out_of_range(key: str) -> None:
     "key", {str(Enum if is_enum(known.hint) else known.hint): key for key, known in KEYS.items()}.values()
 )
 def test_one_key_of_each_type_by_the_whole_way(capsys: pytest.CaptureFixture[str], key: str) -> None:
-    for value in (wrong_type(key), *(["null"] if type(None) not in parts(KEYS[key].hint) else [])):
+    for value in (wrong_type(KEYS[key]), *(["null"] if type(None) not in parts(KEYS[key].hint) else [])):
         assert type_is_told(key, refused(capsys, key, value))
 
 

@@ -22,7 +22,7 @@ from est_cli import eval as evaluation
 from est_cli.common.errors import ConfigError
 from est_cli.config import AnalyzeConfig, EvalConfig, PlanConfig, RunConfig
 from est_cli.config.compose import CONF
-from est_cli.config.setting import settings_of
+from est_cli.config.setting import Setting, settings_of
 from tests.analysis import test_settings as analyze_settings
 from tests.config import test_checks, test_compose
 from tests.evaluation import test_settings as eval_settings
@@ -42,7 +42,7 @@ class Command:
     """A command, its keys, and a value out of range for those that have a range."""
 
     main: Main
-    keys: dict[str, Any]
+    keys: dict[str, Setting]
     out_of_range: dict[str, str]
     needs: dict[str, list[str]] = field(default_factory=dict)
     args: Sequence[str] = ()
@@ -116,10 +116,9 @@ def test_typos_and_new_keys(capfd: pytest.CaptureFixture[str], tally: Tally, nam
 @pytest.mark.parametrize(("name", "key"), SOME_KEYS)
 def test_wrong_types_ranges_and_null(capfd: pytest.CaptureFixture[str], tally: Tally, name: str, key: str) -> None:
     found, wrong = COMMANDS[name], [] if key == "task" else ["1,2"]
-    hint = found.keys[key]
-    if hint is not Any:
-        wrong.append(test_compose.wrong_type(hint))
-    if hint is not Any and type(None) not in test_compose.parts(hint):
+    known = found.keys[key]
+    wrong.append(test_compose.wrong_type(known))
+    if type(None) not in test_compose.parts(known.hint):
         wrong.append("null")
     if key in found.out_of_range:
         wrong.append(found.out_of_range[key])
@@ -288,7 +287,7 @@ def test_the_generator_sees_all_keys_and_every_kind_of_type() -> None:
     """Or a kind of key would never be given a wrong type."""
     assert len(KEYS) > 150 and set(TRAIN) < set(PLAN)
     assert sum(len(found.out_of_range) for found in COMMANDS.values()) > 120
-    hints = [hint for found in COMMANDS.values() for hint in found.keys.values()]
+    hints = [known.hint for found in COMMANDS.values() for known in found.keys.values()]
     kinds: dict[str, Callable[[Any], bool]] = {
         "list": lambda hint: typing.get_origin(hint) is list,
         "union": lambda hint: typing.get_origin(hint) in (typing.Union, types.UnionType),
