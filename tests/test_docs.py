@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,9 @@ from est_cli.config import PlanConfig
 from est_cli.config.compose import checked_overrides, options_of_groups, parsed_override
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "glue.md"})
-"""Without the one whose settings are those of another command."""
+OTHERS = {ROOT / "docs" / "glue.md", ROOT / "docs" / "settings.md"}
+"""One whose settings are those of another command, and one that is made of the settings themselves."""
+DOCUMENTS = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md")} - OTHERS)
 GROUPS = options_of_groups(None)
 _COMMAND = re.compile(r"est-train|est-plan|est_cli\.train")
 _SPAN = re.compile(r"`([^`\n]+)`")
@@ -54,3 +56,9 @@ def test_settings_are_found() -> None:
     assert len(found) > 40
     assert {"dataset.weights=[7,3]", "stage.t1=0.1,0.5", "train.micro_batch=4", "launch.num_processes=8"} <= found
     assert "dataset.exclude=['meta.redpajama_set_name=RedPajamaGithub']" in found
+
+
+def test_the_page_of_settings_is_what_the_fields_say() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "settings_page.py"))["page"]()
+    told = "python docs/settings_page.py > docs/settings.md makes it anew"
+    assert (ROOT / "docs" / "settings.md").read_text() == made, told

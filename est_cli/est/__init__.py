@@ -34,22 +34,22 @@ if TYPE_CHECKING:
         three_stage,
     )
     from .sizes import SampleSizes, SamplingOptions, sample_size, sample_sizes
-    from .spec import Kept, ModelSpec, Projection, Run, SampledAttribute, SampledParameter
+    from .spec import Kept, ModelSpec, Projection, SampledAttribute, SampledParameter, UnitSpan
     from .stacking import copied_from, g_stack, gradual_stacking, one_layer
     from .wrap import EstHandle, apply_est
 
 _HOME = {
     "Flops": "flops", "FlopsLedger": "flops", "forward_flops": "flops", "planned_ledger": "flops",
-    "training_flops": "flops", "GradientPart": "gradient", "reached_parts": "gradient",
-    "sampled_parts": "gradient", "whole_parts": "gradient",
-    "FULL": "index", "IndexGenerator": "index", "Subnetwork": "index",
+    "training_flops": "flops", "GradientPart": "gradient", "reached_parts": "gradient", "sampled_parts": "gradient",
+    "whole_parts": "gradient", "FULL": "index", "IndexGenerator": "index", "Subnetwork": "index",
     "SamplingRates": "schedule", "SamplingScheduler": "schedule", "Stage": "schedule", "boundary_step": "schedule",
     "constant": "schedule", "cosine": "schedule", "dense": "schedule", "linear": "schedule", "n_stage": "schedule",
     "three_stage": "schedule", "raptr": "baselines", "layer_dropout": "baselines", "pld": "baselines",
     "early_dropout": "baselines", "gradual_stacking": "stacking", "g_stack": "stacking", "one_layer": "stacking",
     "copied_from": "stacking", "grow": "growth", "SampleSizes": "sizes", "SamplingOptions": "sizes",
     "sample_size": "sizes", "sample_sizes": "sizes", "Kept": "spec", "ModelSpec": "spec", "Projection": "spec",
-    "Run": "spec", "SampledAttribute": "spec", "SampledParameter": "spec", "EstHandle": "wrap", "apply_est": "wrap",
+    "UnitSpan": "spec", "SampledAttribute": "spec", "SampledParameter": "spec", "EstHandle": "wrap",
+    "apply_est": "wrap",
 }  # fmt: skip
 
 __all__ = [  # noqa: RUF022  (by module)
@@ -87,7 +87,7 @@ __all__ = [  # noqa: RUF022  (by module)
     "Kept",
     "ModelSpec",
     "Projection",
-    "Run",
+    "UnitSpan",
     "SampledAttribute",
     "SampledParameter",
     "copied_from",

@@ -23,7 +23,7 @@ class Kept(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class UnitSpan:
     """A stretch of a sampled dimension: all units one after another, each `width` entries wide.
 
     With `fixed` it holds no units, but `width` entries that always take part.
@@ -51,17 +51,17 @@ class SampledParameter:
     unit: Unit
     dim: int = 0
     """The dimension that the units lie along."""
-    layout: tuple[Run, ...] = ()
+    layout: tuple[UnitSpan, ...] = ()
     """How they lie there; empty: one run of all units."""
     scaled: bool = False
     """Whether what it multiplies is summed over units, so that it carries the factor 1/p (paper, section 3.1)."""
     products: int = 0
     """Multiply-adds of each entry per token: 1 for the weights of projections and convolutions."""
 
-    def runs(self, full: Kept) -> tuple[Run, ...]:
+    def runs(self, full: Kept) -> tuple[UnitSpan, ...]:
         """Its layout where `full` are all units; ValueError where these do not fill the dimension."""
         size = self.shape[self.dim]
-        runs = self.layout or (Run(size // full.of(self.unit)),)
+        runs = self.layout or (UnitSpan(size // full.of(self.unit)),)
         if sum(run.entries(full, self.unit) for run in runs) != size:
             count = full.of(self.unit)
             raise ValueError(f"model: {self.path}.{self.name} has {size} entries, which {count} units do not fill")
@@ -86,7 +86,7 @@ class Projection:
     out_features: int
     unit: Unit
     side: Side
-    layout: tuple[Run, ...] = ()
+    layout: tuple[UnitSpan, ...] = ()
     """How the units lie on that side where it is fused: GPT-2's c_attn is three runs (q, k, v) of heads."""
     transposed: bool = False
     """Whether the weight is stored (in, out), as in GPT-2's Conv1D, instead of nn.Linear's (out, in)."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .index import FULL, Subnetwork
 from .layers import OwnView, RoutedLayer, SampledModule, Taken, swap
-from .spec import Kept, ModelSpec, Run, SampledAttribute, SampledParameter, Unit
+from .spec import Kept, ModelSpec, SampledAttribute, SampledParameter, Unit, UnitSpan
 
 
 class _Holder(NamedTuple):
@@ -91,7 +91,7 @@ class Units:
             "kv_head": subnetwork.kv_idx,
             "column": subnetwork.mlp_idx,
         }
-        self._rows: dict[tuple[Unit, tuple[Run, ...]], tuple[Sequence[Tensor], int] | None] = {}
+        self._rows: dict[tuple[Unit, tuple[UnitSpan, ...]], tuple[Sequence[Tensor], int] | None] = {}
         self.full = spec.full
         self.kept = Kept(
             *(n if idx is None else idx.shape[1] for n, idx in zip(spec.full, self._idx.values(), strict=True))
@@ -109,7 +109,7 @@ class Units:
         scale = self.full.of(unit) / self.kept.of(unit) if parameter.scaled else 1.0
         return [Taken(units, parameter.dim, unit_size, scale) for units in rows]
 
-    def _along(self, unit: Unit, runs: tuple[Run, ...]) -> tuple[Sequence[Tensor], int] | None:
+    def _along(self, unit: Unit, runs: tuple[UnitSpan, ...]) -> tuple[Sequence[Tensor], int] | None:
         """For each layer what is taken along a dimension with these runs, and the entries of each; None: everything.
 
         Runs of one kind are taken by whole units, others entry by entry.
@@ -128,7 +128,7 @@ class Units:
             offset += run.entries(self.full, unit)
         return torch.cat(parts, dim=1).unbind(0), 1
 
-    def _entries(self, run: Run, unit: Unit, like: Tensor) -> Tensor:
+    def _entries(self, run: UnitSpan, unit: Unit, like: Tensor) -> Tensor:
         """(L, entries) of a run that take part, counted from its begin; `like` (L, any) is on their device."""
         taken = None if run.fixed else self._idx[run.unit or unit]
         if taken is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from est_cli.est.spec import ModelSpec, Projection, Run, SampledAttribute
+from est_cli.est.spec import ModelSpec, Projection, SampledAttribute, UnitSpan
 from est_cli.families.shared.attention import head_problems
 from est_cli.families.shared.family import Family, Numbers
 
@@ -41,7 +41,7 @@ def spec(config: Any) -> ModelSpec:
         vocab_size=config.vocab_size,
         max_positions=config.n_positions,
         projections=(
-            Projection("attn.c_attn", d, 3 * d, "head", "out", (Run(head_dim),) * 3, transposed=True),
+            Projection("attn.c_attn", d, 3 * d, "head", "out", (UnitSpan(head_dim),) * 3, transposed=True),
             Projection("attn.c_proj", d, d, "head", "in", transposed=True),
             Projection("mlp.c_fc", d, mlp, "column", "out", transposed=True),
             Projection("mlp.c_proj", mlp, d, "column", "in", transposed=True),

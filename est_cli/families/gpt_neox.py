@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from est_cli.est.spec import ModelSpec, Projection, Run
+from est_cli.est.spec import ModelSpec, Projection, UnitSpan
 from est_cli.families.shared.attention import head_problems, rope
 from est_cli.families.shared.family import Family, Numbers
 
@@ -41,7 +41,7 @@ def spec(config: Any) -> ModelSpec:
         vocab_size=config.vocab_size,
         max_positions=config.max_position_embeddings,
         projections=(
-            Projection("attention.query_key_value", d, 3 * d, "head", "out", (Run(3 * head_dim),)),
+            Projection("attention.query_key_value", d, 3 * d, "head", "out", (UnitSpan(3 * head_dim),)),
             Projection("attention.dense", d, d, "head", "in"),
             Projection("mlp.dense_h_to_4h", d, mlp, "column", "out"),
             Projection("mlp.dense_4h_to_h", mlp, d, "column", "in"),

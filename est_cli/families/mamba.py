@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from est_cli.est.spec import ModelSpec, Projection, Run, SampledParameter
+from est_cli.est.spec import ModelSpec, Projection, SampledParameter, UnitSpan
 from est_cli.families.shared.family import Family, Numbers
 
 
@@ -46,7 +46,7 @@ def spec(config: Any) -> ModelSpec:
         vocab_size=config.vocab_size,
         max_positions=None,
         projections=(
-            Projection("mixer.in_proj", d, 2 * channels, "head", "out", (Run(1),) * 2),
+            Projection("mixer.in_proj", d, 2 * channels, "head", "out", (UnitSpan(1),) * 2),
             Projection("mixer.x_proj", channels, rank + 2 * state, "head", "in"),
             Projection("mixer.dt_proj", rank, channels, "head", "out"),
             Projection("mixer.out_proj", channels, d, "head", "in"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from est_cli.est.spec import ModelSpec, Projection, Run, SampledAttribute, SampledParameter
+from est_cli.est.spec import ModelSpec, Projection, SampledAttribute, SampledParameter, UnitSpan
 from est_cli.families.shared.family import Family, Numbers
 
 EXPAND = 2
@@ -41,7 +41,11 @@ def spec(config: Any) -> ModelSpec:
     d, heads, width, state = config.hidden_size, config.num_heads, config.head_dim, config.state_size
     inner, shared = heads * width, 2 * state
     convolved = inner + shared
-    gate, conv, dt = Run(width), (Run(width), Run(shared, fixed=True)), Run(1)  # conv: x, then B and C
+    gate, conv, dt = (
+        UnitSpan(width),
+        (UnitSpan(width), UnitSpan(shared, fixed=True)),
+        UnitSpan(1),
+    )  # conv: x, then B and C
     return ModelSpec(
         family="mamba2",
         layers="backbone.layers",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from est_cli.est.spec import ModelSpec, Projection, Run, SampledAttribute
+from est_cli.est.spec import ModelSpec, Projection, SampledAttribute, UnitSpan
 from est_cli.families.shared.attention import LLAMA_LIKE, head_problems, llama_settings, llama_spec
 from est_cli.families.shared.family import Family, Numbers
 
@@ -18,14 +18,14 @@ def spec(config: Any) -> ModelSpec:
     llama = llama_spec(config)
     d, mlp, width = llama.hidden_size, llama.mlp_size, llama.head_dim
     heads = (llama.num_heads + 2 * llama.num_kv_heads) * width
-    queries, keys = Run(width), Run(width, unit="kv_head")
+    queries, keys = UnitSpan(width), UnitSpan(width, unit="kv_head")
     out, down = (projection for projection in llama.projections if projection.side == "in")
     return replace(
         llama,
         projections=(
             Projection("self_attn.qkv_proj", d, heads, "head", "out", (queries, keys, keys)),
             out,
-            Projection("mlp.gate_up_proj", d, 2 * mlp, "column", "out", (Run(1), Run(1))),
+            Projection("mlp.gate_up_proj", d, 2 * mlp, "column", "out", (UnitSpan(1), UnitSpan(1))),
             down,
         ),
         attributes=(

@@ -23,10 +23,10 @@ from est_cli.est import (
     IndexGenerator,
     ModelSpec,
     Projection,
-    Run,
     SamplingOptions,
     SamplingRates,
     Subnetwork,
+    UnitSpan,
     apply_est,
     reached_parts,
     sample_sizes,
@@ -154,10 +154,10 @@ def with_wrong_heads(spec: ModelSpec) -> ModelSpec:
             return projection
         return replace(projection, layout=tuple(halved(run) for run in runs(projection) for _ in range(2)))
 
-    def runs(projection: Projection) -> tuple[Run, ...]:
+    def runs(projection: Projection) -> tuple[UnitSpan, ...]:
         return projection.weight.runs(spec.full)
 
-    def halved(run: Run) -> Run:
+    def halved(run: UnitSpan) -> UnitSpan:
         return replace(run, width=run.width // 2)
 
     return replace(spec, projections=tuple(wrong(projection) for projection in spec.projections))

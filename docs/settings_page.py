@@ -1,0 +1,55 @@
+"""docs/settings.md, from the fields of the configuration: `python docs/settings_page.py > docs/settings.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from est_cli.cli.help import written
+from est_cli.config import AnalyzeConfig, EvalConfig, PlanConfig, RunConfig
+from est_cli.config.schedulers import SCHEDULERS, scheduler_named
+from est_cli.config.schema import describe, plain
+from est_cli.config.setting import FREE, Setting, settings_of
+
+HEAD = """\
+# Settings
+
+Every key of every command, as its field in `est_cli/config/` tells it (made by `python docs/settings_page.py`; a test keeps
+this page equal). *Free* keys may change when a run is resumed, or a sweep continued; all others define the run. On a
+command line: `KEY=VALUE`, a preset of a group as `GROUP=OPTION`.
+
+## Schedulers (`scheduler=NAME`)
+
+| scheduler | what it does | reads of `stage.*` |
+|---|---|---|"""
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [HEAD]
+    for name in SCHEDULERS:
+        found = scheduler_named(name)
+        reads = ", ".join([*found.reads, *(f"({key})" for key in found.optional)]) or "nothing"
+        lines.append(f"| `{name}` | {found.meaning} | {reads} |")
+    shown: set[str] = set()
+    for name, schema in (("train", RunConfig), ("plan", PlanConfig), ("eval", EvalConfig), ("analyze", AnalyzeConfig)):
+        lines += ["", f"## est-{name}", ""]
+        if name == "plan":
+            lines += ["Everything of est-train, and:", ""]
+        settings = {key: known for key, known in settings_of(schema).items() if key not in shown or name != "plan"}
+        shown |= settings.keys()
+        lines += _table(settings)
+    return "\n".join([*lines, ""])
+
+
+def _table(settings: Mapping[str, Setting]) -> Iterator[str]:
+    yield "| key | default | may be | meaning |"
+    yield "|---|---|---|---|"
+    for key, known in settings.items():
+        allowed = describe(known) if known.within is None else f"{describe(known)}; {known.within.words}"
+        free = " *Free.*" if FREE in known.roles else ""
+        cells = (f"`{key}`", f"`{written(plain(known.default))}`", allowed, known.meaning + free)
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
