@@ -56,9 +56,8 @@ def resolve(run: Run) -> dict[int, int]:
 
 
 def _probe(run: Run) -> Fits:
-    if isinstance(
-        run.gradient_sync, FullySharded
-    ):  # a pass that one process cannot finish would leave the others waiting
+    if isinstance(run.gradient_sync, FullySharded):
+        # A pass that one process cannot finish would leave the others waiting.
         return lambda stage, size: True
     return probe_on_device(run) if run.accelerator.device.type == "cuda" else fits_in_memory(run)
 

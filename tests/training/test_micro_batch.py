@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from est_cli.common.errors import OutOfMemory
 from est_cli.common.rank import Rank
 from est_cli.config import TrainConfig
+from est_cli.config.micro_batch import requested
 from est_cli.distributed import Group, NoSync
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
 from est_cli.est.baselines import early_dropout, layer_dropout
@@ -155,7 +156,8 @@ def run_of(config: Any, asked: Any, device: str = "cpu", step: int = 0, seq_len:
         scheduler=three_stage(10, 2, 5, SamplingRates(0.5, 0.5, 0.5)),
         generator=IndexGenerator(handle.spec, 0),
         objective=Objective(model, LmLoss()),
-        exchange=NoSync(),
+        gradient_sync=NoSync(),
+        resolved=SimpleNamespace(micro_batches=tuple(requested(asked, 3))),
         rank=Rank(),
         group=Group(Rank(), 1.0),
         sequences_per_rank=sequences,
