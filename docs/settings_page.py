@@ -14,8 +14,8 @@ HEAD = """\
 # Settings
 
 Every key of every command, as its field in `est_cli/config/` tells it (made by `python docs/settings_page.py`; a test
-keeps this page equal). *Free* keys may change when a run is resumed, or a sweep continued; all others define the run. On a
-command line: `KEY=VALUE`, a preset of a group as `GROUP=OPTION`.
+keeps this page equal). *Free* keys may change when a run is resumed, or a sweep continued; all others define the
+run. On a command line: `KEY=VALUE`, a preset of a group as `GROUP=OPTION`.
 
 ## Schedulers (`scheduler=NAME`)
 

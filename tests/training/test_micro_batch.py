@@ -300,10 +300,10 @@ def test_a_resumed_run_keeps_the_sizes_it_had_found_as_long_as_they_fit(monkeypa
     monkeypatch.setattr(micro_batch, "fits_in_memory", lambda run: lambda stage, size: size <= room["largest"])
     run.state.micro_batches = {"1": 4, "2": 2, "3": 2}
     assert resolve(run) == {1: 4, 2: 2, 3: 2}
-    run.config.train.micro_batch = [3, "auto", "auto"]
+    run.resolved.micro_batches = (3, None, None)
     assert resolve(run) == {1: 3, 2: 2, 3: 2}
     room["largest"] = 1
-    run.config.train.micro_batch = "auto"
+    run.resolved.micro_batches = (None, None, None)
     assert resolve(run) == {1: 1, 2: 1, 3: 1}
 
 
