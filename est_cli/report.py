@@ -38,7 +38,7 @@ no place to write.
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, by the door."""
+    """Tells what is wrong in one line, as every command does."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"command line: {message}; see --help")

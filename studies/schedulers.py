@@ -56,8 +56,8 @@ def arms() -> dict[str, tuple[str, ...]]:
         else:
             chosen, target = (*chosen, f"train.max_steps={STEPS}"), (f"target_saving={SAVING}",)
         plan = planned(*chosen, *target)
-        assert plan.met is not None
-        found[str(name)] = (*chosen, *plan.met.found.split())
+        assert plan.target is not None
+        found[str(name)] = (*chosen, *plan.target.settings.split())
     return found
 
 

@@ -81,9 +81,9 @@ def _boundaries(arm: Arm, size: str) -> list[str]:
     if arm.saves is None:
         return []
     overrides = [f"experiment=study_{size}", *arm.overrides, f"target_saving={arm.saves}"]
-    found = make_plan(composed("plan", PlanConfig, overrides, None)[0]).met
+    found = make_plan(composed("plan", PlanConfig, overrides, None)[0]).target
     assert found is not None
-    return found.found.split()
+    return found.settings.split()
 
 
 def _steps(study: Study, arm: Arm, size: str) -> int:

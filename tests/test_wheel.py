@@ -30,8 +30,8 @@ def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(site: Path, module: str, *overrides: str, cwd: Path) -> str:
     """Run a command from the wheel's own files, the checkout out of reach."""
-    script = f"import sys; sys.path.insert(0, {str(site)!r}); sys.argv[0] = {module!r}; import {module} as door\n"
-    script += f"assert door.__file__.startswith({str(site)!r}), door.__file__\ndoor.console()"
+    script = f"import sys; sys.path.insert(0, {str(site)!r}); sys.argv[0] = {module!r}; import {module} as command\n"
+    script += f"assert command.__file__.startswith({str(site)!r}), command.__file__\ncommand.console()"
     done = subprocess.run([sys.executable, "-c", script, *overrides], cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

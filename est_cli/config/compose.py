@@ -116,7 +116,7 @@ def answer(config_name: str, schema: type, argv: Sequence[str]) -> None:
     def nothing(config: DictConfig) -> None:
         raise AssertionError("Hydra was asked a question and runs")
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, and print no report of its own: the door prints one line
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, and print no report of its own: the command prints one line
     before, sys.argv = sys.argv, list(argv)  # Hydra reads these and nothing else
     try:
         with _told_in_one_line(schema):

@@ -42,9 +42,9 @@ def pieces(batch: int, micro_batch: int, world_size: int = 1) -> list[int]:
     return [together] * (batch // together) + ([batch % together] if batch % together else [])
 
 
-def describe_micro_batches(chosen: dict[int, int], asked: Sequence[int | None]) -> str:
-    """`micro-batch 32 / 24 / 16 sequences in stages 1 / 2 / 3 (auto)`: `chosen` by stage, `asked` as requested()."""
-    automatic = [stage for stage in chosen if asked[stage - 1] is None]
+def describe_micro_batches(chosen: dict[int, int], requested_sizes: Sequence[int | None]) -> str:
+    """`micro-batch 32 / 24 / 16 sequences in stages 1 / 2 / 3 (auto)`: by stage, `requested_sizes` as requested()."""
+    automatic = [stage for stage in chosen if requested_sizes[stage - 1] is None]
     where = "" if len(automatic) == len(chosen) else f" in {in_stages(automatic)}"
     return f"micro-batch {sequences_by_stage(chosen)}" + (f" (auto{where})" if automatic else "")
 

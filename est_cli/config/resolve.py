@@ -70,7 +70,7 @@ class Resolved:
 
 def check(config: RunConfig) -> Resolved:
     """What the configuration amounts to. Raises one ConfigError that names every problem."""
-    asked, config = config, of_any_length(config)
+    given, config = config, of_any_length(config)
     steps = max_steps(config)
     refuse(
         [
@@ -81,7 +81,7 @@ def check(config: RunConfig) -> Resolved:
             *optim_problems(config, steps),
             *scheduler_problems(config, steps),
             *launch_problems(config),
-            *(plan_problems(asked) if isinstance(asked, PlanConfig) else ()),
+            *(plan_problems(given) if isinstance(given, PlanConfig) else ()),
         ]
     )
     run = resolve(config)

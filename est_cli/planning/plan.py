@@ -61,7 +61,7 @@ class Plan:
     memory: MemoryEstimate
     seq_len: int
     tokens_per_step: int
-    met: TargetSolution | None
+    target: TargetSolution | None
     """What a target asked for, and the settings that meet it."""
     step_s: StepSeconds | None
     """With probe=true: measured."""
@@ -101,7 +101,7 @@ def make_plan(config: PlanConfig) -> Plan:
     spec = spec_of(hf)
     resolve(of_any_length(config)).check_fit(spec)
     try:
-        found = solve_target(config, lambda asked: ledger_for(asked, spec))
+        found = solve_target(config, lambda tried: ledger_for(tried, spec))
         config = config if found is None else found.config
         run = resolve(config)
         planned = run.planned(spec, config.launch.num_processes)
@@ -120,7 +120,7 @@ def make_plan(config: PlanConfig) -> Plan:
         memory=memory,
         seq_len=train.seq_len,
         tokens_per_step=train.tokens_per_step,
-        met=found,
+        target=found,
         step_s=_measured(config) if config.probe else None,
     )
 
@@ -160,7 +160,7 @@ def _stages(
     train, scheduler = run.config.train, run.scheduler
     for (number, ran), activations in zip(planned.items(), memory.activations, strict=True):
         steps, ledger = scheduler.stage_steps()[number - 1], ledger_of(spec, [ran], train.seq_len)
-        asked = run.micro_batches[number - 1]
+        requested = run.micro_batches[number - 1]
         yield PlannedStage(
             number=number,
             first_step=scheduler.stages[number - 1].until_step - steps,
@@ -169,6 +169,6 @@ def _stages(
             rates=realised_rates(spec, ran),
             flops=ledger.used,
             dense=ledger.dense,
-            micro_batch=None if asked is None else min(asked, run.sequences_per_step),
+            micro_batch=None if requested is None else min(requested, run.sequences_per_step),
             activations=activations,
         )

@@ -78,8 +78,8 @@ def _drawing(plans: Mapping[str, Plan]) -> Iterator[str]:
 
 def _found(plans: Mapping[str, Plan]) -> Iterator[str]:
     for name, plan in plans.items():
-        if plan.met is not None:
-            yield f"{name}: {plan.met.asked}: {plan.met.found}"
+        if plan.target is not None:
+            yield f"{name}: {plan.target.request}: {plan.target.settings}"
 
 
 def _notes(plans: Sequence[Plan]) -> Iterator[str]:

@@ -108,8 +108,8 @@ def _notes(plan: Plan) -> list[str]:
     memory, lines = plan.memory, []
     beside = " and the attention products" if plan.spec.attention else "; the scan is in neither"
     sequences = sequences_by_stage({stage.number: stage.micro_batch or 1 for stage in plan.stages})
-    if plan.met is not None:
-        lines.append(f"{plan.met.asked}: {plan.met.found}")
+    if plan.target is not None:
+        lines.append(f"{plan.target.request}: {plan.target.settings}")
     lines += [
         f"dense would use {plan.ledger.dense.blocks:.4e} FLOPs (blocks), {plan.ledger.dense.total:.4e} (total)",
         f"blocks: the layers' projections (the paper's convention); total: also the LM head{beside}",

@@ -32,9 +32,9 @@ class TargetSolution:
     """A configuration that meets its target."""
 
     config: PlanConfig
-    asked: str
+    request: str
     """What was asked for, as it was written."""
-    found: str
+    settings: str
     """The overrides that make it so."""
 
 

@@ -191,8 +191,8 @@ def _settle_micro_batches(run: Run) -> None:
     chosen = _agreed(resolve(run), run.group)
     run.micro_batches.clear()  # of stages that lie behind there is nothing to say
     run.micro_batches.update(chosen)
-    asked = run.resolved.micro_batches
-    run.state.micro_batches |= {str(stage): size for stage, size in chosen.items() if asked[stage - 1] is None}
+    requested = run.resolved.micro_batches
+    run.state.micro_batches |= {str(stage): size for stage, size in chosen.items() if requested[stage - 1] is None}
 
 
 def _agreed(sizes: dict[int, int], group: Group) -> dict[int, int]:

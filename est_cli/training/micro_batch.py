@@ -44,15 +44,15 @@ def resolve(run: Run) -> dict[int, int]:
     Raises OutOfMemory. Weights, moments and gradients are as before, and the complete model is active.
     """
     fits = _agreed(_probe(run), run.group)
-    asked, found = run.resolved.micro_batches, run.state.micro_batches
-    kept = [found.get(str(stage)) if size is None else size for stage, size in enumerate(asked, start=1)]
+    requested_sizes, found = run.resolved.micro_batches, run.state.micro_batches
+    kept = [found.get(str(stage)) if size is None else size for stage, size in enumerate(requested_sizes, start=1)]
     stages, covers = _stages_to_come(run), _covers(run)
     try:
         return choose(kept, stages, run.sequences_per_rank, fits, covers)
     except OutOfMemory:
-        if kept == list(asked):
+        if kept == list(requested_sizes):
             raise
-    return choose(asked, stages, run.sequences_per_rank, fits, covers)
+    return choose(requested_sizes, stages, run.sequences_per_rank, fits, covers)
 
 
 def _probe(run: Run) -> Fits:
@@ -68,17 +68,21 @@ def _agreed(fits: Fits, group: Group) -> Fits:
 
 
 def choose(
-    asked: Sequence[int | None], stages: Sequence[int], sequences: int, fits: Fits, covers: Covers = lambda *_: True
+    requested_sizes: Sequence[int | None],
+    stages: Sequence[int],
+    sequences: int,
+    fits: Fits,
+    covers: Covers = lambda *_: True,
 ) -> dict[int, int]:
     """Stage number -> sequences per micro-batch, for `stages` in a run with so many `sequences` in a step.
 
-    `asked` holds an entry for every stage of the scheduler, None for auto: the largest divisor of `sequences` that
-    fits, since an uneven last micro-batch would be one more shape to compile. What fits in a later stage fits in those
+    `requested_sizes` holds an entry for every stage of the scheduler, None for auto: the largest divisor of `sequences`
+    that fits, since an uneven last micro-batch would be one more shape to compile. What fits in a later stage fits in those
     before it that it `covers`, and is not tried again. Raises OutOfMemory.
     """
     chosen: dict[int, int] = {}
     for stage in sorted(stages, reverse=True):
-        size = asked[stage - 1]
+        size = requested_sizes[stage - 1]
         known = max((chosen[later] for later in chosen if covers(later, stage)), default=0)  # the largest that fits
         if size is None:
             chosen[stage] = _largest(stage, sequences, known, fits)
@@ -95,10 +99,10 @@ def probe_on_device(run: Run) -> Fits:
     What `auto` asks about runs without compilation, which would compile every size that is tried: it needs no less
     memory. A number of the user is refused only if it does not fit with compilation either.
     """
-    asked = run.resolved.micro_batches
+    requested_sizes = run.resolved.micro_batches
 
     def fits(stage: int, size: int) -> bool:
-        if asked[stage - 1] is None:
+        if requested_sizes[stage - 1] is None:
             return _survives(run, stage, size, compiled=False, reserve=CUDA_RESERVE)
         return any(_survives(run, stage, size, compiled, reserve=0.0) for compiled in (False, True))
 
@@ -107,7 +111,7 @@ def probe_on_device(run: Run) -> Fits:
 
 def fits_in_memory(run: Run) -> Fits:
     """`fits` by calculation, for a CPU: a process that takes too much is killed there. Only auto is looked at."""
-    asked, stages = run.resolved.micro_batches, run.scheduler.occupied()
+    requested_sizes, stages = run.resolved.micro_batches, run.scheduler.occupied()
 
     @cache
     def estimate() -> MemoryEstimate:
@@ -126,7 +130,7 @@ def fits_in_memory(run: Run) -> Fits:
         return share - gradients - snapshot - missing_moments(run.optimizer)
 
     def fits(stage: int, size: int) -> bool:
-        return asked[stage - 1] is not None or estimate().activations[stages.index(stage)].of(size) <= room()
+        return requested_sizes[stage - 1] is not None or estimate().activations[stages.index(stage)].of(size) <= room()
 
     return fits
 

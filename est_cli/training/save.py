@@ -39,8 +39,8 @@ class Saver:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Let a write under way come to its end, because the run's lock must outlive it.
 
-        Not so if a second signal ends the process: its writer dies with it (door.leave) and leaves what the next start
-        cleans up.
+        Not so if a second signal ends the process: its writer dies with it (cli.entry.leave) and leaves what the next
+        start cleans up.
         """
         if self._writing is None or (kind is not None and issubclass(kind, (KeyboardInterrupt, StoppedBySignal))):
             return

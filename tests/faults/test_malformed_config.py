@@ -1,6 +1,6 @@
 """F1: every key of every command, wrong in every way; contradictions, broken files and noise.
 
-Told by the door in one line with exit code 2 that names the key; nothing is written, and nothing heavy is imported.
+Told in one line with exit code 2 that names the key; nothing is written, and nothing heavy is imported.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ SOME_KEYS = either(KEYS, KEYS[::12])
 
 
 def refused(capfd: pytest.CaptureFixture[str], name: str, *args: str) -> str:
-    """What the door says, with exit code 2, soon, and with nothing changed in the current folder."""
+    """What the command says, with exit code 2, soon, and with nothing changed in the current folder."""
     begin = time.process_time()
     with unchanged(Path.cwd()):
         line = told_by_door(capfd, name, COMMANDS[name].main, args, 2)

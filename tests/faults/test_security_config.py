@@ -84,7 +84,7 @@ RECIPES = {
     f"{GLOBAL}dataset: {{files: ['https://me:canary@example.org/a.txt']}}": "dataset.files",
 }
 
-DOORS: dict[str, tuple[Main, str]] = {
+COMMANDS: dict[str, tuple[Main, str]] = {
     "est-eval": (eval.main, "eval"),
     "est-plan": (plan.main, "train"),
     "est-analyze": (analyze.main, "analyze"),
@@ -132,9 +132,9 @@ def test_recipes(capfd: pytest.CaptureFixture[str], empty: Path, tally: Tally, t
     tally(inputs=1)
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_other_commands(capfd: pytest.CaptureFixture[str], empty: Path, tally: Tally, name: str) -> None:
-    main, group = DOORS[name]
+    main, group = COMMANDS[name]
     words = {
         "+_target_=os.mkdir": "_target_",
         f"+{group}._target_=os.mkdir": f"{group}._target_",

@@ -44,7 +44,7 @@ def accepted(*args: str, schema: type[C] = RunConfig) -> C:  # type: ignore[assi
 
 
 def told(capsys: pytest.CaptureFixture[str], *args: str, schema: type[RunConfig] = RunConfig) -> str:
-    """What the door says of a command line that is refused: one line without the program's name."""
+    """What is said of a command line that is refused: one line without the program's name."""
 
     def main(argv: Any) -> None:
         accepted(*argv, schema=schema)

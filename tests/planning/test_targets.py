@@ -37,7 +37,7 @@ def found(*args: str) -> TargetSolution:
 
 def typed_again(made: TargetSolution, *args: str) -> FlopsLedger:
     kept = [arg for arg in args if not arg.startswith("target_")]
-    return ledger_of(accepted(*kept, *made.found.split(), schema=PlanConfig))
+    return ledger_of(accepted(*kept, *made.settings.split(), schema=PlanConfig))
 
 
 @pytest.mark.slow
@@ -50,7 +50,7 @@ def test_gpt2_base_by_boundaries(name: str, saving: float) -> None:
         pytest.skip("its default depths save a third at most")
     made = found(*args)
     assert abs(typed_again(made, *args).saved_pct("blocks") - 100 * saving) < 0.001
-    assert made.asked == f"target_saving={saving} (blocks)"
+    assert made.request == f"target_saving={saving} (blocks)"
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_equal_flops_to_half_a_step(name: str, convention: str) -> None:
     ledger, steps = typed_again(made, *args), made.config.train.max_steps
     assert steps is not None
     assert abs(getattr(ledger.used, convention) - 1e13) <= 1.01 * getattr(ledger.dense, convention) / steps
-    assert made.found == f"train.max_steps={made.config.train.max_steps}"
+    assert made.settings == f"train.max_steps={made.config.train.max_steps}"
 
 
 def test_equal_flops_of_the_complete_model_by_hand() -> None:
