@@ -20,6 +20,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             getattr(item, "fixturenames", ())
         ):
             item.add_marker("processes")
+    started = {item.path for item in items if item.get_closest_marker("processes")}
+    items.sort(key=lambda item: item.path not in started)  # or the longest files come last, and one core waits
 
 
 @pytest.fixture(autouse=True)

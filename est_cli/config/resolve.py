@@ -13,7 +13,7 @@ from est_cli.config.micro_batch import pieces, requested
 from est_cli.config.model import HF, fit_problems, model_problems, preset_sizes
 from est_cli.config.optim import optim_problems
 from est_cli.config.plan import PlanConfig, of_any_length, plan_problems
-from est_cli.config.run import RunConfig, tokenizer_of
+from est_cli.config.run import RunConfig, run_problems, tokenizer_of
 from est_cli.config.schedulers import scheduler_named
 from est_cli.config.schema import plain
 from est_cli.config.setting import range_problems, refuse
@@ -78,6 +78,7 @@ def check(config: RunConfig) -> Resolved:
             *model_problems(config.model),
             *dataset_problems(config.dataset, tokenizer_of(config)),
             *train_problems(config),
+            *run_problems(config),
             *optim_problems(config, steps),
             *scheduler_problems(config, steps),
             *launch_problems(config),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from est_cli.config.data import DatasetConfig
@@ -46,6 +47,11 @@ class RunConfig:
     train: TrainConfig = group(TrainConfig, TRACKED)
     tracking: TrackingConfig = group(TrackingConfig, FREE, BRANCH)
     launch: LaunchConfig = group(LaunchConfig, FREE)
+
+
+def run_problems(config: RunConfig) -> Iterator[str]:
+    if config.share_prefix and config.sweep is None:
+        yield "share_prefix: is for the runs of a sweep; set it under -m, or leave it false"
 
 
 def tokenizer_of(config: RunConfig) -> str:

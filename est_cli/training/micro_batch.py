@@ -76,9 +76,9 @@ def choose(
 ) -> dict[int, int]:
     """Stage number -> sequences per micro-batch, for `stages` in a run with so many `sequences` in a step.
 
-    `requested_sizes` holds an entry for every stage of the scheduler, None for auto: the largest divisor of `sequences`
-    that fits, since an uneven last micro-batch would be one more shape to compile. What fits in a later stage fits in those
-    before it that it `covers`, and is not tried again. Raises OutOfMemory.
+    `requested_sizes` holds an entry for every stage of the scheduler, None for auto: the largest divisor of
+    `sequences` that fits, since an uneven last micro-batch would be one more shape to compile. What fits in a later
+    stage fits in those before it that it `covers`, and is not tried again. Raises OutOfMemory.
     """
     chosen: dict[int, int] = {}
     for stage in sorted(stages, reverse=True):

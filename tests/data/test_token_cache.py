@@ -22,6 +22,7 @@ from est_cli.data.tokenizer import backend
 from est_cli.storage import cache, manifest
 from tests.lab.build_tokens import UNIT_BYTES
 from tests.lab.corpora import all_ids, documents, files, in_child, status, write_jsonl
+from tests.lab.lab import heed_signals
 
 pytestmark = pytest.mark.slow
 
@@ -162,7 +163,12 @@ def finished(corpus: Path) -> list[Path]:
 def started(corpus: Path, trained: Path, enough: int) -> subprocess.Popen[bytes]:
     """A build that has finished some units, but not all."""
     process = subprocess.Popen(
-        command(corpus, trained), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command(corpus, trained),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=heed_signals,  # a shell has its background jobs ignore Ctrl-C, and their children with them
     )
     deadline = time.monotonic() + 30
     while len(finished(corpus)) < enough and process.poll() is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -73,5 +75,8 @@ def test_the_parts_are_as_large_as_the_sample(family: str, options: SamplingOpti
 
 def test_of_a_full_layer_all_is_taken() -> None:
     _, layers = trained("gpt2", SamplingOptions(), SamplingRates())
-    assert sampled_parts(layers[0]) == whole_parts(layers[0])
-    assert all(part == GradientPart(part.parameter) for part in whole_parts(layers[0]))
+    sampled, whole = sampled_parts(layers[0]), whole_parts(layers[0])
+    assert [id(part.parameter) for part in sampled] == [id(part.parameter) for part in whole]
+    for part in (*sampled, *whole):
+        nothing_left_out = GradientPart(part.parameter)
+        assert all(getattr(part, field.name) is getattr(nothing_left_out, field.name) for field in fields(part))
