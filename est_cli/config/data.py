@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from est_cli.config.setting import FREE, PATH, TRACKED, at_least, between, setting
+from est_cli.config.setting import FREE, HASHED, TRACKED, at_least, between, setting
 
 SMALLEST_SHARE = 0.001
 """One sample of a window of data/blocks.py."""
@@ -29,10 +29,10 @@ class DatasetConfig:
     files: list[str] = setting(
         [],
         "source=files: paths or globs of .txt, .jsonl, .parquet (also .gz, .xz, .zst); source=tokens: a .bin file.",
-        PATH,
+        HASHED,
     )
     validation_files: list[str] = setting(
-        [], "Held-out files of the same kind; none: validation_fraction of the documents is held out.", PATH
+        [], "Held-out files of the same kind; none: validation_fraction of the documents is held out.", HASHED
     )
     hub_ids: list[str] = setting(
         [],

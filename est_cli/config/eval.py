@@ -11,7 +11,6 @@ from est_cli.config.launch import LaunchConfig, whole_model_problems
 from est_cli.config.setting import (
     FREE,
     NO_RESULT,
-    PATH,
     RECORDED,
     TRACKED,
     above,
@@ -44,7 +43,6 @@ class EvalSettings:
         "lm_eval: a folder with tasks of your own.",
         FREE,
         RECORDED,
-        PATH,
         untracked=True,
     )
     epochs: float = setting(3.0, "May be a fraction: 0.5 is half of the training examples, once.", within=above(0))
@@ -82,7 +80,6 @@ class EvalSettings:
         [],
         "task=perplexity: paths or globs of .txt, .jsonl, .parquet (also .gz, .xz, .zst).",
         RECORDED,
-        PATH,
         untracked=True,
     )
     stride: int | None = setting(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from est_cli.config.setting import PATH, above, at_least, between, setting
+from est_cli.config.setting import above, at_least, between, setting
 from est_cli.est.spec import ModelSpec
 from est_cli.families import family_of
 from est_cli.families.shared.family import Family
@@ -72,7 +72,7 @@ class ModelConfig:
         within=_SIZE,
     )
     name_or_path: str | None = setting(
-        None, "family=hf: a local config or checkpoint folder, or a hub id.", PATH, untracked=True
+        None, "family=hf: a local config or checkpoint folder, or a hub id.", untracked=True
     )
     pretrained: bool = setting(
         True,

@@ -29,11 +29,11 @@ class Role(StrEnum):
     BRANCH = "may differ between runs whose first steps are the same"
     NO_RESULT = "decides no result: what an evaluation finds is the same whatever it is"
     RECORDED = "is told by an evaluation's records themselves, each with its own value"
-    PATH = "names files, or is free text"
+    HASHED = "names text; where the hash of that is known it counts instead"
 
 
 FREE, TRACKED, METHOD, BRANCH = Role.FREE, Role.TRACKED, Role.METHOD, Role.BRANCH
-NO_RESULT, RECORDED, PATH = Role.NO_RESULT, Role.RECORDED, Role.PATH
+NO_RESULT, RECORDED, HASHED = Role.NO_RESULT, Role.RECORDED, Role.HASHED
 
 
 @dataclass(frozen=True)

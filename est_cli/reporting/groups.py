@@ -12,7 +12,7 @@ import numpy as np
 
 from est_cli.config import RunConfig
 from est_cli.config.schema import leaves_of, plain
-from est_cli.config.setting import FREE, METHOD, keys_with
+from est_cli.config.setting import FREE, HASHED, METHOD, keys_with
 from est_cli.reporting.records import Record, column, smooth_loss
 from est_cli.reporting.runs import Axis, RunRecord
 from est_cli.reporting.student_t import half_width
@@ -20,7 +20,6 @@ from est_cli.reporting.student_t import half_width
 INTERVAL_FROM = 3
 """Seeds from which on a band is the confidence interval of the mean; of two it is their range."""
 BUDGET = "steps"
-_PATHS = ("dataset.files", "dataset.validation_files")
 _NAMED_FIRST = ("model.name", "dataset.name", "scheduler.name")
 _IN_LABEL = 3
 """Settings in a label: more only where these do not tell the groups apart."""
@@ -111,7 +110,7 @@ def setting_of(run: RunRecord) -> dict[str, Any]:
         if run.recorded(key) is not None:
             setting[key] = run.recorded(key)
     if "data_hash" in setting:
-        setting = {key: value for key, value in setting.items() if key not in _PATHS}
+        setting = {key: value for key, value in setting.items() if key not in keys_with(RunConfig, HASHED)}
     return setting
 
 
