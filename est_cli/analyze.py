@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from est_cli.analysis.preflight import CONTINUES, preflight
-from est_cli.cli.command import Command, run
-from est_cli.cli.entry import enter, leave
+from est_cli.cli.command import Command
+from est_cli.cli.entry import enter, leave, run_command
 from est_cli.config import AnalyzeConfig
 
 USAGE = """\
@@ -39,7 +39,7 @@ COMMAND = Command(
 
 
 def main(argv: Sequence[str]) -> None:
-    run(COMMAND, argv)
+    run_command(COMMAND, argv)
 
 
 def console() -> None:

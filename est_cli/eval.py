@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from est_cli.cli.command import Command, run
-from est_cli.cli.entry import enter, leave
+from est_cli.cli.command import Command
+from est_cli.cli.entry import enter, leave, run_command
 from est_cli.config import EvalConfig
 from est_cli.evaluation.preflight import CONTINUES, preflight
 
@@ -45,7 +45,7 @@ COMMAND = Command(
 
 
 def main(argv: Sequence[str]) -> None:
-    run(COMMAND, [_listed(arg) for arg in argv])
+    run_command(COMMAND, [_listed(arg) for arg in argv])
 
 
 def _listed(arg: str) -> str:

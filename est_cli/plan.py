@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from est_cli.cli.command import Command, run
-from est_cli.cli.entry import enter, leave
+from est_cli.cli.command import Command
+from est_cli.cli.entry import enter, leave, run_command
 from est_cli.common.errors import ConfigError
 from est_cli.config import PlanConfig
 from est_cli.config.resolve import check
@@ -39,14 +39,14 @@ COMMAND = Command(
     schema=PlanConfig,
     usage=USAGE,
     accept=_accept,
-    run="est_cli.planning.plan:show_plan",
+    run="est_cli.planning.tables:show_plan",
     sweep="est_cli.cli.sweep.plans:compare_plans",
     launches=False,
 )
 
 
 def main(argv: Sequence[str]) -> None:
-    run(COMMAND, argv)
+    run_command(COMMAND, argv)
 
 
 def console() -> None:

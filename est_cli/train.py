@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from est_cli.cli.command import Command, run
-from est_cli.cli.entry import enter, leave
+from est_cli.cli.command import Command
+from est_cli.cli.entry import enter, leave, run_command
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import RunConfig
 from est_cli.training.start import Start, resolve_resume
@@ -55,7 +55,7 @@ COMMAND = Command(
 
 
 def main(argv: Sequence[str]) -> None:
-    run(COMMAND, argv)
+    run_command(COMMAND, argv)
 
 
 def console() -> None:

@@ -1,4 +1,4 @@
-"""A command is one row: its name, its settings, what is checked, what runs, what -m does. run() takes it from there.
+"""A command is one row: its name, its settings, what is checked, what runs, what -m does.
 
 A module est_cli.NAME with a COMMAND is the command est-NAME. Nothing heavy is imported before a configuration is
 accepted: what runs is named as `module:function`.
@@ -7,7 +7,7 @@ accepted: what runs is named as `module:function`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -51,14 +51,6 @@ def command_named(name: str) -> Command:
     """The command est-NAME."""
     command: Command = import_module(f"est_cli.{name}").COMMAND
     return command
-
-
-def run(command: Command, argv: Sequence[str]) -> None:
-    """Do what the command line says. Any EstError may come out of it, and StoppedBySignal."""
-    with signals_deferred():
-        from est_cli.cli.dispatch import dispatch  # Hydra, which --version has no need of
-
-    dispatch(command, argv)
 
 
 def execute_here(command: Command, job: Any) -> None:

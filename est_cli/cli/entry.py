@@ -12,13 +12,16 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import est_cli
 from est_cli.common.errors import ConfigError, EstError, OutOfMemory, PeerLostError, StoppedBySignal, StorageError
 from est_cli.common.rank import Rank, rank_of_environment
 from est_cli.common.redact import one_line
-from est_cli.common.signals import handling
+from est_cli.common.signals import handling, signals_deferred
+
+if TYPE_CHECKING:
+    from est_cli.cli.command import Command
 
 Tell = Callable[[int, str], None]
 """Takes an exit code and the line that explains it."""
@@ -71,6 +74,14 @@ def enter(
         else:
             tell(code, line)
         return code
+
+
+def run_command(command: Command, argv: Sequence[str]) -> None:
+    """Do what the command line says. Any EstError may come out of it, and StoppedBySignal."""
+    with signals_deferred():
+        from est_cli.cli.dispatch import dispatch  # Hydra, which --version has no need of
+
+    dispatch(command, argv)
 
 
 def leave(code: int) -> NoReturn:

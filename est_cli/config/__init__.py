@@ -13,7 +13,6 @@ from est_cli.config.launch import LaunchConfig
 from est_cli.config.method import (
     SamplingConfig,
     SchedulerConfig,
-    StageConfig,
 )
 from est_cli.config.model import HF, ModelConfig
 from est_cli.config.optim import (
@@ -30,6 +29,7 @@ from est_cli.config.optim import (
 )
 from est_cli.config.plan import Convention, PlanConfig, Target
 from est_cli.config.run import RunConfig
+from est_cli.config.stage import StageConfig
 from est_cli.config.tracking import TrackingConfig, WandbMode
 from est_cli.config.training import Attention, LmLossKind, Precision, TrainConfig
 

@@ -30,11 +30,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from est_cli.common.errors import ConfigError
-from est_cli.config.method import StageConfig
 from est_cli.config.run import RunConfig
 from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.config.schema import config_error, leaves_of, plain, typed, unknown_key
 from est_cli.config.setting import Setting, settings_of
+from est_cli.config.stage import StageConfig
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from est_cli.config.data import DatasetConfig
 from est_cli.config.launch import LaunchConfig
-from est_cli.config.method import SamplingConfig, SchedulerConfig, StageConfig
+from est_cli.config.method import SamplingConfig, SchedulerConfig
 from est_cli.config.model import HF, ModelConfig
 from est_cli.config.optim import OptimConfig
 from est_cli.config.setting import BRANCH, FREE, METHOD, SEED, TRACKED, group, setting
+from est_cli.config.stage import StageConfig
 from est_cli.config.tracking import TrackingConfig
 from est_cli.config.training import TrainConfig
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from est_cli.common.errors import ConfigError
@@ -81,18 +80,6 @@ class Plan:
         if self.step_s is None or self.time_s is None:
             return None
         return 100.0 * (1.0 - self.time_s / (self.scheduler.max_steps * self.step_s.complete))
-
-
-def show_plan(config: PlanConfig) -> None:
-    """Print the plan of a checked configuration, and draw it where a picture is asked for."""
-    from est_cli.planning.figure import draw_plans  # both read what this module defines
-    from est_cli.planning.tables import print_plan
-
-    plan = make_plan(config)
-    print_plan(plan)
-    if config.plot is not None:
-        draw_plans({f"{plan.model}, {plan.scheduler.name}": plan}, Path(config.plot))
-        print(f"plot: {config.plot}")
 
 
 def make_plan(config: PlanConfig) -> Plan:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from est_cli.common.table import table
+from est_cli.config import PlanConfig
 from est_cli.config.micro_batch import in_stages, sequences_by_stage
 from est_cli.est import FlopsLedger
 from est_cli.planning.course import column, course_of
-from est_cli.planning.plan import Plan, PlannedStage
+from est_cli.planning.figure import draw_plans
+from est_cli.planning.plan import Plan, PlannedStage, make_plan
 from est_cli.planning.sparkline import sparkline
 from est_cli.tracking.eta import hours_minutes
 
@@ -23,6 +26,15 @@ WIDTH = 72
 """Characters of a drawing."""
 
 PROBED = "seconds: the median of three steps in the middle of each stage, on this machine, as it is now"
+
+
+def show_plan(config: PlanConfig) -> None:
+    """Print the plan of a checked configuration, and draw it where a picture is asked for."""
+    plan = make_plan(config)
+    print_plan(plan)
+    if config.plot is not None:
+        draw_plans({f"{plan.model}, {plan.scheduler.name}": plan}, Path(config.plot))
+        print(f"plot: {config.plot}")
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:

@@ -43,6 +43,7 @@ from est_cli.models.lm_loss import Objective
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import MetricsFile, Tracker, WandbSink, new_run_id
 from est_cli.tracking.progress import RunProgress, StagePlan
+from est_cli.training.feed import Feed
 from est_cli.training.folder import owned_folder, restored_state
 from est_cli.training.micro_batch import resolve
 from est_cli.training.optim import build_optimizer
@@ -50,7 +51,7 @@ from est_cli.training.parts import Parts, RunInputs, build_parts, compiled, conf
 from est_cli.training.processes import check_processes, require_same_run, settle_processes
 from est_cli.training.run import Run, RunState, ledger_at
 from est_cli.training.start import Start
-from est_cli.training.step import BatchSource, Feed
+from est_cli.training.step import BatchSource
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -23,10 +23,8 @@ from est_cli.models.lm_loss import Objective
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import Tracker
 from est_cli.tracking.progress import RunProgress
+from est_cli.training.feed import Feed
 from est_cli.training.optim import Optimizer
-
-if TYPE_CHECKING:
-    from est_cli.training.step import Feed
 
 
 @dataclass
@@ -96,7 +94,7 @@ class Run:
     corpus: Corpus
     train_blocks: TokenBlocks
     validation_blocks: TokenBlocks
-    feed: Feed
+    feed: Feed[Any]
     micro_batches: dict[int, int]
     """Sequences per forward pass and process, by stage number."""
     dense_step: Flops

@@ -1,6 +1,6 @@
 """One optimizer step, from the batch to the update; B sequences of T tokens in a step, over all processes.
 
-1. BatchSource gives the tokens of the step and the subnetworks drawn for it, Feed makes them ahead.
+1. BatchSource gives the tokens of the step and the subnetworks drawn for it (feed.py has that done ahead).
 2. train_step() runs forward and backward of each micro-batch on its subnetwork, and sums gradients over the processes.
 3. _update() clips, lets the optimizer decide whether the gradients are to be trusted, and changes the weights.
 
@@ -11,8 +11,7 @@ are sent to the host, to be read when they have arrived.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -125,32 +124,6 @@ def count_sequences(
         for subnetwork, count in zip(drawn, of_each, strict=True):
             counts[sizes_of(generator.spec, subnetwork)] += count // len(everyone)
     return tuple(counts.items())
-
-
-class Feed:
-    """Makes the inputs of the steps; with `ahead`, those of the next step in a thread while this one runs."""
-
-    def __init__(self, make: Callable[[int], StepInputs], ahead: bool) -> None:
-        self._make = make
-        self._thread = ThreadPoolExecutor(1, "feed") if ahead else None
-        self._next: tuple[int, Future[StepInputs]] | None = None
-
-    def take(self, step: int, last: bool) -> StepInputs:
-        """The inputs of `step`; after the `last` one nothing is made ahead. Raises what making them raised."""
-        if self._thread is None:
-            return self._make(step)
-        made = self._next[1].result() if self._next is not None and self._next[0] == step else self._make(step)
-        self._next = None if last else (step + 1, self._thread.submit(self._make, step + 1))
-        return made
-
-    def digest_of(self, step: int) -> int:
-        """StepInputs.digest of `step`, made anew."""
-        return self._make(step).digest
-
-    def close(self) -> None:
-        """Stop making inputs; may be called twice."""
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)

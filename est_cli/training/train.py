@@ -152,7 +152,7 @@ def _account(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, s
 def _compare_replicas(run: Run, step: int, agreed: Agreed) -> None:
     """Raise PeerLostError where processes have come to train different things."""
     if not agreed.same:
-        run.group.require_same(run.feed.digest_of(step), f"drew another subnetwork in step {step + 1} than")
+        run.group.require_same(run.feed.again(step).digest, f"drew another subnetwork in step {step + 1} than")
         raise AssertionError("the digests differed and now they do not")
     every = run.config.launch.check_every
     if run.config.launch.strategy == "ddp" and _every(step + 1, every):

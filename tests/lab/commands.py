@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from est_cli.cli.command import command_named, run
-from est_cli.cli.entry import enter
+from est_cli.cli.command import command_named
+from est_cli.cli.entry import enter, run_command
 from est_cli.config import PlanConfig, RunConfig
 from est_cli.config.resolve import check
 
@@ -32,7 +32,7 @@ def typed_in(name: str, *args: str) -> Any:
     """(the configuration, unchecked; the keys that the command line sets) of the command est-NAME."""
     got: list[tuple[Any, set[str]]] = []
     silent = replace(command_named(name), accept=lambda *found: got.append(found), launches=False)
-    run(silent, [f"est-{name}", *args])
+    run_command(silent, [f"est-{name}", *args])
     return got[0]
 
 

@@ -25,8 +25,9 @@ from est_cli.est.sizes import SequenceCounts
 from est_cli.storage import disk, tensors
 from est_cli.tracking import MetricsFile
 from est_cli.training import finish, step
+from est_cli.training.feed import Feed
 from est_cli.training.run import Run
-from est_cli.training.step import Feed, StepInputs, count_sequences
+from est_cli.training.step import StepInputs, count_sequences
 
 build: Any = importlib.import_module("est_cli.training.build")  # the package has a function of that name
 parts: Any = importlib.import_module("est_cli.training.parts")

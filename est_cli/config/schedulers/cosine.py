@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from est_cli.config.method import StageConfig
 from est_cli.config.schedulers.shared.scheduler import DRAWN, LEFT_OUT, RATES, Scheduler, rates_of, t2_dial
+from est_cli.config.stage import StageConfig
 from est_cli.est.schedule import SamplingScheduler, cosine
 
 

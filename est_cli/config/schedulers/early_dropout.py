@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from est_cli.config.method import StageConfig
 from est_cli.config.schedulers.shared.scheduler import Scheduler, checked_rates
+from est_cli.config.stage import StageConfig
 from est_cli.est.baselines import early_dropout
 from est_cli.est.schedule import SamplingScheduler
 

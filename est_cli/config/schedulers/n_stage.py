@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from est_cli.config.method import StageConfig
 from est_cli.config.schedulers.shared.scheduler import DRAWN, LEFT_OUT, Scheduler, as_list, boundaries_dial
+from est_cli.config.stage import StageConfig
 from est_cli.est.schedule import SamplingRates, SamplingScheduler, n_stage
 
 

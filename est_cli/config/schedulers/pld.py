@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from est_cli.config.method import StageConfig
 from est_cli.config.schedulers.shared.scheduler import FINEST_RATE, Dial, Scheduler, typed_rate
+from est_cli.config.stage import StageConfig
 from est_cli.est.baselines import pld
 from est_cli.est.schedule import SamplingScheduler
 

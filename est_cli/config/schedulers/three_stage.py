@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from est_cli.config.method import StageConfig
 from est_cli.config.schedulers.shared.scheduler import DRAWN, LEFT_OUT, RATES, Dial, Scheduler, rates_of
+from est_cli.config.stage import StageConfig
 from est_cli.est.schedule import SamplingScheduler, boundary_step, three_stage
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from est_cli.est.schedule import SamplingRates, SamplingScheduler, boundary_step
 
 if TYPE_CHECKING:
-    from est_cli.config.method import StageConfig
+    from est_cli.config.stage import StageConfig
 
 RATES = ("p_h", "p_m", "p_l")
 DRAWN = ("redraw", "ranks", "per_layer", "kv_groups", "layer_scale", "keep_ends")
