@@ -62,10 +62,11 @@ def execute_here(command: Command, job: Any) -> None:
 
 def execute(command: Command, job: Any) -> None:
     """Do the job in this process, or in as many as its configuration asks for."""
-    if command.launches and command.config_of(job).launch.num_processes > 1 and "WORLD_SIZE" not in os.environ:
+    config = command.config_of(job)
+    if command.launches and config.launch.num_processes > 1 and "WORLD_SIZE" not in os.environ:
         from est_cli.cli.launch.launcher import launch  # what one process has no need of
 
-        launch(command, job)
+        launch(command.name, config, command.folder_of(job), command.continues)
     else:
         execute_here(command, job)
 

@@ -7,28 +7,27 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from est_cli.cli.launch.exit_status import WorkerStatus, overall_error
 from est_cli.cli.launch.handover import log_tail, read_run_folder, save_job
 from est_cli.cli.launch.supervisor import supervise
 from est_cli.common.child import python_command
 
-if TYPE_CHECKING:
-    from est_cli.cli.command import Command
 
+def launch(command: str, config: Any, continued: Path | None, continues: str) -> None:
+    """Do what est-COMMAND does with this configuration in launch.num_processes workers on this machine.
 
-def launch(command: Command, job: Any) -> None:
-    """Do a job of this command with launch.num_processes workers on this machine; returns when all of them are done.
+    `continued`: the folder of the run that goes on; `continues`: how to go on after a failure, empty: with the run's
+    folder. Returns when all workers are done.
 
     Raises StoppedBySignal, the error that a worker ended with, or PeerLostError where a worker was killed or lost.
     """
     with tempfile.TemporaryDirectory(prefix="est-launch-") as name:
         folder = Path(name)
-        config, continued = command.config_of(job), command.folder_of(job)
-        save_job(command.name, config, continued, folder)
+        save_job(command, config, continued, folder)
         ends, signum = supervise(_worker_command(folder), config.launch.num_processes, folder)
-        error = overall_error(ends, signum, command.continues or _resume_hint(continued, folder))
+        error = overall_error(ends, signum, continues or _resume_hint(continued, folder))
         _show_logs(ends, folder)
     if error is not None:
         raise error
