@@ -7,16 +7,17 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from est_cli.cli.launch.environment import refuse_wrong_launch
-from est_cli.cli.sweep.jobs import Job, fixed_config, name_of_sweep, plan_jobs
-from est_cli.cli.sweep.overrides import Parts, take_apart
+from est_cli.cli.sweep.jobs import fixed_config, name_of_sweep, plan_jobs
+from est_cli.cli.sweep.launcher import launch_jobs, read_settings
+from est_cli.cli.sweep.overrides import take_apart
 from est_cli.cli.sweep.perform import perform_all
-from est_cli.cli.sweep.plugins import launch_jobs, search
 from est_cli.cli.sweep.program import Program
 from est_cli.cli.sweep.rows import Row, Status, begin, planned_row, refuse_others, rows_of
-from est_cli.cli.sweep.settings import Settings, read_settings
+from est_cli.cli.sweep.search import Search
 from est_cli.cli.sweep.table import print_table
 from est_cli.common.errors import ConfigError, EstError, RunLockedError
 from est_cli.config.compose import CommandLine
@@ -42,30 +43,26 @@ def run_sweep(program: Program, command: CommandLine) -> None:
     parts = take_apart(program, command)
     if not parts.swept:
         raise ConfigError("--multirun: nothing is swept; give a key several values, KEY=A,B, or one as choice(A)")
-    settings = read_settings(parts)
+    settings = read_settings(program, parts.settings)
     name = name_of_sweep(parts)
-    if settings.searches:
+    if settings.search is not None:
         program.check_search(fixed_config(parts), parts.swept)
-    jobs = [] if settings.searches else plan_jobs(parts, name)
+    search = None if settings.search is None else Search(settings.search, parts)
+    jobs = plan_jobs(parts, name) if search is None else []
+    run_all = partial(launch_jobs, settings) if settings.launches else perform_all
     with _owned(program, OUTPUTS / name) as sweep:
         rows = [planned_row(sweep, job) for job in jobs]
         begin(program, sweep, rows)
         _announce(sweep, rows)
         try:
-            _run(settings, parts, jobs, sweep)
+            if search is None:
+                run_all(jobs, sweep)
+            else:
+                search.run(sweep, run_all)
         finally:
             rows = rows_of(sweep)
             print_table(program, str(sweep), rows)
     _raise_first_failure(rows)
-
-
-def _run(settings: Settings, parts: Parts[Program], jobs: Sequence[Job], sweep: Path) -> None:
-    if settings.searches:
-        search(settings, parts, sweep)
-    elif settings.launches:
-        launch_jobs(settings, jobs, sweep)
-    else:
-        perform_all(jobs, sweep)
 
 
 def _refuse_launchers(program: Program) -> None:

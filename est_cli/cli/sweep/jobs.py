@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +22,8 @@ class Job:
 
     program: Program
     number: int
-    """From 1, in the order of the command line's values."""
+    """From 1, in the order of the command line's values, or of the proposals of a search."""
+    total: int
     name: str
     """Of its folder, inside the sweep's."""
     swept: dict[str, str]
@@ -34,16 +34,18 @@ class Job:
     """What its summary.json must hold for it to be done."""
     problem: str | None = None
     """Why it cannot run."""
+    proposed: bool = False
+    """By a search, in which a job that its command refuses (exit code 2) is skipped."""
 
 
-def make_job(number: int, swept: Mapping[str, str], parts: Parts[Program], sweep: str) -> Job:
+def _made(number: int, total: int, swept: Mapping[str, str], parts: Parts[Program], sweep: str) -> Job:
     """The job for these values (as overrides have them) in the sweep's folder of that name; not checked."""
     name = job_name(swept, parts.known)
     place = [f"sweep='{sweep}'", f"run_name='{name}'", *parts.program.every_job]
     search = [f"--config-dir={parts.config_dir}"] if parts.config_dir else []
     values = [f"{key}={text}" for key, text in swept.items()]
     labels = {key: shown(key, text) for key, text in swept.items()}
-    return Job(parts.program, number, name, labels, [*search, *parts.fixed, *values, *place])
+    return Job(parts.program, number, total, name, labels, [*search, *parts.fixed, *values, *place])
 
 
 def name_of_sweep(parts: Parts[Program]) -> str:
@@ -69,9 +71,8 @@ def plan_jobs(parts: Parts[Program], sweep: str) -> list[Job]:
     Raises ConfigError for a value of the wrong type, for a job that was started with other settings, and where no job
     can run.
     """
-    jobs = [
-        _checked(make_job(number, swept, parts, sweep), parts) for number, swept in enumerate(combinations(parts), 1)
-    ]
+    chosen = list(combinations(parts))
+    jobs = [_checked(_made(number, len(chosen), swept, parts, sweep), parts) for number, swept in enumerate(chosen, 1)]
     assert len({job.name for job in jobs}) == len(jobs), "two jobs share a folder"
     if all(job.problem for job in jobs):
         others = f" (and none of the other {len(jobs) - 1} jobs can run)" if len(jobs) > 1 else ""
@@ -79,13 +80,13 @@ def plan_jobs(parts: Parts[Program], sweep: str) -> list[Job]:
     return jobs
 
 
-def asking(job: Job, parts: Parts[Program]) -> Job:
-    """The job with what it asks for, so far as it can be composed."""
-    if job.program.asked is None:
-        return job
-    with suppress(ConfigError):  # to be told by the command itself
+def propose(number: int, total: int, swept: Mapping[str, str], parts: Parts[Program], sweep: str) -> Job:
+    """The job of a search for these values, checked."""
+    job = replace(_made(number, total, swept, parts, sweep), proposed=True)
+    try:
         return _checked(job, parts)
-    return job
+    except ConfigError as error:
+        return replace(job, problem=str(error))
 
 
 def _checked(job: Job, parts: Parts[Program]) -> Job:

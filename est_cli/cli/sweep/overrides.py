@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -67,7 +67,7 @@ def take_apart(program: G, command: CommandLine) -> Parts[G]:
 
 def combinations(parts: Parts[G]) -> Iterator[dict[str, str]]:
     """Swept key -> value as an override has it, for every job, the last key fastest; none twice."""
-    values = [dict.fromkeys(_values(override, parts.groups)) for override in parts.swept.values()]
+    values = [dict.fromkeys(values_of(override, parts.groups)) for override in parts.swept.values()]
     for choice in itertools.product(*values):
         yield dict(zip(parts.swept, choice, strict=True))
 
@@ -87,11 +87,12 @@ def _check(override: Override, groups: dict[str, list[str]], program: Grammar) -
     if key == "sweep":
         raise ConfigError("sweep: is one folder for all jobs; give one name")
     if key in groups and override.is_discrete_sweep():
-        for text in _values(override, groups):
+        for text in values_of(override, groups):
             check_choice(key, shown(key, text) if text != "null" else None, groups[key])
 
 
-def _values(override: Override, groups: dict[str, list[str]]) -> list[str]:
+def values_of(override: Override, groups: Mapping[str, list[str]]) -> list[str]:
+    """What is swept over, each as an override has it. ConfigError where there is nothing, or no end to it."""
     key, value = override.key_or_group, override.value()
     if isinstance(value, Glob):
         found = value.filter(groups.get(key, []))

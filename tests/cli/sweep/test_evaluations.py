@@ -10,7 +10,8 @@ import pytest
 
 from est_cli.cli.sweep.run_job import JobExit
 from est_cli.config import EvalConfig
-from tests.cli.sweep.test_plugins import needs_search, needs_slurm
+from tests.cli.sweep.test_launcher import needs_slurm
+from tests.cli.sweep.test_search import needs_search
 from tests.lab.commands import tree
 from tests.lab.eval_lab import EvalLab
 from tests.lab.sweep_lab import column, results
