@@ -26,9 +26,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from est_cli.cli.sweep import search
 from est_cli.cli.sweep.jobs import Job
-from est_cli.cli.sweep.perform import perform_all
 from est_cli.cli.sweep.program import Program
-from est_cli.cli.sweep.rows import is_done
+from est_cli.cli.sweep.results import is_done
+from est_cli.cli.sweep.run_job import perform_all
 from est_cli.common.errors import ConfigError, EstError, StoppedBySignal, install_hint
 from est_cli.config.compose import CONF, parsed_override, store_defaults
 
@@ -72,7 +72,7 @@ def read_settings(program: Program, typed: Sequence[str]) -> Settings:
         if sweeper == "optuna":  # after Hydra has found its plugins, one of which has that name too
             search.store_defaults(program.directions[0], n_jobs=1 if launcher == "basic" else 2)
         try:
-            hydra = loader.load_configuration(program.command, [*typed], run_mode=RunMode.MULTIRUN).hydra
+            hydra = loader.load_configuration(program.name, [*typed], run_mode=RunMode.MULTIRUN).hydra
             found = OmegaConf.to_container(hydra.sweeper)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_message(error)) from error
@@ -100,7 +100,7 @@ def launch_jobs(settings: Settings, jobs: Sequence[Job], sweep: Path) -> None:
         assert hydra is not None
         try:
             task = partial(_launched, jobs=waiting, sweep=sweep)
-            hydra.multirun(program.command, task, args, with_log_configuration=False)
+            hydra.multirun(program.name, task, args, with_log_configuration=False)
         except EstError:
             raise
         except (KeyboardInterrupt, StoppedBySignal) as stop:
@@ -134,8 +134,8 @@ def _parsed(text: str) -> Override:
 @contextmanager
 def _opened_hydra(program: Program) -> Iterator[ConfigLoader]:
     """Hydra over conf/ alone."""
-    store_defaults(program.command, program.schema)
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name=program.name):
+    store_defaults(program.name, program.command.schema)
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name=f"est-{program.name}"):
         yield GlobalHydra.instance().config_loader()
 
 

@@ -24,7 +24,7 @@ from omegaconf import MISSING
 from est_cli.cli.sweep.jobs import Job, propose
 from est_cli.cli.sweep.overrides import Parts, combinations, values_of
 from est_cli.cli.sweep.program import Program
-from est_cli.cli.sweep.rows import planned_row, record, rows_of
+from est_cli.cli.sweep.results import planned_row, record, rows_of
 from est_cli.common.errors import ConfigError, reason
 from est_cli.config.compose import parsed_override
 from est_cli.storage import disk
@@ -89,9 +89,9 @@ def check_search(config: SearchConfig, program: Program) -> None:
 class Search:
     """A study over the swept keys of a command line."""
 
-    def __init__(self, config: SearchConfig, parts: Parts[Program]) -> None:
+    def __init__(self, config: SearchConfig, program: Program, parts: Parts) -> None:
         """ConfigError for a space or a sampler that cannot be."""
-        self.config, self.parts, self.total = config, parts, config.n_trials
+        self.config, self.program, self.parts, self.total = config, program, parts, config.n_trials
         self.worst = -math.inf if config.direction == "maximize" else math.inf
         grid = config.sampler["name"] == _GRID
         with _told_in_one_line():
@@ -105,22 +105,24 @@ class Search:
 
     def run(self, sweep: Path, run_all: Callable[[Sequence[Job], Path], None]) -> None:
         """`run_all` of what is proposed, `n_jobs` at a time. What it raises ends the search."""
-        program = self.parts.program
         for first in range(1, self.total + 1, self.config.n_jobs):
             numbers = range(first, min(first + self.config.n_jobs, self.total + 1))
             with _told_in_one_line():
                 trials = [self.study.ask(self.space) for _ in numbers]
             proposed = [{key: _text(value, self.space[key]) for key, value in it.params.items()} for it in trials]
-            jobs = [propose(n, self.total, it, self.parts, sweep.name) for n, it in zip(numbers, proposed, strict=True)]
+            jobs = [self._job(number, values, sweep) for number, values in zip(numbers, proposed, strict=True)]
             for job in jobs:
-                record(program, sweep, planned_row(sweep, job))
+                record(self.program, sweep, planned_row(sweep, job))
             run_all(jobs, sweep)
             rows = {row.name: row for row in rows_of(sweep)}
             for trial, job in zip(trials, jobs, strict=True):
-                value = rows[job.name].numbers.get(program.objective)
+                value = rows[job.name].numbers.get(self.program.objective)
                 with _told_in_one_line():
                     self.study.tell(trial, self.worst if value is None else float(value))
             self._write_best(sweep)
+
+    def _job(self, number: int, values: Mapping[str, str], sweep: Path) -> Job:
+        return propose(number, self.total, values, self.program, self.parts, sweep.name)
 
     def _write_best(self, sweep: Path) -> None:
         best = self.study.best_trial

@@ -10,7 +10,7 @@ import pytest
 from est_cli.cli.sweep.jobs import plan_jobs
 from est_cli.cli.sweep.launcher import Settings, launch_jobs
 from est_cli.cli.sweep.overrides import take_apart
-from est_cli.cli.sweep.rows import Status, begin, planned_row, rows_of
+from est_cli.cli.sweep.results import Status, begin, planned_row, rows_of
 from est_cli.cli.sweep.run_job import JobExit
 from est_cli.cli.sweep.trainings import TRAININGS
 from est_cli.common.errors import install_hint
@@ -34,7 +34,8 @@ def opened(lab: Lab) -> Path:
 def test_a_launcher_gets_what_is_left_to_run(lab: Lab) -> None:
     sweep = opened(lab)
     lab.ends["seed=2"] = JobExit(9, "train.micro_batch: out of memory")
-    jobs = plan_jobs(take_apart(TRAININGS, CommandLine(["seed=0,1,2,-3"], None)), "s")
+    parts = take_apart(TRAININGS.command, {}, CommandLine(["seed=0,1,2,-3"], None))
+    jobs = plan_jobs(TRAININGS, parts, "s")
     RunDir(sweep / "seed=0").root.mkdir()
     RunDir(sweep / "seed=0").summary.write_text("{}")
     begin(TRAININGS, sweep, [planned_row(sweep, job) for job in jobs])
