@@ -11,7 +11,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from est_cli.cli.sweep.jobs import Job
@@ -107,12 +106,12 @@ def rows_of(sweep: Path) -> list[Row]:
     return sorted(rows, key=lambda row: (row.number, row.name))
 
 
-def print_table(program: Program, sweep: str, rows: Sequence[Row], console: Console | None = None) -> None:
+def print_table(program: Program, sweep: str, rows: Sequence[Row]) -> None:
     """Write the table to stdout, `*` at the best values, and below it why jobs were skipped or failed.
 
     `sweep`: its folder. Where stdout is no terminal the table has no frames and is as wide as it needs.
     """
-    console = console or table_console()
+    console = table_console()
     columns = program.columns([row.numbers for row in rows])
     console.print(_table(sweep, rows, columns, plain=not console.is_terminal), highlight=False)
     if program.note and any(column.key == program.objective for column in columns):
@@ -141,12 +140,11 @@ def _write_results(program: Program, sweep: Path) -> None:
 
 def _best_of(column: Column, rows: Sequence[Row]) -> Row | None:
     """The first of those with the best value, where values can be better than others."""
-    known = {number: column.value(row.numbers) for number, row in enumerate(rows)}
-    values = {number: float(value) for number, value in known.items() if value is not None}
+    values = [(float(value), row) for row in rows if (value := column.value(row.numbers)) is not None]
     if column.best is None or not values:
         return None
-    wanted = column.best(list(values.values()))
-    return rows[next(number for number, value in values.items() if value == wanted)]
+    wanted = column.best([value for value, _ in values])
+    return next(row for value, row in values if value == wanted)
 
 
 def _keep(sweep: Path, row: Row) -> None:

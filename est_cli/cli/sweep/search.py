@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna`: Optuna proposes the values of the jobs and is told the objective of each.
+"""`hydra/sweeper=optuna`: Optuna proposes the values of the jobs and learns the objective of each.
 
 The study lives in memory and every command makes it anew. It is seeded, so that the same command makes the same
 proposals; of those that are done it hears from their folders. That is how a search is continued.
@@ -32,7 +32,6 @@ from est_cli.storage import disk
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
-    from optuna.samplers import BaseSampler
 
 _GRID = "grid"
 _SAMPLERS = {
@@ -94,7 +93,7 @@ class Search:
         self.config, self.program, self.parts, self.total = config, program, parts, config.n_trials
         self.worst = -math.inf if config.direction == "maximize" else math.inf
         grid = config.sampler["name"] == _GRID
-        with _told_in_one_line():
+        with _optuna_errors():
             self.space = {key: _distribution(it, parts.groups, grid) for key, it in parts.swept.items()}
             self.study = _study(config)
             if grid:  # every combination, in order
@@ -107,54 +106,46 @@ class Search:
         """`run_all` of what is proposed, `n_jobs` at a time. What it raises ends the search."""
         for first in range(1, self.total + 1, self.config.n_jobs):
             numbers = range(first, min(first + self.config.n_jobs, self.total + 1))
-            with _told_in_one_line():
+            with _optuna_errors():
                 trials = [self.study.ask(self.space) for _ in numbers]
             proposed = [{key: _text(value, self.space[key]) for key, value in it.params.items()} for it in trials]
-            jobs = [self._job(number, values, sweep) for number, values in zip(numbers, proposed, strict=True)]
+            jobs = [
+                propose(number, self.total, values, self.program, self.parts, sweep.name)
+                for number, values in zip(numbers, proposed, strict=True)
+            ]
             for job in jobs:
                 record(self.program, sweep, planned_row(sweep, job))
             run_all(jobs, sweep)
             rows = {row.name: row for row in rows_of(sweep)}
             for trial, job in zip(trials, jobs, strict=True):
                 value = rows[job.name].numbers.get(self.program.objective)
-                with _told_in_one_line():
+                with _optuna_errors():
                     self.study.tell(trial, self.worst if value is None else float(value))
             self._write_best(sweep)
 
-    def _job(self, number: int, values: Mapping[str, str], sweep: Path) -> Job:
-        return propose(number, self.total, values, self.program, self.parts, sweep.name)
-
     def _write_best(self, sweep: Path) -> None:
         best = self.study.best_trial
-        params = {
-            key: parsed_override(f"{key}={_text(it, self.space[key])}").value() for key, it in best.params.items()
-        }
+        texts = {key: _text(value, self.space.get(key)) for key, value in best.params.items()}
+        params = {key: parsed_override(f"{key}={text}").value() for key, text in texts.items()}
         text = yaml.safe_dump({"name": "optuna", "best_params": params, "best_value": best.value}, sort_keys=False)
-        folder = sweep / "launcher"
-        disk.make_folder(folder)
-        disk.replace_file(folder / "optimization_results.yaml", text.encode())
+        disk.make_folder(sweep / "launcher")
+        disk.replace_file(sweep / "launcher" / "optimization_results.yaml", text.encode())
 
 
 def _study(config: SearchConfig) -> Study:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    name, usual = config.sampler["name"], _arguments(config.sampler["name"])
+    changed = {key: value for key, value in config.sampler.items() if key != "name" and value != usual[key]}
+    sampler = getattr(optuna.samplers, _SAMPLERS[name])(**changed)
     return optuna.create_study(
         storage=config.storage,
         study_name=config.study_name,
-        sampler=_sampler(**config.sampler),
+        sampler=sampler,
         direction=config.direction,
         load_if_exists=True,
     )
-
-
-def _sampler(name: str, **arguments: Any) -> BaseSampler:
-    from optuna import samplers
-
-    usual = _arguments(name)
-    changed = {key: value for key, value in arguments.items() if value != usual[key]}
-    made: BaseSampler = getattr(samplers, _SAMPLERS[name])(**changed)
-    return made
 
 
 def _arguments(name: str) -> dict[str, Any]:
@@ -184,7 +175,7 @@ def _distribution(override: Override, groups: Mapping[str, list[str]], grid: boo
     return distributions.FloatDistribution(low, high, log=log, step=step)
 
 
-def _text(value: Any, distribution: BaseDistribution) -> str:
+def _text(value: Any, distribution: BaseDistribution | None) -> str:
     """The value as an override has it; choices are texts already, and steps such as 0.1 add up inexactly."""
     return str(value if getattr(distribution, "step", None) is None else _exact(value))
 
@@ -195,7 +186,7 @@ def _exact(value: Any) -> Any:
 
 
 @contextmanager
-def _told_in_one_line() -> Iterator[None]:
+def _optuna_errors() -> Iterator[None]:
     """ConfigError for whatever Optuna finds wrong."""
     try:
         yield
