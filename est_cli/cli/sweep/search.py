@@ -42,7 +42,8 @@ _SAMPLERS = {
     "nsgaii": "NSGAIISampler",
 }
 """Options of hydra/sweeper/sampler and their classes."""
-_PLAIN = {"bool", "int", "float", "str", "None"}
+_PLAIN = {"bool", "int", "float", "str", "None", "NoneType", "Optional", "typing", "class"}
+"""Words of the types that a command line can write, evaluated or not."""
 
 
 @dataclass
