@@ -21,7 +21,7 @@ from est_cli.evaluation.summary import keep_summary, score_numbers
 from tests.lab.commands import typed_in
 from tests.lab.glue_files import record
 from tests.lab.glue_folder import make_glue
-from tests.lab.sweep_lab import DONE, Told, another_hydra
+from tests.lab.sweep_lab import DONE, Result, another_hydra
 
 Score = Callable[[EvalConfig, str, int], float]
 """Of a task and a seed."""
@@ -43,10 +43,10 @@ class EvalLab:
     """Names of the jobs that were started."""
     configs: list[EvalConfig] = field(default_factory=list)
 
-    def sweep(self, *args: str) -> Told:
+    def sweep(self, *args: str) -> Result:
         code = enter("est-eval", main, ["est-eval", "-m", *args])
         out, err = self.capsys.readouterr()
-        return Told(code, out, err)
+        return Result(code, out, err)
 
     def run_child(self, command: Sequence[str], signals: JobSignals) -> JobExit:
         """In the place of a process: accept the command line as est-eval would, and write what an evaluation leaves."""

@@ -27,7 +27,7 @@ DONE = JobExit(0, None)
 
 
 @dataclass(frozen=True)
-class Told:
+class Result:
     code: int
     out: str
     err: str
@@ -46,10 +46,10 @@ class Lab:
     ran: list[str] = field(default_factory=list)
     """Names of the jobs that were started."""
 
-    def sweep(self, *args: str) -> Told:
+    def sweep(self, *args: str) -> Result:
         code = enter("est-train", main, ["est-train", "-m", *args])
         out, err = self.capsys.readouterr()
-        return Told(code, out, err)
+        return Result(code, out, err)
 
     def run_child(self, command: Sequence[str], signals: JobSignals) -> JobExit:
         """In the place of a process: accept the command line as est-train would, and write what a finished run has."""

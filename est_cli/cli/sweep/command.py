@@ -7,17 +7,17 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from est_cli.cli.launch.environment import refuse_wrong_launch
-from est_cli.cli.sweep.jobs import Job, fixed_config, name_of_sweep, plan_jobs
-from est_cli.cli.sweep.overrides import Parts, take_apart
-from est_cli.cli.sweep.perform import perform_all
-from est_cli.cli.sweep.plugins import launch_jobs, search
+from est_cli.cli.sweep.jobs import fixed_config, name_of_sweep, plan_jobs
+from est_cli.cli.sweep.launcher import launch_jobs, read_settings
+from est_cli.cli.sweep.overrides import take_apart
 from est_cli.cli.sweep.program import Program
-from est_cli.cli.sweep.rows import Row, Status, begin, planned_row, refuse_others, rows_of
-from est_cli.cli.sweep.settings import Settings, read_settings
-from est_cli.cli.sweep.table import print_table
+from est_cli.cli.sweep.results import Row, Status, begin, planned_row, print_table, refuse_others, rows_of
+from est_cli.cli.sweep.run_job import perform_all
+from est_cli.cli.sweep.search import Search
 from est_cli.common.errors import ConfigError, EstError, RunLockedError
 from est_cli.config.compose import CommandLine
 from est_cli.storage import disk
@@ -32,44 +32,40 @@ class JobFailed(EstError):
         self.exit_code = exit_code
 
 
-def run_sweep(program: Program, command: CommandLine) -> None:
+def run_sweep(program: Program, line: CommandLine) -> None:
     """Run all jobs that can run and are not done, and show what became of each.
 
     Raises ConfigError before anything is written, RunLockedError where another process runs this sweep,
     StoppedBySignal, and JobFailed.
     """
     _refuse_launchers(program)
-    parts = take_apart(program, command)
+    parts = take_apart(program.command, program.no_place, line)
     if not parts.swept:
         raise ConfigError("--multirun: nothing is swept; give a key several values, KEY=A,B, or one as choice(A)")
-    settings = read_settings(parts)
-    name = name_of_sweep(parts)
-    if settings.searches:
+    settings = read_settings(program, parts.settings)
+    name = name_of_sweep(program, parts)
+    if settings.search is not None:
         program.check_search(fixed_config(parts), parts.swept)
-    jobs = [] if settings.searches else plan_jobs(parts, name)
+    search = None if settings.search is None else Search(settings.search, program, parts)
+    jobs = plan_jobs(program, parts, name) if search is None else []
+    run_all = partial(launch_jobs, settings) if settings.launches else perform_all
     with _owned(program, OUTPUTS / name) as sweep:
         rows = [planned_row(sweep, job) for job in jobs]
         begin(program, sweep, rows)
         _announce(sweep, rows)
         try:
-            _run(settings, parts, jobs, sweep)
+            if search is None:
+                run_all(jobs, sweep)
+            else:
+                search.run(sweep, run_all)
         finally:
             rows = rows_of(sweep)
             print_table(program, str(sweep), rows)
     _raise_first_failure(rows)
 
 
-def _run(settings: Settings, parts: Parts[Program], jobs: Sequence[Job], sweep: Path) -> None:
-    if settings.searches:
-        search(settings, parts, sweep)
-    elif settings.launches:
-        launch_jobs(settings, jobs, sweep)
-    else:
-        perform_all(jobs, sweep)
-
-
 def _refuse_launchers(program: Program) -> None:
-    refuse_wrong_launch(os.environ, None, program.command)
+    refuse_wrong_launch(os.environ, None, program.name)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError("--multirun: a sweep starts the processes of its jobs itself; use launch.num_processes=N")
 
@@ -86,14 +82,14 @@ def _owned(program: Program, sweep: Path) -> Iterator[Path]:
         with lock(RunDir(sweep)):
             yield sweep
     except RunLockedError as error:
-        told = str(error).partition(";")[0]
-        raise RunLockedError(f"{told}; wait until it ends, or choose another folder with sweep=") from None
+        reason = str(error).partition(";")[0]
+        raise RunLockedError(f"{reason}; wait until it ends, or choose another folder with sweep=") from None
 
 
 def _announce(sweep: Path, rows: Sequence[Row]) -> None:
     counts = Counter("to run" if row.status is Status.not_run else str(row.status) for row in rows)
-    told = "a search" if not rows else f"{len(rows)} jobs: {', '.join(f'{n} {status}' for status, n in counts.items())}"
-    print(f"sweep {sweep}  {told}", file=sys.stderr, flush=True)
+    states = ", ".join(f"{count} {status}" for status, count in counts.items())
+    print(f"sweep {sweep}  {f'{len(rows)} jobs: {states}' if rows else 'a search'}", file=sys.stderr, flush=True)
 
 
 def _raise_first_failure(rows: Sequence[Row]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from est_cli.cli.sweep.command import run_sweep
 from est_cli.cli.sweep.program import Column, Numbers, Program
@@ -17,24 +16,18 @@ from est_cli.evaluation.summary import AVERAGE
 from est_cli.evaluation.tasks import TASKS
 
 
-def _lead(config: EvalConfig, swept: Collection[str]) -> list[str]:
+def _prefix(config: EvalConfig, swept: Collection[str]) -> list[str]:
     if "checkpoint" in swept or not config.checkpoint:
         return ["eval"]
     place = Path(config.checkpoint)
     return ["eval", place.parent.name if place.name == "model" else place.name]
 
 
-def _check(config: EvalConfig) -> None:
+def _prepare(config: EvalConfig, given: set[str]) -> str:
+    """Results of other settings may lie beside each other in a folder."""
     check_eval(config)
     check_inputs(config)
-
-
-def _check_started(config: EvalConfig, given: set[str]) -> None:
-    """Results of other settings lie beside each other in a folder."""
-
-
-def _numbers(summary: Numbers) -> dict[str, Any]:
-    return {key: value for key, value in summary.items() if key != "asked"}
+    return asked_digest(config)
 
 
 def _columns(jobs: Sequence[Numbers]) -> list[Column]:
@@ -68,15 +61,10 @@ def _check_search(config: EvalConfig, swept: Collection[str]) -> None:
 
 
 EVALUATIONS = Program(
-    command="eval",
-    schema=EvalConfig,
+    name="eval",
     no_place={"run_name": "is made from what is swept under -m; sweep=NAME names the folder of all jobs"},
-    every_job=(),
-    lead=_lead,
-    check=_check,
-    check_started=_check_started,
-    asked=asked_digest,
-    numbers=_numbers,
+    prefix=_prefix,
+    prepare=_prepare,
     columns=_columns,
     objective=AVERAGE,
     directions=("maximize",),

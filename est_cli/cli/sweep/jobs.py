@@ -1,20 +1,26 @@
-"""All jobs of a sweep, composed and checked before the first of them starts."""
+"""All jobs of a sweep, composed and checked before the first of them starts, and the names of their folders.
+
+A name is a function of the command line alone, so that typing it again finds the folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from est_cli.cli.sweep.names import job_name, sweep_name
 from est_cli.cli.sweep.overrides import Parts, combinations, shown
-from est_cli.cli.sweep.program import Program
+from est_cli.cli.sweep.program import Program, SweepRefused
 from est_cli.common.errors import ConfigError, EstError
-from est_cli.config.compose import composed
+from est_cli.config.compose import Composed, composed
 from est_cli.config.method import refuse_stage_option
 from est_cli.config.setting import FREE, keys_with, settings_of
-from est_cli.storage.run_dir import check_run_name
+from est_cli.storage.run_dir import MAX_NAME, check_run_name
+
+_LOST = re.compile(r"[^A-Za-z0-9_.-]+")
+_HASH_CHARS = 8
 
 
 @dataclass(frozen=True)
@@ -23,30 +29,23 @@ class Job:
 
     program: Program
     number: int
-    """From 1, in the order of the command line's values."""
+    """From 1, in the order of the command line's values, or of the proposals of a search."""
+    total: int
     name: str
     """Of its folder, inside the sweep's."""
     swept: dict[str, str]
     """Key -> value as a person reads it."""
     arguments: list[str]
     """What the command is started with."""
-    asked: str = ""
-    """What its summary.json must hold for it to be done."""
+    digest: str = ""
+    """What its summary.json must hold as `asked` for it to be done."""
     problem: str | None = None
     """Why it cannot run."""
+    proposed: bool = False
+    """By a search, in which a job that its command refuses (exit code 2) is skipped."""
 
 
-def make_job(number: int, swept: Mapping[str, str], parts: Parts[Program], sweep: str) -> Job:
-    """The job for these values (as overrides have them) in the sweep's folder of that name; not checked."""
-    name = job_name(swept, parts.known)
-    place = [f"sweep='{sweep}'", f"run_name='{name}'", *parts.program.every_job]
-    search = [f"--config-dir={parts.config_dir}"] if parts.config_dir else []
-    values = [f"{key}={text}" for key, text in swept.items()]
-    labels = {key: shown(key, text) for key, text in swept.items()}
-    return Job(parts.program, number, name, labels, [*search, *parts.fixed, *values, *place])
-
-
-def name_of_sweep(parts: Parts[Program]) -> str:
+def name_of_sweep(program: Program, parts: Parts) -> str:
     """`sweep=`, or made from words of the program, the swept keys and a hash of the rest of the command line.
 
     Composes what is fixed, so it raises ConfigError for wrong types too.
@@ -55,23 +54,23 @@ def name_of_sweep(parts: Parts[Program]) -> str:
     if parts.folder is not None:
         check_run_name(parts.folder, "sweep")
         return parts.folder
-    return sweep_name(parts.program.lead(config, parts.swept), parts.swept, parts.known, _defining(parts))
+    return sweep_name(program.prefix(config, parts.swept), parts.swept, parts.known, _defining(parts))
 
 
-def fixed_config(parts: Parts[Program]) -> Any:
+def fixed_config(parts: Parts) -> Any:
     """The configuration without what is swept."""
-    return composed(parts.program.command, parts.program.schema, parts.fixed, parts.config_dir).config
+    return composed(parts.command.name, parts.command.schema, parts.fixed, parts.config_dir).config
 
 
-def plan_jobs(parts: Parts[Program], sweep: str) -> list[Job]:
+def plan_jobs(program: Program, parts: Parts, sweep: str) -> list[Job]:
     """Every combination of the swept values, those that cannot run with their problem.
 
     Raises ConfigError for a value of the wrong type, for a job that was started with other settings, and where no job
     can run.
     """
-    jobs = [
-        _checked(make_job(number, swept, parts, sweep), parts) for number, swept in enumerate(combinations(parts), 1)
-    ]
+    chosen = list(combinations(parts))
+    made = [_made(number, len(chosen), swept, program, parts, sweep) for number, swept in enumerate(chosen, 1)]
+    jobs = [_checked(job, parts) for job in made]
     assert len({job.name for job in jobs}) == len(jobs), "two jobs share a folder"
     if all(job.problem for job in jobs):
         others = f" (and none of the other {len(jobs) - 1} jobs can run)" if len(jobs) > 1 else ""
@@ -79,33 +78,80 @@ def plan_jobs(parts: Parts[Program], sweep: str) -> list[Job]:
     return jobs
 
 
-def asking(job: Job, parts: Parts[Program]) -> Job:
-    """The job with what it asks for, so far as it can be composed."""
-    if job.program.asked is None:
-        return job
-    with suppress(ConfigError):  # to be told by the command itself
+def propose(number: int, total: int, swept: Mapping[str, str], program: Program, parts: Parts, sweep: str) -> Job:
+    """The job of a search for these values, checked."""
+    job = replace(_made(number, total, swept, program, parts, sweep), proposed=True)
+    try:
         return _checked(job, parts)
-    return job
+    except ConfigError as error:
+        return replace(job, problem=str(error))
 
 
-def _checked(job: Job, parts: Parts[Program]) -> Job:
-    program, overrides = job.program, [argument for argument in job.arguments if not argument.startswith("--")]
-    found = composed(program.command, program.schema, overrides, parts.config_dir)
+def _made(number: int, total: int, swept: Mapping[str, str], program: Program, parts: Parts, sweep: str) -> Job:
+    """The job for these values (as overrides have them) in the sweep's folder of that name; not checked."""
+    name = job_name(swept, parts.known)
+    place = [f"sweep='{sweep}'", f"run_name='{name}'", *program.every_job]
+    search = [f"--config-dir={parts.config_dir}"] if parts.config_dir else []
+    values = [f"{key}={text}" for key, text in swept.items()]
+    labels = {key: shown(key, text) for key, text in swept.items()}
+    return Job(program, number, total, name, labels, [*search, *parts.fixed, *values, *place])
+
+
+def _checked(job: Job, parts: Parts) -> Job:
+    overrides = [argument for argument in job.arguments if not argument.startswith("--")]
+    found: Composed[Any] = composed(parts.command.name, parts.command.schema, overrides, parts.config_dir)
     try:
         refuse_stage_option(found.chosen)
-        program.check(found.config)
+        return replace(job, digest=job.program.prepare(found.config, found.given))
+    except SweepRefused:
+        raise
     except EstError as error:
         return replace(job, problem=str(error))
-    program.check_started(found.config, found.given)
-    return job if program.asked is None else replace(job, asked=program.asked(found.config))
 
 
-def _defining(parts: Parts[Program]) -> list[str]:
+def _defining(parts: Parts) -> list[str]:
     """The fixed overrides that may not change while a sweep is continued."""
-    return [arg for arg in parts.fixed if not _is_free(arg.partition("=")[0], parts.program)]
+    return [arg for arg in parts.fixed if not _is_free(arg.partition("=")[0], parts.command.schema)]
 
 
-def _is_free(key: str, program: Program) -> bool:
+def _is_free(key: str, schema: type) -> bool:
     """Whether the key, or every key of the group, may change while a sweep is continued."""
-    named = {known for known in settings_of(program.schema) if known == key or known.startswith(f"{key}.")}
-    return bool(named) and named <= keys_with(program.schema, FREE)
+    named = {known for known in settings_of(schema) if known == key or known.startswith(f"{key}.")}
+    return bool(named) and named <= keys_with(schema, FREE)
+
+
+def job_name(swept: Mapping[str, str], known: Collection[str]) -> str:
+    """`t1=0.1,t2=0.4` for the swept keys and their values as overrides; `known` are all keys and groups that there are.
+
+    A key stands without its group where no other key has the same last word. Where a value has characters that a
+    folder's name may not have, or the name is too long, a hash of all values keeps it unique.
+    """
+    words = [f"{_short(key, known)}={_word(value)}" for key, value in swept.items()]
+    lossy = any(_LOST.search(value) for value in swept.values())
+    return _fitted(",".join(words), [f"{key}={value}" for key, value in swept.items()], lossy)
+
+
+def sweep_name(parts: Iterable[str], keys: Iterable[str], known: Collection[str], fixed: Collection[str]) -> str:
+    """`gpt2_tiny-three_stage-t1,t2-1a2b3c4d`: `parts`, the swept keys, and a hash of what is fixed where anything is.
+
+    The hash does not depend on the order of `fixed`, and nothing depends on the values that are swept.
+    """
+    keys = list(keys)
+    name = "-".join([*map(_word, parts), ",".join(_short(key, known) for key in keys)])
+    return _fitted(name.lstrip("-_.") or "sweep", sorted(fixed) + (keys if len(name) > MAX_NAME else []), bool(fixed))
+
+
+def _short(key: str, known: Collection[str]) -> str:
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in known) == 1 else key
+
+
+def _word(text: str) -> str:
+    return _LOST.sub("-", text).strip("-") if _LOST.search(text) else text
+
+
+def _fitted(name: str, content: Iterable[str], hashed: bool) -> str:
+    if not hashed and len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256("\n".join(content).encode()).hexdigest()[:_HASH_CHARS]
+    return f"{name[: MAX_NAME - _HASH_CHARS - 1]}-{digest}"

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
-from est_cli.cli.sweep.program import Grammar
+from est_cli.cli.command import Command
 from est_cli.common.errors import ConfigError
 from est_cli.config.compose import CommandLine, check_choice, checked_overrides, groups_of
 from est_cli.config.setting import settings_of
 
-G = TypeVar("G", bound=Grammar)
-
 
 @dataclass(frozen=True)
-class Parts(Generic[G]):
+class Parts:
     """A command line with -m."""
 
-    program: G
+    command: Command
     settings: list[str]
     """What goes to Hydra's launcher and sweeper plugins, as typed."""
     fixed: list[str]
@@ -39,35 +36,34 @@ class Parts(Generic[G]):
     @property
     def known(self) -> list[str]:
         """All keys and groups."""
-        return [*settings_of(self.program.schema), *self.groups]
+        return [*settings_of(self.command.schema), *self.groups]
 
 
-def take_apart(program: G, command: CommandLine) -> Parts[G]:
-    """ConfigError for unknown keys and options, and for what a sweep cannot have."""
-    settings = [arg for arg in command.overrides if arg.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    args = [arg for arg in command.overrides if arg not in settings]
-    groups = groups_of(program.schema, command.config_dir)
-    overrides = checked_overrides(args, program.schema, groups, sweeping=True)
-    for override in overrides:
-        _check(override, groups, program)
-    swept = {override.key_or_group: override for override in overrides if override.is_sweep_override()}
+def take_apart(command: Command, no_place: Mapping[str, str], line: CommandLine) -> Parts:
+    """ConfigError for unknown keys and options, and for keys that have no place in a sweep, with their reason."""
+    settings = [arg for arg in line.overrides if arg.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    args = [arg for arg in line.overrides if arg not in settings]
+    groups = groups_of(command.schema, line.config_dir)
+    overrides = checked_overrides(args, command.schema, groups, sweeping=True)
     keys = [override.key_or_group for override in overrides]
+    for key, override in zip(keys, overrides, strict=True):
+        if key in no_place:
+            raise ConfigError(f"{key}: {no_place[key]}")
+        if override.is_sweep_override():
+            _check(key, override, groups)
+    swept = {override.key_or_group: override for override in overrides if override.is_sweep_override()}
     for key in swept:
         if keys.count(key) > 1:
             raise ConfigError(f"{key}: is given twice; give all its values at once, {key}=A,B")
     folder = [override.value() for override in overrides if override.key_or_group == "sweep"]
-    fixed = [
-        arg
-        for arg, override in zip(args, overrides, strict=True)
-        if override.key_or_group not in swept and override.key_or_group != "sweep"
-    ]
+    fixed = [arg for arg, key in zip(args, keys, strict=True) if key not in swept and key != "sweep"]
     name = None if not folder or folder[-1] is None else str(folder[-1])
-    return Parts(program, settings, fixed, swept, name, groups, command.config_dir)
+    return Parts(command, settings, fixed, swept, name, groups, line.config_dir)
 
 
-def combinations(parts: Parts[G]) -> Iterator[dict[str, str]]:
+def combinations(parts: Parts) -> Iterator[dict[str, str]]:
     """Swept key -> value as an override has it, for every job, the last key fastest; none twice."""
-    values = [dict.fromkeys(_values(override, parts.groups)) for override in parts.swept.values()]
+    values = [dict.fromkeys(values_of(override, parts.groups)) for override in parts.swept.values()]
     for choice in itertools.product(*values):
         yield dict(zip(parts.swept, choice, strict=True))
 
@@ -78,20 +74,16 @@ def shown(key: str, text: str) -> str:
     return value if isinstance(value, str) else text
 
 
-def _check(override: Override, groups: dict[str, list[str]], program: Grammar) -> None:
-    key = override.key_or_group
-    if key in program.no_place:
-        raise ConfigError(f"{key}: {program.no_place[key]}")
-    if not override.is_sweep_override():
-        return
+def _check(key: str, override: Override, groups: dict[str, list[str]]) -> None:
     if key == "sweep":
         raise ConfigError("sweep: is one folder for all jobs; give one name")
     if key in groups and override.is_discrete_sweep():
-        for text in _values(override, groups):
+        for text in values_of(override, groups):
             check_choice(key, shown(key, text) if text != "null" else None, groups[key])
 
 
-def _values(override: Override, groups: dict[str, list[str]]) -> list[str]:
+def values_of(override: Override, groups: Mapping[str, list[str]]) -> list[str]:
+    """What is swept over, each as an override has it. ConfigError where there is nothing, or no end to it."""
     key, value = override.key_or_group, override.value()
     if isinstance(value, Glob):
         found = value.filter(groups.get(key, []))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from est_cli.cli.command import command_named
 from est_cli.cli.sweep.overrides import Parts, combinations, shown, take_apart
-from est_cli.cli.sweep.program import Grammar
 from est_cli.common.errors import ConfigError
 from est_cli.common.signals import signals_deferred
 from est_cli.config import PlanConfig
@@ -11,22 +11,18 @@ from est_cli.config.compose import CommandLine, composed
 from est_cli.config.method import refuse_stage_option
 from est_cli.config.resolve import check
 
-PLANS = Grammar(
-    command="plan",
-    schema=PlanConfig,
-    no_place={
-        "resume": "est-plan plans whole runs; leave it out",
-        "run_name": "has no meaning for plans; leave it out",
-        "sweep": "has no meaning for plans; leave it out",
-    },
-)
+_NO_PLACE = {
+    "resume": "est-plan plans whole runs; leave it out",
+    "run_name": "has no meaning for plans; leave it out",
+    "sweep": "has no meaning for plans; leave it out",
+}
 
 _Checked = PlanConfig | ConfigError
 
 
-def compare_plans(command: CommandLine) -> None:
+def compare_plans(line: CommandLine) -> None:
     """Print the plans that the command line asks for. Raises ConfigError, also where none of them can be made."""
-    parts = take_apart(PLANS, command)
+    parts = take_apart(command_named("plan"), _NO_PLACE, line)
     if parts.settings:
         raise ConfigError(f"{parts.settings[0].partition('=')[0]}: est-plan -m plans every combination itself")
     if not parts.swept:
@@ -42,13 +38,13 @@ def compare_plans(command: CommandLine) -> None:
     plan_all(chosen)
 
 
-def _label(values: dict[str, str], parts: Parts[Grammar]) -> str:
+def _label(values: dict[str, str], parts: Parts) -> str:
     """`raptr, seed=1`: options of groups speak for themselves."""
     words = {key: shown(key, text) for key, text in values.items()}
     return ", ".join(word if key in parts.groups else f"{key}={word}" for key, word in words.items())
 
 
-def _checked(values: dict[str, str], parts: Parts[Grammar]) -> _Checked:
+def _checked(values: dict[str, str], parts: Parts) -> _Checked:
     """The configuration of one combination, or why it is none."""
     overrides = [*parts.fixed, *(f"{key}={text}" for key, text in values.items())]
     try:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from est_cli.config import EvalConfig, RunConfig
+from est_cli.cli.command import Command, command_named
+from est_cli.common.errors import ConfigError
 
-Config = RunConfig | EvalConfig
 Numbers = Mapping[str, Any]
 """What one job has reached, by key."""
 
@@ -32,48 +32,38 @@ class Column:
         return numbers.get(self.key) if all(numbers.get(key) is not None for key in self.needs) else None
 
 
-@dataclass(frozen=True)
-class Grammar:
-    """What a command line with -m may say."""
+class SweepRefused(ConfigError):
+    """What one job shows to be wrong with the whole sweep."""
 
-    command: str
-    """`train` stands for est-train, conf/train.yaml and est_cli.train."""
-    schema: type[Config]
+
+@dataclass(frozen=True)
+class Program:
+    """A command whose runs are the jobs. Its functions take the configuration of a job, or of what is fixed."""
+
+    name: str
+    """Of the command, without est-."""
     no_place: Mapping[str, str]
     """Keys that a command line with -m may not have, and why."""
-
-    @property
-    def name(self) -> str:
-        return f"est-{self.command}"
-
-    @property
-    def module(self) -> str:
-        return f"est_cli.{self.command}"
-
-
-@dataclass(frozen=True)
-class Program(Grammar):
-    """A command that can be swept. Its functions take the composed configuration of a job, or of what is fixed."""
-
-    every_job: Sequence[str]
-    """Overrides that every job is started with."""
-    lead: Callable[[Any, Collection[str]], list[str]]
+    prefix: Callable[[Any, Collection[str]], list[str]]
     """Words that the sweep's name begins with, given the keys that are swept."""
-    check: Callable[[Any], object]
-    """Raises an EstError for a job that cannot run."""
-    check_started: Callable[[Any, set[str]], None]
-    """Raises ConfigError, which refuses the whole sweep, for a job that was started in another way."""
-    asked: Callable[[Any], str] | None
-    """What a summary.json must hold as `asked` for the job to be done; None where any that is there will do."""
-    numbers: Callable[[Numbers], dict[str, Any]]
-    """Those of a summary.json that the results show."""
+    prepare: Callable[[Any, set[str]], str]
+    """Given also the keys that the command line decides: what a summary.json must hold as `asked` for the job to be
+    done, empty where any that is there will do. Raises an EstError for a job that cannot run, and SweepRefused."""
     columns: Callable[[Sequence[Numbers]], Sequence[Column]]
     """What the results show of jobs with these numbers."""
     objective: str
     """The number that the best job is chosen by."""
     directions: Sequence[str]
     """Which way a search may go, the usual one first: minimize, maximize."""
-    check_search: Callable[[Any, Collection[str]], None]
+    numbers: Collection[str] = ()
+    """Those of a summary.json that are of interest; empty: all."""
+    every_job: Sequence[str] = ()
+    """Overrides that every job is started with."""
+    check_search: Callable[[Any, Collection[str]], None] = lambda config, swept: None
     """Raises ConfigError where the objective means nothing, given the keys that are swept."""
     note: str = ""
-    """Told below the table."""
+    """Stands below the table."""
+
+    @property
+    def command(self) -> Command:
+        return command_named(self.name)

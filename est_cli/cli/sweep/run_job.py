@@ -1,4 +1,7 @@
-"""One job as a process of its own: its progress goes through, signals go to it, and it never outlives this process."""
+"""Jobs one after the other, each a process of its own and written down when it has ended.
+
+A job's progress goes through, signals go to it, and it never outlives this process.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from est_cli.common.child import end_children, start_child
+from est_cli.cli.sweep.jobs import Job
+from est_cli.cli.sweep.results import Row, Status, is_done, make_row, record
+from est_cli.common.child import end_children, python_command, start_child
 from est_cli.common.errors import StoppedBySignal
 from est_cli.common.signals import handling
+from est_cli.storage.run_dir import RunDir
 
 SAVE_S = 100.0
 """How long a job may take to save when this process must end."""
@@ -50,6 +57,32 @@ class JobSignals:
                 self.child.send_signal(self.pending.pop())
 
 
+def perform_all(jobs: Sequence[Job], sweep: Path) -> None:
+    """Run those that can run and are not done, in this order. Raises StoppedBySignal after the one that was stopped."""
+    with noted_signals() as signals:
+        for job in jobs:
+            if job.problem is None:
+                record(job.program, sweep, _performed(job, sweep, signals))
+            if signals.signum is not None:
+                message = f"in job {job.number} of {job.total}; the same command continues the sweep"
+                raise StoppedBySignal(signals.signum, message)
+
+
+def _performed(job: Job, sweep: Path, signals: JobSignals) -> Row:
+    """What became of a job that can run."""
+    if is_done(sweep, job):
+        return make_row(sweep, job, Status.done_before)
+    print(f"job {job.number}/{job.total}  {job.name}", file=sys.stderr, flush=True)
+    ended = run_child(python_command(f"est_cli.{job.program.name}", *job.arguments), signals)
+    if ended.code == 0 and RunDir(sweep / job.name).is_finished():
+        return make_row(sweep, job, Status.done)
+    if signals.signum is not None and ended.code > 128:
+        return make_row(sweep, job, Status.stopped, ended.code, ended.reason)
+    reason = ended.reason or ("it ended without a summary.json" if ended.code == 0 else "it said nothing")
+    status = Status.skipped if job.proposed and ended.code == 2 else Status.failed
+    return make_row(sweep, job, status, ended.code or 1, reason)
+
+
 @contextmanager
 def noted_signals() -> Iterator[JobSignals]:
     """The first signal that asks to stop is noted and passed on to the job, which saves and stops; the second raises.
@@ -73,7 +106,7 @@ def noted_signals() -> Iterator[JobSignals]:
 
 def run_child(command: Sequence[str], signals: JobSignals) -> JobExit:
     """Run a job, to which only `signals` get through, to its end."""
-    # Of submitit's warning the job is told by SIGTERM, so it ignores what Slurm sends to every process.
+    # submitit's warning reaches the job as SIGTERM, so it ignores what Slurm sends to every process.
     ignored = [signal.SIGUSR2] if "SUBMITIT_EXECUTOR" in os.environ else []
     nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
     process = start_child(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.cli.sweep import perform
+from est_cli.cli.sweep import run_job
 from tests.lab.eval_lab import EvalLab, prepare
 from tests.lab.sweep_lab import Lab
 
@@ -14,7 +14,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """A current folder in which jobs do not train: what becomes of them is planted."""
     monkeypatch.chdir(tmp_path)
     lab = Lab(tmp_path, capsys)
-    monkeypatch.setattr(perform, "run_child", lab.run_child)
+    monkeypatch.setattr(run_job, "run_child", lab.run_child)
     return lab
 
 
@@ -24,5 +24,5 @@ def eval_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path)
     lab = EvalLab(tmp_path, capsys)
-    monkeypatch.setattr(perform, "run_child", lab.run_child)
+    monkeypatch.setattr(run_job, "run_child", lab.run_child)
     return lab

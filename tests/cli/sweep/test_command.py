@@ -19,8 +19,8 @@ NAMES = ["t1=0.1,t2=0.3", "t1=0.1,t2=0.5", "t1=0.4,t2=0.3", "t1=0.4,t2=0.5"]
 
 
 def test_every_pair_is_a_row(lab: Lab) -> None:
-    told = lab.sweep(*PAIRS)
-    assert told.code == 0, told.err
+    result = lab.sweep(*PAIRS)
+    assert result.code == 0, result.err
     assert lab.ran == [NAMES[0], NAMES[1], NAMES[3]]
     sweep = lab.only_sweep()
     assert sweep.name == "gpt2_tiny-three_stage-t1,t2"
@@ -35,9 +35,9 @@ def test_every_pair_is_a_row(lab: Lab) -> None:
     ]
     assert column(rows, "best") == ["*", "", "", ""] and rows[0]["steps"] == "300"
     assert rows[2]["reason"].startswith("stage.t1: step 120 lies after stage.t2")
-    assert "*3.1000" in told.out
-    assert "job 3 skipped: stage.t1: step 120" in told.out
-    assert [line for line in told.err.splitlines() if line.startswith("job ")] == [
+    assert "*3.1000" in result.out
+    assert "job 3 skipped: stage.t1: step 120" in result.out
+    assert [line for line in result.err.splitlines() if line.startswith("job ")] == [
         f"job {number}/4  {NAMES[number - 1]}" for number in (1, 2, 4)
     ]
 
@@ -81,8 +81,8 @@ def test_every_way_to_list_values(lab: Lab) -> None:
 
 
 def test_groups_and_what_only_some_can_have(lab: Lab) -> None:
-    told = lab.sweep("scheduler=three_stage,dense", "stage.t1=0.1,0.2", "model=llama_tiny")
-    assert told.code == 0 and lab.only_sweep().name.startswith("llama_tiny-scheduler,t1-")
+    result = lab.sweep("scheduler=three_stage,dense", "stage.t1=0.1,0.2", "model=llama_tiny")
+    assert result.code == 0 and lab.only_sweep().name.startswith("llama_tiny-scheduler,t1-")
     assert lab.ran == ["scheduler=three_stage,t1=0.1", "scheduler=three_stage,t1=0.2"]
     assert lab.sweep("scheduler=three_stage,dense", "stage=paper").code == 0
     assert lab.take_ran()[2:] == ["scheduler=three_stage"]
@@ -94,13 +94,13 @@ def test_a_failed_job_is_a_row_and_the_first_gives_the_exit_code(lab: Lab) -> No
         "seed=2": JobExit(137, "killed by SIGKILL"),
         "seed=3": JobExit(2, "late"),
     }
-    told = lab.sweep("seed=0,1,2,3,4")
-    assert told.code == 5 and lab.ran == [f"seed={seed}" for seed in range(5)]
-    assert told.last == "est-train: error: outputs/gpt2_tiny-three_stage-seed/seed=1: loss: is not finite"
+    result = lab.sweep("seed=0,1,2,3,4")
+    assert result.code == 5 and lab.ran == [f"seed={seed}" for seed in range(5)]
+    assert result.last == "est-train: error: outputs/gpt2_tiny-three_stage-seed/seed=1: loss: is not finite"
     rows = results(lab.only_sweep())
     assert column(rows, "status") == ["done", "failed", "failed", "failed", "done"]
     assert column(rows, "exit_code") == ["", "5", "137", "2", ""]
-    assert "failed (5)" in told.out and "job 3 failed (137): killed by SIGKILL" in told.out
+    assert "failed (5)" in result.out and "job 3 failed (137): killed by SIGKILL" in result.out
 
 
 def test_a_job_that_ends_well_without_a_summary_has_failed(lab: Lab) -> None:
@@ -128,11 +128,11 @@ def test_a_signal_stops_after_the_running_job(lab: Lab) -> None:
 
     lab.ends["seed=1"] = stopped
     before = signal.getsignal(signal.SIGTERM)
-    told = lab.sweep("seed=0,1,2,3")
-    assert told.code == 143 and lab.take_ran() == ["seed=0", "seed=1"]
-    assert told.last == "est-train: stopped: in job 2 of 4; the same command continues the sweep"
+    result = lab.sweep("seed=0,1,2,3")
+    assert result.code == 143 and lab.take_ran() == ["seed=0", "seed=1"]
+    assert result.last == "est-train: stopped: in job 2 of 4; the same command continues the sweep"
     assert column(results(lab.only_sweep()), "status") == ["done", "stopped", "not run", "not run"]
-    assert "job 2 stopped: after step 7" in told.out
+    assert "job 2 stopped: after step 7" in result.out
     assert signal.getsignal(signal.SIGTERM) is before
     lab.ends.clear()
     assert lab.sweep("seed=0,1,2,3").code == 0 and lab.take_ran() == ["seed=1", "seed=2", "seed=3"]
@@ -143,18 +143,18 @@ def test_a_second_sweep_of_the_same_folder_is_told(lab: Lab) -> None:
     held.parent.mkdir(parents=True)
     with held.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        told = lab.sweep("seed=0,1", "sweep=s")
-    assert told.code == 8 and lab.ran == [] and "outputs/s: in use by another process; wait" in told.err
-    assert "sweep=" in told.last and told.err.count("\n") == 1 and told.out == ""
+        result = lab.sweep("seed=0,1", "sweep=s")
+    assert result.code == 8 and lab.ran == [] and "outputs/s: in use by another process; wait" in result.err
+    assert "sweep=" in result.last and result.err.count("\n") == 1 and result.out == ""
 
 
 def refused(lab: Lab, *args: str) -> str:
     before = tree(lab.folder)
-    told = lab.sweep(*args)
-    assert (told.code, told.out, lab.ran) == (2, "", []), told
-    assert told.err.startswith("est-train: error: ") and told.err.count("\n") == 1, told.err
+    result = lab.sweep(*args)
+    assert (result.code, result.out, lab.ran) == (2, "", []), result
+    assert result.err.startswith("est-train: error: ") and result.err.count("\n") == 1, result.err
     assert tree(lab.folder) == before
-    return told.err.removeprefix("est-train: error: ")
+    return result.err.removeprefix("est-train: error: ")
 
 
 @pytest.mark.parametrize(
@@ -223,6 +223,6 @@ def test_a_damaged_job_hurts_no_other(lab: Lab) -> None:
     lab.sweep("seed=0,1", "sweep=s")
     (lab.folder / "outputs/s/seed=0/config.yaml").write_text("]")
     lab.take_ran()
-    told = lab.sweep("seed=0,1,2", "sweep=s")
-    assert told.code == 4 and lab.ran == ["seed=0", "seed=2"]
+    result = lab.sweep("seed=0,1,2", "sweep=s")
+    assert result.code == 4 and lab.ran == ["seed=0", "seed=2"]
     assert column(results(lab.folder / "outputs/s"), "status") == ["failed", "done before", "done"]

@@ -10,7 +10,8 @@ import pytest
 
 from est_cli.cli.sweep.run_job import JobExit
 from est_cli.config import EvalConfig
-from tests.cli.sweep.test_plugins import needs_search, needs_slurm
+from tests.cli.sweep.test_launcher import needs_slurm
+from tests.cli.sweep.test_search import needs_search
 from tests.lab.commands import tree
 from tests.lab.eval_lab import EvalLab
 from tests.lab.sweep_lab import column, results
@@ -21,8 +22,8 @@ NAMES = ["lr=0.001", "lr=0.003"]
 
 
 def test_every_setting_is_a_row_and_the_best_of_each_task_is_marked(eval_lab: EvalLab) -> None:
-    told = eval_lab.sweep(*RATES)
-    assert told.code == 0, told.err
+    result = eval_lab.sweep(*RATES)
+    assert result.code == 0, result.err
     assert eval_lab.ran == NAMES and [config.task for config in eval_lab.configs] == [["sst2", "mrpc"]] * 2
     sweep = eval_lab.only_sweep()
     assert sweep.name.startswith("eval-first-lr-")
@@ -34,10 +35,10 @@ def test_every_setting_is_a_row_and_the_best_of_each_task_is_marked(eval_lab: Ev
     assert float(rows[0]["sst2_sd"]) == pytest.approx(0.01) and rows[0]["seeds"] == "3"
     assert float(rows[1]["average"]) == pytest.approx((0.61 + 0.608) / 2)
     assert column(rows, "folder") == [f"outputs/{sweep.name}/{name}" for name in NAMES]
-    assert told.out.splitlines()[3].split() == [
+    assert result.out.splitlines()[3].split() == [
         *("2", "0.003", "done", "*61.0", "±", "1.0", "60.8", "±", "1.0", "60.9", "±", "1.0", "3", "75.0", "lr=0.003"),
     ]  # fmt: skip
-    assert "*: the best, which is optimistic" in told.out
+    assert "*: the best, which is optimistic" in result.out
     jobs = json.loads((sweep / "results.json").read_text())["jobs"]
     assert [(job["best"], job["best_sst2"], job["best_mrpc"]) for job in jobs] == [
         (True, False, True), (False, True, False),
@@ -46,8 +47,8 @@ def test_every_setting_is_a_row_and_the_best_of_each_task_is_marked(eval_lab: Ev
 
 def test_the_same_command_again_runs_what_is_missing(eval_lab: EvalLab) -> None:
     eval_lab.ends["lr=0.001"] = JobExit(5, "eval.lr: loss or gradient not finite")
-    told = eval_lab.sweep(*RATES)
-    assert told.code == 5 and told.last.endswith("/lr=0.001: eval.lr: loss or gradient not finite")
+    result = eval_lab.sweep(*RATES)
+    assert result.code == 5 and result.last.endswith("/lr=0.001: eval.lr: loss or gradient not finite")
     assert column(results(eval_lab.only_sweep()), "status") == ["failed", "done"]
     assert eval_lab.take_ran() == NAMES
     eval_lab.ends.clear()
@@ -85,8 +86,8 @@ def test_other_files_are_looked_at_again(eval_lab: EvalLab) -> None:
 def test_a_damaged_summary_is_told(eval_lab: EvalLab) -> None:
     eval_lab.sweep(*RATES)
     (eval_lab.only_sweep() / "lr=0.003" / "summary.json").write_text("{")
-    told = eval_lab.sweep(*RATES)
-    assert told.code == 6 and "lr=0.003/summary.json: cannot be read" in told.last
+    result = eval_lab.sweep(*RATES)
+    assert result.code == 6 and "lr=0.003/summary.json: cannot be read" in result.last
 
 
 @pytest.mark.parametrize(
@@ -103,33 +104,33 @@ def test_a_list_of_tasks_is_one_value(eval_lab: EvalLab, task: str, tasks: list[
 
 
 def test_an_average_stands_beside_others_of_the_same_tasks_only(eval_lab: EvalLab) -> None:
-    told = eval_lab.sweep("checkpoint=first", "eval.data_dir=glue", "task=choice(sst2,mrpc,[sst2,mrpc])")
+    result = eval_lab.sweep("checkpoint=first", "eval.data_dir=glue", "task=choice(sst2,mrpc,[sst2,mrpc])")
     rows = results(eval_lab.only_sweep())
     assert [bool(row["average"]) for row in rows] == [False, False, True] and column(rows, "best") == ["", "", "*"]
-    assert [bool(row["sst2"]) for row in rows] == [True, False, True] and "average" in told.out.splitlines()[1]
+    assert [bool(row["sst2"]) for row in rows] == [True, False, True] and "average" in result.out.splitlines()[1]
     apart = eval_lab.sweep("checkpoint=first", "eval.data_dir=glue", "task=choice(sst2,mrpc)", "sweep=apart")
     assert "average" not in apart.out.splitlines()[1] and "*60.7" in apart.out
 
 
 def test_a_baseline_is_in_every_job(eval_lab: EvalLab) -> None:
-    told = eval_lab.sweep(*RATES, "baseline=second")
+    result = eval_lab.sweep(*RATES, "baseline=second")
     rows = results(eval_lab.only_sweep())
-    assert [float(row["difference"]) for row in rows] == pytest.approx([0.1] * 2) and "+10.0" in told.out
+    assert [float(row["difference"]) for row in rows] == pytest.approx([0.1] * 2) and "+10.0" in result.out
     both = eval_lab.sweep("checkpoint=first,second", "baseline=second", "task=sst2", "eval.data_dir=glue")
     assert both.code == 0 and "job 2 skipped: baseline: is the checkpoint itself" in both.out
 
 
 def test_perplexity_alone_has_no_scores(eval_lab: EvalLab) -> None:
     (eval_lab.folder / "a.txt").write_text("text")
-    told = eval_lab.sweep("checkpoint=first,second", "task=perplexity", "eval.files=[a.txt]")
-    assert told.code == 0 and "optimistic" not in told.out
+    result = eval_lab.sweep("checkpoint=first,second", "task=perplexity", "eval.files=[a.txt]")
+    assert result.code == 0 and "optimistic" not in result.out
     rows = results(eval_lab.only_sweep())
     assert column(rows, "best_perplexity") == ["*", ""] and "sst2" not in rows[0] and "seeds" not in rows[0]
 
 
 def test_a_job_whose_files_are_missing_is_skipped(eval_lab: EvalLab) -> None:
-    told = eval_lab.sweep("checkpoint=first,./third", "task=sst2", "eval.data_dir=glue")
-    assert told.code == 0 and "job 2 skipped: checkpoint: there is no folder ./third" in told.out
+    result = eval_lab.sweep("checkpoint=first,./third", "task=sst2", "eval.data_dir=glue")
+    assert result.code == 0 and "job 2 skipped: checkpoint: there is no folder ./third" in result.out
 
 
 @pytest.mark.parametrize(
@@ -151,9 +152,9 @@ def test_a_job_whose_files_are_missing_is_skipped(eval_lab: EvalLab) -> None:
 )
 def test_sweeps_that_are_refused(eval_lab: EvalLab, args: Sequence[str], message: str) -> None:
     before = tree(eval_lab.folder)
-    told = eval_lab.sweep(*args)
-    assert (told.code, told.out, eval_lab.ran) == (2, "", []), told
-    assert told.err.startswith(f"est-eval: error: {message}") and told.err.count("\n") == 1, told.err
+    result = eval_lab.sweep(*args)
+    assert (result.code, result.out, eval_lab.ran) == (2, "", []), result
+    assert result.err.startswith(f"est-eval: error: {message}") and result.err.count("\n") == 1, result.err
     assert tree(eval_lab.folder) == before
 
 
@@ -163,8 +164,8 @@ def test_results_of_another_command_are_not_overwritten(eval_lab: EvalLab, conte
     place = eval_lab.folder / "outputs" / "s"
     place.mkdir(parents=True)
     (place / "results.json").write_text(json.dumps(content))
-    told = eval_lab.sweep(*RATES, "sweep=s")
-    assert (told.code, told.err) == (
+    result = eval_lab.sweep(*RATES, "sweep=s")
+    assert (result.code, result.err) == (
         2, "est-eval: error: sweep: outputs/s holds results of another command; choose another name\n"
     )  # fmt: skip
     assert json.loads((place / "results.json").read_text()) == content and not (place / ".lock").exists()
@@ -175,8 +176,8 @@ SEARCH = (*FIXED, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "sweep=s",
 
 @needs_search
 def test_a_search_goes_for_the_highest_average(eval_lab: EvalLab) -> None:
-    told = eval_lab.sweep(*SEARCH)
-    assert told.code == 0, told.err
+    result = eval_lab.sweep(*SEARCH)
+    assert result.code == 0, result.err
     assert len(eval_lab.take_ran()) == 2
     place = eval_lab.folder / "outputs" / "s"
     best = max(results(place), key=lambda row: float(row["average"]))
@@ -197,14 +198,14 @@ def test_a_search_goes_for_the_highest_average(eval_lab: EvalLab) -> None:
     ],
 )
 def test_searches_that_are_refused(eval_lab: EvalLab, args: Sequence[str], message: str) -> None:
-    told = eval_lab.sweep(*SEARCH, *args)
-    assert told.code == 2 and told.err.startswith(f"est-eval: error: {message}"), told.err
+    result = eval_lab.sweep(*SEARCH, *args)
+    assert result.code == 2 and result.err.startswith(f"est-eval: error: {message}"), result.err
 
 
 @needs_search
 def test_tasks_are_not_searched(eval_lab: EvalLab) -> None:
-    told = eval_lab.sweep(*(arg for arg in SEARCH if not arg.startswith("task=")), "task=choice(sst2,mrpc)")
-    assert told.code == 2 and told.err.startswith("est-eval: error: task: cannot be searched"), told.err
+    result = eval_lab.sweep(*(arg for arg in SEARCH if not arg.startswith("task=")), "task=choice(sst2,mrpc)")
+    assert result.code == 2 and result.err.startswith("est-eval: error: task: cannot be searched"), result.err
 
 
 @needs_slurm
@@ -212,10 +213,10 @@ def test_a_launcher_gets_what_is_left_to_run(eval_lab: EvalLab, monkeypatch: pyt
     """Up to the launcher: submitit starts it nowhere here."""
     eval_lab.sweep(*RATES, "sweep=s")
     monkeypatch.setenv("PATH", "/nowhere")
-    told = eval_lab.sweep(
+    result = eval_lab.sweep(
         *FIXED, "eval.lr=1e-3,3e-3,1e-2", "sweep=s", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu"
     )
-    assert told.code == 2 and "srun" in told.last
+    assert result.code == 2 and "srun" in result.last
     rows = results(eval_lab.folder / "outputs" / "s")
     assert column(rows, "status") == ["done before", "done before", "not run"]
 
@@ -226,7 +227,7 @@ def score_of_one(config: EvalConfig, task: str, seed: int) -> float:
 
 def test_one_task_and_one_seed_have_neither_average_nor_spread(eval_lab: EvalLab) -> None:
     eval_lab.score = score_of_one
-    told = eval_lab.sweep("checkpoint=first,second", "task=sst2", "eval.data_dir=glue", "eval.seeds=[0]")
-    table = told.out.splitlines()
+    result = eval_lab.sweep("checkpoint=first,second", "task=sst2", "eval.data_dir=glue", "eval.seeds=[0]")
+    table = result.out.splitlines()
     assert "average" not in table[1] and "±" not in table[2] and "*50.0" in table[2] and " 50.0" in table[3]
     assert column(results(eval_lab.only_sweep()), "average") == ["0.5", "0.5"]

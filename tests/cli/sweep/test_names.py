@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from est_cli.cli.sweep.names import job_name, sweep_name
+from est_cli.cli.sweep.jobs import job_name, sweep_name
 from est_cli.config import RunConfig
 from est_cli.config.setting import settings_of
 from est_cli.storage.run_dir import MAX_NAME, check_run_name

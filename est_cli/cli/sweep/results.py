@@ -1,4 +1,4 @@
-"""What became of each job: a small file per job while the sweep runs, and results.csv and results.json made of them."""
+"""What became of each job: a file per job while the sweep runs, and of them results.csv, results.json and the table."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from est_cli.cli.sweep.jobs import Job
 from est_cli.cli.sweep.program import Column, Program
 from est_cli.common.errors import ConfigError, StorageError
+from est_cli.common.table import table, table_console
 from est_cli.storage import disk, strict_json
 from est_cli.storage.run_dir import RunDir, write_json
 
@@ -48,8 +51,9 @@ class Row:
 
 def make_row(sweep: Path, job: Job, status: Status, exit_code: int | None = None, reason: str | None = None) -> Row:
     run = RunDir(sweep / job.name)
-    summary = _summary(run) if status in (Status.done, Status.done_before) else None
-    numbers = {} if summary is None else job.program.numbers(summary)
+    summary = (_summary(run) if status in (Status.done, Status.done_before) else None) or {}
+    keys = job.program.numbers or [key for key in summary if key != "asked"]
+    numbers = {key: summary.get(key) for key in keys} if summary else {}
     return Row(job.number, job.name, job.swept, status, str(run.root), exit_code, reason, numbers)
 
 
@@ -63,7 +67,7 @@ def planned_row(sweep: Path, job: Job) -> Row:
 def is_done(sweep: Path, job: Job) -> bool:
     """Whether its folder has the summary of what it asks for."""
     summary = _summary(RunDir(sweep / job.name))
-    return summary is not None and summary.get("asked", "") == job.asked
+    return summary is not None and summary.get("asked", "") == job.digest
 
 
 def refuse_others(program: Program, sweep: Path) -> None:
@@ -72,7 +76,7 @@ def refuse_others(program: Program, sweep: Path) -> None:
         found = strict_json.read_file(sweep / _JSON, _MAX_JSON_BYTES)
     except (OSError, ValueError):  # none, or damaged ones of a name that is ours
         return
-    if "jobs" not in found or found.get("command", "est-train") != program.name:
+    if "jobs" not in found or found.get("command", "est-train") != f"est-{program.name}":
         raise ConfigError(f"sweep: {sweep} holds results of another command; choose another name")
 
 
@@ -85,13 +89,13 @@ def begin(program: Program, sweep: Path, rows: Sequence[Row]) -> None:
     for row in rows:
         _keep(sweep, row)
     if rows:
-        write_results(program, sweep)
+        _write_results(program, sweep)
 
 
 def record(program: Program, sweep: Path, row: Row) -> None:
     """Write down what became of a job; may be called on any machine that shares the folder."""
     _keep(sweep, row)
-    write_results(program, sweep)
+    _write_results(program, sweep)
 
 
 def rows_of(sweep: Path) -> list[Row]:
@@ -102,26 +106,27 @@ def rows_of(sweep: Path) -> list[Row]:
     return sorted(rows, key=lambda row: (row.number, row.name))
 
 
-def best_of(column: Column, rows: Sequence[Row]) -> Row | None:
-    """The first of those with the best value, where values can be better than others."""
-    known = {number: column.value(row.numbers) for number, row in enumerate(rows)}
-    values = {number: float(value) for number, value in known.items() if value is not None}
-    if column.best is None or not values:
-        return None
-    wanted = column.best(list(values.values()))
-    return rows[next(number for number, value in values.items() if value == wanted)]
+def print_table(program: Program, sweep: str, rows: Sequence[Row]) -> None:
+    """Write the table to stdout, `*` at the best values, and below it why jobs were skipped or failed.
+
+    `sweep`: its folder. Where stdout is no terminal the table has no frames and is as wide as it needs.
+    """
+    console = table_console()
+    columns = program.columns([row.numbers for row in rows])
+    console.print(_table(sweep, rows, columns, plain=not console.is_terminal), highlight=False)
+    if program.note and any(column.key == program.objective for column in columns):
+        console.print(program.note, highlight=False, markup=False, soft_wrap=True)
+    for row in rows:
+        if row.reason:
+            line = f"job {row.number} {_status(row)}: {row.reason}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def columns_of(program: Program, rows: Sequence[Row]) -> list[Column]:
-    """What the results show of these jobs."""
-    return list(program.columns([row.numbers for row in rows]))
-
-
-def write_results(program: Program, sweep: Path) -> None:
+def _write_results(program: Program, sweep: Path) -> None:
     """results.csv and results.json, each in one go."""
     rows = rows_of(sweep)
-    columns = columns_of(program, rows)
-    best = {_mark(program, column): best_of(column, rows) for column in columns if column.best}
+    columns = program.columns([row.numbers for row in rows])
+    best = {_mark(program, column): _best_of(column, rows) for column in columns if column.best}
     table = [_flat(row, best, columns) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for line in table for key in line)), lineterminator="\n")
@@ -129,8 +134,17 @@ def write_results(program: Program, sweep: Path) -> None:
     writer.writerows(table)
     disk.replace_file(sweep / _CSV, text.getvalue().encode())
     jobs = [asdict(row) | {"best": False} | {mark: row is first for mark, first in best.items()} for row in rows]
-    tree = {"sweep": sweep.name, "command": program.name, "jobs": jobs}
+    tree = {"sweep": sweep.name, "command": f"est-{program.name}", "jobs": jobs}
     disk.replace_file(sweep / _JSON, (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _best_of(column: Column, rows: Sequence[Row]) -> Row | None:
+    """The first of those with the best value, where values can be better than others."""
+    values = [(float(value), row) for row in rows if (value := column.value(row.numbers)) is not None]
+    if column.best is None or not values:
+        return None
+    wanted = column.best([value for value, _ in values])
+    return next(row for value, row in values if value == wanted)
 
 
 def _keep(sweep: Path, row: Row) -> None:
@@ -155,3 +169,31 @@ def _summary(run: RunDir) -> dict[str, Any] | None:
         return strict_json.read_file(run.summary) if run.is_finished() else None
     except (OSError, ValueError) as error:
         raise StorageError(f"{run.summary}: cannot be read ({error}); is it a file that a run wrote?") from error
+
+
+def _table(sweep: str, rows: Sequence[Row], columns: Sequence[Column], plain: bool) -> Table:
+    keys = list(dict.fromkeys(key for row in rows for key in row.swept))
+    words = [key.rpartition(".")[2] for key in keys]
+    headings = [word if words.count(word) == 1 else key for word, key in zip(words, keys, strict=True)]
+    shown = {column.heading: column for column in columns if column.heading is not None}
+    best = {heading: _best_of(column, rows) for heading, column in shown.items()}
+    lines = []
+    for row in rows:
+        values = [row.swept.get(key, "-") for key in keys]
+        numbers = [_shown(row, column, row is best[heading]) for heading, column in shown.items()]
+        lines.append([str(row.number), *values, _status(row), *numbers, row.name])
+    shown_columns = ["job", *headings, "status", *shown, "folder"]
+    return table(shown_columns, lines, title=f"Sweep {sweep}", words=["status", "folder"], plain=plain)
+
+
+def _status(row: Row) -> str:
+    return f"{row.status} ({row.exit_code})" if row.status is Status.failed else str(row.status)
+
+
+def _shown(row: Row, column: Column, best: bool) -> str:
+    value, spread = column.value(row.numbers), row.numbers.get(f"{column.key}_sd")
+    if value is None:
+        return "-"
+    text = format(column.scale * value if column.scale != 1 else value, column.form)
+    text += "" if spread is None else f" ± {format(column.scale * spread, column.form)}"
+    return f"*{text}" if best else text
