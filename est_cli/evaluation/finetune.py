@@ -1,14 +1,17 @@
-"""One fine-tuning: a plain loop over the examples, and the dev scores after each epoch.
+"""One fine-tuning: a plain loop over the examples, and GLUE's official metrics on dev after each epoch.
 
 AdamW with linear warm-up and descent, gradients clipped to norm 1. What is random is a pure function of the seed: the
-head, the order of the examples and dropout. B examples, C classes.
+head, the order of the examples and dropout. Metrics are scikit-learn's and scipy's, in 0..1, mcc's in -1..1.
+B examples, C classes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -21,19 +24,15 @@ from est_cli.common.errors import NumericsError
 from est_cli.config import EvalSettings, OptimConfig, Select
 from est_cli.distributed.workers import WHOLE, Processes
 from est_cli.est.index import hash_numbers
-from est_cli.evaluation.batches import Encoded, collate, epoch_order, steps_of
-from est_cli.evaluation.metrics import score, task_score
-from est_cli.evaluation.model import logits_of
-from est_cli.evaluation.tasks import Task
+from est_cli.evaluation.classifier import Encoded, collate, epoch_order, logits_of, steps_of
+from est_cli.evaluation.glue import Task
 from est_cli.training.optim import build_optimizer, update
 
 CLIP = 1.0
 PREDICT_BATCHES = 2
 """A batch without gradients may have so many times the examples of one with them."""
-
 BACKWARD = 3
 """What training on an example costs, in forward passes of it."""
-
 Advance = Callable[[float], None]
 """Called after each batch with the work it was, in examples that all processes have read forwards."""
 
@@ -201,3 +200,42 @@ def predict(
     total = np.asarray(processes.group.sum([*found, *counted])).reshape(2, -1)
     assert (total[1] == 1).all(), "every example must be counted once"
     return total[0]
+
+
+def score(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The task's metrics on one split, by name.
+
+    `predictions`, `labels`: (N,), class ids, or for STS-B floats. What is constant correlates with nothing: 0.0.
+    Raises NumericsError for predictions that are not finite.
+    """
+    assert predictions.shape == labels.shape and predictions.ndim == 1 and len(labels) > 0
+    if not np.isfinite(predictions).all():
+        raise NumericsError(f"task: {task.name}: predictions are not finite; try a lower eval.lr")
+    if not task.is_regression:
+        assert np.isin(predictions, range(len(task.labels))).all(), "predictions must be class ids"
+        predictions, labels = predictions.astype(np.int64), labels.astype(np.int64)
+    return {name: _metric(name, predictions, labels) for name in task.metrics}
+
+
+def task_score(task: Task, scores_by_split: Mapping[str, Mapping[str, float]]) -> float:
+    """The task's one number for the GLUE average: the mean of its metrics, over the dev splits that are there."""
+    return fmean(fmean(scores_by_split[split].values()) for split in task.dev_splits if split in scores_by_split)
+
+
+def _metric(name: str, predictions: np.ndarray, labels: np.ndarray) -> float:
+    from scipy import stats  # these two take a second and a half to import
+    from sklearn import metrics
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if name == "accuracy":
+            return float(metrics.accuracy_score(labels, predictions))
+        if name == "f1":
+            return float(metrics.f1_score(labels, predictions, zero_division=0.0))
+        if name == "mcc":
+            return float(metrics.matthews_corrcoef(labels, predictions))
+        if len(labels) < 2:  # for which scipy has an error
+            return 0.0
+        correlate = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}[name]
+        value = float(correlate(predictions.astype(np.float64), labels.astype(np.float64)).statistic)
+        return value if np.isfinite(value) else 0.0

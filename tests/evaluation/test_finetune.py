@@ -18,12 +18,11 @@ from est_cli.config import EvalConfig, EvalSettings, LaunchConfig, Select
 from est_cli.distributed import Group, weight_checksum
 from est_cli.distributed import workers as processes
 from est_cli.distributed.workers import Processes
-from est_cli.evaluation.batches import encode, epoch_order
-from est_cli.evaluation.data import TaskData, load_task
+from est_cli.evaluation.check_evaluation import CONTINUES
+from est_cli.evaluation.classifier import encode, epoch_order, load_classifier
+from est_cli.evaluation.examples import TaskData, load_task
 from est_cli.evaluation.finetune import Epoch, Given, finetune, reported, work_of
-from est_cli.evaluation.model import load_classifier
-from est_cli.evaluation.preflight import CONTINUES
-from est_cli.evaluation.tasks import TASKS
+from est_cli.evaluation.glue import TASKS
 from est_cli.models.pretrained import Checkpoint, max_tokens, open_checkpoint
 from tests.lab.glue_folder import rows_of, write_split
 from tests.lab.small_models import save

@@ -20,14 +20,10 @@ from est_cli import eval as evaluation
 from est_cli.common.errors import DataError
 from est_cli.common.rank import Rank
 from est_cli.distributed.workers import Processes
-from est_cli.evaluation.batches import encode
-from est_cli.evaluation.data import load_task
-from est_cli.evaluation.files import read_split
-from est_cli.evaluation.finetune import Given, predict
-from est_cli.evaluation.hub import examples_of
-from est_cli.evaluation.metrics import score
-from est_cli.evaluation.model import load_classifier
-from est_cli.evaluation.tasks import TASKS, Task
+from est_cli.evaluation.classifier import encode, load_classifier
+from est_cli.evaluation.examples import examples_of, load_task, read_split
+from est_cli.evaluation.finetune import Given, predict, score
+from est_cli.evaluation.glue import TASKS, Task
 from est_cli.models.pretrained import open_checkpoint
 from tests.evaluation.test_hub import data_set
 from tests.faults.conftest import Tally

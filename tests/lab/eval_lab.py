@@ -15,9 +15,9 @@ from est_cli.common.errors import EstError
 from est_cli.config import EvalConfig
 from est_cli.config.eval import check_eval, split_tasks
 from est_cli.eval import main
-from est_cli.evaluation.outcomes import Record
-from est_cli.evaluation.preflight import asked_digest, check_inputs
-from est_cli.evaluation.summary import keep_summary, score_numbers
+from est_cli.evaluation.check_evaluation import asked_digest, check_inputs
+from est_cli.evaluation.outcomes import Record, score_numbers
+from est_cli.evaluation.results import keep_summary
 from tests.lab.commands import typed_in
 from tests.lab.glue_files import record
 from tests.lab.glue_folder import make_glue

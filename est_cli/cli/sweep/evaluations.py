@@ -12,9 +12,9 @@ from est_cli.common.errors import ConfigError
 from est_cli.config import EvalConfig
 from est_cli.config.compose import CommandLine
 from est_cli.config.eval import LM_EVAL, check_eval, split_tasks
-from est_cli.evaluation.preflight import asked_digest, check_inputs
-from est_cli.evaluation.summary import AVERAGE
-from est_cli.evaluation.tasks import TASKS
+from est_cli.evaluation.check_evaluation import asked_digest, check_inputs
+from est_cli.evaluation.glue import TASKS
+from est_cli.evaluation.outcomes import AVERAGE
 
 
 def _lead(config: EvalConfig, swept: Collection[str]) -> list[str]:

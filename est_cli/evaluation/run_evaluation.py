@@ -16,15 +16,14 @@ from est_cli.config.eval import split_tasks
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import TRACKED, keys_with
 from est_cli.distributed.workers import Processes, meet, memory_enough
-from est_cli.evaluation.batches import encode
-from est_cli.evaluation.data import TaskData, load_task, tasks_in
+from est_cli.evaluation.check_evaluation import CONTINUES, LESS_MEMORY, asked_digest, settings_digest
+from est_cli.evaluation.classifier import encode, load_classifier
+from est_cli.evaluation.examples import TaskData, load_task
 from est_cli.evaluation.finetune import Epoch, Given, finetune, reported, work_of
-from est_cli.evaluation.folder import owned_results
-from est_cli.evaluation.model import load_classifier
-from est_cli.evaluation.preflight import CONTINUES, LESS_MEMORY, asked_digest, settings_digest
-from est_cli.evaluation.records import Record, print_results, read_records, require_room, write_results
-from est_cli.evaluation.summary import keep_summary, score_numbers
-from est_cli.evaluation.tasks import resolve_tasks
+from est_cli.evaluation.glue import resolve_tasks, tasks_in
+from est_cli.evaluation.outcomes import Record, score_numbers
+from est_cli.evaluation.results import keep_summary, owned_results, read_records, require_room, write_results
+from est_cli.evaluation.score_table import print_results
 from est_cli.models.pretrained import Checkpoint, max_tokens, open_checkpoint
 from est_cli.tracking import WandbSink, new_run_id
 from est_cli.tracking.work_progress import Progress, progress
@@ -53,7 +52,7 @@ def evaluate(config: EvalConfig) -> None:
     asked = asked_digest(config)  # before anything is read: what changes from now on is another evaluation
     glue, perplexity, harness = split_tasks(config.task)
     if harness:
-        from est_cli.evaluation.lm_eval import require_harness  # what only these tasks need
+        from est_cli.evaluation.zero_shot import require_harness
 
         require_harness()
     checkpoints = _checkpoints(config)
@@ -63,11 +62,11 @@ def evaluate(config: EvalConfig) -> None:
         if data:
             numbers |= _finetune_all(config, checkpoints, data, folder, processes)
         if perplexity:
-            from est_cli.evaluation.perplexity import measure_all
+            from est_cli.evaluation.zero_shot import measure_all
 
             numbers |= measure_all(config, checkpoints, folder, processes)
         if harness:
-            from est_cli.evaluation.lm_eval import run_harness
+            from est_cli.evaluation.zero_shot import run_harness
 
             numbers |= run_harness(config, checkpoints, harness, folder, processes)
         if processes.first and config.sweep is not None:
