@@ -61,7 +61,7 @@ LIGHT = (
         "config.compose",
         "training.start",
         "storage.run_dir",
-        "analysis.preflight",
+        "analysis.check_analysis",
         "evaluation.glue",
         "evaluation.check_evaluation",
         "evaluation.outcomes",

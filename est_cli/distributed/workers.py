@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from est_cli.common.errors import ConfigError, OutOfMemory
@@ -19,6 +21,7 @@ from est_cli.est import FULL
 
 WHOLE = StepPlan((FULL,), 1, frozenset())
 """Every step runs the complete model, and no layer's gradients are sent before the others'."""
+Cells = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,25 @@ class Processes:
         if self.group.rank.world_size > 1 and self.check_every and (done % self.check_every == 0 or done == steps):
             when = f"after step {done}" if done else "before the first step"
             self.group.require_same(weight_checksum(model), f"its weights {when} are not")
+
+
+@dataclass(frozen=True)
+class Work:
+    group: Group
+    advance: Callable[[float], None]
+    """Told after each cell what it cost, in forward passes of a batch, over all processes."""
+
+    def own(self, count: int) -> range:
+        """This process's stretch of the cells 0 ... count - 1; neighbours, which have much in common, stay together."""
+        rank, size = self.group.rank.rank, self.group.rank.world_size
+        return range(count * rank // size, count * (rank + 1) // size)
+
+    def gathered(self, cells: Cells) -> Cells:
+        """All processes' cells, in each of them."""
+        return np.array(self.group.sum(cells.ravel().tolist())).reshape(cells.shape)
+
+    def done(self, cost: float) -> None:
+        self.advance(cost * self.group.rank.world_size)
 
 
 @contextmanager

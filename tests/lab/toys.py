@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from est_cli import est
-from est_cli.analysis.curvature import Loss
-from est_cli.analysis.text import Text, loss_on
-from est_cli.analysis.work import Work
+from est_cli.analysis.analysis_job import Loss, Text, loss_on
 from est_cli.common.rank import Rank
 from est_cli.distributed import Group
+from est_cli.distributed.workers import Work
 
 VOCAB, LENGTH = 11, 6
 M = TypeVar("M", bound=nn.Module)

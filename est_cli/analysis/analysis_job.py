@@ -1,22 +1,36 @@
-"""The text of an analysis as blocks of tokens: the same for every seed, evenly spread over the part it is from."""
+"""What all analyses are given: the checkpoints, the text with the loss on it, and the processes that share the work.
+
+The text is the same for every seed, evenly spread over the part it is from.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from est_cli.analysis.curvature import Loss
-from est_cli.common.errors import DataError
+from est_cli.common.errors import DataError, NumericsError
 from est_cli.common.rank import Rank
 from est_cli.config import AnalyzeConfig, Part
 from est_cli.data import TokenBlocks, load_corpus
-from est_cli.models.pretrained import Checkpoint, max_tokens
+from est_cli.distributed import weight_checksum
+from est_cli.distributed.workers import Processes, Work
+from est_cli.models.pretrained import Checkpoint, load_language_model, max_tokens
+from est_cli.tracking.work_progress import Progress
 from est_cli.training.parts import CACHE
+
+Loss = Callable[[int], Tensor]
+"""The share of a batch in the mean loss, with its graph."""
+Outcome = tuple[dict[str, Any], dict[str, Figure]]
+"""What stands under `result` in analysis.json, and the pictures by name."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,55 @@ class Text:
         """As it stands in analysis.json."""
         sequences, seq_len = sum(map(len, self.batches)), self.batches[0].shape[1]
         return {"sequences": sequences, "seq_len": seq_len, "predicted_tokens": self.targets, "digest": self.digest}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A checkpoint and, where it is one of a run's, the step it was saved after."""
+
+    checkpoint: Checkpoint
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    config: AnalyzeConfig
+    asked: tuple[Asked, ...]
+    baseline: Checkpoint | None
+    text: Text
+    processes: Processes
+    shown: Progress
+
+    @property
+    def batches(self) -> int:
+        return len(self.text.batches)
+
+    @property
+    def work(self) -> Work:
+        return Work(self.processes.group, self.shown.advance)
+
+    def load(self, checkpoint: Checkpoint) -> PreTrainedModel:
+        """The model on the device, without dropout; attention is written out in plain operators, because fused ones
+        have no second derivative. Raises PeerLostError where another process has other weights."""
+        self.shown.begin(f"{checkpoint.name}: {self.config.analysis.value}")
+        model = load_language_model(checkpoint, attention="eager").to(self.processes.device).eval()
+        if self.processes.group.rank.world_size > 1:
+            self.processes.group.require_same(weight_checksum(model), "its weights are not")
+        return model
+
+    def loss(self, model: PreTrainedModel, checkpoint: Checkpoint) -> tuple[Loss, float]:
+        """The loss to differentiate, and its value. Raises NumericsError where that is not finite."""
+        loss = loss_on(model, self.text)
+        value = mean_loss(loss, self.batches)
+        if not math.isfinite(value):
+            raise NumericsError(f"{checkpoint.place}: its loss on this text is {value}")
+        return loss, value
+
+
+def mean_loss(loss: Loss, batches: int) -> float:
+    """The sum over all batches, without a graph."""
+    with torch.no_grad():
+        return sum(loss(batch).item() for batch in range(batches))
 
 
 def load_text(config: AnalyzeConfig, checkpoint: Checkpoint, rank: Rank) -> Text:

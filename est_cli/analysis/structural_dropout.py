@@ -1,4 +1,4 @@
-"""Random subnetworks as structural dropout: what they add to the loss, and that 1/p keeps the modules' mean output.
+"""analysis=structural_dropout: what random subnetworks add to the loss, and that 1/p keeps the modules' mean output.
 
 The paper explains EST by it: the expected loss of a random subnetwork is the loss of the complete model plus a
 regularisation term,
@@ -20,11 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from est_cli.analysis.curvature import PRODUCT_COST, Loss, dot, graph_of_gradients, hessian_product, mean_loss
-from est_cli.analysis.estimate import Estimate, estimate
+from est_cli.analysis.analysis_job import Job, Loss, Outcome, mean_loss
+from est_cli.analysis.curvature import PRODUCT_COST, Estimate, dot, estimate, graph_of_gradients, hessian_product
 from est_cli.analysis.gates import Gates, expressible, outputs_of
-from est_cli.analysis.work import Work
-from est_cli.est import EstHandle, IndexGenerator, SamplingRates, Subnetwork
+from est_cli.common.errors import ConfigError
+from est_cli.config import AnalyzeConfig
+from est_cli.config.resolve import options_of
+from est_cli.distributed.workers import Work
+from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingRates, Subnetwork, apply_est
+from est_cli.est.sizes import realised_rates, sample_sizes
+from est_cli.families import spec_of
+from est_cli.models.pretrained import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,50 @@ class Regularisation:
         """As it stands in analysis.json."""
         parts = {"measured": self.measured, "predicted": self.predicted, "rest": self.rest}
         return {"kind": self.kind, **{name: part and part.to_json() for name, part in parts.items()}}
+
+
+def structural_dropout(job: Job) -> Outcome:
+    """The regularisation term of each kind of sampling, its second-order prediction, and the mean of the outputs."""
+    config, checkpoint = job.config, job.asked[0].checkpoint
+    spec, kinds = spec_for(checkpoint, config), kinds_of(rates_of(config))
+    model = job.load(checkpoint).requires_grad_(False)
+    loss, value = job.loss(model, checkpoint)
+    handle = apply_est(model, spec)
+    generator = IndexGenerator(spec, config.seed, options_of(config.sampling))
+    found = regularisation(loss, job.batches, handle, generator, kinds, config.analyze.draws, job.work)
+
+    def run() -> None:
+        with torch.no_grad():
+            model(input_ids=job.text.batches[0].to(model.device), use_cache=False)
+
+    outputs = mean_outputs(run, handle, generator, rates_of(config), config.analyze.draws, job.work)
+    sizes = sample_sizes(spec, rates_of(config), options_of(config.sampling))
+    result = {
+        "checkpoint": checkpoint.name,
+        "loss": value,
+        "draws": config.analyze.draws,
+        "realised": vars(realised_rates(spec, [(sizes, 1)])),
+        "regularisation": [one.to_json() for one in found],
+        "mean_output": {path: one.to_json() for path, one in outputs.items()},
+    }
+    return result, {}
+
+
+def rates_of(config: AnalyzeConfig) -> SamplingRates:
+    return SamplingRates(**vars(config.stage))
+
+
+def spec_for(checkpoint: Checkpoint, config: AnalyzeConfig) -> ModelSpec:
+    """Raises ConfigError for a family that EST does not know, and where the rates do not fit the model."""
+    try:
+        spec = spec_of(checkpoint.config)
+    except ValueError as error:
+        raise ConfigError(str(error).replace("model:", "checkpoint:", 1)) from error
+    try:
+        sample_sizes(spec, rates_of(config), options_of(config.sampling))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return spec
 
 
 def kinds_of(rates: SamplingRates) -> dict[str, SamplingRates]:

@@ -1,4 +1,4 @@
-"""What an analysis is asked about: the checkpoints, and the folder for its results.
+"""What est-analyze checks before torch: the checkpoints, and the folder for its results.
 
 Nothing heavy is imported here: what is missing is told before torch starts.
 """

@@ -1,31 +1,38 @@
-"""One analysis from its checked configuration to its folder."""
+"""One analysis from its checked configuration to its folder, a new one, whose analysis.json is written last."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-from est_cli.analysis.curvature import PRODUCT_COST
-from est_cli.analysis.dropout import kinds_of
-from est_cli.analysis.folder import new_folder, write_results
-from est_cli.analysis.job import Asked, Job, Outcome
-from est_cli.analysis.preflight import CONTINUES, LESS_MEMORY, checkpoints_asked
-from est_cli.analysis.sampling import rates_of, spec_for, structural_dropout
-from est_cli.analysis.surface import compare, flatness
-from est_cli.analysis.table import print_result
-from est_cli.analysis.text import load_text
-from est_cli.analysis.trace import hessian_trace
+from matplotlib.figure import Figure
+
+from est_cli.analysis.analysis_job import Asked, Job, Outcome, load_text
+from est_cli.analysis.check_analysis import CONTINUES, LESS_MEMORY, checkpoints_asked, default_folder
+from est_cli.analysis.curvature import PRODUCT_COST, hessian_trace
+from est_cli.analysis.display import print_result
+from est_cli.analysis.landscape import compare, flatness
+from est_cli.analysis.structural_dropout import kinds_of, rates_of, spec_for, structural_dropout
+from est_cli.common.errors import ConfigError, StorageError
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import Analysis, AnalyzeConfig, Precision
 from est_cli.config.schema import plain
 from est_cli.distributed.workers import Processes, meet, memory_enough
 from est_cli.models.pretrained import open_checkpoint
+from est_cli.reporting.drawing import DPI
+from est_cli.storage import disk, strict_json
 from est_cli.storage.digest import fingerprint
+from est_cli.storage.run_dir import OUTPUTS
 from est_cli.storage.versions import git_commit, versions
 from est_cli.tracking.work_progress import progress
 
+RESULT = "analysis.json"
+MAX_BYTES = 1 << 26
 ANALYSES: dict[Analysis, Callable[[Job], Outcome]] = {
     Analysis.hessian_trace: hessian_trace,
     Analysis.flatness: flatness,
@@ -93,3 +100,44 @@ def _cost(config: AnalyzeConfig, batches: int, checkpoints: int) -> float:
         return settings.points * batches + (2 * trace if settings.trace else 0)
     kinds = len(kinds_of(rates_of(config)))
     return kinds * settings.draws * batches * (1 + PRODUCT_COST) + 2 * settings.draws
+
+
+@contextmanager
+def new_folder(config: AnalyzeConfig) -> Iterator[Path]:
+    """Made here, and taken away again where nothing was written into it. ConfigError if `run_name` is taken."""
+    with disk.storage_errors(OUTPUTS):
+        OUTPUTS.mkdir(exist_ok=True)
+        folder = _made(config)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+
+def _made(config: AnalyzeConfig) -> Path:
+    if config.run_name is not None:
+        folder = OUTPUTS / config.run_name
+        folder.mkdir(exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError(f"run_name: {folder} is there and is never overwritten; choose another one")
+        return folder
+    for number in itertools.count(1):
+        folder = default_folder(config, number)
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("there is always a number")
+
+
+def write_results(folder: Path, result: dict[str, Any], figures: dict[str, Figure]) -> None:
+    """The pictures, then analysis.json. StorageError if the disk refuses, or the numbers are too many."""
+    for name, figure in figures.items():
+        file = BytesIO()
+        figure.savefig(file, dpi=DPI, format="png")
+        disk.replace_file(folder / name, file.getvalue())
+    try:
+        data = strict_json.write_object(result, MAX_BYTES)
+    except ValueError as error:
+        raise StorageError(f"{folder / RESULT}: {error}") from error
+    disk.replace_file(folder / RESULT, data)
