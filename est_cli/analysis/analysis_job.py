@@ -22,9 +22,9 @@ from est_cli.common.rank import Rank
 from est_cli.config import AnalyzeConfig, Part
 from est_cli.data import TokenBlocks, load_corpus
 from est_cli.distributed import weight_checksum
-from est_cli.distributed.workers import Processes, Work
+from est_cli.distributed.workers import Processes, WorkShare
 from est_cli.models.pretrained import Checkpoint, load_language_model, max_tokens
-from est_cli.tracking.work_progress import Progress
+from est_cli.tracking.work_progress import WorkProgress
 from est_cli.training.parts import CACHE
 
 Loss = Callable[[int], Tensor]
@@ -52,7 +52,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Asked:
+class OpenedCheckpoint:
     """A checkpoint and, where it is one of a run's, the step it was saved after."""
 
     checkpoint: Checkpoint
@@ -60,26 +60,26 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Job:
+class AnalysisJob:
     config: AnalyzeConfig
-    asked: tuple[Asked, ...]
+    checkpoints: tuple[OpenedCheckpoint, ...]
     baseline: Checkpoint | None
     text: Text
     processes: Processes
-    shown: Progress
+    progress: WorkProgress
 
     @property
     def batches(self) -> int:
         return len(self.text.batches)
 
     @property
-    def work(self) -> Work:
-        return Work(self.processes.group, self.shown.advance)
+    def work(self) -> WorkShare:
+        return WorkShare(self.processes.group, self.progress.advance)
 
     def load(self, checkpoint: Checkpoint) -> PreTrainedModel:
         """The model on the device, without dropout; attention is written out in plain operators, because fused ones
         have no second derivative. Raises PeerLostError where another process has other weights."""
-        self.shown.begin(f"{checkpoint.name}: {self.config.analysis.value}")
+        self.progress.begin(f"{checkpoint.name}: {self.config.analysis.value}")
         model = load_language_model(checkpoint, attention="eager").to(self.processes.device).eval()
         if self.processes.group.rank.world_size > 1:
             self.processes.group.require_same(weight_checksum(model), "its weights are not")

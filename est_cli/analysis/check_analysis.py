@@ -34,7 +34,7 @@ def check_inputs(config: AnalyzeConfig) -> None:
 
     What is on the hub is not looked at.
     """
-    for _, place in checkpoints_asked(config):
+    for _, place in requested_checkpoints(config):
         local_model("checkpoint", place)
     if config.baseline is not None:
         local_model("baseline", config.baseline)
@@ -44,7 +44,7 @@ def check_inputs(config: AnalyzeConfig) -> None:
         )
 
 
-def checkpoints_asked(config: AnalyzeConfig) -> list[tuple[int | None, str]]:
+def requested_checkpoints(config: AnalyzeConfig) -> list[tuple[int | None, str]]:
     """(None, the checkpoint); or (step, folder) of all that its run kept. ConfigError where that is none."""
     name = str(config.checkpoint)
     if not config.analyze.transitions:

@@ -24,14 +24,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from est_cli.analysis.analysis_job import Job, Loss, Outcome
+from est_cli.analysis.analysis_job import AnalysisJob, Loss, Outcome
 from est_cli.analysis.display import transitions_figure
 from est_cli.analysis.parameters import chosen, group_names, sizes
 from est_cli.common.errors import NumericsError
 from est_cli.config import Parameters
 from est_cli.config.resolve import resolve
 from est_cli.config.stored import stored_config
-from est_cli.distributed.workers import Cells, Work
+from est_cli.distributed.workers import Cells, WorkShare
 from est_cli.est.index import hash_numbers
 from est_cli.models.pretrained import Checkpoint
 from est_cli.storage.run_dir import run_of
@@ -58,20 +58,20 @@ def estimate(draws: Sequence[float]) -> Estimate:
     return Estimate(fmean(draws), stdev(draws) / math.sqrt(n) if n > 1 else None, n)
 
 
-def hessian_trace(job: Job) -> Outcome:
+def hessian_trace(job: AnalysisJob) -> Outcome:
     """The trace of each checkpoint, on the same text and with the same probes."""
     found = []
-    for asked in job.asked:
-        traced = trace_of(job, job.load(asked.checkpoint), asked.checkpoint)
-        stage = None if asked.step is None else stage_of(asked.checkpoint, asked.step)
-        found.append({"step": asked.step, "stage": stage, **traced})
-        job.shown.line(f"{asked.checkpoint.name}: trace {traced['trace']['mean']:.6g}; {job.shown.left()} left")
+    for opened in job.checkpoints:
+        traced = trace_of(job, job.load(opened.checkpoint), opened.checkpoint)
+        stage = None if opened.step is None else stage_of(opened.checkpoint, opened.step)
+        found.append({"step": opened.step, "stage": stage, **traced})
+        job.progress.line(f"{opened.checkpoint.name}: trace {traced['trace']['mean']:.6g}; {job.progress.left()} left")
     if not job.config.analyze.transitions:
         return {key: value for key, value in found[0].items() if key not in ("step", "stage")}, {}
     return {"checkpoints": found}, {"transitions.png": transitions_figure(found)}
 
 
-def trace_of(job: Job, model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, Any]:
+def trace_of(job: AnalysisJob, model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, Any]:
     """The trace over the chosen weights, over each group of them, and without embeddings and LM head.
 
     Every group's is that of its own block of the Hessian, so they add up.
@@ -108,7 +108,7 @@ def _estimated_trace(forms: Cells) -> dict[str, Any]:
 
 
 def quadratic_forms(
-    loss: Loss, batches: int, parameters: Mapping[str, Tensor], probes: int, seed: int, work: Work
+    loss: Loss, batches: int, parameters: Mapping[str, Tensor], probes: int, seed: int, work: WorkShare
 ) -> Cells:
     """(probes, P): v^T (H v) of each probe, split up by parameter; a row's sum is v^T H v.
 
@@ -122,8 +122,8 @@ def quadratic_forms(
             v = probe(inputs, seed, number)
             product = hessian_product(gradients, inputs, v)
             cells[number, batch] = [dot(a, b) for a, b in zip(v, product, strict=True)]
-            work.done(PRODUCT_COST)
-    forms = work.gathered(cells).sum(axis=1)
+            work.advance(PRODUCT_COST)
+    forms = work.gather(cells).sum(axis=1)
     if not np.isfinite(forms).all():
         raise NumericsError("checkpoint: the second derivatives of its loss are not finite")
     return forms

@@ -21,19 +21,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from est_cli.analysis.analysis_job import Job, Loss, Outcome, mean_loss
+from est_cli.analysis.analysis_job import AnalysisJob, Loss, Outcome, mean_loss
 from est_cli.analysis.curvature import estimate, trace_of
 from est_cli.analysis.display import flatness_figure, line_figure
 from est_cli.analysis.parameters import GROUPS, chosen, filter_dims, group_names
 from est_cli.common.errors import ConfigError
 from est_cli.data.tokenizer import tokenizer_digest
-from est_cli.distributed.workers import Cells, Work
+from est_cli.distributed.workers import Cells, WorkShare
 from est_cli.est.index import hash_numbers
 
 
-def flatness(job: Job) -> Outcome:
+def flatness(job: AnalysisJob) -> Outcome:
     """The loss along random directions, each filter of which is as long as the model's own."""
-    settings, checkpoint = job.config.analyze, job.asked[0].checkpoint
+    settings, checkpoint = job.config.analyze, job.checkpoints[0].checkpoint
     model = job.load(checkpoint)
     loss, value = job.loss(model, checkpoint)
     places = positions(settings.points, settings.radius)
@@ -58,9 +58,9 @@ def flatness(job: Job) -> Outcome:
     return result, {"flatness.png": flatness_figure(result)}
 
 
-def compare(job: Job) -> Outcome:
+def compare(job: AnalysisJob) -> Outcome:
     """The checkpoint beside the baseline: losses, distance of the weights, the line between them, traces if asked."""
-    checkpoint, other = job.asked[0].checkpoint, job.baseline
+    checkpoint, other = job.checkpoints[0].checkpoint, job.baseline
     assert other is not None
     if tokenizer_digest(checkpoint.tokenizer) != tokenizer_digest(other.tokenizer):
         raise ConfigError(f"baseline: {other.place} has another tokenizer, so that losses per token cannot be compared")
@@ -166,7 +166,7 @@ def curves(
     directions: int,
     places: list[float],
     seed: int,
-    work: Work,
+    work: WorkShare,
 ) -> Cells:
     """(directions, points): the mean loss at each place along each direction; infinite where it is not finite.
 
@@ -183,8 +183,8 @@ def curves(
                     moved = {name: weight + places[point] * along[name] for name, weight in origin.items()}
                     place(parameters, moved)
                     cells[number, point] = mean_loss(loss, batches)
-                work.done(batches)
-    return work.gathered(np.nan_to_num(cells, nan=np.inf))
+                work.advance(batches)
+    return work.gather(np.nan_to_num(cells, nan=np.inf))
 
 
 def same_shapes(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -209,7 +209,12 @@ def root_of_sum(squares: Mapping[str, float], names: Sequence[str]) -> float:
 
 
 def line_losses(
-    loss: Loss, batches: int, parameters: Mapping[str, Tensor], begin: Mapping[str, Tensor], points: int, work: Work
+    loss: Loss,
+    batches: int,
+    parameters: Mapping[str, Tensor],
+    begin: Mapping[str, Tensor],
+    points: int,
+    work: WorkShare,
 ) -> Cells:
     """(points,): the mean loss of (1 - t) * begin + t * weights, t from 0 to 1 in even steps."""
     cells = np.zeros(points)
@@ -218,8 +223,8 @@ def line_losses(
             t = point / (points - 1)
             place(parameters, {name: torch.lerp(begin[name].detach().to(w), w, t) for name, w in end.items()})
             cells[point] = mean_loss(loss, batches)
-            work.done(batches)
-    return work.gathered(np.nan_to_num(cells, nan=np.inf))
+            work.advance(batches)
+    return work.gather(np.nan_to_num(cells, nan=np.inf))
 
 
 def barrier(losses: Sequence[float]) -> float:

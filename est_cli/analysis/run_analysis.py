@@ -12,8 +12,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from est_cli.analysis.analysis_job import Asked, Job, Outcome, load_text
-from est_cli.analysis.check_analysis import CONTINUES, LESS_MEMORY, checkpoints_asked, default_folder
+from est_cli.analysis.analysis_job import AnalysisJob, OpenedCheckpoint, Outcome, load_text
+from est_cli.analysis.check_analysis import CONTINUES, LESS_MEMORY, default_folder, requested_checkpoints
 from est_cli.analysis.curvature import PRODUCT_COST, hessian_trace
 from est_cli.analysis.display import print_result
 from est_cli.analysis.landscape import compare, flatness
@@ -33,7 +33,7 @@ from est_cli.tracking.work_progress import progress
 
 RESULT = "analysis.json"
 MAX_BYTES = 1 << 26
-ANALYSES: dict[Analysis, Callable[[Job], Outcome]] = {
+ANALYSES: dict[Analysis, Callable[[AnalysisJob], Outcome]] = {
     Analysis.hessian_trace: hessian_trace,
     Analysis.flatness: flatness,
     Analysis.compare: compare,
@@ -47,21 +47,23 @@ def analyse(config: AnalyzeConfig) -> None:
     Under a launcher every process calls it; the first one writes and prints.
     """
     begin = time.monotonic()
-    asked = tuple(
-        Asked(open_checkpoint("checkpoint", name, config.tokenizer), step) for step, name in checkpoints_asked(config)
+    checkpoints = tuple(
+        OpenedCheckpoint(open_checkpoint("checkpoint", name, config.tokenizer), step)
+        for step, name in requested_checkpoints(config)
     )
     baseline = None if config.baseline is None else open_checkpoint("baseline", config.baseline, config.tokenizer)
+    first = checkpoints[0].checkpoint
     if config.analysis is Analysis.structural_dropout:
-        spec_for(asked[0].checkpoint, config)
-    text = load_text(config, asked[0].checkpoint, rank_of_environment())  # before the processes wait for each other
+        spec_for(first, config)
+    text = load_text(config, first, rank_of_environment())  # before the processes wait for each other
     with meet(config.launch, Precision.fp32, CONTINUES) as processes, _own_folder(config, processes) as folder:
-        digest = fingerprint(plain(config), text.digest, [one.checkpoint.name for one in asked])
+        digest = fingerprint(plain(config), text.digest, [one.checkpoint.name for one in checkpoints])
         processes.group.require_same(int(digest[:15], 16), "its settings, text or checkpoint are not")
         with (
-            progress(_cost(config, len(text.batches), len(asked)), not processes.first) as shown,
+            progress(_cost(config, len(text.batches), len(checkpoints)), not processes.first) as shown,
             memory_enough(LESS_MEMORY),
         ):
-            job = Job(config, asked, baseline, text, processes, shown)
+            job = AnalysisJob(config, checkpoints, baseline, text, processes, shown)
             result, figures = ANALYSES[config.analysis](job)
         if folder is None:
             return

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from est_cli.analysis.analysis_job import Job, Loss, Outcome, mean_loss
+from est_cli.analysis.analysis_job import AnalysisJob, Loss, Outcome, mean_loss
 from est_cli.analysis.curvature import PRODUCT_COST, Estimate, dot, estimate, graph_of_gradients, hessian_product
 from est_cli.analysis.gates import Gates, expressible, outputs_of
 from est_cli.common.errors import ConfigError
 from est_cli.config import AnalyzeConfig
 from est_cli.config.resolve import options_of
-from est_cli.distributed.workers import Work
+from est_cli.distributed.workers import WorkShare
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingRates, Subnetwork, apply_est
 from est_cli.est.sizes import realised_rates, sample_sizes
 from est_cli.families import spec_of
@@ -50,9 +50,9 @@ class Regularisation:
         return {"kind": self.kind, **{name: part and part.to_json() for name, part in parts.items()}}
 
 
-def structural_dropout(job: Job) -> Outcome:
+def structural_dropout(job: AnalysisJob) -> Outcome:
     """The regularisation term of each kind of sampling, its second-order prediction, and the mean of the outputs."""
-    config, checkpoint = job.config, job.asked[0].checkpoint
+    config, checkpoint = job.config, job.checkpoints[0].checkpoint
     spec, kinds = spec_for(checkpoint, config), kinds_of(rates_of(config))
     model = job.load(checkpoint).requires_grad_(False)
     loss, value = job.loss(model, checkpoint)
@@ -112,7 +112,7 @@ def regularisation(
     generator: IndexGenerator,
     kinds: Mapping[str, SamplingRates],
     draws: int,
-    work: Work,
+    work: WorkShare,
 ) -> list[Regularisation]:
     """R of each kind, from `draws` subnetworks each. The complete model is active when it returns, and in `loss`."""
     complete = mean_loss(loss, batches)
@@ -124,8 +124,8 @@ def regularisation(
         for cell, subnetwork in subnetworks.items():
             handle.activate(subnetwork)
             measured[cell] = mean_loss(loss, batches) - complete
-            work.done(batches)
-    by_kind = work.gathered(measured).reshape(len(kinds), draws)
+            work.advance(batches)
+    by_kind = work.gather(measured).reshape(len(kinds), draws)
     if not expressible(handle.spec):
         return [
             Regularisation(kind, estimate(row), None, None) for kind, row in zip(kinds, by_kind.tolist(), strict=True)
@@ -133,7 +133,7 @@ def regularisation(
     predicted = np.zeros(len(drawn))
     for cell, value in _predictions(loss, batches, handle, subnetworks, work).items():
         predicted[cell] = value
-    predicted_by_kind = work.gathered(predicted).reshape(len(kinds), draws)
+    predicted_by_kind = work.gather(predicted).reshape(len(kinds), draws)
     return [
         Regularisation(kind, estimate(row), estimate(foreseen), estimate(rest))
         for kind, row, foreseen, rest in zip(
@@ -143,7 +143,7 @@ def regularisation(
 
 
 def _predictions(
-    loss: Loss, batches: int, handle: EstHandle, subnetworks: Mapping[int, Subnetwork], work: Work
+    loss: Loss, batches: int, handle: EstHandle, subnetworks: Mapping[int, Subnetwork], work: WorkShare
 ) -> dict[int, float]:
     """g . delta + 1/2 delta^T H delta of each subnetwork."""
     gates = Gates(handle.spec, next(handle.layers[0].parameters()))
@@ -155,12 +155,12 @@ def _predictions(
                 delta = gates.delta(subnetwork)
                 product = hessian_product(gradients, gates.inputs, delta)
                 found[cell] += _sum_of_dots(gradients, delta) + 0.5 * _sum_of_dots(product, delta)
-                work.done(PRODUCT_COST)
+                work.advance(PRODUCT_COST)
     return found
 
 
 def mean_outputs(
-    run: Any, handle: EstHandle, generator: IndexGenerator, rates: SamplingRates, draws: int, work: Work
+    run: Any, handle: EstHandle, generator: IndexGenerator, rates: SamplingRates, draws: int, work: WorkShare
 ) -> dict[str, Estimate]:
     """Projection out of a module -> how its output under a subnetwork compares with the complete model's.
 
@@ -183,8 +183,8 @@ def mean_outputs(
                 handle.activate(generator.draw(number, wanted))
                 drawn = _outputs(handle, calls, projection.path)
                 values[number] = sum(dot(y_s, y) for y_s, y in zip(drawn, full, strict=True)) / size
-                work.done(1.0)
-        found[projection.path] = estimate(work.gathered(values).tolist())
+                work.advance(1.0)
+        found[projection.path] = estimate(work.gather(values).tolist())
     return found
 
 

@@ -30,7 +30,7 @@ class Processes:
 
     device: torch.device
     autocast: Callable[[], AbstractContextManager[None]]
-    """Inside of it a forward pass runs in the precision that was asked for."""
+    """Inside of it a forward pass runs in the precision that was chosen."""
     group: Group
     check_every: int = 0
     """Steps between two comparisons of their weights; 0: never."""
@@ -55,22 +55,28 @@ class Processes:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkShare:
+    """Cells, which are independent numbers, shared among the processes and put together again.
+
+    A cell is computed by one process alone, so the sum over all of them, each with zeros in place of the others' cells,
+    is exactly what a single process finds.
+    """
+
     group: Group
-    advance: Callable[[float], None]
-    """Told after each cell what it cost, in forward passes of a batch, over all processes."""
+    report: Callable[[float], None]
+    """Called after each cell with what it cost, in forward passes of a batch, over all processes."""
 
     def own(self, count: int) -> range:
         """This process's stretch of the cells 0 ... count - 1; neighbours, which have much in common, stay together."""
         rank, size = self.group.rank.rank, self.group.rank.world_size
         return range(count * rank // size, count * (rank + 1) // size)
 
-    def gathered(self, cells: Cells) -> Cells:
+    def gather(self, cells: Cells) -> Cells:
         """All processes' cells, in each of them."""
         return np.array(self.group.sum(cells.ravel().tolist())).reshape(cells.shape)
 
-    def done(self, cost: float) -> None:
-        self.advance(cost * self.group.rank.world_size)
+    def advance(self, cost: float) -> None:
+        self.report(cost * self.group.rank.world_size)
 
 
 @contextmanager

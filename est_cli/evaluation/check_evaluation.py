@@ -56,7 +56,7 @@ def settings_digest(settings: EvalSettings) -> str:
     return fingerprint(FINETUNE_VERSION, {k: v for k, v in plain(settings).items() if k not in told_apart})
 
 
-def asked_digest(config: EvalConfig) -> str:
+def request_digest(config: EvalConfig) -> str:
     """Of the whole evaluation: its settings, and the files it reads as far as names, sizes and times tell them.
 
     An equal digest says that nothing is left to do. Another one says nothing: an evaluation recognises what it has

@@ -149,8 +149,8 @@ def read_score(written: Any, where: str) -> float:
 def unknown_label(written: Any, expected: Sequence[str], where: str) -> DataError:
     """What to raise for a label that is none of `expected`."""
     hidden = str(written) in ("-1", "-1.0")
-    told = "means that it is hidden, as in test files; train and dev need labels" if hidden else "is not known"
-    return DataError(f"{where}: the label {str(written)[:40]!r} {told}; it must be {' or '.join(expected)}")
+    problem = "means that it is hidden, as in test files; train and dev need labels" if hidden else "is not known"
+    return DataError(f"{where}: the label {str(written)[:40]!r} {problem}; it must be {' or '.join(expected)}")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -183,9 +183,9 @@ def _header(lines: Iterator[tuple[int, list[str]]], path: Path) -> Sequence[str]
 
 def _column(header: Sequence[str], name: str, path: Path) -> int:
     if header.count(name) != 1:
-        told = "twice" if name in header else "missing"
+        problem = "twice" if name in header else "missing"
         found = ", ".join(map(repr, header))[:200]
-        raise DataError(f"{path}:1: the column {name!r} is {told}; the first line names {found}")
+        raise DataError(f"{path}:1: the column {name!r} is {problem}; the first line names {found}")
     return header.index(name)
 
 

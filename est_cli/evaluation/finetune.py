@@ -38,7 +38,7 @@ Advance = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class Given:
+class EncodedTask:
     """A task as one checkpoint reads it."""
 
     task: Task
@@ -76,23 +76,23 @@ class Epoch:
 
 
 def finetune(
-    model: PreTrainedModel, given: Given, settings: EvalSettings, seed: int, processes: Processes, advance: Advance
+    model: PreTrainedModel, data: EncodedTask, settings: EvalSettings, seed: int, processes: Processes, advance: Advance
 ) -> list[Epoch]:
     """Train `model` on the task and return all its epochs. Every process calls it with the same arguments.
 
     Raises NumericsError where the loss or a gradient was not finite.
     """
     model.to(processes.device)
-    steps, per_epoch = steps_of(len(given.train), settings.batch_size, settings.epochs)
+    steps, per_epoch = steps_of(len(data.train), settings.batch_size, settings.epochs)
     optimizer, gradient_sync = build_optimizer(model, _optim(settings)), processes.gradient_sync(model)
     epochs, losses, rejected = [], [], []
     processes.compare(model, 0, steps)
-    for step, batch in enumerate(_batches(len(given.train), settings.batch_size, seed, steps)):
+    for step, batch in enumerate(_batches(len(data.train), settings.batch_size, seed, steps)):
         model.train()
         torch.manual_seed(hash_numbers((seed, step, processes.group.rank.rank)))  # for dropout
         gradient_sync.begin(WHOLE)
         gradient_sync.before(0)
-        loss = _backward(model, given, batch, processes)
+        loss = _backward(model, data, batch, processes)
         loss = gradient_sync.finish(loss.reshape(1))[0]
         rejected.append(update(optimizer, _lr_at(step, steps, settings), CLIP, loss)[1])
         losses.append(loss)
@@ -101,8 +101,8 @@ def finetune(
         if (step + 1) % per_epoch == 0 or step + 1 == steps:
             _require_finite(torch.stack(rejected))
             mean = torch.stack(losses).mean().item()
-            predictions = _predictions(model, given, settings.batch_size, processes, advance)
-            epochs.append(_epoch(given, predictions, (step + 1) / per_epoch, mean))
+            predictions = _predictions(model, data, settings.batch_size, processes, advance)
+            epochs.append(_epoch(data, predictions, (step + 1) / per_epoch, mean))
             losses, rejected = [], []
     return epochs
 
@@ -141,13 +141,13 @@ def _batches(count: int, batch_size: int, seed: int, steps: int) -> Iterator[lis
         yield order[number * batch_size : (number + 1) * batch_size]
 
 
-def _backward(model: PreTrainedModel, given: Given, batch: Sequence[int], processes: Processes) -> Tensor:
+def _backward(model: PreTrainedModel, data: EncodedTask, batch: Sequence[int], processes: Processes) -> Tensor:
     """Gradients of this process's share of the batch's mean loss; the share, detached, in fp32."""
     own = processes.own(batch)
     here = own or batch[:1]  # one that counts nothing: all processes must have gradients
     with processes.autocast():
-        logits = logits_of(model, collate([given.train.rows[at] for at in here], given.pad_id, processes.device))
-    losses = _losses(logits.float(), [given.train.labels[at] for at in here], given.task)
+        logits = logits_of(model, collate([data.train.rows[at] for at in here], data.pad_id, processes.device))
+    losses = _losses(logits.float(), [data.train.labels[at] for at in here], data.task)
     loss = losses.sum() * (len(own) / len(here)) / len(batch)
     loss.backward()
     return loss.detach()
@@ -169,21 +169,21 @@ def _require_finite(rejected: Tensor) -> None:
 
 
 def _predictions(
-    model: PreTrainedModel, given: Given, batch_size: int, processes: Processes, advance: Advance
+    model: PreTrainedModel, data: EncodedTask, batch_size: int, processes: Processes, advance: Advance
 ) -> dict[str, np.ndarray]:
     size = batch_size * PREDICT_BATCHES
-    return {split: predict(model, given, part, size, processes, advance) for split, part in given.dev.items()}
+    return {split: predict(model, data, part, size, processes, advance) for split, part in data.dev.items()}
 
 
-def _epoch(given: Given, predictions: dict[str, np.ndarray], epoch: float, loss: float) -> Epoch:
+def _epoch(data: EncodedTask, predictions: dict[str, np.ndarray], epoch: float, loss: float) -> Epoch:
     scores = {
-        split: score(given.task, found, np.asarray(given.dev[split].labels)) for split, found in predictions.items()
+        split: score(data.task, found, np.asarray(data.dev[split].labels)) for split, found in predictions.items()
     }
-    return Epoch(epoch, loss, scores, task_score(given.task, scores), predictions)
+    return Epoch(epoch, loss, scores, task_score(data.task, scores), predictions)
 
 
 def predict(
-    model: PreTrainedModel, given: Given, dev: Encoded, batch_size: int, processes: Processes, advance: Advance
+    model: PreTrainedModel, data: EncodedTask, dev: Encoded, batch_size: int, processes: Processes, advance: Advance
 ) -> np.ndarray:
     """(N,): the class with the largest logit, or the score, of each example; every process gets all of them."""
     by_length = sorted(range(len(dev)), key=lambda at: -len(dev.rows[at]["input_ids"]))  # little to fill up
@@ -193,8 +193,8 @@ def predict(
     with torch.no_grad(), processes.autocast():
         for at in range(0, len(own), batch_size):
             here = own[at : at + batch_size]
-            logits = logits_of(model, collate([dev.rows[i] for i in here], given.pad_id, processes.device))
-            values = logits.squeeze(1) if given.task.is_regression else logits.argmax(1)
+            logits = logits_of(model, collate([dev.rows[i] for i in here], data.pad_id, processes.device))
+            values = logits.squeeze(1) if data.task.is_regression else logits.argmax(1)
             found[here], counted[here] = values.float().cpu().numpy(), 1
             advance(len(here) * len(dev) / len(own))  # the others do as much at the same time
     total = np.asarray(processes.group.sum([*found, *counted])).reshape(2, -1)

@@ -136,9 +136,9 @@ def keep_zero_shot(folder: Path, result: dict[str, Any]) -> None:
     disk.replace_file(folder / ZERO_SHOT, strict_json.write_object({"records": [*others, result]}))
 
 
-def keep_summary(folder: Path, asked: str, numbers: Mapping[str, Any]) -> None:
-    """Written last: its presence says that nothing is left to do of what `asked` is the digest of."""
-    write_json(RunDir(folder).summary, {"asked": asked, **numbers})
+def keep_summary(folder: Path, request: str, numbers: Mapping[str, Any]) -> None:
+    """Written last: its presence says that nothing is left to do of the request with this digest."""
+    write_json(RunDir(folder).summary, {"asked": request, **numbers})
 
 
 def _json(content: dict[str, Any], path: Path) -> bytes:

@@ -16,23 +16,23 @@ from est_cli.config.eval import split_tasks
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import TRACKED, keys_with
 from est_cli.distributed.workers import Processes, meet, memory_enough
-from est_cli.evaluation.check_evaluation import CONTINUES, LESS_MEMORY, asked_digest, settings_digest
+from est_cli.evaluation.check_evaluation import CONTINUES, LESS_MEMORY, request_digest, settings_digest
 from est_cli.evaluation.classifier import encode, load_classifier
 from est_cli.evaluation.examples import TaskData, load_task
-from est_cli.evaluation.finetune import Epoch, Given, finetune, reported, work_of
+from est_cli.evaluation.finetune import EncodedTask, Epoch, finetune, reported, work_of
 from est_cli.evaluation.glue import resolve_tasks, tasks_in
 from est_cli.evaluation.outcomes import Record, score_numbers
 from est_cli.evaluation.results import keep_summary, owned_results, read_records, require_room, write_results
 from est_cli.evaluation.score_table import print_results
 from est_cli.models.pretrained import Checkpoint, max_tokens, open_checkpoint
 from est_cli.tracking import WandbSink, new_run_id
-from est_cli.tracking.work_progress import Progress, progress
+from est_cli.tracking.work_progress import WorkProgress, progress
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
+class FinetuneJob:
     """One fine-tuning."""
 
     checkpoint: Checkpoint
@@ -49,7 +49,7 @@ def evaluate(config: EvalConfig) -> None:
 
     Under a launcher every process calls it; the first one writes and prints.
     """
-    asked = asked_digest(config)  # before anything is read: what changes from now on is another evaluation
+    request = request_digest(config)  # before anything is read: what changes from now on is another evaluation
     glue, perplexity, harness = split_tasks(config.task)
     if harness:
         from est_cli.evaluation.zero_shot import require_harness
@@ -70,7 +70,7 @@ def evaluate(config: EvalConfig) -> None:
 
             numbers |= run_harness(config, checkpoints, harness, folder, processes)
         if processes.first and config.sweep is not None:
-            keep_summary(folder, asked, numbers)
+            keep_summary(folder, request, numbers)
 
 
 def _checkpoints(config: EvalConfig) -> list[Checkpoint]:
@@ -98,7 +98,9 @@ def _finetune_all(
 
     Returns the numbers of the first checkpoint for a sweep, in the first process.
     """
-    jobs = [Job(checkpoint, one, seed) for one in data for checkpoint in checkpoints for seed in config.eval.seeds]
+    jobs = [
+        FinetuneJob(checkpoint, one, seed) for one in data for checkpoint in checkpoints for seed in config.eval.seeds
+    ]
     digest = settings_digest(config.eval)
     model, baseline = checkpoints[0].name, checkpoints[1].name if checkpoints[1:] else None
     found = {record.identity: record for record in read_records(folder)} if processes.first else {}
@@ -132,36 +134,40 @@ def _plan(data: list[TaskData], jobs: int, left: int, folder: Path) -> str:
     return f"{names}: {jobs} fine-tunings, {jobs - left} of them already in {folder}"
 
 
-def _records(jobs: list[Job], settings: EvalSettings, processes: Processes, shown: Progress) -> Iterator[Record]:
+def _records(
+    jobs: list[FinetuneJob], settings: EvalSettings, processes: Processes, shown: WorkProgress
+) -> Iterator[Record]:
     """The record of each job, when it is done."""
     digest = settings_digest(settings)
     for before, job in zip([None, *jobs], jobs, strict=False):
         if before is None or before.checkpoint is not job.checkpoint or before.data is not job.data:
-            given = _given(job, settings)
+            encoded = _encode(job, settings)
         shown.begin(f"{job.checkpoint.name}: {job.data.task.name}, seed {job.seed}")
         begin = time.monotonic()
-        best, epochs = _run(job, given, settings, processes, shown)
-        record = _record(job, given, best, epochs, digest, time.monotonic() - begin)
+        best, epochs = _run(job, encoded, settings, processes, shown)
+        record = _record(job, encoded, best, epochs, digest, time.monotonic() - begin)
         shown.line(_line(record, shown.left()))
         yield record
 
 
-def _given(job: Job, settings: EvalSettings) -> Given:
+def _encode(job: FinetuneJob, settings: EvalSettings) -> EncodedTask:
     longest = max_tokens(job.checkpoint, settings.max_length)
     dev = {split: encode(examples, job.checkpoint, longest) for split, examples in job.data.dev.items()}
-    return Given(job.data.task, encode(job.data.train, job.checkpoint, longest), dev, job.checkpoint.pad_id)
+    return EncodedTask(job.data.task, encode(job.data.train, job.checkpoint, longest), dev, job.checkpoint.pad_id)
 
 
 def _run(
-    job: Job, given: Given, settings: EvalSettings, processes: Processes, shown: Progress
+    job: FinetuneJob, encoded: EncodedTask, settings: EvalSettings, processes: Processes, shown: WorkProgress
 ) -> tuple[Epoch, list[Epoch]]:
-    model = load_classifier(job.checkpoint, given.outputs, job.seed, settings.dropout)
+    model = load_classifier(job.checkpoint, encoded.outputs, job.seed, settings.dropout)
     with memory_enough(LESS_MEMORY):
-        epochs = finetune(model, given, settings, job.seed, processes, shown.advance)
+        epochs = finetune(model, encoded, settings, job.seed, processes, shown.advance)
     return reported(epochs, settings.select), epochs
 
 
-def _record(job: Job, given: Given, best: Epoch, epochs: list[Epoch], digest: str, seconds: float) -> Record:
+def _record(
+    job: FinetuneJob, encoded: EncodedTask, best: Epoch, epochs: list[Epoch], digest: str, seconds: float
+) -> Record:
     return Record(
         checkpoint=job.checkpoint.name,
         task=job.data.task.name,
@@ -170,9 +176,9 @@ def _record(job: Job, given: Given, best: Epoch, epochs: list[Epoch], digest: st
         score=best.score,
         epoch=best.epoch,
         epochs=[epoch.to_json() for epoch in epochs],
-        train_examples=len(given.train),
-        dev_examples={split: len(part) for split, part in given.dev.items()},
-        truncated=given.truncated,
+        train_examples=len(encoded.train),
+        dev_examples={split: len(part) for split, part in encoded.dev.items()},
+        truncated=encoded.truncated,
         seconds=round(seconds, 3),
         settings_digest=digest,
         data_digest=job.data.digest,
@@ -189,15 +195,15 @@ def _line(record: Record, left: str) -> str:
 
 @contextmanager
 def _tracked(
-    config: EvalConfig, folder: Path, processes: Processes, shown: Progress, wanted: bool
+    config: EvalConfig, folder: Path, processes: Processes, shown: WorkProgress, wanted: bool
 ) -> Iterator[WandbSink | None]:
     """W&B, for the first process and where there is something to tell."""
     if not processes.first or not wanted:
         yield None
         return
     tracked = keys_with(EvalConfig, TRACKED)
-    told = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
-    sink = WandbSink(config.tracking, folder, _run_name(config, folder), new_run_id(), told, shown.line)
+    settings = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
+    sink = WandbSink(config.tracking, folder, _run_name(config, folder), new_run_id(), settings, shown.line)
     try:
         yield sink
     except BaseException:

@@ -221,9 +221,9 @@ def run_harness(
             found = lm_eval.simple_evaluate(model=wrapped, tasks=list(names), task_manager=manager)
         for name in names:
             result = _harness_numbers(found["results"][name])
-            told = {"max_length": length, "precision": settings.precision.value, "lm_eval": lm_eval.__version__}
-            entry = {"checkpoint": checkpoint.name, "task": f"lm_eval:{name}", "results": result, **told}
-            keep_zero_shot(folder, {**entry, "settings_digest": fingerprint(told)})
+            conditions = {"max_length": length, "precision": settings.precision.value, "lm_eval": lm_eval.__version__}
+            entry = {"checkpoint": checkpoint.name, "task": f"lm_eval:{name}", "results": result, **conditions}
+            keep_zero_shot(folder, {**entry, "settings_digest": fingerprint(conditions)})
             print(f"{checkpoint.name}: {name}: " + ", ".join(f"{key} {value:.4f}" for key, value in result.items()))
             if checkpoint is checkpoints[0]:
                 numbers |= {f"lm_eval:{name}.{key}": value for key, value in result.items()}

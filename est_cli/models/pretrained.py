@@ -98,13 +98,13 @@ def load_model(
     return model
 
 
-def max_tokens(checkpoint: Checkpoint, asked: int | None) -> int:
-    """How many tokens a sequence may have: those asked for, or as many as the model has positions."""
+def max_tokens(checkpoint: Checkpoint, requested: int | None) -> int:
+    """How many tokens a sequence may have: those requested, or as many as the model has positions."""
     config = checkpoint.config
     positions = getattr(config, "max_position_embeddings", None) or 512
     if config.model_type in _OFFSET_POSITIONS:  # the first positions stand for padding
         positions -= (config.pad_token_id or 0) + 1
-    return min(positions, asked or positions)
+    return min(positions, requested or positions)
 
 
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "data2vec-text")

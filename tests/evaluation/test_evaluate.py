@@ -54,7 +54,7 @@ def finetuned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
     original = run_evaluation._run
 
-    def noted(job: run_evaluation.Job, *rest: Any) -> Any:
+    def noted(job: run_evaluation.FinetuneJob, *rest: Any) -> Any:
         done.append(f"{Path(job.checkpoint.place).name} {job.data.task.name} {job.seed}")
         return original(job, *rest)
 

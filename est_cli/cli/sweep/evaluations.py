@@ -12,7 +12,7 @@ from est_cli.common.errors import ConfigError
 from est_cli.config import EvalConfig
 from est_cli.config.compose import CommandLine
 from est_cli.config.eval import LM_EVAL, check_eval, split_tasks
-from est_cli.evaluation.check_evaluation import asked_digest, check_inputs
+from est_cli.evaluation.check_evaluation import check_inputs, request_digest
 from est_cli.evaluation.glue import TASKS
 from est_cli.evaluation.outcomes import AVERAGE
 
@@ -75,7 +75,7 @@ EVALUATIONS = Program(
     lead=_lead,
     check=_check,
     check_started=_check_started,
-    asked=asked_digest,
+    asked=request_digest,
     numbers=_numbers,
     columns=_columns,
     objective=AVERAGE,
