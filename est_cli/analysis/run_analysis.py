@@ -18,16 +18,16 @@ from est_cli.analysis.curvature import PRODUCT_COST, hessian_trace
 from est_cli.analysis.display import print_result
 from est_cli.analysis.landscape import compare, flatness
 from est_cli.analysis.structural_dropout import kinds_of, rates_of, spec_for, structural_dropout
-from est_cli.common.errors import ConfigError, StorageError
+from est_cli.common.errors import ConfigError
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import Analysis, AnalyzeConfig, Precision
 from est_cli.config.schema import plain
-from est_cli.distributed.workers import Processes, meet, memory_enough
+from est_cli.distributed.workers import meet, memory_enough
 from est_cli.models.pretrained import open_checkpoint
 from est_cli.reporting.drawing import DPI
-from est_cli.storage import disk, strict_json
+from est_cli.storage import disk
 from est_cli.storage.digest import fingerprint
-from est_cli.storage.run_dir import OUTPUTS
+from est_cli.storage.run_dir import OUTPUTS, write_result
 from est_cli.storage.versions import git_commit, versions
 from est_cli.tracking.work_progress import progress
 
@@ -56,7 +56,8 @@ def analyse(config: AnalyzeConfig) -> None:
     if config.analysis is Analysis.structural_dropout:
         spec_for(first, config)
     text = load_text(config, first, rank_of_environment())  # before the processes wait for each other
-    with meet(config.launch, Precision.fp32, CONTINUES) as processes, _own_folder(config, processes) as folder:
+    new = new_folder(config)
+    with meet(config.launch, Precision.fp32, CONTINUES) as processes, processes.first_only(new) as folder:
         digest = fingerprint(plain(config), text.digest, [one.checkpoint.name for one in checkpoints])
         processes.group.require_same(int(digest[:15], 16), "its settings, text or checkpoint are not")
         with (
@@ -78,16 +79,6 @@ def analyse(config: AnalyzeConfig) -> None:
         }
         write_results(folder, content, figures)
         print_result(content, folder)
-
-
-@contextmanager
-def _own_folder(config: AnalyzeConfig, processes: Processes) -> Iterator[Path | None]:
-    """The new folder, in the first process; None in the others."""
-    if not processes.first:
-        yield None
-        return
-    with new_folder(config) as folder:
-        yield folder
 
 
 def _cost(config: AnalyzeConfig, batches: int, checkpoints: int) -> float:
@@ -138,8 +129,4 @@ def write_results(folder: Path, result: dict[str, Any], figures: dict[str, Figur
         file = BytesIO()
         figure.savefig(file, dpi=DPI, format="png")
         disk.replace_file(folder / name, file.getvalue())
-    try:
-        data = strict_json.write_object(result, MAX_BYTES)
-    except ValueError as error:
-        raise StorageError(f"{folder / RESULT}: {error}") from error
-    disk.replace_file(folder / RESULT, data)
+    write_result(folder / RESULT, result, MAX_BYTES)

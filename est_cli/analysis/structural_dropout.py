@@ -133,13 +133,9 @@ def regularisation(
     predicted = np.zeros(len(drawn))
     for cell, value in _predictions(loss, batches, handle, subnetworks, work).items():
         predicted[cell] = value
-    predicted_by_kind = work.gather(predicted).reshape(len(kinds), draws)
-    return [
-        Regularisation(kind, estimate(row), estimate(foreseen), estimate(rest))
-        for kind, row, foreseen, rest in zip(
-            kinds, by_kind.tolist(), predicted_by_kind.tolist(), (by_kind - predicted_by_kind).tolist(), strict=True
-        )
-    ]
+    foreseen = work.gather(predicted).reshape(len(kinds), draws)
+    rows = zip(by_kind.tolist(), foreseen.tolist(), (by_kind - foreseen).tolist(), strict=True)
+    return [Regularisation(kind, *map(estimate, row)) for kind, row in zip(kinds, rows, strict=True)]
 
 
 def _predictions(

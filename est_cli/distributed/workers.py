@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from est_cli.est import FULL
 
 WHOLE = StepPlan((FULL,), 1, frozenset())
 """Every step runs the complete model, and no layer's gradients are sent before the others'."""
+T = TypeVar("T")
 Cells = NDArray[np.float64]
 
 
@@ -38,6 +40,10 @@ class Processes:
     @property
     def first(self) -> bool:
         return self.group.rank.first
+
+    def first_only(self, block: AbstractContextManager[T]) -> AbstractContextManager[T | None]:
+        """`block` in the first process, which writes and prints; None in the others."""
+        return block if self.first else nullcontext()
 
     def own(self, items: Sequence[int]) -> list[int]:
         """This process's share, every one of `items` in exactly one process."""

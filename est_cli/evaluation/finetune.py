@@ -84,7 +84,8 @@ def finetune(
     """
     model.to(processes.device)
     steps, per_epoch = steps_of(len(data.train), settings.batch_size, settings.epochs)
-    optimizer, gradient_sync = build_optimizer(model, _optim(settings)), processes.gradient_sync(model)
+    optim = OptimConfig(lr=settings.lr, beta2=0.999, weight_decay=settings.weight_decay)
+    optimizer, gradient_sync = build_optimizer(model, optim), processes.gradient_sync(model)
     epochs, losses, rejected = [], [], []
     processes.compare(model, 0, steps)
     for step, batch in enumerate(_batches(len(data.train), settings.batch_size, seed, steps)):
@@ -101,7 +102,10 @@ def finetune(
         if (step + 1) % per_epoch == 0 or step + 1 == steps:
             _require_finite(torch.stack(rejected))
             mean = torch.stack(losses).mean().item()
-            predictions = _predictions(model, data, settings.batch_size, processes, advance)
+            size = settings.batch_size * PREDICT_BATCHES
+            predictions = {
+                split: predict(model, data, part, size, processes, advance) for split, part in data.dev.items()
+            }
             epochs.append(_epoch(data, predictions, (step + 1) / per_epoch, mean))
             losses, rejected = [], []
     return epochs
@@ -117,10 +121,6 @@ def work_of(train: int, dev: int, settings: EvalSettings) -> int:
 def reported(epochs: Sequence[Epoch], select: Select) -> Epoch:
     """The epoch that counts: the last, or the first of those with the best score."""
     return epochs[-1] if select is Select.last else max(epochs, key=lambda epoch: epoch.score)
-
-
-def _optim(settings: EvalSettings) -> OptimConfig:
-    return OptimConfig(lr=settings.lr, beta2=0.999, weight_decay=settings.weight_decay)
 
 
 def _lr_at(step: int, steps: int, settings: EvalSettings) -> float:
@@ -166,13 +166,6 @@ def _require_finite(rejected: Tensor) -> None:
         raise NumericsError(
             f"eval.lr: loss or gradient not finite in {count} of {len(rejected)} steps; use a lower one"
         )
-
-
-def _predictions(
-    model: PreTrainedModel, data: EncodedTask, batch_size: int, processes: Processes, advance: Advance
-) -> dict[str, np.ndarray]:
-    size = batch_size * PREDICT_BATCHES
-    return {split: predict(model, data, part, size, processes, advance) for split, part in data.dev.items()}
 
 
 def _epoch(data: EncodedTask, predictions: dict[str, np.ndarray], epoch: float, loss: float) -> Epoch:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -18,12 +17,11 @@ from typing import Any
 
 from est_cli.common.errors import DataError, StorageError
 from est_cli.config import EvalConfig
-from est_cli.distributed.workers import Processes
 from est_cli.evaluation.glue import TASKS
 from est_cli.evaluation.outcomes import Record, differences_of, model_first, summarise
 from est_cli.evaluation.score_table import markdown
 from est_cli.storage import disk, strict_json
-from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir, lock, model_folder, run_of, write_json
+from est_cli.storage.run_dir import OUTPUTS, RunDir, lock, model_folder, name_of_model, run_of, write_json, write_result
 
 MAX_BYTES = 1 << 26
 """Of results.json, 64 MiB: some 40,000 records of three epochs."""
@@ -40,24 +38,17 @@ def results_folder(config: EvalConfig) -> Path:
     """outputs/[SWEEP/]RUN_NAME where it is given; else the run's folder; else outputs/eval-NAME."""
     if config.run_name is not None:
         return OUTPUTS / (config.sweep or "") / config.run_name
-    place = Path(model_folder(str(config.checkpoint)))
-    if (run := run_of(place)) is not None:
-        return run
-    name = place.resolve().name if place.is_dir() else str(place)
-    return OUTPUTS / f"eval-{re.sub('[^A-Za-z0-9_.,=-]+', '-', name)[-MAX_NAME:]}"
+    checkpoint = str(config.checkpoint)
+    return run_of(Path(model_folder(checkpoint))) or OUTPUTS / f"eval-{name_of_model(checkpoint)}"
 
 
 @contextmanager
-def owned_results(config: EvalConfig, processes: Processes) -> Iterator[Path]:
-    """The folder, made and locked by the first process until the end of the block; only that one may write there."""
-    folder = results_folder(config)
-    if not processes.first:
-        yield folder
-        return
+def owned(folder: Path) -> Iterator[None]:
+    """Make the folder, and lock it until the end of the block."""
     with disk.storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with lock(RunDir(folder)):
-        yield folder
+        yield
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -109,7 +100,7 @@ def write_results(
         "baseline": baseline,
         "settings": dict(settings or {}),
     }
-    disk.replace_file(folder / JSON_NAME, _json(content, folder / JSON_NAME))
+    write_result(folder / JSON_NAME, content, MAX_BYTES, "; use another run_name for further evaluations")
     disk.replace_file(folder / CSV_NAME, _csv([*kept, *records]))
     disk.replace_file(folder / TABLE_NAME, markdown(records, differences).encode())
 
@@ -139,13 +130,6 @@ def keep_zero_shot(folder: Path, result: dict[str, Any]) -> None:
 def keep_summary(folder: Path, request: str, numbers: Mapping[str, Any]) -> None:
     """Written last: its presence says that nothing is left to do of the request with this digest."""
     write_json(RunDir(folder).summary, {"asked": request, **numbers})
-
-
-def _json(content: dict[str, Any], path: Path) -> bytes:
-    try:
-        return strict_json.write_object(content, MAX_BYTES)
-    except ValueError as error:
-        raise StorageError(f"{path}: {error}; use another run_name for further evaluations") from error
 
 
 def _record(values: dict[str, Any]) -> Record:

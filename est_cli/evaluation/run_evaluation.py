@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from est_cli.distributed.workers import Processes, meet, memory_enough
 from est_cli.evaluation.check_evaluation import CONTINUES, LESS_MEMORY, request_digest, settings_digest
 from est_cli.evaluation.classifier import encode, load_classifier
 from est_cli.evaluation.examples import TaskData, load_task
-from est_cli.evaluation.finetune import EncodedTask, Epoch, finetune, reported, work_of
+from est_cli.evaluation.finetune import EncodedTask, finetune, reported, work_of
 from est_cli.evaluation.glue import resolve_tasks, tasks_in
 from est_cli.evaluation.outcomes import Record, score_numbers
-from est_cli.evaluation.results import keep_summary, owned_results, read_records, require_room, write_results
+from est_cli.evaluation.results import keep_summary, owned, read_records, require_room, results_folder, write_results
 from est_cli.evaluation.score_table import print_results
+from est_cli.evaluation.zero_shot import measure_all, require_harness, run_harness
 from est_cli.models.pretrained import Checkpoint, max_tokens, open_checkpoint
 from est_cli.tracking import WandbSink, new_run_id
 from est_cli.tracking.work_progress import WorkProgress, progress
@@ -52,22 +53,17 @@ def evaluate(config: EvalConfig) -> None:
     request = request_digest(config)  # before anything is read: what changes from now on is another evaluation
     glue, perplexity, harness = split_tasks(config.task)
     if harness:
-        from est_cli.evaluation.zero_shot import require_harness
-
         require_harness()
     checkpoints = _checkpoints(config)
     data = _load_data(config, glue) if glue else []
     numbers: dict[str, Any] = {}
-    with meet(config.launch, config.eval.precision, CONTINUES) as processes, owned_results(config, processes) as folder:
+    folder = results_folder(config)
+    with meet(config.launch, config.eval.precision, CONTINUES) as processes, processes.first_only(owned(folder)):
         if data:
             numbers |= _finetune_all(config, checkpoints, data, folder, processes)
         if perplexity:
-            from est_cli.evaluation.zero_shot import measure_all
-
             numbers |= measure_all(config, checkpoints, folder, processes)
         if harness:
-            from est_cli.evaluation.zero_shot import run_harness
-
             numbers |= run_harness(config, checkpoints, harness, folder, processes)
         if processes.first and config.sweep is not None:
             keep_summary(folder, request, numbers)
@@ -111,17 +107,17 @@ def _finetune_all(
     left = [jobs[number] for number in processes.group.share(missing)]
     results = [found[job.identity(digest)] for job in jobs if job.identity(digest) in done]
     work = [work_of(len(job.data.train), sum(map(len, job.data.dev.values())), config.eval) for job in left]
+    names = ", ".join(one.task.name for one in data)
     with (
         progress(sum(work), quiet=not processes.first) as shown,
-        _tracked(config, folder, processes, shown, wanted=bool(left)) as sink,
+        processes.first_only(_tracked(config, folder, shown.line) if left else nullcontext()) as sink,
     ):
-        shown.line(_plan(data, len(jobs), len(left), folder))
+        shown.line(f"{names}: {len(jobs)} fine-tunings, {len(jobs) - len(left)} of them already in {folder}")
         for record in _records(left, config.eval, processes, shown):
-            if not processes.first:
-                continue
-            results.append(record)
-            write_results(folder, results, model, baseline, plain(config.eval))
-            _log(sink, record, len(results), "eval" if record.checkpoint == model else "baseline")
+            if processes.first:
+                results.append(record)
+                write_results(folder, results, model, baseline, plain(config.eval))
+                _log(sink, record, len(results), "eval" if record.checkpoint == model else "baseline")
     if not processes.first:
         return {}
     write_results(folder, results, model, baseline, plain(config.eval))
@@ -129,23 +125,15 @@ def _finetune_all(
     return score_numbers(results, model, baseline)
 
 
-def _plan(data: list[TaskData], jobs: int, left: int, folder: Path) -> str:
-    names = ", ".join(one.task.name for one in data)
-    return f"{names}: {jobs} fine-tunings, {jobs - left} of them already in {folder}"
-
-
 def _records(
     jobs: list[FinetuneJob], settings: EvalSettings, processes: Processes, shown: WorkProgress
 ) -> Iterator[Record]:
     """The record of each job, when it is done."""
-    digest = settings_digest(settings)
     for before, job in zip([None, *jobs], jobs, strict=False):
         if before is None or before.checkpoint is not job.checkpoint or before.data is not job.data:
             encoded = _encode(job, settings)
         shown.begin(f"{job.checkpoint.name}: {job.data.task.name}, seed {job.seed}")
-        begin = time.monotonic()
-        best, epochs = _run(job, encoded, settings, processes, shown)
-        record = _record(job, encoded, best, epochs, digest, time.monotonic() - begin)
+        record = _run(job, encoded, settings, processes, shown)
         shown.line(_line(record, shown.left()))
         yield record
 
@@ -158,16 +146,12 @@ def _encode(job: FinetuneJob, settings: EvalSettings) -> EncodedTask:
 
 def _run(
     job: FinetuneJob, encoded: EncodedTask, settings: EvalSettings, processes: Processes, shown: WorkProgress
-) -> tuple[Epoch, list[Epoch]]:
+) -> Record:
+    begin = time.monotonic()
     model = load_classifier(job.checkpoint, encoded.outputs, job.seed, settings.dropout)
     with memory_enough(LESS_MEMORY):
         epochs = finetune(model, encoded, settings, job.seed, processes, shown.advance)
-    return reported(epochs, settings.select), epochs
-
-
-def _record(
-    job: FinetuneJob, encoded: EncodedTask, best: Epoch, epochs: list[Epoch], digest: str, seconds: float
-) -> Record:
+    best = reported(epochs, settings.select)
     return Record(
         checkpoint=job.checkpoint.name,
         task=job.data.task.name,
@@ -179,8 +163,8 @@ def _record(
         train_examples=len(encoded.train),
         dev_examples={split: len(part) for split, part in encoded.dev.items()},
         truncated=encoded.truncated,
-        seconds=round(seconds, 3),
-        settings_digest=digest,
+        seconds=round(time.monotonic() - begin, 3),
+        settings_digest=settings_digest(settings),
         data_digest=job.data.digest,
     )
 
@@ -194,26 +178,18 @@ def _line(record: Record, left: str) -> str:
 
 
 @contextmanager
-def _tracked(
-    config: EvalConfig, folder: Path, processes: Processes, shown: WorkProgress, wanted: bool
-) -> Iterator[WandbSink | None]:
-    """W&B, for the first process and where there is something to tell."""
-    if not processes.first or not wanted:
-        yield None
-        return
+def _tracked(config: EvalConfig, folder: Path, warn: Callable[[str], None]) -> Iterator[WandbSink]:
+    """W&B until the end of the block."""
     tracked = keys_with(EvalConfig, TRACKED)
     settings = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
-    sink = WandbSink(config.tracking, folder, _run_name(config, folder), new_run_id(), settings, shown.line)
+    name = "-".join(filter(None, ("eval", config.sweep, folder.name)))
+    sink = WandbSink(config.tracking, folder, name, new_run_id(), settings, warn)
     try:
         yield sink
     except BaseException:
         sink.finish(None)
         raise
     sink.finish({})
-
-
-def _run_name(config: EvalConfig, folder: Path) -> str:
-    return "-".join(filter(None, ("eval", config.sweep, folder.name)))
 
 
 def _log(sink: WandbSink | None, record: Record, number: int, group: str) -> None:

@@ -209,7 +209,8 @@ def run_harness(
 
     settings = config.eval
     manager = TaskManager(include_path=settings.data_dir)
-    _require_tasks(names, manager)
+    if unknown := [name for name in names if name not in manager.all_tasks]:
+        raise ConfigError(f"task: lm-evaluation-harness knows no task {unknown[0]!r}; `lm_eval ls tasks` lists them")
     numbers: dict[str, float] = {}
     for checkpoint in checkpoints:
         model = load_language_model(checkpoint).to(processes.device).eval()
@@ -228,12 +229,6 @@ def run_harness(
             if checkpoint is checkpoints[0]:
                 numbers |= {f"lm_eval:{name}.{key}": value for key, value in result.items()}
     return numbers
-
-
-def _require_tasks(names: Sequence[str], manager: Any) -> None:
-    unknown = [name for name in names if name not in manager.all_tasks]
-    if unknown:
-        raise ConfigError(f"task: lm-evaluation-harness knows no task {unknown[0]!r}; `lm_eval ls tasks` lists them")
 
 
 def _harness_numbers(results: dict[str, Any]) -> dict[str, float]:
