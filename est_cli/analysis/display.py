@@ -27,7 +27,7 @@ from est_cli.reporting.drawing import (
 
 SIZE = (7.0, 4.2)
 LOSS = "loss (nats per token)"
-Shown = tuple[list[str], list[list[str]]]
+TableContent = tuple[list[str], list[list[str]]]
 """The headings and the rows."""
 
 
@@ -52,7 +52,7 @@ def _notes(content: dict[str, Any]) -> Iterator[str]:
         yield "± is the standard error over the probes"
 
 
-def _trace(result: dict[str, Any]) -> Shown:
+def _trace(result: dict[str, Any]) -> TableContent:
     if "checkpoints" in result:
         return _traces(result["checkpoints"])
     rows = [["all that was chosen", f"{result['weights']}", _with_error(result["trace"])]]
@@ -63,7 +63,7 @@ def _trace(result: dict[str, Any]) -> Shown:
     return ["weights", "number", f"trace of the Hessian ({result['trace']['n']} probes)"], rows
 
 
-def _traces(checkpoints: list[dict[str, Any]]) -> Shown:
+def _traces(checkpoints: list[dict[str, Any]]) -> TableContent:
     """A checkpoint in each row."""
     without = "without_embeddings" in checkpoints[0]
     headings = ["step", "stage", "loss", "trace", *(["without embeddings"] if without else [])]
@@ -80,7 +80,7 @@ def _traces(checkpoints: list[dict[str, Any]]) -> Shown:
     return headings, rows
 
 
-def _flatness(result: dict[str, Any]) -> Shown:
+def _flatness(result: dict[str, Any]) -> TableContent:
     spread = result["standard_deviation"] or [None] * len(result["places"])
     rows = [
         [f"{place:+.3f}", _number(mean), _number(sd), _number(None if mean is None else mean - result["loss"])]
@@ -91,7 +91,7 @@ def _flatness(result: dict[str, Any]) -> Shown:
     return ["place", "mean loss", "sd", "above the checkpoint's"], rows
 
 
-def _compare(result: dict[str, Any]) -> Shown:
+def _compare(result: dict[str, Any]) -> TableContent:
     value, other = result["loss"], result["baseline_loss"]
     rows = [["loss", f"{value:.4f}", f"{other:.4f}", f"{value - other:+.4f}"]]
     if "trace" in result:
@@ -108,7 +108,7 @@ def _compare(result: dict[str, Any]) -> Shown:
     return ["", "checkpoint", "baseline", "difference"], rows
 
 
-def _dropout(result: dict[str, Any]) -> Shown:
+def _dropout(result: dict[str, Any]) -> TableContent:
     rates = " ".join(f"{key}={value:g}" for key, value in result["realised"].items())
     rows = [
         [one["kind"], _with_error(one["measured"]), _with_error(one["predicted"]), _with_error(one["rest"])]

@@ -142,16 +142,16 @@ def _normalised(weight: Tensor, dim: int | None, generator: torch.Generator) -> 
 
 
 @contextmanager
-def kept(parameters: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+def restored(parameters: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Copies of the weights, which are put back at the end of the block to the last bit."""
     origin = {name: weight.detach().clone() for name, weight in parameters.items()}
     try:
         yield origin
     finally:
-        place(parameters, origin)
+        set_weights(parameters, origin)
 
 
-def place(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+def set_weights(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Write `values` into the weights."""
     with torch.no_grad():
         for name, weight in parameters.items():
@@ -173,7 +173,7 @@ def curves(
     In the middle it is the model's own, for all of them.
     """
     cells = np.zeros((directions, len(places)))
-    with kept(parameters) as origin:
+    with restored(parameters) as origin:
         cells[:, len(places) // 2] = mean_loss(loss, batches) if work.group.rank.first else 0.0
         own = work.own(directions * len(places))
         for number, cell_numbers in groupby(own, key=lambda cell: cell // len(places)):
@@ -181,7 +181,7 @@ def curves(
             for point in (cell % len(places) for cell in cell_numbers):
                 if point != len(places) // 2:
                     moved = {name: weight + places[point] * along[name] for name, weight in origin.items()}
-                    place(parameters, moved)
+                    set_weights(parameters, moved)
                     cells[number, point] = mean_loss(loss, batches)
                 work.advance(batches)
     return work.gather(np.nan_to_num(cells, nan=np.inf))
@@ -218,10 +218,10 @@ def line_losses(
 ) -> Cells:
     """(points,): the mean loss of (1 - t) * begin + t * weights, t from 0 to 1 in even steps."""
     cells = np.zeros(points)
-    with kept(parameters) as end:
+    with restored(parameters) as end:
         for point in work.own(points):
             t = point / (points - 1)
-            place(parameters, {name: torch.lerp(begin[name].detach().to(w), w, t) for name, w in end.items()})
+            set_weights(parameters, {name: torch.lerp(begin[name].detach().to(w), w, t) for name, w in end.items()})
             cells[point] = mean_loss(loss, batches)
             work.advance(batches)
     return work.gather(np.nan_to_num(cells, nan=np.inf))
