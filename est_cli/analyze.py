@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from est_cli.analysis.preflight import CONTINUES, preflight
+from est_cli.analysis.check_analysis import CONTINUES, preflight
 from est_cli.cli.command import Command
 from est_cli.cli.entry import enter, leave, run_command
 from est_cli.config import AnalyzeConfig
@@ -32,7 +32,7 @@ COMMAND = Command(
     schema=AnalyzeConfig,
     usage=USAGE,
     accept=preflight,
-    run="est_cli.analysis.run:analyse",
+    run="est_cli.analysis.run_analysis:analyse",
     continues="nothing was written; give the same command again",
     stopped=CONTINUES,
 )

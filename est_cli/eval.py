@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from est_cli.cli.command import Command
 from est_cli.cli.entry import enter, leave, run_command
 from est_cli.config import EvalConfig
-from est_cli.evaluation.preflight import CONTINUES, preflight
+from est_cli.evaluation.check_evaluation import CONTINUES, preflight
 
 _SEVERAL = re.compile(r"""task=([^][(){}'"]+,[^][(){}'"]*)""")
 
@@ -37,7 +37,7 @@ COMMAND = Command(
     schema=EvalConfig,
     usage=USAGE,
     accept=preflight,
-    run="est_cli.evaluation.run:evaluate",
+    run="est_cli.evaluation.run_evaluation:evaluate",
     sweep="est_cli.cli.sweep.evaluations:sweep",
     continues=CONTINUES,
     stopped="finished fine-tunings are kept; the same command goes on with the rest",

@@ -119,7 +119,7 @@ class EvalConfig:
 
 
 def check_eval(config: EvalConfig) -> None:
-    """Raise one ConfigError that names every problem. Names of GLUE tasks are looked at by evaluation/tasks.py."""
+    """Raise one ConfigError that names every problem. Names of GLUE tasks are looked at by evaluation/glue.py."""
     refuse(
         [
             *_what(config),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from est_cli.common.errors import ConfigError, OutOfMemory
@@ -19,6 +22,8 @@ from est_cli.est import FULL
 
 WHOLE = StepPlan((FULL,), 1, frozenset())
 """Every step runs the complete model, and no layer's gradients are sent before the others'."""
+T = TypeVar("T")
+Cells = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Processes:
 
     device: torch.device
     autocast: Callable[[], AbstractContextManager[None]]
-    """Inside of it a forward pass runs in the precision that was asked for."""
+    """Inside of it a forward pass runs in the precision that was chosen."""
     group: Group
     check_every: int = 0
     """Steps between two comparisons of their weights; 0: never."""
@@ -35,6 +40,10 @@ class Processes:
     @property
     def first(self) -> bool:
         return self.group.rank.first
+
+    def first_only(self, block: AbstractContextManager[T]) -> AbstractContextManager[T | None]:
+        """`block` in the first process, which writes and prints; None in the others."""
+        return block if self.first else nullcontext()
 
     def own(self, items: Sequence[int]) -> list[int]:
         """This process's share, every one of `items` in exactly one process."""
@@ -49,6 +58,31 @@ class Processes:
         if self.group.rank.world_size > 1 and self.check_every and (done % self.check_every == 0 or done == steps):
             when = f"after step {done}" if done else "before the first step"
             self.group.require_same(weight_checksum(model), f"its weights {when} are not")
+
+
+@dataclass(frozen=True)
+class WorkShare:
+    """Cells, which are independent numbers, shared among the processes and put together again.
+
+    A cell is computed by one process alone, so the sum over all of them, each with zeros in place of the others' cells,
+    is exactly what a single process finds.
+    """
+
+    group: Group
+    report: Callable[[float], None]
+    """Called after each cell with what it cost, in forward passes of a batch, over all processes."""
+
+    def own(self, count: int) -> range:
+        """This process's stretch of the cells 0 ... count - 1; neighbours, which have much in common, stay together."""
+        rank, size = self.group.rank.rank, self.group.rank.world_size
+        return range(count * rank // size, count * (rank + 1) // size)
+
+    def gather(self, cells: Cells) -> Cells:
+        """All processes' cells, in each of them."""
+        return np.array(self.group.sum(cells.ravel().tolist())).reshape(cells.shape)
+
+    def advance(self, cost: float) -> None:
+        self.report(cost * self.group.rank.world_size)
 
 
 @contextmanager

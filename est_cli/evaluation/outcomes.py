@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from est_cli.evaluation.tasks import TASKS
+from est_cli.evaluation.glue import TASKS
 from est_cli.reporting.student_t import half_width
 
 GLUE_AVERAGE = "GLUE average"
 AVERAGE_PRESENT = "average over the tasks present"
+AVERAGE = "average"
 
 
 def about(meaning: str, unit: str = "") -> dict[str, str]:
@@ -108,6 +109,36 @@ def compare(model: Sequence[Record], baseline: Sequence[Record]) -> list[Differe
         return differences
     averages = [fmean(pairs[seed] for pairs in found.values()) for seed in seeds]
     return [*differences, _difference(GLUE_AVERAGE if is_glue([*model, *baseline]) else AVERAGE_PRESENT, averages)]
+
+
+def differences_of(records: Sequence[Record], model: str, baseline: str | None) -> list[Difference] | None:
+    """The comparison of two checkpoints among the records; None without a baseline."""
+    if baseline is None:
+        return None
+    mine = [record for record in records if record.checkpoint == model]
+    return compare(mine, [record for record in records if record.checkpoint == baseline])
+
+
+def model_first(records: Sequence[Record], model: str) -> list[Record]:
+    """The same records, those of `model` before the others."""
+    return sorted(records, key=lambda record: record.checkpoint != model)
+
+
+def score_numbers(records: Sequence[Record], model: str, baseline: str | None) -> dict[str, Any]:
+    """TASK and TASK_sd of each task, the same of their average, all from 0 to 1, of the records of `model`.
+
+    Beside a baseline also the mean difference, of the average or the only task, and whether it is significant.
+    """
+    (summary,) = summarise([record for record in records if record.checkpoint == model])
+    spreads = {**summary.tasks, AVERAGE: summary.average_over_tasks_present}
+    numbers: dict[str, Any] = {}
+    for name, spread in spreads.items():
+        numbers |= {name: spread.mean, f"{name}_sd": spread.sd}
+    numbers["seeds"] = summary.average_over_tasks_present.n
+    differences = differences_of(records, model, baseline)
+    if differences:
+        numbers |= {"difference": differences[-1].mean, "significant": differences[-1].significant}
+    return numbers | {"time_s": round(sum(record.seconds for record in records), 3)}
 
 
 def is_glue(records: Sequence[Record]) -> bool:

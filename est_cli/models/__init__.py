@@ -5,12 +5,12 @@ from est_cli.models.build import (
     build_model,
     checkpoint_activations,
     hf_config,
-    quiet_transformers,
     set_end_of_text,
     settle_positions,
     unpacked_sequences,
     uses_kernels,
 )
+from est_cli.models.foreign import quiet_transformers
 
 __all__ = [
     "attention_masks",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,19 +16,13 @@ from est_cli.config import HF, ModelConfig
 from est_cli.config.model import preset_settings
 from est_cli.data.hub import require_hub
 from est_cli.families import logits_of, spec_of
-from est_cli.models.foreign import read_config, refuse_larger
-
-DROPOUTS = (
-    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout"),
-    *("dropout", "residual_dropout", "embedding_dropout"),
-)
-"""How the families call it in their config.json."""
+from est_cli.models.foreign import TRAINING_DROPOUTS, load_weights, read_config, set_dropout
 
 
 def hf_config(model: ModelConfig) -> Any:
     """The Hugging Face config of the run's model. Raises ConfigError for a model that EST does not support."""
     config = _loaded_config(model) if model.family == HF else _preset_config(model)
-    _set_dropout(config, model.dropout)
+    set_dropout(config, TRAINING_DROPOUTS, model.dropout)  # GPT-2's own default is 0.1
     if model.fused_activation:
         _fuse_activation(config)
     if config.model_type in ("mamba", "mamba2"):
@@ -170,47 +163,13 @@ def _is_local(name: str) -> bool:
 
 def _pretrained(name: str, config: Any) -> PreTrainedModel:
     """The model with the weights of `name`, which must hold every one of them."""
-    with quiet_transformers():
-        if os.path.isdir(name):
-            refuse_larger(Path(name), AutoModelForCausalLM, config)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=os.path.isdir(name),
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    wrong = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+    model, wrong = load_weights(AutoModelForCausalLM, name, config)
     if wrong:
         raise ConfigError(
             f"model.name_or_path: {name} does not fit its config.json: {len(wrong)} weights are missing or "
             f"have another shape, such as {wrong[0]}"
         )
     return model
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bar and no report on stderr: what is wrong is told in one line."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _set_dropout(config: Any, dropout: float) -> None:
-    """Hugging Face's GPT-2 has dropout 0.1 by default; the run's own value counts in every family."""
-    for name in DROPOUTS:
-        if hasattr(config, name):
-            setattr(config, name, dropout)
 
 
 def _settle_scan(config: Any, model: ModelConfig) -> None:

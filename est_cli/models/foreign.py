@@ -1,19 +1,22 @@
-"""A model's folder that somebody else made: what is looked at before transformers opens it.
+"""A model's folder that somebody else made: what is looked at before transformers opens it, and how it is opened.
 
-Whatever is odd is a ValueError of one line. Nothing is allocated: of weights only the headers are read.
+Whatever is odd is a ValueError of one line. Nothing is allocated for it: of weights only the headers are read.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from est_cli.common.errors import reason
 from est_cli.storage import strict_json
@@ -29,6 +32,19 @@ CODE_KEYS = (
 ADAPTER = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 INDEX_BYTES = 1 << 26
+_DROPOUTS = (
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout"),
+    *("dropout", "embedding_dropout"),
+)
+"""How families call it in their config.json."""
+TRAINING_DROPOUTS = (*_DROPOUTS, "residual_dropout")
+"""A run leaves those of heads that it does not have as they are, in the config that it exports, too."""
+FINETUNE_DROPOUTS = (
+    *(*_DROPOUTS, "hidden_dropout_prob", "attention_probs_dropout_prob", "mlp_dropout"),
+    *("summary_first_dropout", "classifier_dropout", "seq_classif_dropout"),
+)
+"""With those of encoders and heads. StarCoder2's residual_dropout, which is not among them, stays the checkpoint's:
+setting it would be another result of the same settings (FINETUNE_VERSION)."""
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]+\.safetensors")
 _NOT_A_MODEL = "optim.safetensors"
 
@@ -45,6 +61,50 @@ def read_config(place: str, local: bool) -> Any:
     except Exception as error:  # whatever transformers raises for files that are not ours
         raise ValueError(f"holds no config that transformers can read: {reason(error)}") from error
     raise ValueError(f"would choose code to run ({', '.join(code)} in config.json); remove that")
+
+
+def load_weights(kind: Any, place: str, config: Any, **options: Any) -> tuple[PreTrainedModel, list[str]]:
+    """The model in a folder or on the hub, in fp32 on the CPU, and names of weights that are missing or do not fit.
+
+    `kind`: transformers' auto class that makes it. Raises whatever transformers and safetensors raise.
+    """
+    local = os.path.isdir(place)
+    with quiet_transformers():
+        if local:
+            refuse_larger(Path(place), kind, config)
+        model, info = kind.from_pretrained(
+            place,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=local,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    return model, sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+
+
+def set_dropout(config: Any, names: Iterable[str], dropout: float) -> None:
+    """Those of `names` that the config has."""
+    for name in names:
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bar and no report on stderr: what is wrong is told in one line."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def code_keys(settings: Any) -> list[str]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,18 +18,10 @@ from transformers import (
 from est_cli.common.errors import CheckpointError, reason
 from est_cli.data.hub import require_hub
 from est_cli.data.tokenizer import token_count
-from est_cli.models import quiet_transformers
-from est_cli.models.foreign import read_config, refuse_larger
+from est_cli.models.foreign import FINETUNE_DROPOUTS, load_weights, quiet_transformers, read_config, set_dropout
 from est_cli.storage.digest import digest_files, fingerprint
 from est_cli.storage.run_dir import local_model
 from est_cli.storage.store import verify_folder
-
-DROPOUTS = (
-    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "summary_first_dropout"),
-    *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout", "dropout"),
-    *("embedding_dropout", "mlp_dropout", "seq_classif_dropout"),
-)
-"""How families call it in their config.json."""
 
 
 @dataclass(frozen=True)
@@ -91,37 +81,30 @@ def load_model(
     Raises CheckpointError where weights are missing; with a new head only those below it must be there.
     """
     config = copy.deepcopy(checkpoint.config)
-    _set_dropout(config, dropout)
+    if dropout is not None:
+        set_dropout(config, FINETUNE_DROPOUTS, dropout)
     if outputs is not None:
         config.num_labels = outputs
+    options = {} if attention is None else {"attn_implementation": attention}
     try:
-        with quiet_transformers():
-            if os.path.isdir(checkpoint.place):
-                refuse_larger(Path(checkpoint.place), kind, config)
-            model, info = kind.from_pretrained(
-                checkpoint.place,
-                config=config,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                use_safetensors=True,
-                local_files_only=os.path.isdir(checkpoint.place),
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **({} if attention is None else {"attn_implementation": attention}),
-            )
+        model, wrong = load_weights(kind, checkpoint.place, config, **options)
     except Exception as error:
         raise CheckpointError(f"{checkpoint.place}: cannot be loaded: {reason(error)}") from error
-    _check_body(checkpoint.place, model, info, whole=outputs is None)
+    wrong = [key for key in wrong if outputs is None or (in_body(model, key) and "pooler" not in key)]
+    if wrong:
+        raise CheckpointError(
+            f"{checkpoint.place}: {len(wrong)} weights are missing or have another shape, such as {wrong[0]}"
+        )
     return model
 
 
-def max_tokens(checkpoint: Checkpoint, asked: int | None) -> int:
-    """How many tokens a sequence may have: those asked for, or as many as the model has positions."""
+def max_tokens(checkpoint: Checkpoint, requested: int | None) -> int:
+    """How many tokens a sequence may have: those requested, or as many as the model has positions."""
     config = checkpoint.config
     positions = getattr(config, "max_position_embeddings", None) or 512
     if config.model_type in _OFFSET_POSITIONS:  # the first positions stand for padding
         positions -= (config.pad_token_id or 0) + 1
-    return min(positions, asked or positions)
+    return min(positions, requested or positions)
 
 
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "data2vec-text")
@@ -162,17 +145,3 @@ def _tokenizer(place: str, local: bool) -> PreTrainedTokenizerBase:
             return AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=local)
     except Exception as error:
         raise CheckpointError(f"{place}: its tokenizer cannot be loaded: {reason(error)}") from error
-
-
-def _check_body(place: str, model: PreTrainedModel, info: Mapping[str, Any], whole: bool) -> None:
-    """Raise CheckpointError where weights are missing; of a classifier only those below its head must be there."""
-    wrong = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    body = sorted(key for key in wrong if whole or (in_body(model, key) and "pooler" not in key))
-    if body:
-        raise CheckpointError(f"{place}: {len(body)} weights are missing or have another shape, such as {body[0]}")
-
-
-def _set_dropout(config: Any, dropout: float | None) -> None:
-    for name in DROPOUTS:
-        if dropout is not None and hasattr(config, name):
-            setattr(config, name, dropout)

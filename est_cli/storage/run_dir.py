@@ -11,13 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from est_cli.common.errors import CheckpointError, ConfigError, RunLockedError
+from est_cli.common.errors import CheckpointError, ConfigError, RunLockedError, StorageError
 from est_cli.storage import disk, strict_json
 
 OUTPUTS = Path("outputs")
 """Every run's folder lies here, or in a folder here that groups the runs of a sweep."""
 MAX_NAME = 200
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=-]*")
+_IN_NO_NAME = re.compile(r"[^A-Za-z0-9_.,=-]+")
 _LOCK = ".lock"
 
 
@@ -68,7 +69,7 @@ class RunDir:
 
 def default_run_name(model: str, scheduler: str, now: datetime) -> str:
     """`MODEL-SCHEDULER-YYYYMMDD-HHMMSS`, with characters that no run name may have replaced by `-`."""
-    name = re.sub(r"[^A-Za-z0-9_.,=-]+", "-", f"{model}-{scheduler}-{now:%Y%m%d-%H%M%S}")
+    name = _IN_NO_NAME.sub("-", f"{model}-{scheduler}-{now:%Y%m%d-%H%M%S}")
     return name.lstrip("_.,=-")[-MAX_NAME:]
 
 
@@ -129,6 +130,15 @@ def write_json(path: Path, obj: dict[str, Any]) -> None:
     disk.replace_file(path, strict_json.write_object(obj))
 
 
+def write_result(path: Path, obj: dict[str, Any], limit: int, remedy: str = "") -> None:
+    """The same of what nobody checked before: StorageError also for NaN, infinity and more than `limit` bytes."""
+    try:
+        data = strict_json.write_object(obj, limit)
+    except ValueError as error:
+        raise StorageError(f"{path}: {error}{remedy}") from error
+    disk.replace_file(path, data)
+
+
 @contextmanager
 def lock(run: RunDir) -> Iterator[None]:
     """Own the run's folder until the end of the block, or of this process, however it ends.
@@ -169,6 +179,13 @@ def model_folder(name: str) -> str:
     """`name`, or where it is a run's folder that of the run's final model in it."""
     final = Path(name) / "model"
     return str(final) if not (Path(name) / "config.json").exists() and (final / "config.json").exists() else name
+
+
+def name_of_model(checkpoint: str, longest: int = MAX_NAME) -> str:
+    """What a folder of results is named by: the model's run, its folder or its hub id."""
+    place = Path(model_folder(checkpoint))
+    name = (run_of(place) or place).resolve().name if place.is_dir() else str(place)
+    return _IN_NO_NAME.sub("-", name)[-longest:]
 
 
 def local_model(key: str, name: str) -> Path | None:

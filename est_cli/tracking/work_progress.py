@@ -15,7 +15,7 @@ from est_cli.tracking.eta import hours_minutes
 PLAIN_EVERY_S = 60.0
 
 
-class Progress:
+class WorkProgress:
     """Counts the work that is left to do; quiet for processes other than the first."""
 
     def __init__(
@@ -49,12 +49,12 @@ class Progress:
 
 
 @contextmanager
-def progress(total: float, quiet: bool) -> Iterator[Progress]:
+def progress(total: float, quiet: bool) -> Iterator[WorkProgress]:
     """On stderr until the end of the block; `total`: the work that `advance` will tell."""
     console = Console(stderr=True, quiet=quiet)
     if quiet or not console.is_terminal:
-        yield Progress(total, console, None)
+        yield WorkProgress(total, console, None)
         return
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[eta]} left")
     with Bar(*columns, console=console, transient=True) as bar:
-        yield Progress(total, console, bar)
+        yield WorkProgress(total, console, bar)

@@ -17,7 +17,7 @@ import torch
 from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM, GPTBigCodeConfig, GPTBigCodeForCausalLM
 
-from est_cli.analysis import run
+from est_cli.analysis import run_analysis
 from est_cli.analyze import main
 from est_cli.cli.entry import enter
 from est_cli.common.errors import StoppedBySignal
@@ -211,7 +211,7 @@ def test_what_is_stopped_or_fails_leaves_nothing(
         assert Path("outputs/analyze-first-hessian_trace").is_dir(), "the folder is taken at the start"
         raise StoppedBySignal(signal.SIGTERM, "by SIGTERM")
 
-    monkeypatch.setitem(run.ANALYSES, run.Analysis.hessian_trace, stop)
+    monkeypatch.setitem(run_analysis.ANALYSES, run_analysis.Analysis.hessian_trace, stop)
     est_analyze(place, *SMALL, code=128 + 15)
     told = capsys.readouterr().err.splitlines()[-1]
     assert told == "est-analyze: stopped: nothing was written; the same command begins anew"
@@ -220,7 +220,7 @@ def test_what_is_stopped_or_fails_leaves_nothing(
     def memory(*args: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setitem(run.ANALYSES, run.Analysis.hessian_trace, memory)
+    monkeypatch.setitem(run_analysis.ANALYSES, run_analysis.Analysis.hessian_trace, memory)
     est_analyze(place, *SMALL, code=9)
     assert "analyze.batch: out of memory; use a smaller one" in capsys.readouterr().err
 

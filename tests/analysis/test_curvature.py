@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from est_cli.analysis.curvature import graph_of_gradients, hessian_product, probe, quadratic_forms
-from est_cli.analysis.estimate import Estimate, estimate
+from est_cli.analysis.curvature import Estimate, estimate, graph_of_gradients, hessian_product, probe, quadratic_forms
 from est_cli.analysis.parameters import group_names, sizes
-from est_cli.analysis.work import Cells
 from est_cli.common.errors import NumericsError
+from est_cli.distributed.workers import Cells
 from tests.lab.toys import LENGTH, alone, full_hessian, gpt2, llama, loss_of, share_of
 
 PROBES = 200

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from est_cli.analysis.curvature import Loss, mean_loss
-from est_cli.analysis.dropout import kinds_of, mean_outputs, regularisation
+from est_cli.analysis.analysis_job import Loss, mean_loss
 from est_cli.analysis.gates import Gates, expressible
+from est_cli.analysis.structural_dropout import kinds_of, mean_outputs, regularisation
 from est_cli.est import FULL, IndexGenerator, SamplingOptions, SamplingRates, Subnetwork, apply_est
 from est_cli.est.layers import Taken
 from est_cli.families import spec_of

@@ -9,9 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from est_cli.analysis.curvature import mean_loss
-from est_cli.analysis.flatness import curves, direction, positions
-from est_cli.analysis.line import barrier, line_losses, root_of_sum, same_shapes, squared_distances, squared_norms
+from est_cli.analysis.analysis_job import mean_loss
+from est_cli.analysis.landscape import (
+    barrier,
+    curves,
+    direction,
+    line_losses,
+    positions,
+    root_of_sum,
+    same_shapes,
+    squared_distances,
+    squared_norms,
+)
 from est_cli.analysis.parameters import chosen, filter_dims
 from est_cli.common.errors import ConfigError
 from est_cli.config import Parameters

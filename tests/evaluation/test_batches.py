@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from est_cli.evaluation.batches import collate, encode, epoch_order, steps_of
-from est_cli.evaluation.tasks import Example
+from est_cli.evaluation.classifier import collate, encode, epoch_order, steps_of
+from est_cli.evaluation.glue import Example
 from est_cli.models.pretrained import Checkpoint, open_checkpoint
 from tests.lab.small_models import save
 

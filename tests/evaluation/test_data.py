@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from est_cli.common.errors import DataError
-from est_cli.evaluation.data import Example, TaskData, available_tasks, load_task
-from est_cli.evaluation.tasks import TASKS, Task
+from est_cli.evaluation.examples import TaskData, load_task
+from est_cli.evaluation.glue import TASKS, Example, Task, available_tasks
 from tests.lab.glue_folder import Row, make_glue, rows_of, write_split
 
 ALL = pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)

@@ -17,8 +17,8 @@ from accelerate.state import AcceleratorState
 from est_cli.cli.entry import enter
 from est_cli.common.errors import StoppedBySignal
 from est_cli.eval import main
-from est_cli.evaluation import run
-from est_cli.evaluation.tasks import TASKS
+from est_cli.evaluation import run_evaluation
+from est_cli.evaluation.glue import TASKS
 from tests.lab.glue_folder import rows_of, write_split
 from tests.lab.small_models import save
 
@@ -52,13 +52,13 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def finetuned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is really fine-tuned, in order."""
     done: list[str] = []
-    original = run._run
+    original = run_evaluation._run
 
-    def noted(job: run.Job, *rest: Any) -> Any:
+    def noted(job: run_evaluation.FinetuneJob, *rest: Any) -> Any:
         done.append(f"{Path(job.checkpoint.place).name} {job.data.task.name} {job.seed}")
         return original(job, *rest)
 
-    monkeypatch.setattr(run, "_run", noted)
+    monkeypatch.setattr(run_evaluation, "_run", noted)
     return done
 
 
@@ -94,7 +94,7 @@ def test_a_restart_repeats_nothing(
     told = capsys.readouterr().err.splitlines()[-1]
     assert told == "est-eval: stopped: finished fine-tunings are kept; the same command goes on with the rest"
     assert len(results()["records"]) == 2
-    monkeypatch.setattr(run, "load_classifier", LOAD)
+    monkeypatch.setattr(run_evaluation, "load_classifier", LOAD)
     est_eval(place, "task=sst2,mrpc")
     assert finetuned == ["first sst2 0", "first sst2 1", "first mrpc 0", "first mrpc 0", "first mrpc 1"]
     est_eval(place, "task=sst2,mrpc")
@@ -113,7 +113,7 @@ def test_a_checkpoint_is_no_baseline_of_itself(
     assert finetuned == []
 
 
-LOAD: Callable[..., Any] = run.load_classifier
+LOAD: Callable[..., Any] = run_evaluation.load_classifier
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -125,7 +125,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
             raise StoppedBySignal(15, "by SIGTERM")
         return LOAD(*args)
 
-    monkeypatch.setattr(run, "load_classifier", load)
+    monkeypatch.setattr(run_evaluation, "load_classifier", load)
 
 
 def test_other_settings_weights_or_examples_are_other_records(
@@ -183,10 +183,10 @@ def test_what_changes_while_it_runs_is_another_evaluation(
         (tmp_path / "own" / "config.json").write_text(json.dumps(config | {"more": 1}))
         return LOAD(*given)
 
-    monkeypatch.setattr(run, "load_classifier", changed)
+    monkeypatch.setattr(run_evaluation, "load_classifier", changed)
     est_eval(place, *args)
     first = json.loads(Path("outputs/s/a/summary.json").read_text())["asked"]
-    monkeypatch.setattr(run, "load_classifier", LOAD)
+    monkeypatch.setattr(run_evaluation, "load_classifier", LOAD)
     est_eval(place, *args)
     assert json.loads(Path("outputs/s/a/summary.json").read_text())["asked"] != first
 
@@ -194,7 +194,7 @@ def test_what_changes_while_it_runs_is_another_evaluation(
 def test_no_room_for_the_records_is_told_before_anything_runs(
     place: Path, finetuned: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("est_cli.evaluation.records.MAX_BYTES", 2000)
+    monkeypatch.setattr("est_cli.evaluation.results.MAX_BYTES", 2000)
     est_eval(place, "task=sst2", "eval.seeds=[0]", code=6)
     assert finetuned == [] and "1 more fine-tunings of 1 epochs could make it larger" in capsys.readouterr().err
 

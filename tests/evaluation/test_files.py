@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 
 from est_cli.common.errors import DataError
-from est_cli.evaluation import files
-from est_cli.evaluation.files import read_split
-from est_cli.evaluation.tasks import TASKS, Example, Task
+from est_cli.evaluation.examples import MAX_LINE, read_split
+from est_cli.evaluation.glue import LAYOUTS, TASKS, Example, Task
 from tests.lab.glue_folder import FOLDERS, HEADERS, LABELS, line_of, rows_of, write_split
 
 ALL = pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
@@ -83,7 +82,7 @@ def test_an_unknown_label(tmp_path: Path, task: Task, label: str) -> None:
 @pytest.mark.parametrize("task", [task for task in TASKS.values() if HEADERS[task.name]], ids=lambda task: task.name)
 def test_a_missing_column(tmp_path: Path, task: Task) -> None:
     """A header that names another column, so that every row still has as many columns as it."""
-    layout = files.LAYOUTS[task.name]
+    layout = LAYOUTS[task.name]
     for name in (*layout.texts, layout.label):
         path = write_split(tmp_path, task, "train", rows_of(task, 2))
         first, rest = path.read_text().split("\n", 1)
@@ -130,7 +129,7 @@ def test_a_ragged_line(tmp_path: Path, task: Task, change: str) -> None:
         ("sentence\tlabel\na\t1\n".encode("utf-16"), ":1: has a NUL byte"),
         (b"sentence\tlabel\na\0b\t1\n", ":2: has a NUL byte"),
         (b"sentence\tlabel\n \t1\n", ":2: there is no text in 'sentence'"),
-        (b"sentence\tlabel\n" + b"a" * (files.MAX_LINE + 1), ":2: the line is longer than"),
+        (b"sentence\tlabel\n" + b"a" * (MAX_LINE + 1), ":2: the line is longer than"),
     ],
 )
 def test_a_file_that_is_no_text(tmp_path: Path, data: bytes, expected: str) -> None:
@@ -147,4 +146,4 @@ def test_a_damaged_xz_file(tmp_path: Path) -> None:
 
 
 def test_the_folders_are_glues_own() -> None:
-    assert {name: layout.folder for name, layout in files.LAYOUTS.items()} == FOLDERS
+    assert {name: layout.folder for name, layout in LAYOUTS.items()} == FOLDERS

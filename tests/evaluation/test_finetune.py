@@ -18,12 +18,11 @@ from est_cli.config import EvalConfig, EvalSettings, LaunchConfig, Select
 from est_cli.distributed import Group, weight_checksum
 from est_cli.distributed import workers as processes
 from est_cli.distributed.workers import Processes
-from est_cli.evaluation.batches import encode, epoch_order
-from est_cli.evaluation.data import TaskData, load_task
-from est_cli.evaluation.finetune import Epoch, Given, finetune, reported, work_of
-from est_cli.evaluation.model import load_classifier
-from est_cli.evaluation.preflight import CONTINUES
-from est_cli.evaluation.tasks import TASKS
+from est_cli.evaluation.check_evaluation import CONTINUES
+from est_cli.evaluation.classifier import encode, epoch_order, load_classifier
+from est_cli.evaluation.examples import TaskData, load_task
+from est_cli.evaluation.finetune import EncodedTask, Epoch, finetune, reported, work_of
+from est_cli.evaluation.glue import TASKS
 from est_cli.models.pretrained import Checkpoint, max_tokens, open_checkpoint
 from tests.lab.glue_folder import rows_of, write_split
 from tests.lab.small_models import save
@@ -45,10 +44,10 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def given_by(checkpoint: Checkpoint, data: TaskData) -> Given:
+def given_by(checkpoint: Checkpoint, data: TaskData) -> EncodedTask:
     longest = max_tokens(checkpoint, None)
     dev = {split: encode(examples, checkpoint, longest) for split, examples in data.dev.items()}
-    return Given(data.task, encode(data.train, checkpoint, longest), dev, checkpoint.pad_id)
+    return EncodedTask(data.task, encode(data.train, checkpoint, longest), dev, checkpoint.pad_id)
 
 
 def trained(folder: Path, data_dir: Path, task: str, seed: int = SEED, **settings: object) -> list[Epoch]:

@@ -6,10 +6,9 @@ import datasets
 import pytest
 
 from est_cli.common.errors import DataError
-from est_cli.evaluation import hub
-from est_cli.evaluation.data import load_task
-from est_cli.evaluation.hub import examples_of
-from est_cli.evaluation.tasks import TASKS, Task
+from est_cli.evaluation import examples
+from est_cli.evaluation.examples import examples_of, load_task
+from est_cli.evaluation.glue import TASKS, Task
 from tests.lab.glue_folder import make_glue, write_split
 
 ALL = pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
@@ -94,7 +93,7 @@ def test_the_hub_and_the_files_give_the_same(tmp_path: Path, monkeypatch: pytest
         return data_set(task, names, [names.index(task.labels[int(example.label)]) for example in rows], **texts)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(hub, "find_revision", lambda: "abc")
+    monkeypatch.setattr(examples, "find_revision", lambda: "abc")
     data = load_task(task, None)
     assert (data.train, data.dev, data.digest) == (local.train, local.dev, local.digest)
     assert data.source == "nyu-mll/glue@abc"
@@ -110,7 +109,7 @@ def test_scores_in_single_precision_are_those_of_the_files(tmp_path: Path, monke
     data = data_set(task, None, [float(score) for score in written], **texts)
     assert data["label"][1] != 2.4, "single precision"
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: data)
-    monkeypatch.setattr(hub, "find_revision", lambda: "abc")
+    monkeypatch.setattr(examples, "find_revision", lambda: "abc")
     local, found = load_task(task, tmp_path), load_task(task, None)
     assert found.digest == local.digest and found.train == local.train
     assert sorted(example.label for example in local.train) == [0.0, 2.4, 3.76667, 4.583, 5.0]

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from est_cli.cli.entry import enter
 from est_cli.common.errors import ConfigError
 from est_cli.eval import main
-from est_cli.evaluation import lm_eval
+from est_cli.evaluation import zero_shot
 from tests.lab.small_models import save
 
 TASK = """
@@ -33,7 +33,7 @@ def test_without_it_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ConfigError, match=r"^task: lm_eval:\.\.\. needs .* 'est-cli\[lm-eval\]', or .* '\.\[lm-eval\]'$"
     ):
-        lm_eval.require_harness()
+        zero_shot.require_harness()
 
 
 def test_a_task_of_ones_own(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from est_cli.common.errors import NumericsError
-from est_cli.evaluation.metrics import score, task_score
-from est_cli.evaluation.tasks import TASKS
+from est_cli.evaluation.finetune import score, task_score
+from est_cli.evaluation.glue import TASKS
 
 
 @pytest.fixture(autouse=True)

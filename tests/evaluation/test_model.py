@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from est_cli.common.errors import CheckpointError, ConfigError
-from est_cli.evaluation.batches import collate
-from est_cli.evaluation.model import load_classifier, logits_of
+from est_cli.evaluation.classifier import collate, load_classifier, logits_of
 from est_cli.models.pretrained import Checkpoint, load_language_model, max_tokens, open_checkpoint
 from tests.lab.small_models import POSITIONS, byte_tokenizer, save
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
+from est_cli.evaluation.glue import TASKS
 from est_cli.evaluation.outcomes import AVERAGE_PRESENT, GLUE_AVERAGE, Difference, Spread, compare, spread, summarise
-from est_cli.evaluation.tasks import TASKS
 from tests.lab.glue_files import nine, record
 
 

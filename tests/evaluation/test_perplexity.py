@@ -18,7 +18,7 @@ from est_cli.config import EvalSettings
 from est_cli.distributed import Group
 from est_cli.distributed.workers import Processes
 from est_cli.eval import main
-from est_cli.evaluation.perplexity import measure, windows
+from est_cli.evaluation.zero_shot import measure, windows
 from est_cli.models.pretrained import Checkpoint, load_language_model, open_checkpoint
 from tests.lab.small_models import POSITIONS, byte_tokenizer, save
 

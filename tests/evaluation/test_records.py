@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from est_cli.common.errors import DataError, StorageError
-from est_cli.evaluation.records import read_records, require_room, write_results
+from est_cli.evaluation.results import read_records, require_room, write_results
 from est_cli.storage import disk
 from tests.lab.glue_files import nine, record
 
@@ -132,7 +132,7 @@ def test_what_would_not_fit_is_refused_before_it_is_made(tmp_path: Path, monkeyp
     records = [replace(one, epochs=longest) for one in nine("m" * 200, range(3))]
     write_results(tmp_path, records, "m" * 200)
     size = (tmp_path / "results.json").stat().st_size
-    monkeypatch.setattr("est_cli.evaluation.records.MAX_BYTES", size + 10 * (2000 + 12 * 500))
+    monkeypatch.setattr("est_cli.evaluation.results.MAX_BYTES", size + 10 * (2000 + 12 * 500))
     require_room(tmp_path, 10, 11.5)
     told = "11 more fine-tunings of 11.5 epochs could make it larger than .* bytes; use another run_name, or fewer"
     with pytest.raises(StorageError, match=told):
@@ -140,7 +140,7 @@ def test_what_would_not_fit_is_refused_before_it_is_made(tmp_path: Path, monkeyp
     more = [replace(one, epochs=longest, seed=one.seed + 10) for one in records[:10]]
     write_results(tmp_path, more, "m" * 200)
     assert len(read_records(tmp_path)) == 37, "what there is room for is written"
-    monkeypatch.setattr("est_cli.evaluation.records.MAX_BYTES", (tmp_path / "results.json").stat().st_size)
+    monkeypatch.setattr("est_cli.evaluation.results.MAX_BYTES", (tmp_path / "results.json").stat().st_size)
     with pytest.raises(StorageError, match=r"larger than .* bytes; use another run_name for further evaluations"):
         write_results(tmp_path, [replace(more[0], seed=99)], "m" * 200)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from est_cli.common.errors import CheckpointError
-from est_cli.evaluation.model import load_classifier
+from est_cli.evaluation.classifier import load_classifier
 from est_cli.models.pretrained import Checkpoint
 from tests.lab.mamba_reference import FAMILIES, config_of
 

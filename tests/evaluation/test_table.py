@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from est_cli.evaluation.outcomes import Record
-from est_cli.evaluation.table import cells, differences_of, markdown, notes, print_results
+from est_cli.evaluation.outcomes import Record, differences_of
+from est_cli.evaluation.score_table import cells, markdown, notes, print_results
 from tests.lab.glue_files import nine, record
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from est_cli.common.errors import ConfigError
-from est_cli.evaluation.tasks import TASKS, resolve_tasks
+from est_cli.evaluation.glue import TASKS, resolve_tasks
 
 
 def test_there_are_nine() -> None:

@@ -20,14 +20,10 @@ from est_cli import eval as evaluation
 from est_cli.common.errors import DataError
 from est_cli.common.rank import Rank
 from est_cli.distributed.workers import Processes
-from est_cli.evaluation.batches import encode
-from est_cli.evaluation.data import load_task
-from est_cli.evaluation.files import read_split
-from est_cli.evaluation.finetune import Given, predict
-from est_cli.evaluation.hub import examples_of
-from est_cli.evaluation.metrics import score
-from est_cli.evaluation.model import load_classifier
-from est_cli.evaluation.tasks import TASKS, Task
+from est_cli.evaluation.classifier import encode, load_classifier
+from est_cli.evaluation.examples import examples_of, load_task, read_split
+from est_cli.evaluation.finetune import EncodedTask, predict, score
+from est_cli.evaluation.glue import TASKS, Task
 from est_cli.models.pretrained import open_checkpoint
 from tests.evaluation.test_hub import data_set
 from tests.faults.conftest import Tally
@@ -177,7 +173,7 @@ def test_odd_sizes_on_two_processes(tmp_path: Path, tally: Tally, task: Task) ->
         path = write_split(tmp_path / str(size), task, "dev", rows_of(task, size))
         examples, _ = read_split(path, task)
         dev = encode(examples, checkpoint, 40)
-        given = Given(task, dev, {"dev": dev}, checkpoint.pad_id)
+        given = EncodedTask(task, dev, {"dev": dev}, checkpoint.pad_id)
         parts = np.asarray([shares(model, given, OneOf(rank)) for rank in range(2)])
         found, counted = parts[:, 0].sum(0), parts[:, 1].sum(0)
         assert counted.tolist() == [1.0] * size, "each example is counted once"
@@ -197,7 +193,7 @@ def classifier(checkpoint: Any, outputs: int, settings: Any) -> Any:
     return model
 
 
-def shares(model: Any, given: Given, group: OneOf) -> list[list[float]]:
+def shares(model: Any, given: EncodedTask, group: OneOf) -> list[list[float]]:
     """What this process predicts, and which examples it counts."""
     processes = Processes(torch.device("cpu"), nullcontext, group)  # type: ignore[arg-type]
     with pytest.raises(Stopped):

@@ -11,7 +11,7 @@ import pytest
 
 from est_cli import report
 from est_cli.common.errors import DataError
-from est_cli.evaluation.folder import ZERO_SHOT, keep_zero_shot
+from est_cli.evaluation.results import ZERO_SHOT, keep_zero_shot
 from est_cli.reporting.claim import claims_of
 from est_cli.reporting.groups import group_runs
 from est_cli.reporting.numbers import all_numbers

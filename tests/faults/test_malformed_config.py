@@ -90,7 +90,7 @@ def in_a_folder_with_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    for name in ("training.build", "evaluation.run", "analysis.run", "planning"):
+    for name in ("training.build", "evaluation.run_evaluation", "analysis.run_analysis", "planning"):
         monkeypatch.setitem(sys.modules, f"est_cli.{name}", None)
 
 

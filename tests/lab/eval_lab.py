@@ -15,9 +15,9 @@ from est_cli.common.errors import EstError
 from est_cli.config import EvalConfig
 from est_cli.config.eval import check_eval, split_tasks
 from est_cli.eval import main
-from est_cli.evaluation.outcomes import Record
-from est_cli.evaluation.preflight import asked_digest, check_inputs
-from est_cli.evaluation.summary import keep_summary, score_numbers
+from est_cli.evaluation.check_evaluation import check_inputs, request_digest
+from est_cli.evaluation.outcomes import Record, score_numbers
+from est_cli.evaluation.results import keep_summary
 from tests.lab.commands import typed_in
 from tests.lab.glue_files import record
 from tests.lab.glue_folder import make_glue
@@ -64,7 +64,7 @@ class EvalLab:
         folder.mkdir(parents=True, exist_ok=True)
         ended = self.ends.get(folder.name, DONE)
         if ended == DONE:
-            keep_summary(folder, asked_digest(config), self._numbers(config))
+            keep_summary(folder, request_digest(config), self._numbers(config))
         return ended
 
     def take_ran(self) -> list[str]:

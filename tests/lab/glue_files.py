@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from est_cli.evaluation.metrics import task_score
+from est_cli.evaluation.finetune import task_score
+from est_cli.evaluation.glue import TASKS
 from est_cli.evaluation.outcomes import Record
-from est_cli.evaluation.tasks import TASKS
 
 
 def record(checkpoint: str, task: str, seed: int, *values: float, settings: str = "s", data: str = "d") -> Record:

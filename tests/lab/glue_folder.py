@@ -6,7 +6,7 @@ import lzma
 from collections.abc import Sequence
 from pathlib import Path
 
-from est_cli.evaluation.tasks import TASKS, Task
+from est_cli.evaluation.glue import TASKS, Task
 
 Row = tuple[tuple[str, ...], str]
 """Texts and the label, as the file writes them."""

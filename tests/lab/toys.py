@@ -10,25 +10,24 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from est_cli import est
-from est_cli.analysis.curvature import Loss
-from est_cli.analysis.text import Text, loss_on
-from est_cli.analysis.work import Work
+from est_cli.analysis.analysis_job import Loss, Text, loss_on
 from est_cli.common.rank import Rank
 from est_cli.distributed import Group
+from est_cli.distributed.workers import WorkShare
 
 VOCAB, LENGTH = 11, 6
 M = TypeVar("M", bound=nn.Module)
 
 
-def alone() -> Work:
-    return Work(Group(Rank(), 60.0), lambda cost: None)
+def alone() -> WorkShare:
+    return WorkShare(Group(Rank(), 60.0), lambda cost: None)
 
 
-def share_of(rank: int, size: int) -> Work:
+def share_of(rank: int, size: int) -> WorkShare:
     """One of several processes, which finds zeros in place of the others' cells."""
     group = Group(Rank(), 60.0)
     group.rank = Rank(rank, size, rank, size)
-    return Work(group, lambda cost: None)
+    return WorkShare(group, lambda cost: None)
 
 
 def text(sequences: int = 4, batch: int = 2, seed: int = 0) -> Text:

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from est_cli.tracking.work_progress import PLAIN_EVERY_S, Progress
+from est_cli.tracking.work_progress import PLAIN_EVERY_S, WorkProgress
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
 
 def test_the_time_left_is_that_of_the_work_left(capsys: pytest.CaptureFixture[str]) -> None:
     clock, out = Clock(), io.StringIO()
-    shown = Progress(400.0, Console(file=out, width=100), None, clock)
+    shown = WorkProgress(400.0, Console(file=out, width=100), None, clock)
     shown.begin("a: sst2, seed 0")
     assert shown.left() == "--:--"
     clock.now = PLAIN_EVERY_S - 1

@@ -11,9 +11,9 @@ from est_cli.common.errors import ConfigError
 from est_cli.config import EvalConfig
 from est_cli.config.compose import CommandLine
 from est_cli.config.eval import LM_EVAL, check_eval, split_tasks
-from est_cli.evaluation.preflight import asked_digest, check_inputs
-from est_cli.evaluation.summary import AVERAGE
-from est_cli.evaluation.tasks import TASKS
+from est_cli.evaluation.check_evaluation import check_inputs, request_digest
+from est_cli.evaluation.glue import TASKS
+from est_cli.evaluation.outcomes import AVERAGE
 
 
 def _prefix(config: EvalConfig, swept: Collection[str]) -> list[str]:
@@ -27,7 +27,7 @@ def _prepare(config: EvalConfig, given: set[str]) -> str:
     """Results of other settings may lie beside each other in a folder."""
     check_eval(config)
     check_inputs(config)
-    return asked_digest(config)
+    return request_digest(config)
 
 
 def _columns(jobs: Sequence[Numbers]) -> list[Column]:

@@ -1,12 +1,14 @@
-"""Perplexity and bits per byte of any text: each token is predicted once, from as much before it as its window holds.
+"""A checkpoint as it is: perplexity and bits per byte of any text, and tasks of lm-evaluation-harness.
 
-A document is read behind the token that ends texts in pre-training, so that its first token is predicted, too. Windows
-of `max_length` tokens follow each other by `stride`; in each of them only tokens count that no window before it has
-predicted. B windows, T tokens, V vocabulary.
+Perplexity: each token is predicted once, from as much before it as its window holds. A document is read behind the
+token that ends texts in pre-training, so that its first token is predicted, too. Windows of `max_length` tokens follow
+each other by `stride`; in each of them only tokens count that no window before it has predicted. B windows, T tokens,
+V vocabulary.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,15 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from est_cli.common.errors import CheckpointError, ConfigError, DataError
+from est_cli.common.errors import CheckpointError, ConfigError, DataError, install_hint
 from est_cli.config import DatasetConfig, EvalConfig, EvalSettings
 from est_cli.data.pieces import Wanted, quiet
 from est_cli.data.readers import file_kind
 from est_cli.data.sources import expand
 from est_cli.data.units import file_units, read_units
 from est_cli.distributed.workers import Processes, memory_enough
-from est_cli.evaluation.folder import keep_zero_shot
-from est_cli.evaluation.preflight import LESS_MEMORY
+from est_cli.evaluation.check_evaluation import LESS_MEMORY
+from est_cli.evaluation.results import keep_zero_shot
 from est_cli.models.pretrained import Checkpoint, load_language_model, max_tokens
 from est_cli.storage.digest import digest_files, fingerprint
 
@@ -184,3 +186,54 @@ def _require_causal(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
         first, second = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, :2]
     if not torch.allclose(first, second, atol=1e-4):
         raise CheckpointError(f"{checkpoint.place}: looks ahead, so it is no language model with a perplexity")
+
+
+def require_harness() -> None:
+    """Raise ConfigError where lm-evaluation-harness is absent."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ConfigError(f"task: lm_eval:... needs lm-evaluation-harness; {install_hint('lm-eval')}")
+
+
+def run_harness(
+    config: EvalConfig, checkpoints: Sequence[Checkpoint], names: Sequence[str], folder: Path, processes: Processes
+) -> dict[str, float]:
+    """Run the tasks `names` on every checkpoint, in one process; print and keep what the harness found.
+
+    Returns the numbers of the first checkpoint, as `lm_eval:TASK.METRIC`.
+    """
+    if processes.group.rank.world_size > 1:
+        raise ConfigError("launch.num_processes: task=lm_eval:... runs in one process; leave it at 1")
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    settings = config.eval
+    manager = TaskManager(include_path=settings.data_dir)
+    if unknown := [name for name in names if name not in manager.all_tasks]:
+        raise ConfigError(f"task: lm-evaluation-harness knows no task {unknown[0]!r}; `lm_eval ls tasks` lists them")
+    numbers: dict[str, float] = {}
+    for checkpoint in checkpoints:
+        model = load_language_model(checkpoint).to(processes.device).eval()
+        length = max_tokens(checkpoint, settings.max_length)
+        wrapped = HFLM(
+            pretrained=model, tokenizer=checkpoint.tokenizer, max_length=length, batch_size=settings.batch_size
+        )
+        with processes.autocast():
+            found = lm_eval.simple_evaluate(model=wrapped, tasks=list(names), task_manager=manager)
+        for name in names:
+            result = _harness_numbers(found["results"][name])
+            conditions = {"max_length": length, "precision": settings.precision.value, "lm_eval": lm_eval.__version__}
+            entry = {"checkpoint": checkpoint.name, "task": f"lm_eval:{name}", "results": result, **conditions}
+            keep_zero_shot(folder, {**entry, "settings_digest": fingerprint(conditions)})
+            print(f"{checkpoint.name}: {name}: " + ", ".join(f"{key} {value:.4f}" for key, value in result.items()))
+            if checkpoint is checkpoints[0]:
+                numbers |= {f"lm_eval:{name}.{key}": value for key, value in result.items()}
+    return numbers
+
+
+def _harness_numbers(results: dict[str, Any]) -> dict[str, float]:
+    """`acc`, `acc_stderr`, ... without the name of the filter and what is no number. Raises DataError."""
+    numbers = {key.replace(",none", ""): float(value) for key, value in results.items() if isinstance(value, float)}
+    if not numbers:
+        raise DataError("task: lm-evaluation-harness gave no numbers for it; see its own messages above")
+    return numbers

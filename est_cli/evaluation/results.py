@@ -1,7 +1,7 @@
-"""The records of fine-tunings on the disk: results.json, results.csv and results.md, replaced whole or not at all.
+"""An evaluation's folder and its files: results.json, .csv and .md, zero_shot.json, and of a sweep's job summary.json.
 
-results.json is what a restart reads. Records that belong to another evaluation in the same folder stay in it; the means
-and the comparison are those of the last evaluation.
+Each is replaced whole or not at all. results.json is what a restart reads. Records that belong to another evaluation in
+the same folder stay in it; the means and the comparison are those of the last evaluation.
 """
 
 from __future__ import annotations
@@ -9,29 +9,19 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import DataError, StorageError
-from est_cli.evaluation.outcomes import Difference, Record, Spread, Summary, compare, summarise
-from est_cli.evaluation.table import differences_of, markdown, model_first, print_results
-from est_cli.evaluation.tasks import TASKS
+from est_cli.config import EvalConfig
+from est_cli.evaluation.glue import TASKS
+from est_cli.evaluation.outcomes import Record, differences_of, model_first, summarise
+from est_cli.evaluation.score_table import markdown
 from est_cli.storage import disk, strict_json
-
-__all__ = [
-    "Difference",
-    "Record",
-    "Spread",
-    "Summary",
-    "compare",
-    "print_results",
-    "read_records",
-    "require_room",
-    "summarise",
-    "write_results",
-]
+from est_cli.storage.run_dir import OUTPUTS, RunDir, lock, model_folder, name_of_model, run_of, write_json, write_result
 
 MAX_BYTES = 1 << 26
 """Of results.json, 64 MiB: some 40,000 records of three epochs."""
@@ -39,6 +29,26 @@ RECORD_BYTES, EPOCH_BYTES = 2000, 500
 """More than a record takes there, and each of its epochs."""
 JSON_NAME, CSV_NAME, TABLE_NAME = "results.json", "results.csv", "results.md"
 _KINDS = {field.name: field.type for field in fields(Record) if field.type in ("int", "str")}
+ZERO_SHOT = "zero_shot.json"
+IDENTITY = ("checkpoint", "task", "settings_digest")
+"""What a result is known by in it."""
+
+
+def results_folder(config: EvalConfig) -> Path:
+    """outputs/[SWEEP/]RUN_NAME where it is given; else the run's folder; else outputs/eval-NAME."""
+    if config.run_name is not None:
+        return OUTPUTS / (config.sweep or "") / config.run_name
+    checkpoint = str(config.checkpoint)
+    return run_of(Path(model_folder(checkpoint))) or OUTPUTS / f"eval-{name_of_model(checkpoint)}"
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Make the folder, and lock it until the end of the block."""
+    with disk.storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with lock(RunDir(folder)):
+        yield
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -90,16 +100,36 @@ def write_results(
         "baseline": baseline,
         "settings": dict(settings or {}),
     }
-    disk.replace_file(folder / JSON_NAME, _json(content, folder / JSON_NAME))
+    write_result(folder / JSON_NAME, content, MAX_BYTES, "; use another run_name for further evaluations")
     disk.replace_file(folder / CSV_NAME, _csv([*kept, *records]))
     disk.replace_file(folder / TABLE_NAME, markdown(records, differences).encode())
 
 
-def _json(content: dict[str, Any], path: Path) -> bytes:
+def zero_shot_results(folder: Path) -> list[dict[str, Any]]:
+    """What is in zero_shot.json, none where it is not there. DataError for a file that is not ours."""
+    path = folder / ZERO_SHOT
     try:
-        return strict_json.write_object(content, MAX_BYTES)
-    except ValueError as error:
-        raise StorageError(f"{path}: {error}; use another run_name for further evaluations") from error
+        found = list(strict_json.read_file(path)["records"]) if path.exists() else []
+        for entry in found:
+            _ = [entry[name] for name in IDENTITY]
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: holds no results of est-eval ({error}); move it away to begin anew") from error
+
+
+def keep_zero_shot(folder: Path, result: dict[str, Any]) -> None:
+    """Add a result to zero_shot.json, in place of one of the same checkpoint, task and settings."""
+
+    def key(entry: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(entry[name] for name in IDENTITY)
+
+    others = [entry for entry in zero_shot_results(folder) if key(entry) != key(result)]
+    disk.replace_file(folder / ZERO_SHOT, strict_json.write_object({"records": [*others, result]}))
+
+
+def keep_summary(folder: Path, request: str, numbers: Mapping[str, Any]) -> None:
+    """Written last: its presence says that nothing is left to do of the request with this digest."""
+    write_json(RunDir(folder).summary, {"asked": request, **numbers})
 
 
 def _record(values: dict[str, Any]) -> Record:

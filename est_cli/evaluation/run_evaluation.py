@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,24 @@ from est_cli.config.eval import split_tasks
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import TRACKED, keys_with
 from est_cli.distributed.workers import Processes, meet, memory_enough
-from est_cli.evaluation.batches import encode
-from est_cli.evaluation.data import TaskData, load_task, tasks_in
-from est_cli.evaluation.finetune import Epoch, Given, finetune, reported, work_of
-from est_cli.evaluation.folder import owned_results
-from est_cli.evaluation.model import load_classifier
-from est_cli.evaluation.preflight import CONTINUES, LESS_MEMORY, asked_digest, settings_digest
-from est_cli.evaluation.records import Record, print_results, read_records, require_room, write_results
-from est_cli.evaluation.summary import keep_summary, score_numbers
-from est_cli.evaluation.tasks import resolve_tasks
+from est_cli.evaluation.check_evaluation import CONTINUES, LESS_MEMORY, request_digest, settings_digest
+from est_cli.evaluation.classifier import encode, load_classifier
+from est_cli.evaluation.examples import TaskData, load_task
+from est_cli.evaluation.finetune import EncodedTask, finetune, reported, work_of
+from est_cli.evaluation.glue import resolve_tasks, tasks_in
+from est_cli.evaluation.outcomes import Record, score_numbers
+from est_cli.evaluation.results import keep_summary, owned, read_records, require_room, results_folder, write_results
+from est_cli.evaluation.score_table import print_results
+from est_cli.evaluation.zero_shot import measure_all, require_harness, run_harness
 from est_cli.models.pretrained import Checkpoint, max_tokens, open_checkpoint
 from est_cli.tracking import WandbSink, new_run_id
-from est_cli.tracking.work_progress import Progress, progress
+from est_cli.tracking.work_progress import WorkProgress, progress
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
+class FinetuneJob:
     """One fine-tuning."""
 
     checkpoint: Checkpoint
@@ -50,28 +50,23 @@ def evaluate(config: EvalConfig) -> None:
 
     Under a launcher every process calls it; the first one writes and prints.
     """
-    asked = asked_digest(config)  # before anything is read: what changes from now on is another evaluation
+    request = request_digest(config)  # before anything is read: what changes from now on is another evaluation
     glue, perplexity, harness = split_tasks(config.task)
     if harness:
-        from est_cli.evaluation.lm_eval import require_harness  # what only these tasks need
-
         require_harness()
     checkpoints = _checkpoints(config)
     data = _load_data(config, glue) if glue else []
     numbers: dict[str, Any] = {}
-    with meet(config.launch, config.eval.precision, CONTINUES) as processes, owned_results(config, processes) as folder:
+    folder = results_folder(config)
+    with meet(config.launch, config.eval.precision, CONTINUES) as processes, processes.first_only(owned(folder)):
         if data:
             numbers |= _finetune_all(config, checkpoints, data, folder, processes)
         if perplexity:
-            from est_cli.evaluation.perplexity import measure_all
-
             numbers |= measure_all(config, checkpoints, folder, processes)
         if harness:
-            from est_cli.evaluation.lm_eval import run_harness
-
             numbers |= run_harness(config, checkpoints, harness, folder, processes)
         if processes.first and config.sweep is not None:
-            keep_summary(folder, asked, numbers)
+            keep_summary(folder, request, numbers)
 
 
 def _checkpoints(config: EvalConfig) -> list[Checkpoint]:
@@ -99,7 +94,9 @@ def _finetune_all(
 
     Returns the numbers of the first checkpoint for a sweep, in the first process.
     """
-    jobs = [Job(checkpoint, one, seed) for one in data for checkpoint in checkpoints for seed in config.eval.seeds]
+    jobs = [
+        FinetuneJob(checkpoint, one, seed) for one in data for checkpoint in checkpoints for seed in config.eval.seeds
+    ]
     digest = settings_digest(config.eval)
     model, baseline = checkpoints[0].name, checkpoints[1].name if checkpoints[1:] else None
     found = {record.identity: record for record in read_records(folder)} if processes.first else {}
@@ -110,17 +107,17 @@ def _finetune_all(
     left = [jobs[number] for number in processes.group.share(missing)]
     results = [found[job.identity(digest)] for job in jobs if job.identity(digest) in done]
     work = [work_of(len(job.data.train), sum(map(len, job.data.dev.values())), config.eval) for job in left]
+    names = ", ".join(one.task.name for one in data)
     with (
         progress(sum(work), quiet=not processes.first) as shown,
-        _tracked(config, folder, processes, shown, wanted=bool(left)) as sink,
+        processes.first_only(_tracked(config, folder, shown.line) if left else nullcontext()) as sink,
     ):
-        shown.line(_plan(data, len(jobs), len(left), folder))
+        shown.line(f"{names}: {len(jobs)} fine-tunings, {len(jobs) - len(left)} of them already in {folder}")
         for record in _records(left, config.eval, processes, shown):
-            if not processes.first:
-                continue
-            results.append(record)
-            write_results(folder, results, model, baseline, plain(config.eval))
-            _log(sink, record, len(results), "eval" if record.checkpoint == model else "baseline")
+            if processes.first:
+                results.append(record)
+                write_results(folder, results, model, baseline, plain(config.eval))
+                _log(sink, record, len(results), "eval" if record.checkpoint == model else "baseline")
     if not processes.first:
         return {}
     write_results(folder, results, model, baseline, plain(config.eval))
@@ -128,41 +125,33 @@ def _finetune_all(
     return score_numbers(results, model, baseline)
 
 
-def _plan(data: list[TaskData], jobs: int, left: int, folder: Path) -> str:
-    names = ", ".join(one.task.name for one in data)
-    return f"{names}: {jobs} fine-tunings, {jobs - left} of them already in {folder}"
-
-
-def _records(jobs: list[Job], settings: EvalSettings, processes: Processes, shown: Progress) -> Iterator[Record]:
+def _records(
+    jobs: list[FinetuneJob], settings: EvalSettings, processes: Processes, shown: WorkProgress
+) -> Iterator[Record]:
     """The record of each job, when it is done."""
-    digest = settings_digest(settings)
     for before, job in zip([None, *jobs], jobs, strict=False):
         if before is None or before.checkpoint is not job.checkpoint or before.data is not job.data:
-            given = _given(job, settings)
+            encoded = _encode(job, settings)
         shown.begin(f"{job.checkpoint.name}: {job.data.task.name}, seed {job.seed}")
-        begin = time.monotonic()
-        best, epochs = _run(job, given, settings, processes, shown)
-        record = _record(job, given, best, epochs, digest, time.monotonic() - begin)
+        record = _run(job, encoded, settings, processes, shown)
         shown.line(_line(record, shown.left()))
         yield record
 
 
-def _given(job: Job, settings: EvalSettings) -> Given:
+def _encode(job: FinetuneJob, settings: EvalSettings) -> EncodedTask:
     longest = max_tokens(job.checkpoint, settings.max_length)
     dev = {split: encode(examples, job.checkpoint, longest) for split, examples in job.data.dev.items()}
-    return Given(job.data.task, encode(job.data.train, job.checkpoint, longest), dev, job.checkpoint.pad_id)
+    return EncodedTask(job.data.task, encode(job.data.train, job.checkpoint, longest), dev, job.checkpoint.pad_id)
 
 
 def _run(
-    job: Job, given: Given, settings: EvalSettings, processes: Processes, shown: Progress
-) -> tuple[Epoch, list[Epoch]]:
-    model = load_classifier(job.checkpoint, given.outputs, job.seed, settings.dropout)
+    job: FinetuneJob, encoded: EncodedTask, settings: EvalSettings, processes: Processes, shown: WorkProgress
+) -> Record:
+    begin = time.monotonic()
+    model = load_classifier(job.checkpoint, encoded.outputs, job.seed, settings.dropout)
     with memory_enough(LESS_MEMORY):
-        epochs = finetune(model, given, settings, job.seed, processes, shown.advance)
-    return reported(epochs, settings.select), epochs
-
-
-def _record(job: Job, given: Given, best: Epoch, epochs: list[Epoch], digest: str, seconds: float) -> Record:
+        epochs = finetune(model, encoded, settings, job.seed, processes, shown.advance)
+    best = reported(epochs, settings.select)
     return Record(
         checkpoint=job.checkpoint.name,
         task=job.data.task.name,
@@ -171,11 +160,11 @@ def _record(job: Job, given: Given, best: Epoch, epochs: list[Epoch], digest: st
         score=best.score,
         epoch=best.epoch,
         epochs=[epoch.to_json() for epoch in epochs],
-        train_examples=len(given.train),
-        dev_examples={split: len(part) for split, part in given.dev.items()},
-        truncated=given.truncated,
-        seconds=round(seconds, 3),
-        settings_digest=digest,
+        train_examples=len(encoded.train),
+        dev_examples={split: len(part) for split, part in encoded.dev.items()},
+        truncated=encoded.truncated,
+        seconds=round(time.monotonic() - begin, 3),
+        settings_digest=settings_digest(settings),
         data_digest=job.data.digest,
     )
 
@@ -189,26 +178,18 @@ def _line(record: Record, left: str) -> str:
 
 
 @contextmanager
-def _tracked(
-    config: EvalConfig, folder: Path, processes: Processes, shown: Progress, wanted: bool
-) -> Iterator[WandbSink | None]:
-    """W&B, for the first process and where there is something to tell."""
-    if not processes.first or not wanted:
-        yield None
-        return
+def _tracked(config: EvalConfig, folder: Path, warn: Callable[[str], None]) -> Iterator[WandbSink]:
+    """W&B until the end of the block."""
     tracked = keys_with(EvalConfig, TRACKED)
-    told = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
-    sink = WandbSink(config.tracking, folder, _run_name(config, folder), new_run_id(), told, shown.line)
+    settings = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
+    name = "-".join(filter(None, ("eval", config.sweep, folder.name)))
+    sink = WandbSink(config.tracking, folder, name, new_run_id(), settings, warn)
     try:
         yield sink
     except BaseException:
         sink.finish(None)
         raise
     sink.finish({})
-
-
-def _run_name(config: EvalConfig, folder: Path) -> str:
-    return "-".join(filter(None, ("eval", config.sweep, folder.name)))
 
 
 def _log(sink: WandbSink | None, record: Record, number: int, group: str) -> None:

@@ -9,6 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from est_cli.common.table import UNLIMITED, table, table_console
+from est_cli.evaluation.glue import TASKS
 from est_cli.evaluation.outcomes import (
     AVERAGE_PRESENT,
     GLUE_AVERAGE,
@@ -16,11 +17,11 @@ from est_cli.evaluation.outcomes import (
     Record,
     Spread,
     Summary,
-    compare,
+    differences_of,
     is_glue,
+    model_first,
     summarise,
 )
-from est_cli.evaluation.tasks import TASKS
 
 _FOLDED = 12
 """Width at which headings are folded on a narrow terminal."""
@@ -70,19 +71,6 @@ def print_results(
     console.print(shown, highlight=False)
     for note in notes(records, differences):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-
-
-def differences_of(records: Sequence[Record], model: str, baseline: str | None) -> list[Difference] | None:
-    """The comparison of two checkpoints among the records; None without a baseline."""
-    if baseline is None:
-        return None
-    mine = [record for record in records if record.checkpoint == model]
-    return compare(mine, [record for record in records if record.checkpoint == baseline])
-
-
-def model_first(records: Sequence[Record], model: str) -> list[Record]:
-    """The same records, those of `model` before the others."""
-    return sorted(records, key=lambda record: record.checkpoint != model)
 
 
 def notes(records: Sequence[Record], differences: Sequence[Difference] | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""The results of an analysis for people."""
+"""What an analysis found, for people: a table on the terminal and pictures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from est_cli.common.table import table, table_console
+from est_cli.reporting.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    labelled,
+    legend_below,
+    new_figure,
+    plain_text,
+    step_axis,
+    tidy,
+)
 
-Shown = tuple[list[str], list[list[str]]]
+SIZE = (7.0, 4.2)
+LOSS = "loss (nats per token)"
+TableContent = tuple[list[str], list[list[str]]]
 """The headings and the rows."""
 
 
@@ -35,7 +52,7 @@ def _notes(content: dict[str, Any]) -> Iterator[str]:
         yield "± is the standard error over the probes"
 
 
-def _trace(result: dict[str, Any]) -> Shown:
+def _trace(result: dict[str, Any]) -> TableContent:
     if "checkpoints" in result:
         return _traces(result["checkpoints"])
     rows = [["all that was chosen", f"{result['weights']}", _with_error(result["trace"])]]
@@ -46,7 +63,7 @@ def _trace(result: dict[str, Any]) -> Shown:
     return ["weights", "number", f"trace of the Hessian ({result['trace']['n']} probes)"], rows
 
 
-def _traces(checkpoints: list[dict[str, Any]]) -> Shown:
+def _traces(checkpoints: list[dict[str, Any]]) -> TableContent:
     """A checkpoint in each row."""
     without = "without_embeddings" in checkpoints[0]
     headings = ["step", "stage", "loss", "trace", *(["without embeddings"] if without else [])]
@@ -63,7 +80,7 @@ def _traces(checkpoints: list[dict[str, Any]]) -> Shown:
     return headings, rows
 
 
-def _flatness(result: dict[str, Any]) -> Shown:
+def _flatness(result: dict[str, Any]) -> TableContent:
     spread = result["standard_deviation"] or [None] * len(result["places"])
     rows = [
         [f"{place:+.3f}", _number(mean), _number(sd), _number(None if mean is None else mean - result["loss"])]
@@ -74,7 +91,7 @@ def _flatness(result: dict[str, Any]) -> Shown:
     return ["place", "mean loss", "sd", "above the checkpoint's"], rows
 
 
-def _compare(result: dict[str, Any]) -> Shown:
+def _compare(result: dict[str, Any]) -> TableContent:
     value, other = result["loss"], result["baseline_loss"]
     rows = [["loss", f"{value:.4f}", f"{other:.4f}", f"{value - other:+.4f}"]]
     if "trace" in result:
@@ -91,7 +108,7 @@ def _compare(result: dict[str, Any]) -> Shown:
     return ["", "checkpoint", "baseline", "difference"], rows
 
 
-def _dropout(result: dict[str, Any]) -> Shown:
+def _dropout(result: dict[str, Any]) -> TableContent:
     rates = " ".join(f"{key}={value:g}" for key, value in result["realised"].items())
     rows = [
         [one["kind"], _with_error(one["measured"]), _with_error(one["predicted"]), _with_error(one["rest"])]
@@ -118,3 +135,69 @@ def _number(value: float | None) -> str:
 
 def _share(relative: float | None) -> str:
     return "" if relative is None else f" ({100 * relative:.1f} % of the baseline's norm)"
+
+
+def transitions_figure(checkpoints: list[dict[str, Any]]) -> Figure:
+    """The trace at each checkpoint of a run with its standard error, all weights and without the embeddings."""
+    figure = new_figure(*SIZE)
+    axes = figure.subplots()
+    steps = [one["step"] for one in checkpoints]
+    for key, colour, style, label in (
+        ("trace", BLUE, "o-", "chosen weights"),
+        ("without_embeddings", GREEN, "s--", "without embeddings and LM head"),
+    ):
+        if found := [one[key] for one in checkpoints if key in one]:
+            errors = [one["standard_error"] or 0.0 for one in found]
+            axes.errorbar(
+                steps, [one["mean"] for one in found], errors, fmt=style, color=colour, capsize=3, label=label
+            )
+    stages = [one["stage"] for one in checkpoints]
+    ends = [step for step, stage, after in zip(steps, stages, stages[1:], strict=False) if stage != after]
+    for number, step in enumerate(ends):
+        named = "last checkpoint of a stage" if number == 0 else None
+        axes.axvline(step, color=GREY, linestyle=(0, (4, 3)), linewidth=1.0, label=named, zorder=1)
+    axes.set_ylabel("trace of the Hessian (± standard error)")
+    step_axis(axes)
+    return _finished(figure, axes, "Trace of the Hessian over a run")
+
+
+def flatness_figure(result: dict[str, Any]) -> Figure:
+    """Each direction's curve faintly, their mean, and a band of one standard deviation."""
+    figure = new_figure(*SIZE)
+    axes = figure.subplots()
+    places, mean = np.array(result["places"]), _with_gaps(result["mean"])
+    for number, row in enumerate(result["losses"]):
+        label = "each direction" if number == 0 else None
+        axes.plot(places, _with_gaps(row), color=BLUE, alpha=0.35, linewidth=0.8, label=label)
+    axes.plot(places, mean, "o-", color=BLUE, markersize=3, linewidth=1.8, label="mean")
+    if result["standard_deviation"] is not None:
+        spread = _with_gaps(result["standard_deviation"])
+        axes.fill_between(places, mean - spread, mean + spread, color=BLUE, alpha=0.15, lw=0, label="± 1 sd")
+    axes.set_xlabel("distance along a filter-normalised direction")
+    axes.set_ylabel(LOSS)
+    return _finished(figure, axes, result["checkpoint"])
+
+
+def line_figure(result: dict[str, Any]) -> Figure:
+    """The loss from the baseline to the checkpoint, and the straight line between its ends."""
+    figure = new_figure(*SIZE)
+    axes = figure.subplots()
+    losses = _with_gaps(result["line"]["losses"])
+    places = np.linspace(0.0, 1.0, len(losses))
+    axes.plot(places, losses, "o-", color=BLUE, markersize=3, linewidth=1.8, label="loss")
+    axes.plot(places[[0, -1]], losses[[0, -1]], "--", color=ORANGE, linewidth=1.4, label="straight between both ends")
+    axes.set_xlabel("0: baseline, 1: checkpoint")
+    axes.set_ylabel(LOSS)
+    return _finished(figure, axes, f"from {result['baseline']}\nto {result['checkpoint']}")
+
+
+def _finished(figure: Figure, axes: Axes, title: str) -> Figure:
+    tidy(axes)
+    figure.suptitle(plain_text(title), fontsize=10)
+    legend_below(figure, labelled([axes]), columns=3)
+    return figure
+
+
+def _with_gaps(values: list[float | None]) -> np.ndarray:
+    """None, which stands for infinity, leaves a gap."""
+    return np.array([np.nan if value is None else value for value in values], dtype=float)

@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do: the models and files it reads, and digests that tell one from another.
+"""What est-eval checks before torch: the models and files that it reads; and digests that tell evaluations apart.
 
 Nothing heavy is imported here: what is missing is told before torch starts.
 """
@@ -13,8 +13,7 @@ from est_cli.config.eval import check_eval, split_tasks
 from est_cli.config.schema import plain
 from est_cli.config.setting import NO_RESULT, RECORDED, keys_with
 from est_cli.data.sources import expand
-from est_cli.evaluation.data import require_files, tasks_in
-from est_cli.evaluation.files import file_of
+from est_cli.evaluation.glue import file_of, require_files, tasks_in
 from est_cli.storage.digest import fingerprint
 from est_cli.storage.run_dir import check_run_name, local_model
 
@@ -57,7 +56,7 @@ def settings_digest(settings: EvalSettings) -> str:
     return fingerprint(FINETUNE_VERSION, {k: v for k, v in plain(settings).items() if k not in told_apart})
 
 
-def asked_digest(config: EvalConfig) -> str:
+def request_digest(config: EvalConfig) -> str:
     """Of the whole evaluation: its settings, and the files it reads as far as names, sizes and times tell them.
 
     An equal digest says that nothing is left to do. Another one says nothing: an evaluation recognises what it has

@@ -1,4 +1,4 @@
-"""Random subnetworks as structural dropout: what they add to the loss, and that 1/p keeps the modules' mean output.
+"""analysis=structural_dropout: what random subnetworks add to the loss, and that 1/p keeps the modules' mean output.
 
 The paper explains EST by it: the expected loss of a random subnetwork is the loss of the complete model plus a
 regularisation term,
@@ -20,11 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from est_cli.analysis.curvature import PRODUCT_COST, Loss, dot, graph_of_gradients, hessian_product, mean_loss
-from est_cli.analysis.estimate import Estimate, estimate
+from est_cli.analysis.analysis_job import AnalysisJob, Loss, Outcome, mean_loss
+from est_cli.analysis.curvature import PRODUCT_COST, Estimate, dot, estimate, graph_of_gradients, hessian_product
 from est_cli.analysis.gates import Gates, expressible, outputs_of
-from est_cli.analysis.work import Work
-from est_cli.est import EstHandle, IndexGenerator, SamplingRates, Subnetwork
+from est_cli.common.errors import ConfigError
+from est_cli.config import AnalyzeConfig
+from est_cli.config.resolve import options_of
+from est_cli.distributed.workers import WorkShare
+from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingRates, Subnetwork, apply_est
+from est_cli.est.sizes import realised_rates, sample_sizes
+from est_cli.families import spec_of
+from est_cli.models.pretrained import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,50 @@ class Regularisation:
         """As it stands in analysis.json."""
         parts = {"measured": self.measured, "predicted": self.predicted, "rest": self.rest}
         return {"kind": self.kind, **{name: part and part.to_json() for name, part in parts.items()}}
+
+
+def structural_dropout(job: AnalysisJob) -> Outcome:
+    """The regularisation term of each kind of sampling, its second-order prediction, and the mean of the outputs."""
+    config, checkpoint = job.config, job.checkpoints[0].checkpoint
+    spec, kinds = spec_for(checkpoint, config), kinds_of(rates_of(config))
+    model = job.load(checkpoint).requires_grad_(False)
+    loss, value = job.loss(model, checkpoint)
+    handle = apply_est(model, spec)
+    generator = IndexGenerator(spec, config.seed, options_of(config.sampling))
+    found = regularisation(loss, job.batches, handle, generator, kinds, config.analyze.draws, job.work)
+
+    def run() -> None:
+        with torch.no_grad():
+            model(input_ids=job.text.batches[0].to(model.device), use_cache=False)
+
+    outputs = mean_outputs(run, handle, generator, rates_of(config), config.analyze.draws, job.work)
+    sizes = sample_sizes(spec, rates_of(config), options_of(config.sampling))
+    result = {
+        "checkpoint": checkpoint.name,
+        "loss": value,
+        "draws": config.analyze.draws,
+        "realised": vars(realised_rates(spec, [(sizes, 1)])),
+        "regularisation": [one.to_json() for one in found],
+        "mean_output": {path: one.to_json() for path, one in outputs.items()},
+    }
+    return result, {}
+
+
+def rates_of(config: AnalyzeConfig) -> SamplingRates:
+    return SamplingRates(**vars(config.stage))
+
+
+def spec_for(checkpoint: Checkpoint, config: AnalyzeConfig) -> ModelSpec:
+    """Raises ConfigError for a family that EST does not know, and where the rates do not fit the model."""
+    try:
+        spec = spec_of(checkpoint.config)
+    except ValueError as error:
+        raise ConfigError(str(error).replace("model:", "checkpoint:", 1)) from error
+    try:
+        sample_sizes(spec, rates_of(config), options_of(config.sampling))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return spec
 
 
 def kinds_of(rates: SamplingRates) -> dict[str, SamplingRates]:
@@ -62,7 +112,7 @@ def regularisation(
     generator: IndexGenerator,
     kinds: Mapping[str, SamplingRates],
     draws: int,
-    work: Work,
+    work: WorkShare,
 ) -> list[Regularisation]:
     """R of each kind, from `draws` subnetworks each. The complete model is active when it returns, and in `loss`."""
     complete = mean_loss(loss, batches)
@@ -74,8 +124,8 @@ def regularisation(
         for cell, subnetwork in subnetworks.items():
             handle.activate(subnetwork)
             measured[cell] = mean_loss(loss, batches) - complete
-            work.done(batches)
-    by_kind = work.gathered(measured).reshape(len(kinds), draws)
+            work.advance(batches)
+    by_kind = work.gather(measured).reshape(len(kinds), draws)
     if not expressible(handle.spec):
         return [
             Regularisation(kind, estimate(row), None, None) for kind, row in zip(kinds, by_kind.tolist(), strict=True)
@@ -83,17 +133,13 @@ def regularisation(
     predicted = np.zeros(len(drawn))
     for cell, value in _predictions(loss, batches, handle, subnetworks, work).items():
         predicted[cell] = value
-    predicted_by_kind = work.gathered(predicted).reshape(len(kinds), draws)
-    return [
-        Regularisation(kind, estimate(row), estimate(foreseen), estimate(rest))
-        for kind, row, foreseen, rest in zip(
-            kinds, by_kind.tolist(), predicted_by_kind.tolist(), (by_kind - predicted_by_kind).tolist(), strict=True
-        )
-    ]
+    foreseen = work.gather(predicted).reshape(len(kinds), draws)
+    rows = zip(by_kind.tolist(), foreseen.tolist(), (by_kind - foreseen).tolist(), strict=True)
+    return [Regularisation(kind, *map(estimate, row)) for kind, row in zip(kinds, rows, strict=True)]
 
 
 def _predictions(
-    loss: Loss, batches: int, handle: EstHandle, subnetworks: Mapping[int, Subnetwork], work: Work
+    loss: Loss, batches: int, handle: EstHandle, subnetworks: Mapping[int, Subnetwork], work: WorkShare
 ) -> dict[int, float]:
     """g . delta + 1/2 delta^T H delta of each subnetwork."""
     gates = Gates(handle.spec, next(handle.layers[0].parameters()))
@@ -105,12 +151,12 @@ def _predictions(
                 delta = gates.delta(subnetwork)
                 product = hessian_product(gradients, gates.inputs, delta)
                 found[cell] += _sum_of_dots(gradients, delta) + 0.5 * _sum_of_dots(product, delta)
-                work.done(PRODUCT_COST)
+                work.advance(PRODUCT_COST)
     return found
 
 
 def mean_outputs(
-    run: Any, handle: EstHandle, generator: IndexGenerator, rates: SamplingRates, draws: int, work: Work
+    run: Any, handle: EstHandle, generator: IndexGenerator, rates: SamplingRates, draws: int, work: WorkShare
 ) -> dict[str, Estimate]:
     """Projection out of a module -> how its output under a subnetwork compares with the complete model's.
 
@@ -133,8 +179,8 @@ def mean_outputs(
                 handle.activate(generator.draw(number, wanted))
                 drawn = _outputs(handle, calls, projection.path)
                 values[number] = sum(dot(y_s, y) for y_s, y in zip(drawn, full, strict=True)) / size
-                work.done(1.0)
-        found[projection.path] = estimate(work.gathered(values).tolist())
+                work.advance(1.0)
+        found[projection.path] = estimate(work.gather(values).tolist())
     return found
 
 

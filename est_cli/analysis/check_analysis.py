@@ -1,4 +1,4 @@
-"""What an analysis is asked about: the checkpoints, and the folder for its results.
+"""What est-analyze checks before torch: the checkpoints, and the folder for its results.
 
 Nothing heavy is imported here: what is missing is told before torch starts.
 """
@@ -6,13 +6,12 @@ Nothing heavy is imported here: what is missing is told before torch starts.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import AnalyzeConfig
 from est_cli.config.analyze import check_analyze
-from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir, check_run_name, local_model, model_folder, run_of
+from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir, check_run_name, local_model, name_of_model
 from est_cli.storage.store import step_folders
 
 CONTINUES = "nothing was written; the same command begins anew"
@@ -34,7 +33,7 @@ def check_inputs(config: AnalyzeConfig) -> None:
 
     What is on the hub is not looked at.
     """
-    for _, place in checkpoints_asked(config):
+    for _, place in requested_checkpoints(config):
         local_model("checkpoint", place)
     if config.baseline is not None:
         local_model("baseline", config.baseline)
@@ -44,7 +43,7 @@ def check_inputs(config: AnalyzeConfig) -> None:
         )
 
 
-def checkpoints_asked(config: AnalyzeConfig) -> list[tuple[int | None, str]]:
+def requested_checkpoints(config: AnalyzeConfig) -> list[tuple[int | None, str]]:
     """(None, the checkpoint); or (step, folder) of all that its run kept. ConfigError where that is none."""
     name = str(config.checkpoint)
     if not config.analyze.transitions:
@@ -59,11 +58,8 @@ def checkpoints_asked(config: AnalyzeConfig) -> list[tuple[int | None, str]]:
 
 def default_folder(config: AnalyzeConfig, number: int) -> Path:
     """outputs/analyze-NAME-ANALYSIS, and where `number` is above 1 with it behind."""
-    place = Path(model_folder(str(config.checkpoint)))
-    named = (run_of(place) or place).resolve() if place.is_dir() else place
-    name = re.sub("[^A-Za-z0-9_.,=-]+", "-", named.name if place.is_dir() else str(place))[-MAX_NAME // 2 :]
-    behind = f"-{number}" if number > 1 else ""
-    return OUTPUTS / f"analyze-{name}-{config.analysis.value}{behind}"
+    name = name_of_model(str(config.checkpoint), MAX_NAME // 2)
+    return OUTPUTS / f"analyze-{name}-{config.analysis.value}{f'-{number}' if number > 1 else ''}"
 
 
 def _used(folder: Path) -> bool:

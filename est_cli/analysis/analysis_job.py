@@ -1,0 +1,132 @@
+"""What all analyses are given: the checkpoints, the text with the loss on it, and the processes that share the work.
+
+The text is the same for every seed, evenly spread over the part it is from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from est_cli.common.errors import DataError, NumericsError
+from est_cli.common.rank import Rank
+from est_cli.config import AnalyzeConfig, Part
+from est_cli.data import TokenBlocks, load_corpus
+from est_cli.distributed import weight_checksum
+from est_cli.distributed.workers import Processes, WorkShare
+from est_cli.models.pretrained import Checkpoint, load_language_model, max_tokens
+from est_cli.tracking.work_progress import WorkProgress
+from est_cli.training.parts import CACHE
+
+Loss = Callable[[int], Tensor]
+"""The share of a batch in the mean loss, with its graph."""
+Outcome = tuple[dict[str, Any], dict[str, Figure]]
+"""What stands under `result` in analysis.json, and the pictures by name."""
+
+
+@dataclass(frozen=True)
+class Text:
+    batches: tuple[Tensor, ...]
+    """(B, T) int64 each."""
+    digest: str
+    """Of the whole corpus and the tokenizer."""
+
+    @property
+    def targets(self) -> int:
+        """Tokens that are predicted: all but the first of each sequence."""
+        return sum(batch.shape[0] * (batch.shape[1] - 1) for batch in self.batches)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in analysis.json."""
+        sequences, seq_len = sum(map(len, self.batches)), self.batches[0].shape[1]
+        return {"sequences": sequences, "seq_len": seq_len, "predicted_tokens": self.targets, "digest": self.digest}
+
+
+@dataclass(frozen=True)
+class OpenedCheckpoint:
+    """A checkpoint and, where it is one of a run's, the step it was saved after."""
+
+    checkpoint: Checkpoint
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class AnalysisJob:
+    config: AnalyzeConfig
+    checkpoints: tuple[OpenedCheckpoint, ...]
+    baseline: Checkpoint | None
+    text: Text
+    processes: Processes
+    progress: WorkProgress
+
+    @property
+    def batches(self) -> int:
+        return len(self.text.batches)
+
+    @property
+    def work(self) -> WorkShare:
+        return WorkShare(self.processes.group, self.progress.advance)
+
+    def load(self, checkpoint: Checkpoint) -> PreTrainedModel:
+        """The model on the device, without dropout; attention is written out in plain operators, because fused ones
+        have no second derivative. Raises PeerLostError where another process has other weights."""
+        self.progress.begin(f"{checkpoint.name}: {self.config.analysis.value}")
+        model = load_language_model(checkpoint, attention="eager").to(self.processes.device).eval()
+        if self.processes.group.rank.world_size > 1:
+            self.processes.group.require_same(weight_checksum(model), "its weights are not")
+        return model
+
+    def loss(self, model: PreTrainedModel, checkpoint: Checkpoint) -> tuple[Loss, float]:
+        """The loss to differentiate, and its value. Raises NumericsError where that is not finite."""
+        loss = loss_on(model, self.text)
+        value = mean_loss(loss, self.batches)
+        if not math.isfinite(value):
+            raise NumericsError(f"{checkpoint.place}: its loss on this text is {value}")
+        return loss, value
+
+
+def mean_loss(loss: Loss, batches: int) -> float:
+    """The sum over all batches, without a graph."""
+    with torch.no_grad():
+        return sum(loss(batch).item() for batch in range(batches))
+
+
+def load_text(config: AnalyzeConfig, checkpoint: Checkpoint, rank: Rank) -> Text:
+    """What `dataset` and `analyze` choose, in the tokens of the checkpoint; tokenised now or taken from the cache.
+
+    Raises DataError, ConfigError or StorageError.
+    """
+    settings = config.analyze
+    seq_len = min(max_tokens(checkpoint, settings.seq_len), settings.tokens)
+    tokenizer = config.tokenizer or checkpoint.place
+    corpus = load_corpus(
+        config.dataset, tokenizer, checkpoint.config.vocab_size, CACHE, seq_len, verify=rank.local_rank == 0
+    )
+    tokens = corpus.validation if settings.part is Part.validation else corpus.train
+    if min(map(len, tokens.streams)) < seq_len:
+        short = min(map(len, tokens.streams))
+        raise DataError(f"analyze.seq_len: {seq_len} is more than the {short} tokens of the {settings.part.value} text")
+    blocks = TokenBlocks(tokens, seq_len, settings.part.value)
+    wanted = min(settings.tokens // seq_len, blocks.num_blocks)
+    spread = np.arange(wanted) * blocks.num_blocks // wanted
+    return Text(blocks.take(spread).split(settings.batch), f"{corpus.data_hash[:16]}-{corpus.tokenizer_hash[:16]}")
+
+
+def loss_on(model: PreTrainedModel, text: Text) -> Loss:
+    """The mean cross-entropy (nats) of each token given those before it in its sequence, batch by batch."""
+
+    def loss(number: int) -> Tensor:
+        tokens = text.batches[number].to(model.device)
+        logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
+        return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum") / text.targets
+
+    return loss

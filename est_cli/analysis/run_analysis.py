@@ -1,0 +1,132 @@
+"""One analysis from its checked configuration to its folder, a new one, whose analysis.json is written last."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from est_cli.analysis.analysis_job import AnalysisJob, OpenedCheckpoint, Outcome, load_text
+from est_cli.analysis.check_analysis import CONTINUES, LESS_MEMORY, default_folder, requested_checkpoints
+from est_cli.analysis.curvature import PRODUCT_COST, hessian_trace
+from est_cli.analysis.display import print_result
+from est_cli.analysis.landscape import compare, flatness
+from est_cli.analysis.structural_dropout import kinds_of, rates_of, spec_for, structural_dropout
+from est_cli.common.errors import ConfigError
+from est_cli.common.rank import rank_of_environment
+from est_cli.config import Analysis, AnalyzeConfig, Precision
+from est_cli.config.schema import plain
+from est_cli.distributed.workers import meet, memory_enough
+from est_cli.models.pretrained import open_checkpoint
+from est_cli.reporting.drawing import DPI
+from est_cli.storage import disk
+from est_cli.storage.digest import fingerprint
+from est_cli.storage.run_dir import OUTPUTS, write_result
+from est_cli.storage.versions import git_commit, versions
+from est_cli.tracking.work_progress import progress
+
+RESULT = "analysis.json"
+MAX_BYTES = 1 << 26
+ANALYSES: dict[Analysis, Callable[[AnalysisJob], Outcome]] = {
+    Analysis.hessian_trace: hessian_trace,
+    Analysis.flatness: flatness,
+    Analysis.compare: compare,
+    Analysis.structural_dropout: structural_dropout,
+}
+
+
+def analyse(config: AnalyzeConfig) -> None:
+    """Run what a checked configuration asks for, and print and keep the results. Any EstError may come out of it.
+
+    Under a launcher every process calls it; the first one writes and prints.
+    """
+    begin = time.monotonic()
+    checkpoints = tuple(
+        OpenedCheckpoint(open_checkpoint("checkpoint", name, config.tokenizer), step)
+        for step, name in requested_checkpoints(config)
+    )
+    baseline = None if config.baseline is None else open_checkpoint("baseline", config.baseline, config.tokenizer)
+    first = checkpoints[0].checkpoint
+    if config.analysis is Analysis.structural_dropout:
+        spec_for(first, config)
+    text = load_text(config, first, rank_of_environment())  # before the processes wait for each other
+    new = new_folder(config)
+    with meet(config.launch, Precision.fp32, CONTINUES) as processes, processes.first_only(new) as folder:
+        digest = fingerprint(plain(config), text.digest, [one.checkpoint.name for one in checkpoints])
+        processes.group.require_same(int(digest[:15], 16), "its settings, text or checkpoint are not")
+        with (
+            progress(_cost(config, len(text.batches), len(checkpoints)), not processes.first) as shown,
+            memory_enough(LESS_MEMORY),
+        ):
+            job = AnalysisJob(config, checkpoints, baseline, text, processes, shown)
+            result, figures = ANALYSES[config.analysis](job)
+        if folder is None:
+            return
+        content = {
+            "analysis": config.analysis.value,
+            "result": result,
+            "text": text.to_json(),
+            "settings": plain(config),
+            "seconds": round(time.monotonic() - begin, 3),
+            "git_commit": git_commit(),
+            "versions": versions(),
+        }
+        write_results(folder, content, figures)
+        print_result(content, folder)
+
+
+def _cost(config: AnalyzeConfig, batches: int, checkpoints: int) -> float:
+    """What the cells of the analysis cost, in forward passes of a batch."""
+    settings = config.analyze
+    trace = PRODUCT_COST * settings.probes * batches
+    if config.analysis is Analysis.hessian_trace:
+        return checkpoints * trace
+    if config.analysis is Analysis.flatness:
+        return settings.directions * settings.points * batches
+    if config.analysis is Analysis.compare:
+        return settings.points * batches + (2 * trace if settings.trace else 0)
+    kinds = len(kinds_of(rates_of(config)))
+    return kinds * settings.draws * batches * (1 + PRODUCT_COST) + 2 * settings.draws
+
+
+@contextmanager
+def new_folder(config: AnalyzeConfig) -> Iterator[Path]:
+    """Made here, and taken away again where nothing was written into it. ConfigError if `run_name` is taken."""
+    with disk.storage_errors(OUTPUTS):
+        OUTPUTS.mkdir(exist_ok=True)
+        folder = _made(config)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+
+def _made(config: AnalyzeConfig) -> Path:
+    if config.run_name is not None:
+        folder = OUTPUTS / config.run_name
+        folder.mkdir(exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError(f"run_name: {folder} is there and is never overwritten; choose another one")
+        return folder
+    for number in itertools.count(1):
+        folder = default_folder(config, number)
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("there is always a number")
+
+
+def write_results(folder: Path, result: dict[str, Any], figures: dict[str, Figure]) -> None:
+    """The pictures, then analysis.json. StorageError if the disk refuses, or the numbers are too many."""
+    for name, figure in figures.items():
+        file = BytesIO()
+        figure.savefig(file, dpi=DPI, format="png")
+        disk.replace_file(folder / name, file.getvalue())
+    write_result(folder / RESULT, result, MAX_BYTES)
