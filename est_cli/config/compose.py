@@ -83,8 +83,10 @@ def parse(argv: Sequence[str], sweeps: str | None = None) -> CommandLine:
 
 
 def composed(config_name: str, schema: type[C], args: list[str], config_dir: str | None) -> Composed[C]:
-    """Compose conf/`config_name`.yaml with these overrides. ConfigError for whatever is wrong with them or the "
-    "files."""
+    """Compose conf/`config_name`.yaml with these overrides.
+
+    Raises ConfigError for whatever is wrong with them or with the files.
+    """
     groups = groups_of(schema, config_dir)
     overrides = checked_overrides(args, schema, groups)
     with _told_in_one_line(schema):

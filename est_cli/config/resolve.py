@@ -92,8 +92,10 @@ def check(config: RunConfig) -> Resolved:
 
 
 def resolve(config: RunConfig) -> Resolved:
-    """What a configuration amounts to that was checked already. Raises ValueError where its scheduler cannot be "
-    "made."""
+    """What a configuration amounts to that was checked already.
+
+    Raises ValueError where its scheduler cannot be made.
+    """
     steps, train = max_steps(config), config.train
     scheduler = scheduler_named(config.scheduler.name).make(steps, config.stage)
     return Resolved(
