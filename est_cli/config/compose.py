@@ -177,8 +177,8 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     except SystemExit as stop:
         if not stop.code:  # --version
             raise
-        told = said.getvalue().rpartition("error: ")[2].strip()
-        raise ConfigError(f"command line: {told}; options come before the settings, see --help") from None
+        problem = said.getvalue().rpartition("error: ")[2].strip()
+        raise ConfigError(f"command line: {problem}; options come before the settings, see --help") from None
     for flag in ("experimental_rerun", "config_name", "config_path"):
         if getattr(arguments, flag):
             raise ConfigError(f"--{flag.replace('_', '-')}: is not supported; one command is one run, with -m a sweep")
@@ -240,10 +240,10 @@ def check_choice(group: str, choice: Any, options: list[str]) -> None:
     """ConfigError unless the group has this option."""
     if (choice is None and group == "experiment") or (isinstance(choice, str) and choice in options):
         return
-    told = "null" if choice is None else repr(choice)
+    shown = "null" if choice is None else repr(choice)
     hint = difflib.get_close_matches(str(choice), options, n=1)
     did = f"; did you mean {hint[0]!r}?" if hint else ""
-    raise ConfigError(f"{group}: no option {told}; choose one of {', '.join(options)}{did}")
+    raise ConfigError(f"{group}: no option {shown}; choose one of {', '.join(options)}{did}")
 
 
 def options_of_groups(config_dir: str | None) -> dict[str, list[str]]:

@@ -169,12 +169,12 @@ def range_problems(config: Any) -> Iterator[str]:
 def _settings(schema: type, prefix: str, inherited: frozenset[Role]) -> Iterator[Setting]:
     hints = typing.get_type_hints(schema)
     for entry in dataclasses.fields(schema):
-        hint, told = hints[entry.name], entry.metadata
-        roles = inherited | frozenset(told.get("roles", ()))
+        hint, metadata = hints[entry.name], entry.metadata
+        roles = inherited | frozenset(metadata.get("roles", ()))
         if dataclasses.is_dataclass(hint):
             yield from _settings(typing.cast(type, hint), f"{prefix}{entry.name}.", roles)
             continue
-        roles -= {TRACKED} if told.get("untracked") else set()
+        roles -= {TRACKED} if metadata.get("untracked") else set()
         default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
-        more = told.get("within"), told.get("items"), told.get("choices", ())
-        yield Setting(prefix + entry.name, hint, default, told.get("meaning", ""), roles, *more)
+        more = metadata.get("within"), metadata.get("items"), metadata.get("choices", ())
+        yield Setting(prefix + entry.name, hint, default, metadata.get("meaning", ""), roles, *more)

@@ -40,8 +40,8 @@ class Group:
             return value
         data = list(json.dumps(value).encode()) if self.rank.first else []
         size = self._broadcast(torch.tensor([len(data)]))
-        told = torch.tensor(data or [0] * int(size), dtype=torch.uint8)
-        return json.loads(bytes(self._broadcast(told).tolist()))
+        payload = torch.tensor(data or [0] * int(size), dtype=torch.uint8)
+        return json.loads(bytes(self._broadcast(payload).tolist()))
 
     def gather(self, numbers: Sequence[int]) -> list[list[int]]:
         """Each process's `numbers` (below 2**63, as many in each), by rank."""
@@ -91,7 +91,8 @@ def peers_answer(timeout_s: float, continues: str = RESUME) -> Iterator[None]:
             raise
         named = re.search(r"[Rr]anks? (\d+(?:, ?\d+)*) failed to pass", str(error))
         who = f"rank {named[1]}" if named else "another process"
-        told = re.sub(r"\[[^\]]*\.(cc|cpp|h):\d+\] *", "", str(error).strip().splitlines()[0])  # whose file that was
+        message = re.sub(r"\[[^\]]*\.(cc|cpp|h):\d+\] *", "", str(error).strip().splitlines()[0])  # whose file that was
         raise PeerLostError(
-            f"{who}: died, or did not answer within launch.timeout_s={timeout_s:g}; {continues} ({shorten(told, 120)})"
+            f"{who}: died, or did not answer within launch.timeout_s={timeout_s:g}; {continues} "
+            f"({shorten(message, 120)})"
         ) from error

@@ -211,7 +211,7 @@ def _tracker(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunP
     metrics = MetricsFile(run_dir.metrics)
     metrics.truncate_after(state.step)
     tracked = keys_with(RunConfig, TRACKED)
-    told = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
+    settings = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
     assert config.run_name is not None
-    sink = WandbSink(config.tracking, run_dir.root, config.run_name, state.wandb_run_id, told, progress.line)
+    sink = WandbSink(config.tracking, run_dir.root, config.run_name, state.wandb_run_id, settings, progress.line)
     return Tracker(metrics, sink)

@@ -62,10 +62,10 @@ def restored_state(
     CheckpointError where it is not one of this run of `max_steps` steps, its text and its tokenizer.
     """
     found = newest_valid(run_dir.checkpoints, log.warning) if group.rank.first else None
-    told = group.share(None if found is None else (str(found[0]), found[1]))
-    if told is None:
+    shared = group.share(None if found is None else (str(found[0]), found[1]))
+    if shared is None:
         return None
-    path, verified = Path(told[0]), told[1]
+    path, verified = Path(shared[0]), shared[1]
     warn = log.warning if group.rank.first else log.debug
     state = RunState.from_json(load_checkpoint(path, model, optimizer, warn, verified=verified), str(path))
     if path.name != f"step-{state.step:06d}" or state.step > max_steps:

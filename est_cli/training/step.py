@@ -165,9 +165,11 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
     `stop`: whether a signal has asked this process to stop, for the others to know.
     """
     config, device = run.config, run.accelerator.device
+    # Inputs: tokens (own sequences, T), and the subnetworks that were drawn for them.
     _grow(run, step)
     inputs = run.feed.take(step, last=step + 1 == run.scheduler.max_steps)
     tokens = inputs.tokens.to(device, non_blocking=True)
+    # Gradients: each micro-batch (b, T) on its subnetwork; those of a layer are sent while the next one computes.
     loss = None
     run.gradient_sync.begin(inputs.plan)
     for micro_step, micro in enumerate(tokens.split(run.micro_batch_at(step))):
@@ -177,6 +179,7 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
         part = forward_backward(run, micro, run.targets_per_step)
         loss = part if loss is None else loss + part
     assert loss is not None
+    # Agreement and update: the header carries the loss, stop signals and a digest of what was drawn to all processes.
     if run.rank.world_size == 1:
         return _update(run, step, inputs, loss)
     header = run.gradient_sync.finish(step_header(loss, stop.signum, inputs.digest))

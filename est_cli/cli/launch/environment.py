@@ -20,15 +20,15 @@ _COPIES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
 _NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-def refuse_wrong_launch(environment: Mapping[str, str], asked: int | None, command: str = "train") -> None:
+def refuse_wrong_launch(environment: Mapping[str, str], num_processes: int | None, command: str = "train") -> None:
     """Raise ConfigError where the processes that were started cannot be the ones that were meant.
 
-    `asked`: launch.num_processes where the command line sets it, else None. `command`: `train`, `eval` or `analyze`.
+    `num_processes`: what the command line sets, else None. `command`: `train`, `eval` or `analyze`.
     """
     _refuse_plugins(environment, command)
     if "WORLD_SIZE" in environment:
         _refuse_incomplete(environment, command)
-        _refuse_twice(environment, asked, command)
+        _refuse_twice(environment, num_processes, command)
     else:
         _refuse_one_for_many(environment, command)
         _refuse_copies(environment, command)
@@ -69,13 +69,13 @@ def _refuse_incomplete(environment: Mapping[str, str], command: str) -> None:
             _number(environment, name, 1, command)
 
 
-def _refuse_twice(environment: Mapping[str, str], asked: int | None, command: str) -> None:
+def _refuse_twice(environment: Mapping[str, str], num_processes: int | None, command: str) -> None:
     name = "LOCAL_WORLD_SIZE" if "LOCAL_WORLD_SIZE" in environment else "WORLD_SIZE"
     here = _number(environment, name, 1, command)
-    if asked not in (None, 1, here):
+    if num_processes not in (None, 1, here):
         raise ConfigError(
-            f"launch.num_processes: {asked} are asked for, but the launcher started {here} on this machine; leave it "
-            "out under a launcher, which alone says how many there are"
+            f"launch.num_processes: {num_processes} are asked for, but the launcher started {here} on this machine; "
+            "leave it out under a launcher, which alone says how many there are"
         )
 
 
