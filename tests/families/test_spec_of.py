@@ -95,3 +95,10 @@ def test_what_a_config_says_that_est_cannot_do_is_refused(family: str, changes: 
 def test_what_is_no_model_is_refused(nothing: Any) -> None:
     with pytest.raises(ValueError, match="supported"):
         spec_of(nothing)
+
+
+def test_the_name_that_users_of_the_method_import() -> None:
+    from est_cli import families
+    from est_cli.arch import spec_of as imported
+
+    assert imported is families.spec_of
