@@ -98,7 +98,8 @@ def test_what_is_no_model_is_refused(nothing: Any) -> None:
 
 
 def test_the_name_that_users_of_the_method_import() -> None:
-    from est_cli import families
     from est_cli.arch import spec_of as imported
+
+    from est_cli import families
 
     assert imported is families.spec_of
