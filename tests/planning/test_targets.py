@@ -93,7 +93,7 @@ def test_boundaries_keep_their_ratios(name: str) -> None:
 def test_three_stage_by_hand(keep: str, t1: float, t2: float, wanted: float, settings: str) -> None:
     """In gpt2_tiny stage 1 saves three quarters of the blocks, stage 2 a half."""
     args = (f"stage.t1={t1}", f"stage.t2={t2}", f"target_saving={wanted}", f"target_keep={keep}")
-    assert found("train.max_steps=1000", *args).found == settings
+    assert found("train.max_steps=1000", *args).settings == settings
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_equal_flops_to_half_a_step(name: str, convention: str) -> None:
 def test_equal_flops_of_the_complete_model_by_hand() -> None:
     """gpt2_tiny: 6 FLOPs for each of 4 * (4 * 128^2 + 2 * 128 * 512) weights and of 4,096 tokens."""
     step = 6 * 4 * (4 * 128**2 + 2 * 128 * 512) * 4096
-    assert found("scheduler=dense", f"target_flops={70.4 * step}").found == "train.max_steps=70"
-    assert found("scheduler=dense", f"target_flops={70.6 * step}").found == "train.max_steps=71"
+    assert found("scheduler=dense", f"target_flops={70.4 * step}").settings == "train.max_steps=70"
+    assert found("scheduler=dense", f"target_flops={70.6 * step}").settings == "train.max_steps=71"
     with pytest.raises(ConfigError, match=r"^target_flops: .* out of reach; one step uses 1\.9"):
         found("scheduler=dense", f"target_flops={0.5 * step}")
 
@@ -165,10 +165,10 @@ def test_rates_that_keep_both_ends() -> None:
 def test_equal_flops_where_boundaries_are_steps() -> None:
     """They may lie behind the 300 steps of a run whose length is not given, but not behind those that are found."""
     late = ("stage.t1=400", "stage.t2=0.9", "optim.warmup=500")
-    assert found(*late, "target_flops=1e14").found == "train.max_steps=9589"
+    assert found(*late, "target_flops=1e14").settings == "train.max_steps=9589"
     step = 6 * 4 * (4 * 128**2 + 2 * 128 * 512) * 4096
     stages = ("stage.t1=100", "stage.t2=200")  # 75 steps' worth, without a last stage
-    assert found(*stages, f"target_flops={75.4 * step}").found == "train.max_steps=200"
+    assert found(*stages, f"target_flops={75.4 * step}").settings == "train.max_steps=200"
     for wanted in (30, 70, 73):
         with pytest.raises(ConfigError, match=r"^target_flops: .* out of reach; the stages take 200 steps, which use"):
             found(*stages, f"target_flops={wanted * step}")
@@ -177,7 +177,7 @@ def test_equal_flops_where_boundaries_are_steps() -> None:
 def test_what_was_found_must_be_a_run() -> None:
     with pytest.raises(ConfigError, match=r"^target_flops: 1e\+12 takes 70 steps, and for them optim\.warmup: step"):
         found("optim.warmup=100", "target_flops=1e12")
-    assert found("target_flops=1e12", "target_convention=total").found.startswith("train.max_steps=")
+    assert found("target_flops=1e12", "target_convention=total").settings.startswith("train.max_steps=")
 
 
 def test_what_was_found_is_told_and_is_what_is_planned() -> None:
