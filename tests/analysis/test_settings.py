@@ -85,12 +85,14 @@ def is_enum(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Enum)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", OUT_OF_RANGE)
 def test_out_of_range(good: dict[str, Any], key: str) -> None:
     check_analyze(typed(copy.deepcopy(good), AnalyzeConfig))
     assert refused(good, key, OUT_OF_RANGE[key]).startswith(f"{key}: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_a_wrong_type_is_told_with_the_right_one(good: dict[str, Any], key: str) -> None:
     hint = KEYS[key].hint

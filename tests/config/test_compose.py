@@ -97,6 +97,7 @@ def test_every_setting_says_what_it_means(schema: type) -> None:
         assert known.meaning.endswith("."), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_a_typo_is_told_with_the_right_key(capsys: pytest.CaptureFixture[str], key: str) -> None:
     typo = key[:-2] + key[-1]
@@ -104,6 +105,7 @@ def test_a_typo_is_told_with_the_right_key(capsys: pytest.CaptureFixture[str], k
         assert refused(capsys, f"{prefix}{typo}", "1") == f"{typo}: unknown key; did you mean {key!r}?"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_a_new_key_cannot_be_smuggled_in(capsys: pytest.CaptureFixture[str], key: str) -> None:
     for new in (f"{key}.new", f"{key.rpartition('.')[0]}.qqqqqqq".lstrip(".")):
@@ -135,16 +137,19 @@ def type_is_told(key: str, message: str) -> bool:
     return message.startswith(f"{key}: ") and " is not " in message and words in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_a_wrong_type_is_told_with_the_right_one(key: str) -> None:
     assert type_is_told(key, refused_value(key, wrong_type(KEYS[key])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key, known in KEYS.items() if type(None) not in parts(known.hint)])
 def test_null_is_refused_where_a_value_is_needed(key: str) -> None:
     assert refused_value(key, "null").startswith(f"{key}: null is not ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key in OUT_OF_RANGE if key not in ("run_name", "sweep", "resume")])
 def test_out_of_range(key: str) -> None:
     assert refused_value(key, OUT_OF_RANGE[key]).startswith(f"{key}: ")

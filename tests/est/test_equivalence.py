@@ -62,6 +62,7 @@ def assert_unused_untouched(model: PreTrainedModel, subnetwork: Subnetwork, resu
         assert torch.count_nonzero(gradient) > 0, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "kind", "choices"),
     GRID,

@@ -66,11 +66,13 @@ def refused(good: dict[str, Any], key: str, value: str) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", OUT_OF_RANGE)
 def test_out_of_range(good: dict[str, Any], key: str) -> None:
     assert refused(good, key, OUT_OF_RANGE[key]).startswith(f"{key}: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_a_wrong_type_is_told_with_the_right_one(good: dict[str, Any], key: str) -> None:
     hint = KEYS[key].hint
