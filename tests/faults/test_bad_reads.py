@@ -37,7 +37,7 @@ def bare(shared: Lab, tmp_path: Path) -> Lab:
 
 
 BEFORE: dict[str, tuple[Plant, str]] = {
-    "the digest of the text": (failing("est_cli.storage.digest.sha256", 1, "EIO"), "corpus.jsonl: cannot be read (Input/output"),
+    "the digest of the text": (failing("est_cli.storage.digest.sha256", 1, "EIO"), "corpus.jsonl: cannot be read"),
     "the text": (failing("est_cli.data.readers._of_line", 5, "EIO"), "corpus.jsonl: cannot be read to the end"),
     "the text of the tokens": (failing("est_cli.data.readers._of_line", 25, "EIO"), "corpus.jsonl: cannot be read to"),
     "a network drive": (failing("est_cli.data.readers._of_line", 5, "ESTALE"), "corpus.jsonl: cannot be read to the"),
