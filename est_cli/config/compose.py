@@ -73,11 +73,11 @@ class Composed(NamedTuple, Generic[C]):
     """The options that it chooses, by group."""
 
 
-def parse(argv: Sequence[str], sweeps: str | None = None) -> CommandLine:
-    """Raises ConfigError for options that there are not; `sweeps`: what -m is called where this command has none."""
+def parse(argv: Sequence[str], no_sweep: str | None = None) -> CommandLine:
+    """Raises ConfigError for options that there are not; `no_sweep`: why -m is refused, None where it is taken."""
     arguments = _parsed(argv)
-    if arguments.multirun and sweeps is not None:
-        raise ConfigError(f"--multirun: {sweeps}")
+    if arguments.multirun and no_sweep is not None:
+        raise ConfigError(f"--multirun: {no_sweep}")
     asks = any(getattr(arguments, flag) for flag in _QUESTIONS)
     return CommandLine(arguments.overrides, arguments.config_dir, arguments.multirun, asks, arguments.help)
 

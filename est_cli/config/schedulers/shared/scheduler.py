@@ -87,6 +87,11 @@ def grown(make: Callable[..., SamplingScheduler]) -> Callable[[int, StageConfig]
     return lambda steps, stage: make(steps, as_list(stage.boundaries), as_list(stage.depths))
 
 
+def ramp(make: Callable[..., SamplingScheduler]) -> Callable[[int, StageConfig], SamplingScheduler]:
+    """Of `t2`, the rates and `levels`."""
+    return lambda steps, stage: make(steps, stage.t2, rates_of(stage), stage.levels)
+
+
 def t2_dial(stage: StageConfig, steps: int, keep: str) -> Dial:
     """The last transition, from the first step to the last."""
     return Dial(lambda x: replace(stage, t2=round(x * steps)), 0.25 / steps)
