@@ -50,7 +50,7 @@ from results import DENSE, STAGES, as_json, failed, rivals, show, speeds, stages
 from rich.console import Console
 
 from est_cli.config import ModelConfig, Precision
-from est_cli.distributed.device import peak_flop_per_s
+from est_cli.distributed.hardware import peak_flop_per_s
 
 OURS = (DENSE, *STAGES)
 NAMES = (*OURS, "hf", "hf-compiled", "trainer", "litgpt", "nanogpt")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from est_cli.config import ModelConfig
-from est_cli.distributed.device import cpu_name
+from est_cli.distributed.hardware import cpu_name
 from est_cli.est import SamplingRates
 from est_cli.storage.versions import git_commit, versions
 

@@ -75,7 +75,9 @@ class EvalSettings:
     )
     dropout: float | None = setting(None, "null: as the checkpoint's config.json says.", within=between("[0, 1)"))
     select: Select = setting(Select.best, "The dev result of the best epoch, or of the last.")
-    precision: Precision = setting(Precision.fp32, "bf16: autocast; the weights stay fp32.")
+    precision: Precision = setting(
+        Precision.fp32, "bf16: autocast; the weights stay fp32. tf32: fp32 with a GPU's tensor cores. fp16 is refused."
+    )
     files: list[str] = setting(
         [],
         "task=perplexity: paths or globs of .txt, .jsonl, .parquet (also .gz, .xz, .zst).",
@@ -154,6 +156,8 @@ def _what(config: EvalConfig) -> Iterator[str]:
 
 
 def _settings(settings: EvalSettings) -> Iterator[str]:
+    if settings.precision is Precision.fp16:
+        yield "eval.precision: fp16 needs a loss scale, which only est-train keeps; it must be fp32, tf32 or bf16"
     if settings.data_dir is not None and not os.path.isdir(settings.data_dir):
         yield f"eval.data_dir: there is no folder {settings.data_dir}"
     if not settings.seeds:

@@ -30,10 +30,11 @@ class Role(StrEnum):
     NO_RESULT = "decides no result: what an evaluation finds is the same whatever it is"
     RECORDED = "is told by an evaluation's records themselves, each with its own value"
     HASHED = "names text; where the hash of that is known it counts instead"
+    SETTLED = "null is settled for the machine when a run begins, whose config.yaml holds what was chosen"
 
 
 FREE, TRACKED, METHOD, BRANCH = Role.FREE, Role.TRACKED, Role.METHOD, Role.BRANCH
-NO_RESULT, RECORDED, HASHED = Role.NO_RESULT, Role.RECORDED, Role.HASHED
+NO_RESULT, RECORDED, HASHED, SETTLED = Role.NO_RESULT, Role.RECORDED, Role.HASHED, Role.SETTLED
 
 
 @dataclass(frozen=True)

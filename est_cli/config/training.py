@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from est_cli.config.micro_batch import SIZES, stage_problems
-from est_cli.config.setting import EVERY, FREE, at_least, setting
+from est_cli.config.setting import EVERY, FREE, SETTLED, at_least, setting
 
 if TYPE_CHECKING:
     from est_cli.config.resolve import Resolved
@@ -18,8 +18,12 @@ DEFAULT_STEPS = 300
 
 
 class Precision(StrEnum):
+    """In which numbers matrix products are computed; the weights are fp32 in each case."""
+
     fp32 = "fp32"
+    tf32 = "tf32"
     bf16 = "bf16"
+    fp16 = "fp16"
 
 
 class LmLossKind(StrEnum):
@@ -58,9 +62,20 @@ class TrainConfig:
         within=at_least(1),
         items=SIZES,
     )
-    precision: Precision = setting(Precision.fp32, "bf16: autocast; the weights stay fp32.")
+    precision: Precision | None = setting(
+        None,
+        "bf16 or fp16: autocast over fp32 weights, fp16 with a loss scale; tf32: fp32 with the tensor cores of a GPU; "
+        "null: bf16 on a GPU that computes in it, fp16 on an older one with tensor cores, fp32 elsewhere.",
+        SETTLED,
+    )
     compile: bool | None = setting(None, "Regional torch.compile of each layer; null: on CUDA only.", FREE)
     attention: Attention = setting(Attention.auto, "torch's attention kernel; auto: torch chooses.", FREE)
+    deterministic: bool = setting(
+        False,
+        "Kernels that repeat every bit, at a cost (docs/devices.md): on a GPU without it, a resumed run is equal up to "
+        "rounding only. attention=auto then means flash where that can do it, else math.",
+        FREE,
+    )
     lm_loss: LmLossKind = setting(
         LmLossKind.chunked,
         "How the LM head's loss is computed: piece by piece with its gradients (chunked), by torch's own function of "
@@ -139,6 +154,11 @@ def train_problems(config: RunConfig) -> Iterator[str]:
         yield "train.lm_chunk: has no meaning under train.lm_loss=whole"
     if train.lm_loss is not LmLossKind.chunked and train.pad_vocab_to is not None:
         yield f"train.pad_vocab_to: has no meaning under train.lm_loss={train.lm_loss.value}"
+    if train.deterministic and train.attention in (Attention.cudnn, Attention.efficient):
+        yield (
+            f"train.attention: {train.attention.value} has no backward pass that repeats every bit, which "
+            "train.deterministic=true asks for; use auto, flash or math"
+        )
     if train.profile_step is not None and train.profile_step > max_steps(config) >= 1:
         yield f"train.profile_step: {train.profile_step} lies behind the last step, {max_steps(config)}"
 

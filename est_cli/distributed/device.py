@@ -1,67 +1,40 @@
-"""The device of a run: Accelerate's choice, its memory and its peak speed."""
+"""The device of a run: how it is opened, what it computes in, its kernels of attention, its memory."""
 
 from __future__ import annotations
 
 import ctypes
-import platform
-import re
+import os
 import resource
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from functools import cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.integrations import sdpa_attention
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
 from est_cli.config import Attention, Precision
+from est_cli.distributed.hardware import device_type, repeats_kv_heads
 from est_cli.est import EstHandle, ModelSpec
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
-PEAK_FLOP_PER_S = {
-    "NVIDIA A10": (125e12, 31.2e12),
-    "NVIDIA A30": (165e12, 10.3e12),
-    "NVIDIA A40": (149.7e12, 37.4e12),
-    "NVIDIA A100": (312e12, 19.5e12),
-    "NVIDIA B200": (2250e12, None),
-    "NVIDIA GeForce RTX 3090": (71e12, 35.6e12),
-    "NVIDIA GeForce RTX 4090": (165.2e12, 82.6e12),
-    "NVIDIA H100 80GB HBM3": (989e12, 67e12),
-    "NVIDIA H100 NVL": (835e12, 60e12),
-    "NVIDIA H100 PCIe": (756e12, 51e12),
-    "NVIDIA H200": (989e12, 67e12),
-    "NVIDIA H200 NVL": (835e12, 60e12),
-    "NVIDIA L4": (121e12, 30.3e12),
-    "NVIDIA L40S": (362e12, 91.6e12),
-    "Tesla V100-SXM2-16GB": (None, 15.7e12),
-    "Tesla V100-SXM2-32GB": (None, 15.7e12),
-}
-"""(bf16, fp32) peaks of dense matrix products from the makers' data sheets: no sparsity, no TF32, sums in fp32."""
 
-
-def kind_of_device() -> str:
-    """`cuda` where there is a GPU, else `cpu`."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def build_accelerator(precision: Precision, rank: Rank, timeout_s: float) -> Accelerator:
-    """This process's GPU where there is one; bf16 means autocast with fp32 weights.
+def build_accelerator(rank: Rank, timeout_s: float) -> Accelerator:
+    """This process's GPU where there is one.
 
     Under a launcher the processes meet here, and give up on each other after `timeout_s`. Raises ConfigError where they
     do not find each other.
     """
-    mixed = "bf16" if precision is Precision.bf16 else "no"
     timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed, kwargs_handlers=[timeout])
+    accelerator = Accelerator(cpu=device_type() == "cpu", mixed_precision="no", kwargs_handlers=[timeout])
     if accelerator.num_processes != rank.world_size:
         raise ConfigError(
             f"launch.num_processes: the launcher started {rank.world_size} processes, but this one knows of "
@@ -70,13 +43,31 @@ def build_accelerator(precision: Precision, rank: Rank, timeout_s: float) -> Acc
     return accelerator
 
 
+def own_device(rank: Rank) -> torch.device:
+    """The device that this process will use, named before any of them is opened."""
+    kind = device_type()
+    return torch.device(kind, rank.local_rank) if kind in ("cuda", "xpu") else torch.device(kind)
+
+
+def use_precision(precision: Precision) -> None:
+    """Products of fp32 matrices use a GPU's tensor cores (TF32) or do not, for this process."""
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """Inside of it a forward pass computes in `precision`."""
+    half = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}.get(precision)
+    return nullcontext() if half is None else torch.autocast(device.type, half)
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next big tensor, on a CPU.
 
     By default it gives back and takes again the memory of every activation in every step, and the page faults cost up
     to 40 % of a small model's step. Does nothing where the C library is another one.
     """
-    if torch.cuda.is_available() or not sys.platform.startswith("linux"):
+    if device_type() != "cpu" or not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -116,6 +107,37 @@ def attention_kernel(
         yield
 
 
+@contextmanager
+def repeated_kv_heads(needed: bool) -> Iterator[None]:
+    """Have transformers repeat grouped KV heads before attention, where torch's fast kernels do not take them."""
+    choose = sdpa_attention.use_gqa_in_sdpa
+    if needed:
+        sdpa_attention.use_gqa_in_sdpa = lambda *args: False
+    try:
+        yield
+    finally:
+        sdpa_attention.use_gqa_in_sdpa = choose
+
+
+@contextmanager
+def deterministic_kernels(attention: Attention) -> Iterator[None]:
+    """Inside of it torch takes kernels whose sums have one order only, and raises where there is none.
+
+    Of the kernels of attention flash and math have such a backward pass.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs and decides nothing
+    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    try:
+        with sdpa_kernel(kernels) if attention is Attention.auto else nullcontext():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
 def any_attention_kernel() -> AbstractContextManager[None]:
     """Let torch choose again, inside of attention_kernel."""
     return sdpa_kernel(list(_KERNELS.values()))
@@ -128,8 +150,8 @@ def _try_attention(
 
     A sliding window needs a mask, and transformers repeats the KV heads where there is one.
     """
-    dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
-    grouped = spec.num_heads != spec.num_kv_heads and not masked
+    dtype = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}.get(precision, torch.float32)
+    grouped = spec.num_heads != spec.num_kv_heads and not masked and not repeats_kv_heads(device, precision)
     kv_heads = spec.num_kv_heads if grouped else spec.num_heads
     mask = torch.ones(16, 16, dtype=torch.bool, device=device).tril() if masked else None
 
@@ -159,45 +181,6 @@ _KERNELS = {
     Attention.efficient: SDPBackend.EFFICIENT_ATTENTION,
     Attention.math: SDPBackend.MATH,
 }
-
-
-def runs_ahead(device: torch.device) -> bool:
-    """Whether the device works on its own while the host goes on to the next step."""
-    return device.type == "cuda"
-
-
-def peak_flop_per_s(device: torch.device, precision: Precision) -> float | None:
-    """The device's peak, or None where it is not known: an MFU is never guessed."""
-    if device.type != "cuda":
-        return None
-    return known_peak(torch.cuda.get_device_name(device), precision)
-
-
-def hardware(device: torch.device, processes: int) -> str:
-    """What a run trains on, for its record: `2 x NVIDIA H200`, or the CPU with its threads."""
-    if device.type == "cuda":
-        return f"{processes} x {torch.cuda.get_device_name(device)}"
-    threads = torch.get_num_threads()
-    return f"{cpu_name()}, {processes} process(es) of {threads} thread{'s' if threads != 1 else ''}"
-
-
-def cpu_name() -> str:
-    """As the machine tells it; where it tells none, the kind of its instructions."""
-    name = platform.processor() or platform.machine()
-    with suppress(OSError):
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        name = found[1].strip() if found else name
-    return name
-
-
-@cache  # asked for at every logged step
-def known_peak(name: str, precision: Precision) -> float | None:
-    """The peak of the device of this name; memory sizes and forms may follow the name in the table (A100-SXM4-80GB)."""
-    fitting = [known for known in PEAK_FLOP_PER_S if re.match(rf"{re.escape(known)}(?![0-9A-Z])", name)]
-    if not fitting:
-        return None
-    bf16, fp32 = PEAK_FLOP_PER_S[max(fitting, key=len)]
-    return bf16 if precision is Precision.bf16 else fp32
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -17,7 +18,15 @@ from est_cli.common.errors import ConfigError, OutOfMemory
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import LaunchConfig, Precision
 from est_cli.distributed import DataParallel, GradientSync, Group, NoSync, StepPlan, peers_answer, weight_checksum
-from est_cli.distributed.device import build_accelerator, keep_freed_memory
+from est_cli.distributed.device import (
+    autocast,
+    build_accelerator,
+    keep_freed_memory,
+    own_device,
+    repeated_kv_heads,
+    use_precision,
+)
+from est_cli.distributed.hardware import repeats_kv_heads, settled_precision
 from est_cli.est import FULL
 
 WHOLE = StepPlan((FULL,), 1, frozenset())
@@ -113,8 +122,11 @@ def meet(launch: LaunchConfig, precision: Precision, continues: str) -> Iterator
     with ExitStack() as stack:
         if rank.world_size > 1:
             stack.enter_context(peers_answer(timeout_s, continues))
-        accelerator = build_accelerator(precision, rank, timeout_s)
+        settled_precision(precision, own_device(rank), "eval.precision")
+        use_precision(precision)
+        accelerator = build_accelerator(rank, timeout_s)
+        stack.enter_context(repeated_kv_heads(repeats_kv_heads(accelerator.device, precision)))
         group = Group(rank, timeout_s, continues)
-        yield Processes(accelerator.device, accelerator.autocast, group, launch.check_every)
+        yield Processes(accelerator.device, partial(autocast, accelerator.device, precision), group, launch.check_every)
         if rank.world_size > 1:
             dist.destroy_process_group()  # not after an exception: it may wait for a process that is gone

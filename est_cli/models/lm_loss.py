@@ -45,17 +45,21 @@ class LmLoss:
     compiled: bool = False
     """chunked: the softmax of a piece is one compiled kernel."""
 
-    def __call__(self, model: PreTrainedModel, tokens: Tensor, targets: int) -> Tensor:
-        """Sum of the cross-entropy (nats) of each token given those before it, divided by `targets`: tokens (B, T)."""
+    def __call__(self, model: PreTrainedModel, tokens: Tensor, targets: int, scale: Tensor | None = None) -> Tensor:
+        """Sum of the cross-entropy (nats) of each token given those before it, divided by `targets`: tokens (B, T).
+
+        `scale`: a factor on all of it, a number on the device (see optim/loss_scale.py).
+        """
+        divisor = targets if scale is None else targets / scale
         if self.kind == "whole":
-            return next_token_loss(model(input_ids=tokens, use_cache=False).logits, tokens) / targets
+            return next_token_loss(model(input_ids=tokens, use_cache=False).logits, tokens) / divisor
         head, logits = model.get_output_embeddings(), logits_of(model.config)
         bias = getattr(head, "bias", None)
         hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
         chunk = self.chunk or CHUNK.get(tokens.device.type, CHUNK["cuda"])
         if self.kind == "torch":
-            return _torch_loss(hidden, head.weight, bias, logits, tokens, chunk) / targets
-        how = _How(targets, chunk, self.pad_to, self.compiled, torch.is_grad_enabled(), logits)
+            return _torch_loss(hidden, head.weight, bias, logits, tokens, chunk) / divisor
+        how = _How(divisor, chunk, self.pad_to, self.compiled, torch.is_grad_enabled(), logits)
         return _Chunked.apply(hidden, head.weight, bias, tokens, how)
 
 
@@ -67,9 +71,9 @@ class Objective(nn.Module):
         self.model = model
         self.lm_loss = lm_loss
 
-    def forward(self, tokens: Tensor, targets: int) -> Tensor:
+    def forward(self, tokens: Tensor, targets: int, scale: Tensor | None = None) -> Tensor:
         """See LmLoss."""
-        return self.lm_loss(self.model, tokens, targets)
+        return self.lm_loss(self.model, tokens, targets, scale)
 
 
 def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -113,7 +117,7 @@ def _torch_loss(
 class _How:
     """See LmLoss; `backward`: whether gradients are wanted."""
 
-    targets: int
+    divisor: int | Tensor
     chunk: int
     pad_to: int
     compiled: bool
@@ -132,7 +136,7 @@ class _Chunked(torch.autograd.Function):
         positions, rows = hidden.flatten(0, 1).to(dtype), _padded(weight, dtype, how.pad_to)
         offset = None if bias is None else bias.to(dtype)
         exact = torch.promote_types(dtype, torch.float32)
-        factor = torch.full((), 1.0 / how.targets, dtype=exact, device=hidden.device)
+        factor = torch.ones((), dtype=exact, device=hidden.device) * (1.0 / how.divisor)
         grad_hidden = torch.empty_like(positions) if how.backward else None
         grad_weight: Tensor | None = None
         grad_bias = torch.zeros_like(bias) if bias is not None and how.backward else None

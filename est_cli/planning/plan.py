@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from est_cli.common.errors import ConfigError
-from est_cli.config import LmLossKind, PlanConfig, Precision
+from est_cli.common.rank import Rank
+from est_cli.config import LmLossKind, PlanConfig
 from est_cli.config.plan import of_any_length
 from est_cli.config.resolve import Resolved, resolve
+from est_cli.distributed.device import own_device
+from est_cli.distributed.hardware import repeats_kv_heads, settled_precision
 from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingRates, SamplingScheduler
 from est_cli.est.flops import ledger_of
 from est_cli.est.sizes import RealisedRates, SamplingOptions, SequenceCounts, realised_rates
@@ -126,18 +129,20 @@ def _measured(config: PlanConfig) -> StepSeconds:
 def _memory(
     config: PlanConfig, hf: Any, spec: ModelSpec, options: SamplingOptions, rates: list[SamplingRates]
 ) -> MemoryEstimate:
-    train = config.train
+    train, device = config.train, own_device(Rank())
+    precision = train.precision or settled_precision(None, device)  # a plan may be for another machine
     return estimate_memory(
         hf,
         spec,
         options,
         rates,
         train.seq_len,
-        train.precision is Precision.bf16,
+        precision,
         train.activation_checkpointing,
         LmLoss("whole" if train.lm_loss is LmLossKind.whole else "chunked"),  # torch's own keeps what chunked keeps
         train.attention,
         config.optim,
+        repeats_kv_heads(device, precision),
     )
 
 

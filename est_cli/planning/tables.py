@@ -126,7 +126,8 @@ def _notes(plan: Plan) -> list[str]:
         f"dense would use {plan.ledger.dense.blocks:.4e} FLOPs (blocks), {plan.ledger.dense.total:.4e} (total)",
         f"blocks: the layers' projections (the paper's convention); total: also the LM head{beside}",
         f"memory (estimate): {memory.parameters:,} parameters with gradients and moments in fp32 take "
-        f"{memory.states / 1e9:.2f} GB, the rest is kept for the backward pass of {sequences}",
+        f"{memory.states / 1e9:.2f} GB, the rest is kept for the backward pass of {sequences} in "
+        f"{memory.precision.value}",
     ]
     lines += [*_stage_notes(plan), *([] if plan.step_s is None else [PROBED])]
     return [*lines, *_auto_note([stage for stage in plan.stages if stage.micro_batch is None])]

@@ -207,7 +207,7 @@ def _to_host(name: str, tensor: Tensor, buffers: Buffers | None) -> Tensor:
     if name not in buffers:
         # Only a copy into page-locked memory leaves the training thread alone.
         buffers[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-    return buffers[name].copy_(tensor, non_blocking=True)
+    return buffers[name].copy_(tensor, non_blocking=tensor.is_cuda)  # the event below is CUDA's
 
 
 def _config(model: PreTrainedModel) -> Any:

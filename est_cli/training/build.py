@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 
+import torch
 import torch.distributed as dist
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank, rank_of_environment
-from est_cli.config import Attention, RunConfig
+from est_cli.config import Attention, Precision, RunConfig
 from est_cli.config.resolve import Resolved
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import TRACKED, keys_with
@@ -27,9 +29,12 @@ from est_cli.distributed import (
 from est_cli.distributed.device import (
     attention_kernel,
     compile_layers,
+    deterministic_kernels,
     keep_freed_memory,
-    runs_ahead,
+    repeated_kv_heads,
+    use_precision,
 )
+from est_cli.distributed.hardware import repeats_kv_heads, runs_ahead
 from est_cli.est import EstHandle, IndexGenerator, apply_est, training_flops
 from est_cli.est.flops import flops_of, ledger_of
 from est_cli.est.sizes import SequenceCounts, full_sizes
@@ -46,10 +51,10 @@ from est_cli.tracking.progress import RunProgress, StagePlan
 from est_cli.training.feed import Feed
 from est_cli.training.folder import owned_folder, restored_state
 from est_cli.training.micro_batch import resolve
-from est_cli.training.optim import build_optimizer
-from est_cli.training.parts import Parts, RunInputs, build_parts, compiled, configured_corpus
+from est_cli.training.optim import LossScale, build_optimizer
+from est_cli.training.parts import Parts, RunInputs, build_parts, compiled, configured_corpus, settled
 from est_cli.training.processes import check_processes, require_same_run, settle_processes
-from est_cli.training.run import Run, RunState, ledger_at
+from est_cli.training.run import Run, RunState, ledger_at, precision_of
 from est_cli.training.start import Start
 from est_cli.training.step import BatchSource
 
@@ -61,16 +66,22 @@ def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
     Under a launcher every process calls it; rank 0 owns the folder. `place` None: the configuration's corpus, and a
     folder in outputs/.
     """
-    config, rank, place = start.config, rank_of_environment(), place or RunInputs(configured_corpus, owned_folder)
+    rank, place = rank_of_environment(), place or RunInputs(configured_corpus, owned_folder)
     keep_freed_memory()
     check_processes(start.run, rank)
+    start = replace(start, run=settled(start.run, rank))
+    config, precision = start.config, precision_of(start.config)
+    use_precision(precision)
     with ExitStack() as stack:
         if rank.world_size > 1:
             stack.enter_context(peers_answer(config.launch.timeout_s))
         parts = build_parts(start.run, rank, place)
         group = Group(rank, config.launch.timeout_s)
         stack.enter_context(unpacked_sequences())
+        stack.enter_context(repeated_kv_heads(repeats_kv_heads(parts.accelerator.device, precision)))
         stack.enter_context(_attention(config, parts))
+        if config.train.deterministic:
+            stack.enter_context(deterministic_kernels(config.train.attention))
         require_same_run(group, config, parts.corpus)
         run_dir = stack.enter_context(place.folder(start, group))
         run = _assemble(config, parts, run_dir, group, quiet=place.quiet or not rank.first)
@@ -89,7 +100,7 @@ def _attention(config: RunConfig, parts: Parts) -> AbstractContextManager[None]:
         why = "caps its attention logits, which no kernel of torch can"
         raise ConfigError(f"train.attention: {spec.family} {why}; use auto")
     masks, dropout = attention_masks(hf, train.seq_len), config.model.dropout
-    return attention_kernel(train.attention, parts.accelerator.device, train.precision, spec, dropout, masks)
+    return attention_kernel(train.attention, parts.accelerator.device, precision_of(config), spec, dropout, masks)
 
 
 def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, quiet: bool) -> Run:
@@ -131,6 +142,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         gradient_sync=gradient_sync,
         handle=handle,
         optimizer=optimizer,
+        loss_scale=_loss_scale(config, state, parts.accelerator.device),
         generator=generator,
         corpus=corpus,
         train_blocks=parts.train_blocks,
@@ -172,6 +184,12 @@ def _gradient_sync(
 
 def _sharded(config: RunConfig, rank: Rank) -> bool:
     return config.launch.strategy == "fsdp" and rank.world_size > 1
+
+
+def _loss_scale(config: RunConfig, state: RunState, device: torch.device) -> LossScale | None:
+    if precision_of(config) is not Precision.fp16:
+        return None
+    return LossScale.at(state.loss_scale, state.good_steps, device)
 
 
 def _fresh_state(corpus: Corpus) -> RunState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from est_cli.distributed.device import hardware
+from est_cli.distributed.hardware import hardware
 from est_cli.est.coverage import coverage
 from est_cli.reporting.diagnoses import stage_report
 from est_cli.reporting.figures import plot_run, plot_stages

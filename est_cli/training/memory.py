@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM
 
-from est_cli.config import Attention, OptimConfig
+from est_cli.config import Attention, OptimConfig, Precision
+from est_cli.distributed.device import autocast, repeated_kv_heads
 from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
 from est_cli.est.sizes import SamplingOptions
 from est_cli.models import checkpoint_activations, quiet_transformers, settle_positions, unpacked_sequences
@@ -50,6 +51,8 @@ class MemoryEstimate:
     """Parameters, gradients and moments."""
     activations: list[Activations]
     """Per set of rates."""
+    precision: Precision
+    """What the passes compute in."""
 
 
 def estimate_memory(
@@ -58,21 +61,28 @@ def estimate_memory(
     options: SamplingOptions,
     rates: list[SamplingRates],
     seq_len: int,
-    bf16: bool,
+    precision: Precision,
     checkpointing: bool,
     lm_loss: LmLoss,
     attention: Attention = Attention.auto,
     optim: OptimConfig | None = None,
+    repeated: bool = False,
 ) -> MemoryEstimate:
     """Estimate for the model of `config` at each of `rates`, for any number of sequences of `seq_len` tokens.
 
     Every kernel of attention but `math` keeps what the one that torch chooses here keeps: no T x T matrix. `optim`
-    None: AdamW.
+    None: AdamW. `repeated`: whether grouped KV heads are repeated before attention (see repeats_kv_heads).
     """
     kernel = sdpa_kernel(SDPBackend.MATH) if attention is Attention.math else contextlib.nullcontext()
     subnetworks = [IndexGenerator(spec, 0, options).largest(rate) for rate in rates]
     activations = []
-    with FakeTensorMode(allow_non_fake_inputs=True), unpacked_sequences(), quiet_transformers(), kernel:
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        unpacked_sequences(),
+        quiet_transformers(),
+        kernel,
+        repeated_kv_heads(repeated),
+    ):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
         settle_positions(model)
         handle = apply_est(model, spec)
@@ -81,13 +91,13 @@ def estimate_memory(
         for subnetwork in subnetworks:
             handle.activate(subnetwork)
             one, two = (
-                _kept_bytes(model, torch.zeros(size, seq_len, dtype=torch.int64), bf16, lm_loss) for size in (1, 2)
+                _kept_bytes(model, torch.zeros(size, seq_len, dtype=torch.int64), precision, lm_loss) for size in (1, 2)
             )
             activations.append(Activations(2 * one - two, two - one))
         moments = missing_moments(build_optimizer(model, optim or OptimConfig(), handle))
     parameters = list(model.parameters())
     states = moments + sum(2 * parameter.nbytes for parameter in parameters)
-    return MemoryEstimate(sum(parameter.numel() for parameter in parameters), states, activations)
+    return MemoryEstimate(sum(parameter.numel() for parameter in parameters), states, activations, precision)
 
 
 def available_bytes() -> int:
@@ -108,7 +118,7 @@ def _numbers(path: Path) -> dict[str, int]:
     return {name: int(number) for name, number, *_ in words}
 
 
-def _kept_bytes(model: Any, tokens: Tensor, bf16: bool, lm_loss: LmLoss) -> int:
+def _kept_bytes(model: Any, tokens: Tensor, precision: Precision, lm_loss: LmLoss) -> int:
     """Bytes of all storages that autograd keeps for backward, parameters left out."""
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, Tensor] = {}  # the tensors are held, so that no storage's address is used twice
@@ -119,7 +129,9 @@ def _kept_bytes(model: Any, tokens: Tensor, bf16: bool, lm_loss: LmLoss) -> int:
             kept[storage._cdata] = tensor
         return tensor
 
-    autocast = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        autocast(torch.device("cpu"), precision),
+    ):
         replace(lm_loss, compiled=False)(model, tokens, 1)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -15,8 +15,7 @@ from operator import le
 
 import torch
 
-from est_cli.common.errors import OutOfMemory
-from est_cli.config import Precision
+from est_cli.common.errors import ConfigError, OutOfMemory
 from est_cli.distributed import FullySharded, Group
 from est_cli.est.sizes import scheduled_sizes
 from est_cli.models.lm_loss import target_count
@@ -59,7 +58,10 @@ def _probe(run: Run) -> Fits:
     if isinstance(run.gradient_sync, FullySharded):
         # A pass that one process cannot finish would leave the others waiting.
         return lambda stage, size: True
-    return probe_on_device(run) if run.accelerator.device.type == "cuda" else fits_in_memory(run)
+    device = run.accelerator.device.type
+    if device not in ("cpu", "cuda") and None in run.resolved.micro_batches:
+        raise ConfigError(f"train.micro_batch: auto cannot tell what fits on {device}; give a number")
+    return probe_on_device(run) if device == "cuda" else fits_in_memory(run)
 
 
 def _agreed(fits: Fits, group: Group) -> Fits:
@@ -116,10 +118,16 @@ def fits_in_memory(run: Run) -> Fits:
     @cache
     def estimate() -> MemoryEstimate:
         train, rates = run.config.train, [run.scheduler.stages[stage - 1].rates for stage in stages]
-        bf16, checkpointing = train.precision is Precision.bf16, train.activation_checkpointing
-        options, lm_loss = run.generator.options, run.objective.lm_loss
         return estimate_memory(
-            run.model.config, run.spec, options, rates, train.seq_len, bf16, checkpointing, lm_loss, train.attention
+            run.model.config,
+            run.spec,
+            run.generator.options,
+            rates,
+            train.seq_len,
+            run.precision,
+            train.activation_checkpointing,
+            run.objective.lm_loss,
+            train.attention,
         )
 
     @cache

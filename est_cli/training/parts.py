@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from est_cli.config import LmLossKind, TrainConfig
 from est_cli.config.resolve import Resolved
 from est_cli.data import Corpus, TokenBlocks, load_corpus
 from est_cli.distributed import Group
-from est_cli.distributed.device import Accelerator, build_accelerator, kind_of_device
+from est_cli.distributed.device import Accelerator, build_accelerator, own_device
+from est_cli.distributed.hardware import device_type, kind_of, settled_precision
 from est_cli.est import ModelSpec
 from est_cli.families import logits_of, spec_of
 from est_cli.models import build_model, hf_config, set_end_of_text
@@ -59,13 +60,23 @@ def configured_corpus(run: Resolved, spec: ModelSpec, verify: bool) -> Corpus:
     return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, CACHE, config.train.seq_len, verify)
 
 
+def settled(run: Resolved, rank: Rank) -> Resolved:
+    """The run with what its configuration leaves to the machine, as its config.yaml is to hold it.
+
+    Raises ConfigError where the device does not compute in what was asked for.
+    """
+    train = run.config.train
+    train = replace(train, precision=settled_precision(train.precision, own_device(rank)))
+    return replace(run, config=replace(run.config, train=train))
+
+
 def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
     """The processes meet only when the corpus is there: tokenising it may take longer than they wait for each other."""
     config = run.config
     hf = hf_config(config.model)
     spec = spec_of(hf)
     run.check_fit(spec)
-    lm_loss = _lm_loss(config.train, kind_of_device(), hf)
+    lm_loss = _lm_loss(config.train, device_type(), hf)
     corpus = place.corpus(run, spec, rank.local_rank == 0)  # verified once on each machine
     set_end_of_text(hf, config.model, corpus.tokenizer.eos_token_id)
     return Parts(
@@ -73,7 +84,7 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
         model=build_model(config.model, hf, config.seed),
         spec=spec,
         run=run,
-        accelerator=build_accelerator(config.train.precision, rank, config.launch.timeout_s),
+        accelerator=build_accelerator(rank, config.launch.timeout_s),
         train_blocks=TokenBlocks(corpus.train, config.train.seq_len),
         validation_blocks=TokenBlocks(corpus.validation, config.train.seq_len, "validation"),
         lm_loss=lm_loss,
@@ -81,7 +92,7 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
 
 
 def compiled(train: TrainConfig, device: str) -> bool:
-    return device == "cuda" if train.compile is None else train.compile
+    return kind_of(device).compiled if train.compile is None else train.compile
 
 
 def _lm_loss(train: TrainConfig, device: str, hf: Any) -> LmLoss:
@@ -89,5 +100,5 @@ def _lm_loss(train: TrainConfig, device: str, hf: Any) -> LmLoss:
         raise ConfigError(f"train.lm_loss: torch {torch.__version__} has no loss of that kind; use chunked")
     if train.lm_loss is LmLossKind.torch and logits_of(hf).cap is not None:
         raise ConfigError(f"train.lm_loss: torch cannot cap logits, as {hf.model_type} does; use chunked")
-    pad_to = (128 if device == "cuda" else 1) if train.pad_vocab_to is None else train.pad_vocab_to
+    pad_to = kind_of(device).pad_vocab_to if train.pad_vocab_to is None else train.pad_vocab_to
     return LmLoss(train.lm_loss.value, train.lm_chunk, pad_to, compiled(train, device))

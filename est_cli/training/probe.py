@@ -21,7 +21,7 @@ from est_cli.config.resolve import Resolved, resolve
 from est_cli.data import Corpus
 from est_cli.data.stream import Tokens, TokenSpan, TokenStream
 from est_cli.distributed import Group
-from est_cli.distributed.device import runs_ahead
+from est_cli.distributed.hardware import runs_ahead
 from est_cli.est import ModelSpec
 from est_cli.storage.run_dir import RunDir
 from est_cli.training.build import build

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -13,18 +14,21 @@ from transformers import PreTrainedModel
 
 from est_cli.common.errors import CheckpointError
 from est_cli.common.rank import Rank
-from est_cli.config import RunConfig
+from est_cli.config import Precision, RunConfig
 from est_cli.config.resolve import Resolved
 from est_cli.data import Corpus, TokenBlocks
 from est_cli.distributed import GradientSync, Group
-from est_cli.distributed.device import Accelerator
+from est_cli.distributed.device import Accelerator, autocast
 from est_cli.est import FULL, EstHandle, Flops, FlopsLedger, IndexGenerator, ModelSpec, SamplingScheduler, Subnetwork
 from est_cli.models.lm_loss import Objective
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import Tracker
 from est_cli.tracking.progress import RunProgress
 from est_cli.training.feed import Feed
-from est_cli.training.optim import Optimizer
+from est_cli.training.optim import LossScale, Optimizer
+
+SINCE_FORMAT_1 = ("loss_scale", "good_steps")
+"""Keys of state.json that older checkpoints do without: their defaults hold there."""
 
 
 @dataclass
@@ -44,6 +48,10 @@ class RunState:
     """Processes that trained it; another number may go on only where it decides nothing that is drawn."""
     micro_batches: dict[str, int] = field(default_factory=dict)
     """Sequences per micro-batch by stage number, in case they were found by `auto`."""
+    loss_scale: float = 0.0
+    """Of fp16; 0: none yet."""
+    good_steps: int = 0
+    """Since the loss scale was changed."""
     wandb_run_id: str = ""
     data_hash: str = ""
     tokenizer_hash: str = ""
@@ -55,6 +63,7 @@ class RunState:
     def from_json(cls, data: dict[str, Any], path: str) -> RunState:
         """Raises CheckpointError where `data` is not what as_json() gives."""
         expected = {field.name for field in fields(cls)}
+        data = {name: getattr(cls(), name) for name in SINCE_FORMAT_1} | data
         if set(data) != expected:
             raise CheckpointError(
                 f"{path}: state.json has the keys {sorted(data)}, expected {sorted(expected)}; another version of est "
@@ -90,6 +99,8 @@ class Run:
     gradient_sync: GradientSync
     handle: EstHandle
     optimizer: Optimizer
+    loss_scale: LossScale | None
+    """Under fp16."""
     generator: IndexGenerator
     corpus: Corpus
     train_blocks: TokenBlocks
@@ -112,6 +123,14 @@ class Run:
     @property
     def config(self) -> RunConfig:
         return self.resolved.config
+
+    @property
+    def precision(self) -> Precision:
+        return precision_of(self.config)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Inside of it a forward pass computes in the run's precision."""
+        return autocast(self.accelerator.device, self.precision)
 
     @property
     def scheduler(self) -> SamplingScheduler:
@@ -161,6 +180,13 @@ class Run:
         end = min(wanted, blocks.num_blocks)
         for begin in range(0, end, size):
             yield blocks.take(np.arange(begin, min(end, begin + size))[rank.rank :: rank.world_size])
+
+
+def precision_of(config: RunConfig) -> Precision:
+    """Of a run that was settled (see parts.settled)."""
+    precision = config.train.precision
+    assert precision is not None, "the precision is settled before anything is built"
+    return precision
 
 
 def ledger_at(state: RunState, dense_step: Flops) -> FlopsLedger:

@@ -12,7 +12,7 @@ from est_cli.common.errors import CheckpointError, ConfigError
 from est_cli.config import RunConfig
 from est_cli.config.resolve import Resolved, check, depends_on_split, resolve
 from est_cli.config.schema import leaves_of, plain, typed
-from est_cli.config.setting import FREE, keys_with
+from est_cli.config.setting import FREE, SETTLED, keys_with
 from est_cli.config.stored import stored_config
 from est_cli.storage.run_dir import OUTPUTS, RunDir, check_run_name, check_unused, find_finished, find_unfinished
 
@@ -96,7 +96,9 @@ def _same_run(folder: Path, config: RunConfig) -> bool:
         stored = _frozen(stored_config(folder))
     except CheckpointError:
         return False
-    return _same(stored, _frozen(config))
+    wanted = _frozen(config)
+    left_open = {key for key in keys_with(RunConfig, SETTLED) if wanted[key] is None}
+    return all(_same(stored.get(key), value) for key, value in wanted.items() if key not in left_open)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -111,6 +113,8 @@ def _merge(stored: RunConfig, config: RunConfig, given: set[str], folder: Path) 
             continue
         group, _, name = key.rpartition(".")
         parent = tree[group] if group else tree
+        if wanted[key] is None and key in keys_with(RunConfig, SETTLED):
+            continue  # it was settled when the run began
         if not _same(parent[name], wanted[key]) and (key in ("run_name", "sweep") or not _is_free(key, stored)):
             raise ConfigError(
                 f"{key}: the run in {folder} was started with {parent[name]!r}, not {wanted[key]!r}; a key that "

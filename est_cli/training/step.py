@@ -188,10 +188,11 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
 
 def forward_backward(run: Run, tokens: Tensor, targets: int) -> Tensor:
     """Gradients of one micro-batch, tokens (B, T) on the device; its share of the step's loss, detached."""
-    with run.accelerator.autocast():
-        loss: Tensor = run.objective(tokens, targets)
+    scale = None if run.loss_scale is None else run.loss_scale.factor
+    with run.autocast():
+        loss: Tensor = run.objective(tokens, targets, scale)
     loss.backward()
-    return loss.detach()
+    return loss.detach() if scale is None else loss.detach() / scale
 
 
 def _grow(run: Run, step: int) -> None:
@@ -210,7 +211,7 @@ def _update(run: Run, step: int, inputs: StepInputs, loss: Tensor, header: Tenso
     lr = lr_at(step, run.scheduler.max_steps, optim)
     frozen = optim.unsampled_rows is UnsampledRows.frozen
     parts = reached_parts(run.handle, inputs.plan.drawn) if frozen else ()
-    grad_norm, rejected = update(run.optimizer, lr, optim.grad_clip, loss, parts)
+    grad_norm, rejected = update(run.optimizer, lr, optim.grad_clip, loss, parts, run.loss_scale)
     numbers = torch.stack([loss, grad_norm, rejected])
     if header is not None:
         numbers = torch.cat([numbers.to(header.dtype), header])

@@ -11,13 +11,15 @@ from typing import Any
 from est_cli.common.errors import NumericsError, StoppedBySignal
 from est_cli.common.signals import StopRequest, stop_on_signals
 from est_cli.distributed import Agreed, gathered, weight_checksum
-from est_cli.distributed.device import any_attention_kernel, peak_flop_per_s, peak_memory_gb, runs_ahead
+from est_cli.distributed.device import any_attention_kernel, peak_memory_gb
+from est_cli.distributed.hardware import peak_flop_per_s, runs_ahead
 from est_cli.est.flops import flops_of
 from est_cli.est.sizes import realised_rates
 from est_cli.tracking import In
 from est_cli.training.build import build
 from est_cli.training.describe import describe
 from est_cli.training.finish import finish
+from est_cli.training.optim import PATIENCE
 from est_cli.training.profile import StepProfile
 from est_cli.training.run import Run
 from est_cli.training.save import Saver
@@ -29,7 +31,7 @@ ECHO_S = 1.0
 """Of several processes: how long after the first signal another one may be its echo."""
 
 MAX_REJECTED = 3
-"""Steps in a row whose gradient is not finite before the run stops."""
+"""Steps in a row whose gradient is not finite before the run stops; under fp16 the search for a scale comes first."""
 
 
 @dataclass
@@ -170,9 +172,10 @@ def _guard(loop: _Loop, step: int, numbers: StepNumbers) -> None:
     where = f"step {step + 1} (samples {first} to {first + run.sequences_per_step - 1})"
     run.tracker.event(In.not_finite, {"step": step + 1, "first_sample": first, "samples": run.sequences_per_step})
     run.progress.line(f"warning: loss or gradient not finite at {where}; the update was left out")
-    if state.rejected_in_a_row >= MAX_REJECTED:
+    most = MAX_REJECTED + (PATIENCE if run.loss_scale is not None else 0)
+    if state.rejected_in_a_row >= most:
         raise NumericsError(
-            f"{run.dir.root}: loss or gradient not finite for {MAX_REJECTED} steps in a row, last at {where}; "
+            f"{run.dir.root}: loss or gradient not finite for {most} steps in a row, last at {where}; "
             "lower optim.lr or look at these samples"
         )
 
@@ -194,7 +197,7 @@ def _train_record(
     loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, tokens_per_s: float
 ) -> dict[str, Any]:
     run, window = loop.run, loop.window
-    peak = peak_flop_per_s(run.accelerator.device, run.config.train.precision)
+    peak = peak_flop_per_s(run.accelerator.device, run.precision)
     return {
         "step": step + 1,
         "tokens": (step + 1) * run.config.train.tokens_per_step,
@@ -238,10 +241,10 @@ def _what_is_due(loop: _Loop, done: int) -> None:
         _sample(run)
     saving = last or done in run.scheduler.milestones() or _every(done, train.checkpoint_every)
     if saving:
-        saver.save()
+        _save(loop)
     if loop.stop_signal is not None and not last:
         if not saving:
-            saver.save()
+            _save(loop)
         saver.wait()
         saved = "saved" if saver.saved_step == done else "no checkpoint could be saved"
         message = f"{run.dir.root}: {saved} at step {done}; resume={run.dir.root} continues"
@@ -249,11 +252,18 @@ def _what_is_due(loop: _Loop, done: int) -> None:
         raise StoppedBySignal(loop.stop_signal, message)
 
 
+def _save(loop: _Loop) -> None:
+    scale, state = loop.run.loss_scale, loop.run.state
+    if scale is not None:
+        state.loss_scale, state.good_steps = scale.factor.item(), int(scale.good_steps.item())
+    loop.saver.save()
+
+
 def evaluate(run: Run) -> float:
     """Validation loss of the complete model, or of the layers that it has so far, recorded at the present step."""
     train = run.config.train
     run.handle.activate(run.in_use)
-    total, count = run.group.sum(validation_loss(run.objective, run.validation_batches(), run.accelerator.autocast))
+    total, count = run.group.sum(validation_loss(run.objective, run.validation_batches(), run.autocast))
     loss, step = total / count, run.state.step
     perplexity = math.exp(loss) if loss < 700 else math.inf
     record = {"step": step, "tokens": step * train.tokens_per_step, "val_loss": loss, "perplexity": perplexity}
@@ -266,7 +276,7 @@ def _sample(run: Run) -> None:
     train = run.config.train
     run.handle.activate(run.in_use)
     # A token at a time is not what the chosen kernel is made for.
-    with run.accelerator.autocast(), any_attention_kernel(), gathered(run.objective):
+    with run.autocast(), any_attention_kernel(), gathered(run.objective):
         text = sample_text(run.model, run.corpus.tokenizer, train.sample_prompt, train.sample_tokens, run.config.seed)
     run.progress.line(f"sample at step {run.state.step}: {text}")
 

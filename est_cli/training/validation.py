@@ -23,7 +23,8 @@ def validation_loss(
     An empty batch counts nothing, but runs a forward pass as all do: under FSDP the processes gather weights together.
     """
     model = objective.model
-    total, count = torch.zeros((), dtype=torch.float64), 0
+    exact = torch.float32 if model.device.type == "mps" else torch.float64  # Apple's GPUs have no double precision
+    total, count = torch.zeros((), dtype=exact), 0
     was_training = model.training
     model.eval()
     with torch.no_grad():

@@ -26,6 +26,7 @@ from est_cli.storage import disk, tensors
 from est_cli.tracking import MetricsFile
 from est_cli.training import finish, step
 from est_cli.training.feed import Feed
+from est_cli.training.optim import loss_scale
 from est_cli.training.run import Run
 from est_cli.training.step import StepInputs, count_sequences
 
@@ -237,6 +238,31 @@ def _replace(target: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any
     module_name, _, name = target.rpartition(".")
     module = importlib.import_module(module_name)
     setattr(module, name, wrap(getattr(module, name)))
+
+
+def first_loss_scale(value: float) -> None:
+    """What fp16 begins with."""
+    loss_scale.INITIAL = value
+
+
+def write_determinism(path: str) -> None:
+    """Append to `path`, for each step and when all is over, whether torch takes deterministic kernels only."""
+    loop = importlib.import_module("est_cli.training.train")
+    real_step, real_run = loop.train_step, loop.run
+
+    def note() -> None:
+        with open(path, "a") as file:
+            print(torch.are_deterministic_algorithms_enabled(), file=file)
+
+    def train_step(*args: Any) -> Any:
+        note()
+        return real_step(*args)
+
+    def run(*args: Any) -> None:
+        real_run(*args)
+        note()
+
+    loop.train_step, loop.run = train_step, run
 
 
 def double() -> None:

@@ -76,7 +76,7 @@ def test_rates_are_those_realised() -> None:
 def test_the_micro_batch_is_no_larger_than_the_step() -> None:
     found = plan("train.micro_batch=64", "train.tokens_per_step=1024")
     assert [stage.micro_batch for stage in found.stages] == [4, 4, 4]
-    assert printed(found).splitlines()[-1].endswith("the rest is kept for the backward pass of 4 sequences")
+    assert printed(found).splitlines()[-1].endswith("the rest is kept for the backward pass of 4 sequences in fp32")
 
 
 def memory_column(text: str) -> list[str]:

@@ -19,6 +19,19 @@ def test_each_kernel_trains_the_same(lab: Lab) -> None:
     assert weights["math"] != weights["auto"] and losses(lab.at("math")) == pytest.approx(auto, rel=1e-5)
 
 
+def test_kernels_that_repeat_every_bit(lab: Lab) -> None:
+    """On a CPU they are the same; what torch was told holds in the steps and no longer."""
+    seen = lab.folder / "seen"
+    short = (*SHORT, "train.sample_every=0")
+    assert lab.tiny("plain", *short).code == 0
+    ended = lab.tiny("exact", *short, "train.deterministic=true", plants=[("write_determinism", str(seen))])
+    assert ended.code == 0, ended.err
+    assert seen.read_text().split() == ["True"] * 6 + ["False"]
+    assert sha256_of(lab.at("exact"), 6) == sha256_of(lab.at("plain"), 6)
+    ended = lab.tiny("x", *short, "train.deterministic=true", "train.attention=cudnn")
+    assert ended.code == 2 and "cudnn has no backward pass that repeats every bit" in ended.last_words[0]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has these kernels")
 @pytest.mark.parametrize("settings", [("cudnn",), ("efficient",), ("flash", "model.dropout=0.1")], ids=" ".join)
 def test_a_kernel_that_cannot_do_it_is_told_before_anything_is_written(lab: Lab, settings: tuple[str, ...]) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from est_cli.config import OptimConfig, OptimName
+from est_cli.config import Attention, OptimConfig, OptimName, Precision
+from est_cli.distributed.device import repeated_kv_heads
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
 from est_cli.est.sizes import SamplingOptions
 from est_cli.families import spec_of
@@ -34,7 +35,8 @@ def small(family: str, **changes: Any) -> Any:
 
 
 def estimate(config: Any, bf16: bool = False, checkpointing: bool = False, loss: str = "chunked") -> MemoryEstimate:
-    return estimate_memory(config, spec_of(config), OPTIONS, RATES, SEQ_LEN, bf16, checkpointing, LmLoss(loss))
+    precision = Precision.bf16 if bf16 else Precision.fp32
+    return estimate_memory(config, spec_of(config), OPTIONS, RATES, SEQ_LEN, precision, checkpointing, LmLoss(loss))
 
 
 def kept(found: MemoryEstimate, batch: int = BATCH) -> list[int]:
@@ -95,6 +97,20 @@ def test_kept_activations_are_those_of_a_real_model(family: str, loss: str, chec
         assert kept(found, batch) == [really_kept(config, rates, bf16, checkpointing, loss, batch) for rates in RATES]
 
 
+def test_repeated_kv_heads_are_kept_too() -> None:
+    """As on a GPU whose kernels do not take grouped heads in fp32: K and V are as wide as Q."""
+    config = small("llama")
+    found = estimate_memory(
+        config, spec_of(config), OPTIONS, RATES, SEQ_LEN, Precision.fp32, False, LmLoss(), Attention.auto, None, True
+    )
+    with repeated_kv_heads(True):
+        repeated = [really_kept(config, rates, False, False, "chunked", BATCH) for rates in RATES]
+    assert kept(found) == repeated
+    spec = spec_of(config)
+    wider = 2 * 4 * BATCH * SEQ_LEN * spec.head_dim * (spec.num_heads - spec.num_kv_heads) * spec.num_layers
+    assert repeated[-1] - kept(estimate(config))[-1] == wider > 0
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("name", OptimName)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -103,7 +119,7 @@ def test_parameters_gradients_and_moments(family: str, name: OptimName, tied: bo
     config, optim = small(family, tie_word_embeddings=tied), OptimConfig(name=name)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     found = estimate_memory(
-        config, spec_of(config), OPTIONS, RATES, SEQ_LEN, False, False, LmLoss("chunked"), optim=optim
+        config, spec_of(config), OPTIONS, RATES, SEQ_LEN, Precision.fp32, False, LmLoss("chunked"), optim=optim
     )
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
     optimizer = build_optimizer(model, optim, apply_est(model, spec_of(config)))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from est_cli.common.errors import CheckpointError, ConfigError
-from est_cli.config import RunConfig
+from est_cli.config import Precision, RunConfig
 from est_cli.config.schema import leaves_of, plain, to_yaml, typed
 from est_cli.config.setting import FREE, settings_of
 from est_cli.config.stored import stored_config
@@ -169,10 +169,19 @@ def test_free_keys_are_laid_over_the_stored_ones() -> None:
     ],
 )
 def test_keys_that_define_the_run_are_frozen(override: str, message: str) -> None:
-    make_run("x", "seed=3", "stage.t1=1")
+    make_run("x", "seed=3", "stage.t1=1", "train.precision=fp32")
     with pytest.raises(ConfigError) as error:
         start("resume=outputs/x", override)
     assert str(error.value).startswith(message) and "cannot change when it is resumed" in str(error.value)
+
+
+def test_what_was_settled_for_the_machine_is_taken_over() -> None:
+    """The precision of a run that did not name one: found again without a name, kept, and no other one is taken."""
+    settled = make_run("x", "seed=3", "train.precision=bf16")
+    assert start("resume=auto", "seed=3").folder == settled.resolve().relative_to(Path.cwd())
+    assert start("resume=auto", "seed=3").config.train.precision is Precision.bf16
+    assert start("resume=outputs/x", "train.precision=null").config.train.precision is Precision.bf16
+    assert start("resume=auto", "seed=3", "train.precision=fp32").folder is None
 
 
 def test_saying_again_what_the_run_has_is_no_change() -> None:

@@ -10,16 +10,23 @@ from torch.distributed.tensor import DTensor
 
 from est_cli.est import GradientPart
 from est_cli.training.optim.adamw import step_adamw
+from est_cli.training.optim.loss_scale import LossScale
 from est_cli.training.optim.muon import step_muon
 from est_cli.training.optim.optimizer import Optimizer
 
 
 def update(
-    optimizer: Optimizer, lr: float, max_norm: float, loss: Tensor, parts: Sequence[GradientPart] = ()
+    optimizer: Optimizer,
+    lr: float,
+    max_norm: float,
+    loss: Tensor,
+    parts: Sequence[GradientPart] = (),
+    scale: LossScale | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Clip to the gradient norm `max_norm` (0: never) and take a step at rate `lr`; then drop the gradients.
 
-    Of the parameters of `parts` AdamW changes only these entries, weights and moments.
+    Of the parameters of `parts` AdamW changes only these entries, weights and moments. `scale`: what the loss had been
+    multiplied by for the backward pass; `loss` itself is as it is.
 
     Returns (gradient norm before clipping, 1.0 if loss or norm is not finite), both on the device and not waited for.
     In the second case weights, moments and step counts stay as they are: the optimizer's kernel decides that, and it
@@ -31,8 +38,13 @@ def update(
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if isinstance(norm, DTensor):  # of shards: each process knows only its own share of the sum
         norm = norm.full_tensor()
+    if scale is not None:
+        norm = norm / scale.factor
     rejected = (~torch.isfinite(norm + loss)).to(torch.float32)
     divisor = (norm / max_norm).clamp(min=1.0).to(torch.float32) if max_norm else None
+    if scale is not None:
+        divisor = scale.factor.clone() if divisor is None else divisor * scale.factor
+        scale.update(rejected)
     if optimizer.zero_grad_skipped:
         _zero_missing([parameter for parameter in parameters if parameter.grad is None])
     step_adamw(optimizer.adamw, divisor, rejected, parts)
