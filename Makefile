@@ -8,10 +8,7 @@ STUDY_ARGS ?=
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 BY_THEMSELVES := tests/distributed tests/cli/launch
 GPU_PYTHON ?= $(BIN)/python
-NANOGPT ?=
-OURS := ours-dense ours-stage1 ours-stage2
-GPU_COMPARE = -$(GPU_PYTHON) benchmarks/compare.py --shape gpu-
-GPU_RUN := model=gpt2 train.max_steps=300 train.seq_len=1024 train.tokens_per_step=32768 train.precision=bf16 tracking.wandb=off
+GPU_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -61,27 +58,8 @@ bench: install ## tokens/s of dense and each stage against Hugging Face and the 
 study: install ## the studies of docs/results that are missing (EST_DATA=DIR; hours; STUDY_ARGS="a --part 1/2")
 	$(BIN)/python studies/study.py $(STUDY_ARGS)
 
-study-gpu: ## the next runs of study j (GPT-2 base), under 9 minutes; again until nothing is left (EST_DATA=DIR)
-	$(GPU_PYTHON) studies/study.py j --minutes 5
-	$(GPU_PYTHON) studies/study_page.py j
-
-gpu: ## the open items of docs/gpu-runs.md, on a machine with a GPU (NANOGPT=PATH/train.py for that comparison)
-	mkdir -p outputs/gpu
-	$(GPU_PYTHON) -m pytest tests/gpu tests/storage/test_snapshot.py
-	$(GPU_PYTHON) benchmarks/loss_time.py --positions 16384 --json outputs/gpu/loss.json
-	$(GPU_COMPARE)gpt2 --only ours-dense hf hf-compiled trainer --json outputs/gpu/gpt2-dense.json
-	$(if $(NANOGPT),$(GPU_COMPARE)gpt2 --only ours-dense nanogpt --nanogpt $(NANOGPT) --json outputs/gpu/gpt2-nanogpt.json)
-	$(GPU_COMPARE)gpt2 --micro-batch 32 --tokens 131072 --only $(OURS) ours-stage3 --json outputs/gpu/gpt2-stages.json
-	$(GPU_COMPARE)llama --tokens 65536 --sequential --only $(OURS) --json outputs/gpu/llama-stages.json
-	$(GPU_COMPARE)llama --sequential --only ours-dense hf hf-compiled litgpt --json outputs/gpu/llama-dense.json
-	$(GPU_PYTHON) benchmarks/whole_run.py --gpu --steps 150 --json outputs/gpu/whole-run.json
-	$(GPU_PYTHON) benchmarks/save_time.py --width 2048 --layers 22 --vocab 32000 --tokens 8192 --json outputs/gpu/save.json
-	$(GPU_PYTHON) -m est_cli.train $(GPU_RUN) run_name=gpu-three_stage
-	$(GPU_PYTHON) -m est_cli.train $(GPU_RUN) run_name=gpu-dense scheduler=dense
-	$(GPU_PYTHON) benchmarks/optim_time.py
-	$(GPU_PYTHON) -m est_cli.plan $(GPU_RUN) probe=true
-	$(GPU_PYTHON) -m est_cli.analyze checkpoint=outputs/gpu-three_stage analysis=hessian_trace analyze.probes=10
-	$(GPU_PYTHON) -m est_cli.analyze checkpoint=outputs/gpu-dense analysis=hessian_trace analyze.probes=10
+study-gpu: ## what a GPU must show, in under ten minutes; again until nothing is left (docs/gpu-runs.md)
+	$(GPU_PYTHON) benchmarks/gpu_session.py $(GPU_ARGS)
 
 clean: ## remove caches and the virtual environment, never outputs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -59,10 +59,17 @@ def step_seconds(config: RunConfig) -> StepSeconds:
     return StepSeconds(stages, complete)
 
 
-def _seconds(config: RunConfig, folder: Path) -> dict[int, float]:
+@contextmanager
+def on_random_tokens(config: RunConfig, folder: Path) -> Iterator[Run]:
+    """The run of a checked configuration, ready for train_step(), on random tokens; `folder` is for what it writes."""
     config = deepcopy(config)
     config.tracking.wandb, config.train.profile_step = WandbMode.off, None
     with build(Start.of(config, None), _thrown_away(folder)) as run:
+        yield run
+
+
+def _seconds(config: RunConfig, folder: Path) -> dict[int, float]:
+    with on_random_tokens(config, folder) as run:
         return {number: _median_step(run, number) for number in run.scheduler.occupied()}
 
 

@@ -245,26 +245,6 @@ def first_loss_scale(value: float) -> None:
     loss_scale.INITIAL = value
 
 
-def write_determinism(path: str) -> None:
-    """Append to `path`, for each step and when all is over, whether torch takes deterministic kernels only."""
-    loop = importlib.import_module("est_cli.training.train")
-    real_step, real_run = loop.train_step, loop.run
-
-    def note() -> None:
-        with open(path, "a") as file:
-            print(torch.are_deterministic_algorithms_enabled(), file=file)
-
-    def train_step(*args: Any) -> Any:
-        note()
-        return real_step(*args)
-
-    def run(*args: Any) -> None:
-        real_run(*args)
-        note()
-
-    loop.train_step, loop.run = train_step, run
-
-
 def double() -> None:
     """Train in double precision."""
     build_model = parts.build_model

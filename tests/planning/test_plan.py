@@ -92,7 +92,7 @@ def test_the_memory_of_each_stage_is_that_of_its_own_micro_batch() -> None:
     assert [stage.activation_bytes for stage in found.stages] == wanted and wanted[0] > max(wanted[1:])
     numbers = [f"{(found.memory.states + kept) / 1e9:.2f}" for kept in (*wanted, max(wanted))]
     assert memory_column(printed(found)) == numbers and len(set(numbers)) == 3
-    assert printed(found).splitlines()[-1].endswith("of 16 / 2 / 1 sequences in stages 1 / 2 / 3")
+    assert printed(found).splitlines()[-1].endswith("of 16 / 2 / 1 sequences in stages 1 / 2 / 3 in fp32")
 
 
 def test_a_micro_batch_that_is_not_chosen_yet_is_said_to_be_so() -> None:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from est_cli.common.errors import OutOfMemory
 from est_cli.common.rank import Rank
-from est_cli.config import TrainConfig
+from est_cli.config import Precision, TrainConfig
 from est_cli.config.micro_batch import requested
 from est_cli.distributed import Group, NoSync
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
@@ -148,7 +148,10 @@ def run_of(config: Any, asked: Any, device: str = "cpu", step: int = 0, seq_len:
     model.train()
     return SimpleNamespace(
         config=SimpleNamespace(train=TrainConfig(micro_batch=asked, seq_len=seq_len)),
-        accelerator=SimpleNamespace(device=torch.device(device), autocast=nullcontext),
+        accelerator=SimpleNamespace(device=torch.device(device)),
+        autocast=nullcontext,
+        loss_scale=None,
+        precision=Precision.fp32,
         model=model,
         handle=handle,
         spec=handle.spec,
