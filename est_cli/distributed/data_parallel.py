@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from est_cli.distributed.gradient_sync import StepPlan
-from est_cli.est import GradientPart, sampled_parts, whole_parts
+from est_cli.est import GradientPart, packed_copies, sampled_parts, whole_parts
 
 PACKED_BELOW = 1 << 18
 """Whole gradients of fewer entries are packed with others; larger ones are sent where they lie, without a copy."""
@@ -24,6 +24,8 @@ PACKED_BELOW = 1 << 18
 
 class DataParallel:
     """GradientSync of processes that hold the same model (see GradientSync)."""
+
+    packs = True
 
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
         self.reduced_bytes = 0
@@ -47,7 +49,10 @@ class DataParallel:
             return
         running = self._plan.at(micro_step).layer_idx
         for number in range(len(self._layers)) if running is None else running:
-            self._missing[number] = sum(1 for _ in self._layers[number].parameters())
+            layer = self._layers[number]
+            self._missing[number] = sum(1 for _ in layer.parameters())
+            for copy in packed_copies(layer):  # its gradient stands for that of the parameter, which gets none
+                copy.register_post_accumulate_grad_hook(partial(self._arrived, number))
 
     def finish(self, header: Tensor) -> Tensor:
         assert not self._missing, f"layers {sorted(self._missing)} ran without giving all gradients"

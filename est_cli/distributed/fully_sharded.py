@@ -33,6 +33,8 @@ def shard(whole: nn.Module, layers: Sequence[nn.Module], device: torch.device, w
 class FullySharded:
     """GradientSync of processes that hold a share each (see GradientSync); FSDP2 does the work inside of backward."""
 
+    packs = False  # a parameter is whole only while its layer runs
+
     def __init__(self, whole: nn.Module, layers: Sequence[nn.Module]) -> None:
         assert isinstance(whole, FSDPModule)
         self.reduced_bytes = 0

@@ -28,6 +28,11 @@ class StepPlan:
         return self.subnetworks[min(micro_step, len(self.subnetworks) - 1)]
 
     @property
+    def shared(self) -> bool:
+        """Whether several micro-batches of this process run one subnetwork, as all processes do."""
+        return self.micro_steps > 1 and len(self.subnetworks) == 1 and self.anywhere is None
+
+    @property
     def drawn(self) -> Sequence[Subnetwork]:
         """All that run anywhere."""
         return self.subnetworks if self.everyones is None else self.everyones
@@ -38,6 +43,8 @@ class GradientSync(Protocol):
 
     reduced_bytes: int
     """Of gradients that this process handed over in the last step."""
+    packs: bool
+    """Whether micro-batches may share packed copies of the parameters (see EstHandle.pack)."""
 
     def begin(self, plan: StepPlan) -> None:
         """A step begins; no gradient is there."""
@@ -56,6 +63,7 @@ class NoSync:
     """One process: its gradients are the gradients."""
 
     reduced_bytes = 0
+    packs = True
 
     def begin(self, plan: StepPlan) -> None:
         """Nothing to prepare."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .baselines import early_dropout, layer_dropout, pld, raptr
     from .flops import Flops, FlopsLedger, forward_flops, planned_ledger, training_flops
-    from .gradient import GradientPart, reached_parts, sampled_parts, whole_parts
+    from .gradient import GradientPart, packed_copies, reached_parts, sampled_parts, whole_parts
     from .growth import grow
     from .index import FULL, IndexGenerator, Subnetwork
     from .schedule import (
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Flops": "flops", "FlopsLedger": "flops", "forward_flops": "flops", "planned_ledger": "flops",
-    "training_flops": "flops", "GradientPart": "gradient", "reached_parts": "gradient", "sampled_parts": "gradient",
+    "training_flops": "flops", "GradientPart": "gradient", "packed_copies": "gradient", "reached_parts": "gradient",
+    "sampled_parts": "gradient",
     "whole_parts": "gradient", "FULL": "index", "IndexGenerator": "index", "Subnetwork": "index",
     "SamplingRates": "schedule", "SamplingScheduler": "schedule", "Stage": "schedule", "boundary_step": "schedule",
     "constant": "schedule", "cosine": "schedule", "dense": "schedule", "linear": "schedule", "n_stage": "schedule",
@@ -60,6 +61,7 @@ __all__ = [  # noqa: RUF022  (by module)
     "training_flops",
     "GradientPart",
     "reached_parts",
+    "packed_copies",
     "sampled_parts",
     "whole_parts",
     "grow",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .index import Subnetwork
-from .layers import RoutedLayer, SampledModule
+from .layers import Packed, RoutedLayer, SampledModule
 from .wrap import EstHandle, Units
 
 
@@ -22,7 +22,8 @@ from .wrap import EstHandle, Units
 class GradientPart:
     """Some units of a parameter's gradient, or (`units` None) all of it."""
 
-    parameter: nn.Parameter
+    parameter: Tensor
+    """A parameter, or the packed copy of one, which is whole."""
     units: Tensor | None = None
     """(k,) int64 on the parameter's device."""
     dim: int = 0
@@ -97,6 +98,11 @@ def sampled_parts(layer: nn.Module) -> list[GradientPart]:
     return [sampled.get(parameter, GradientPart(parameter)) for parameter in layer.parameters()]
 
 
+def packed_copies(layer: nn.Module) -> list[Tensor]:
+    """What EstHandle.pack made of this layer's parameters."""
+    return [part.parameter for parameter, part in _sampled(layer) if part.parameter is not parameter]
+
+
 def reached_parts(handle: EstHandle, subnetworks: Sequence[Subnetwork]) -> list[GradientPart]:
     """What `subnetworks` together can change of the layers that any of them runs.
 
@@ -140,5 +146,10 @@ def _sampled(layer: nn.Module) -> Iterator[tuple[nn.Parameter, GradientPart]]:
     for module in layer.modules():
         if isinstance(module, SampledModule):
             for name, taken in module.est_taken.items():
-                if (parameter := module._parameters[name]) is not None:
+                parameter = module._parameters[name]
+                if parameter is None:
+                    continue
+                if isinstance(taken, Packed):
+                    yield parameter, GradientPart(taken.leaf)
+                else:
                     yield parameter, GradientPart(parameter, taken.units, taken.dim, taken.unit_size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,17 +41,60 @@ class Taken(NamedTuple):
             taken.mul_(self.scale)  # in place: the copy is ours and still in the cache
         return taken if self.unit_size == 1 else taken.flatten(self.dim, self.dim + 1)
 
+    def add_gradient(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        """Add `gradient`, of what `of` gave and used up here, to that of the parameter."""
+        fresh = parameter.grad is None
+        whole = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        parameter.grad = whole
+        if self.unit_size > 1:
+            whole, gradient = (x.unflatten(self.dim, (-1, self.unit_size)) for x in (whole, gradient))
+        if self.scale != 1.0:
+            gradient.mul_(self.scale)
+        if fresh and whole.is_cuda:  # no atomic additions; on a CPU adding is the faster one
+            whole.index_copy_(self.dim, self.units, gradient)
+        else:
+            whole.index_add_(self.dim, self.units, gradient)
+
+
+class Packed(NamedTuple):
+    """In the place of a Taken: a copy that was made before, a leaf of its own that several forward passes read."""
+
+    leaf: Tensor
+    taken: Taken
+
+    def of(self, x: Tensor) -> Tensor:
+        """The copy, whatever `x` is."""
+        return self.leaf
+
 
 class SampledModule(nn.Module):
     """A module of which only some units take part, or whose output is scaled (mixed in before its own class)."""
 
-    est_taken: dict[str, Taken]
+    est_taken: dict[str, Taken | Packed]
     """Parameter name -> what a read of it gives inside of a forward; of the others it gives the parameter."""
     est_branch_scale: float | Tensor
     """Factor on the whole output of a residual branch; a tensor of one number where it differs from step to step, since
     a compiled layer takes a tensor as an input and any other number as a constant."""
     est_branch_dropout: float
     """Share of the entries of that output which plain dropout takes away while the model trains."""
+
+    def est_pack(self) -> None:
+        """Copy what is taken of this module's parameters, once for all forwards until est_unpack."""
+        for name, taken in self.est_taken.items():
+            parameter = self._parameters[name]
+            if parameter is not None:
+                assert isinstance(taken, Taken), "unpacked between two steps"
+                leaf = taken.of(parameter.detach()).requires_grad_(parameter.requires_grad)
+                self.est_taken[name] = Packed(leaf, taken)
+
+    def est_unpack(self) -> None:
+        """Put the gradients of the copies into those of the parameters, which are read again from now on."""
+        for name, packed in self.est_taken.items():
+            if isinstance(packed, Packed):
+                self.est_taken[name] = packed.taken
+                parameter, gradient = self._parameters[name], packed.leaf.grad
+                if parameter is not None and gradient is not None:
+                    packed.taken.add_gradient(parameter, gradient)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         y = _inside(super().forward, args, kwargs)

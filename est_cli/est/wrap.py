@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ class EstHandle:
 
     def activate(self, subnetwork: Subnetwork) -> None:
         """Run only `subnetwork` from now on; nothing is touched if it is active already, as FULL is all along at p = 1.
+        What was packed must be unpacked before.
 
         Indices are sent to the model's device in one copy, without waiting for it. Raises ValueError where the
         subnetwork was drawn for a model with another number of layers.
@@ -59,6 +60,27 @@ class EstHandle:
                 owner.__dict__[name] = value(units.kept)
         self._route(subnetwork.layer_idx)
         self._active = subnetwork
+
+    def pack(self) -> None:
+        """Gather the entries of the active subnetwork once, for all micro-batches until unpack().
+
+        A sampled parameter then reads as that copy, a leaf whose gradient adds up in the size of the copy: without it
+        each micro-batch gathers anew, and fills and adds gradients of the size of the whole parameter. For one backward
+        pass there is nothing to gain.
+        """
+        for module in self._running():
+            module.est_pack()
+
+    def unpack(self) -> None:
+        """The gradients of the copies become part of the parameters'; nothing where nothing is packed."""
+        for module in self._running():
+            module.est_unpack()
+
+    def _running(self) -> Iterator[SampledModule]:
+        for holder in self._holders:
+            for layer, module in zip(self.layers, holder.modules, strict=True):
+                if isinstance(layer, RoutedLayer) and layer.est_active:
+                    yield module
 
     def activate_full(self) -> None:
         """Run the complete model, for evaluation, saving and the last stage."""

@@ -172,6 +172,9 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
     # Gradients: each micro-batch (b, T) on its subnetwork; those of a layer are sent while the next one computes.
     loss = None
     run.gradient_sync.begin(inputs.plan)
+    run.handle.activate(inputs.plan.at(0))
+    if inputs.plan.shared and run.gradient_sync.packs:
+        run.handle.pack()
     for micro_step, micro in enumerate(tokens.split(run.micro_batch_at(step))):
         run.handle.activate(inputs.plan.at(micro_step))
         run.gradient_sync.before(micro_step)
@@ -181,8 +184,10 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
     assert loss is not None
     # Agreement and update: the header carries the loss, stop signals and a digest of what was drawn to all processes.
     if run.rank.world_size == 1:
+        run.handle.unpack()
         return _update(run, step, inputs, loss)
     header = run.gradient_sync.finish(step_header(loss, stop.signum, inputs.digest))
+    run.handle.unpack()
     return _update(run, step, inputs, header[0].to(loss.dtype), header)
 
 
