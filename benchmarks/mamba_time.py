@@ -29,7 +29,7 @@ def main() -> None:
         if family == "mamba2":
             model.head_dim = model.state_size = 32
         case = Case(model, SEQ_LEN, SEQUENCES * SEQ_LEN, math.inf)
-        bench = build(case, torch.device("cpu"), compiled=False, 1)
+        bench = build(case, torch.device("cpu"), compiled=False, micro_batches=1)
         for line in results(case, bench.spec, measure(case, bench, ROUNDS, lambda told: None)):
             told = f"{line.ratio:.3f} | {line.low:.3f} - {line.high:.3f} | {line.ideal:.3f}"
             print(f"| {model.name} | {line.what} | {line.time_s:.3f} | {told} |", flush=True)
