@@ -159,7 +159,7 @@ def _from_token_files(
     dataset: DatasetConfig, tokenizer: str, vocab_size: int, cache_root: Path, block_size: int, verify: bool
 ) -> Corpus:
     loaded = load_tokenizer(tokenizer, vocab_size, (), 0.0, cache_root)
-    train, validation, digest = open_token_files(dataset, vocab_size, cache_root, verify)
+    train, validation, digest = open_token_files(dataset, vocab_size, token_count(loaded), cache_root, verify)
     if validation is None:
         train, validation = _end_held_out(train, dataset.validation_fraction, block_size)
         digest = fingerprint(digest, len(train))
