@@ -14,10 +14,10 @@ from est_cli.distributed import Agreed, gathered, weight_checksum
 from est_cli.distributed.device import any_attention_kernel, peak_flop_per_s, peak_memory_gb, runs_ahead
 from est_cli.est.flops import flops_of
 from est_cli.est.sizes import realised_rates
-from est_cli.tracking import In
+from est_cli.tracking import In, read_metrics
 from est_cli.training.build import build
 from est_cli.training.describe import describe
-from est_cli.training.finish import finish
+from est_cli.training.finish import End, finish
 from est_cli.training.profile import StepProfile
 from est_cli.training.run import Run
 from est_cli.training.save import Saver
@@ -61,6 +61,10 @@ class _Loop:
     """When the oldest unread step began, in time.perf_counter() seconds."""
     agreed_stop: int | None = None
     """The signal that asked any of several processes to stop."""
+    loss: float = 0.0
+    """Of the newest step that was read."""
+    end: End | None = None
+    """Known after the last step."""
 
     @property
     def stop_signal(self) -> int | None:
@@ -100,7 +104,7 @@ def train(run: Run) -> dict[str, Any]:
                 _read(loop, 0)
                 _what_is_due(loop, step + 1)
         saver.wait()
-        return finish(run)
+        return finish(run, loop.end or _end_again(run))
 
 
 def _profile(run: Run) -> StepProfile:
@@ -137,6 +141,7 @@ def _account(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, s
     run.ledger.add(used, run.dense_step)
     state.flops_blocks, state.flops_total = run.ledger.used.blocks, run.ledger.used.total
     loop.window.add(seconds, used.total)
+    loop.loss = numbers.loss
     loss_before, state.step = state.last_loss, step + 1
     _record_step(loop, step, result, numbers, seconds)
     if step in run.scheduler.transitions():
@@ -233,11 +238,12 @@ def _what_is_due(loop: _Loop, done: int) -> None:
     run, train, saver = loop.run, loop.run.config.train, loop.saver
     last = done == run.scheduler.max_steps
     if last or _every(done, train.eval_every) or (train.eval_every and done in run.scheduler.milestones()):
-        evaluate(run)
+        val_loss = evaluate(run)
+        loop.end = End.of(run, loop.loss, val_loss) if last else None
     if train.sample_every and (last or _every(done, train.sample_every)):
         _sample(run)
     saving = last or done in run.scheduler.milestones() or _every(done, train.checkpoint_every)
-    if saving:
+    if saving and not (loop.end is not None and loop.end.not_finite):  # of a lost run the sound checkpoints stay
         saver.save()
     if loop.stop_signal is not None and not last:
         if not saving:
@@ -247,6 +253,17 @@ def _what_is_due(loop: _Loop, done: int) -> None:
         message = f"{run.dir.root}: {saved} at step {done}; resume={run.dir.root} continues"
         run.group.wait_for_save()  # a launcher that sees one process end may kill the one that saves
         raise StoppedBySignal(loop.stop_signal, message)
+
+
+def _end_again(run: Run) -> End:
+    """Of a run that had done its last step and was killed before its summary: as recorded, or evaluated once more."""
+    found: dict[str, Any] | None = None
+    if run.rank.first and run.dir.metrics.exists():
+        records = (record for record in read_metrics(run.dir.metrics) if "val_loss" in record)
+        found = next((record for record in records if record["step"] == run.state.step), None)
+    found = run.group.share(found)
+    val_loss = evaluate(run) if found is None else found["val_loss"]
+    return End.of(run, 0.0, math.nan if val_loss is None else val_loss)
 
 
 def evaluate(run: Run) -> float:
