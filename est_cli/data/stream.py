@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
 from est_cli.data.foreign_tokens import fitting_types, refuse_other_formats, refuse_wider
+from est_cli.data.repeats import refuse_or_tell
 from est_cli.data.sources import expand
 from est_cli.storage.digest import fingerprint, remembered_digests
 
@@ -135,12 +136,13 @@ CHUNK_TOKENS = 1 << 22
 
 
 def open_token_files(
-    dataset: DatasetConfig, vocab_size: int, known: int, cache_root: Path, verify: bool = True
+    dataset: DatasetConfig, vocab_size: int, known: int, cache_root: Path, verify: bool = True, begun: bool = False
 ) -> tuple[TokenStream, TokenStream | None, str]:
     """The training ids, the validation ids where `validation_files` names them, and the digest of both.
 
     Raises DataError where a file holds something else, or an id does not fit a vocabulary of `vocab_size`; warns of one
-    that the tokenizer, which has `known` tokens, could not have made. Without `verify`, another process looks.
+    that the tokenizer, which has `known` tokens, could not have made. Without `verify`, another process looks. A copy
+    for validation is refused, or where the run has `begun` told.
     """
     if dataset.token_dtype not in DTYPES:
         raise ConfigError(f"dataset.token_dtype: is {dataset.token_dtype!r}; must be {' or '.join(DTYPES)}")
@@ -148,8 +150,6 @@ def open_token_files(
     paths = [_single(dataset.files, "dataset.files")]
     if dataset.validation_files:
         paths.append(_single(dataset.validation_files, "dataset.validation_files"))
-    if len(paths) == 2 and paths[0].samefile(paths[1]):
-        raise DataError("dataset.validation_files: is the file of dataset.files; no text may be in both")
     if verify:
         for path in paths:
             refuse_other_formats(path)
@@ -162,6 +162,10 @@ def open_token_files(
                 message = "%s: holds the id %d, but the tokenizer has %d tokens only; another one made these ids"
                 log.warning(message, path, largest, known)
     digests = remembered_digests(paths, cache_root, verify)
+    if len(set(digests)) < len(paths):
+        refuse_or_tell(
+            f"dataset.validation_files: {paths[1]} has the content of dataset.files; no text may be in both", begun
+        )
     return streams[0], streams[1] if len(streams) == 2 else None, fingerprint("tokens", digests, dtype.str)
 
 

@@ -17,6 +17,9 @@ from est_cli.config.stored import stored_config
 from est_cli.storage import strict_json
 from est_cli.storage.run_dir import OUTPUTS, RunDir, check_run_name, check_unused, find_finished, find_unfinished
 
+AUTO = "auto"
+"""`resume=auto`: go on if there is something to continue. A run that is continued has its folder there instead."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -90,7 +93,7 @@ def runs_folder(config: RunConfig) -> Path:
 def _folder(config: RunConfig) -> Path | None:
     if config.resume is None:
         return None
-    if config.resume != "auto":
+    if config.resume != AUTO:
         folder = Path(config.resume)
         if not os.path.isfile(RunDir(folder).config):  # unlike Path's, it takes any string for a path
             raise ConfigError(f"resume: {folder} is not the folder of a run (it has no config.yaml)")
