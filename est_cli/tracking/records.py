@@ -125,7 +125,7 @@ FIELDS = (
     Field("train_s", "time of the training steps alone: the sum of `step_s`", (In.report,), "s", null="not recorded",
           report=Cell("time s", ",.1f")),
     Field("time_saved_pct", "step time saved against the same steps at the full stage's median step time",
-          (In.summary, In.report), "%", null="no full stage ran",
+          (In.summary, In.report), "%", null="no full stage ran, or records are lost",
           end=Cell("time saved", ".2f", "{} % of the step time"), sweep=Cell("saved %", ".2f"),
           report=Cell("time saved %", ".1f")),
     Field("from_stage", "the stage before", (In.transition,), wandb="est"),

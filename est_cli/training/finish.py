@@ -19,7 +19,7 @@ from est_cli.storage.run_dir import write_json
 from est_cli.storage.store import is_intact
 from est_cli.storage.tensors import take_snapshot
 from est_cli.storage.versions import git_commit, versions
-from est_cli.tracking import In, read_metrics, record_of
+from est_cli.tracking import In, lost_records, read_metrics, record_of
 from est_cli.training.run import Run
 from est_cli.training.start import ENDINGS, lost_at_its_end
 
@@ -69,7 +69,12 @@ def _conclude(run: Run, end: End) -> dict[str, Any]:
     metrics = read_metrics(run.dir.metrics)
     check_records(metrics, run.dir.metrics)  # what an earlier process wrote may be damaged by now
     plot_run(metrics, run.dir.plots, run.dir.root.name)
+    lost = lost_records(run.state.records, metrics, run.state.step, run.config.train.log_every)
+    if lost:  # half of them would tell of other stages than there were
+        metrics = []
     summary = _summary(run, end, metrics)
+    if lost:
+        summary["diagnoses"].append(f"metrics.jsonl: {lost} are lost; nothing is said of stages and time saved")
     run.tracker.close(summary)
     write_json(run.dir.summary, summary)
     print_summary(summary, metrics, run.dir.root)

@@ -262,7 +262,9 @@ def _end_again(run: Run) -> End:
         records = (record for record in read_metrics(run.dir.metrics) if "val_loss" in record)
         found = next((record for record in records if record["step"] == run.state.step), None)
     found = run.group.share(found)
+    counted = dict(run.state.records)  # the checkpoint is younger than the record
     val_loss = evaluate(run) if found is None else found["val_loss"]
+    run.state.records.update(counted)
     return End.of(run, 0.0, math.nan if val_loss is None else val_loss)
 
 

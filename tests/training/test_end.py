@@ -30,6 +30,7 @@ from est_cli.storage.store import step_folders
 from est_cli.tracking import read_metrics
 from est_cli.train import COMMAND
 from est_cli.training import train
+from est_cli.training.run import RunState
 from est_cli.training.start import Start, resolve_resume
 from tests.lab.lab import write_corpus
 
@@ -149,3 +150,40 @@ def test_what_is_not_finite_after_the_last_step_loses_the_run(
     run = tmp_path / "outputs" / "a"
     assert_lost(run, what)
     assert [step for step, _ in step_folders(run / "checkpoints")] == [2, 4]
+
+
+def without_times(summary: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in summary.items() if key not in ("time_s", "git_commit")}
+
+
+@pytest.mark.parametrize("keep", [lambda step: False, lambda step: step <= 3, lambda step: step not in (3, 4)])
+def test_lost_records_are_told_and_nothing_wrong_is_made_of_the_rest(
+    finished: Path, unsummarised: Path, capsys: pytest.CaptureFixture[str], keep: Callable[[int], bool]
+) -> None:
+    rewrite(unsummarised, lambda record: record if keep(record["step"]) else None)
+    if not (unsummarised / "metrics.jsonl").read_text():
+        (unsummarised / "metrics.jsonl").unlink()
+    summary, whole = resumed(unsummarised), summary_of(finished / "outputs" / "a")
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert "metrics.jsonl: records (" in warning and " of training steps" in warning and " in steps " in warning
+    assert (summary["stages"], summary["transitions"], summary["time_saved_pct"]) == ([], [], None)
+    assert "nothing is said of stages" in summary["diagnoses"][-1]
+    told = {"stages", "transitions", "time_saved_pct", "diagnoses", "time_s", "git_commit"}
+    assert {key: summary[key] for key in summary if key not in told} == {
+        key: whole[key] for key in whole if key not in told
+    }
+
+
+def test_doubled_records_count_once(finished: Path, unsummarised: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (unsummarised / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (unsummarised / "metrics.jsonl").write_text("".join([*lines[:4], *lines[2:]]))
+    assert without_times(resumed(unsummarised)) == without_times(summary_of(finished / "outputs" / "a"))
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_an_older_version_counts_no_records(unsummarised: Path) -> None:
+    rewrite(unsummarised, lambda record: record if record["step"] > 3 else None)
+    for _, folder in step_folders(unsummarised / "checkpoints"):
+        state = json.loads((folder / "state.json").read_text())
+        del state["records"]
+        assert RunState.from_json(state, "").records == {}
