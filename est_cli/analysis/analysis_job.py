@@ -108,9 +108,8 @@ def load_text(config: AnalyzeConfig, checkpoint: Checkpoint, rank: Rank) -> Text
     settings = config.analyze
     seq_len = min(max_tokens(checkpoint, settings.seq_len), settings.tokens)
     tokenizer = config.tokenizer or checkpoint.place
-    corpus = load_corpus(
-        config.dataset, tokenizer, checkpoint.config.vocab_size, CACHE, seq_len, verify=rank.local_rank == 0
-    )
+    size, verify = checkpoint.config.vocab_size, rank.local_rank == 0
+    corpus = load_corpus(config.dataset, tokenizer, size, CACHE, seq_len, verify, begun=True)  # as it was trained on
     tokens = corpus.validation if settings.part is Part.validation else corpus.train
     if min(map(len, tokens.streams)) < seq_len:
         short = min(map(len, tokens.streams))

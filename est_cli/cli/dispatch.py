@@ -11,20 +11,20 @@ from est_cli.cli.command import Command, execute, function_of
 from est_cli.cli.help import help_page
 from est_cli.cli.launch.environment import refuse_wrong_launch
 from est_cli.common.errors import StoppedBySignal
-from est_cli.config.compose import CommandLine, Composed, answer, checked_overrides, composed, groups_of, parse
+from est_cli.config.compose import CommandLine, Composed, answer, composed, groups_of, parse
 from est_cli.config.method import refuse_stage_option
 
 
 def dispatch(command: Command, argv: Sequence[str]) -> None:
     """Do what the command line says. Any EstError may come out of it, and StoppedBySignal."""
     no_sweep = f"est-{command.name} takes one value of each key; est-train -m sweeps"
-    line = parse(argv, None if command.sweep else no_sweep)
+    line = parse(argv, command.schema, None if command.sweep else no_sweep)
     if line.multirun:
         assert command.sweep is not None
         function_of(command.sweep)(line)
         return
     if line.asks:
-        _answer(command, line, argv)
+        _answer(command, line)
         return
     found: Composed[Any] = composed(command.name, command.schema, line.overrides, line.config_dir)
     if command.launches:
@@ -42,11 +42,10 @@ def dispatch(command: Command, argv: Sequence[str]) -> None:
         raise StoppedBySignal(getattr(stop, "signum", signal.SIGINT), command.stopped) from None
 
 
-def _answer(command: Command, line: CommandLine, argv: Sequence[str]) -> None:
-    if not line.help:
-        checked_overrides(line.overrides, command.schema, groups_of(command.schema, line.config_dir))
-        answer(command.name, command.schema, argv)
-        return
+def _answer(command: Command, line: CommandLine) -> None:
     found: Composed[Any] = composed(command.name, command.schema, line.overrides, line.config_dir)
+    if not line.help:
+        answer(command.name, command.schema, line.argv)
+        return
     refuse_stage_option(found.chosen)
     print(help_page(command.usage, found.config, groups_of(command.schema, line.config_dir)))

@@ -31,7 +31,7 @@ class CheckpointError(EstError):
 
 
 class NumericsError(EstError):
-    """Loss or gradient not finite, repeatedly."""
+    """Loss or gradient not finite, repeatedly, or the end of a run not finite."""
 
     exit_code = 5
 
@@ -66,7 +66,7 @@ EXIT_CODES = (
     "2 configuration",
     "3 data or tokenizer",
     "4 checkpoint",
-    "5 loss or gradient not finite, repeatedly",
+    "5 numbers not finite",
     "6 storage",
     "7 another process of the run lost",
     "8 folder in use",

@@ -1,7 +1,7 @@
 """From a command line to one typed value: Hydra composes conf/, this module checks the keys.
 
-Beside sweep/ the only place that imports Hydra. Overrides are checked before Hydra sees them, so that a typo is
-told with the nearest key, also when it is smuggled in with `+`.
+With words.py and sweep/ the only place that imports Hydra. Overrides are checked before Hydra sees them, so that a
+typo is told with the nearest key, also when it is smuggled in with `+`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.config.schema import config_error, leaves_of, plain, typed, unknown_key
 from est_cli.config.setting import Setting, settings_of
 from est_cli.config.stage import StageConfig
+from est_cli.config.words import nesting, refuse_unclear, with_quotes, word_keys
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -46,6 +47,9 @@ _QUESTIONS = ("help", "hydra_help", "cfg", "info", "shell_completion")
 _WITH_A_DEFAULT = ("launch", "sampling", "tracking", "train")
 """Groups whose usual option is what the dataclass says."""
 
+MAX_NESTING = 20
+"""Brackets within brackets on a command line; the deepest setting has two."""
+
 C = TypeVar("C")
 
 
@@ -53,8 +57,10 @@ C = TypeVar("C")
 class CommandLine:
     """A command line, parsed once."""
 
+    argv: list[str]
+    """As it was typed, words that look like numbers in quotes."""
     overrides: list[str]
-    """As they were typed."""
+    """Of these, the settings."""
     config_dir: str | None
     multirun: bool = False
     asks: bool = False
@@ -73,13 +79,18 @@ class Composed(NamedTuple, Generic[C]):
     """The options that it chooses, by group."""
 
 
-def parse(argv: Sequence[str], no_sweep: str | None = None) -> CommandLine:
-    """Raises ConfigError for options that there are not; `no_sweep`: why -m is refused, None where it is taken."""
+def parse(argv: Sequence[str], schema: type, no_sweep: str | None = None) -> CommandLine:
+    """The command line of a command with these settings.
+
+    Raises ConfigError for options that there are not; `no_sweep`: why -m is refused, None where it is taken.
+    """
     arguments = _parsed(argv)
     if arguments.multirun and no_sweep is not None:
         raise ConfigError(f"--multirun: {no_sweep}")
     asks = any(getattr(arguments, flag) for flag in _QUESTIONS)
-    return CommandLine(arguments.overrides, arguments.config_dir, arguments.multirun, asks, arguments.help)
+    words = word_keys(settings_of(schema), groups_of(schema, arguments.config_dir))
+    quoted, overrides = ([with_quotes(arg, words) for arg in args] for args in (argv, arguments.overrides))
+    return CommandLine(quoted, overrides, arguments.config_dir, arguments.multirun, asks, arguments.help)
 
 
 def composed(config_name: str, schema: type[C], args: list[str], config_dir: str | None) -> Composed[C]:
@@ -91,6 +102,9 @@ def composed(config_name: str, schema: type[C], args: list[str], config_dir: str
     overrides = checked_overrides(args, schema, groups)
     with _told_in_one_line(schema):
         config, bare = _composed(config_name, schema, args, config_dir)
+    of_files = word_keys(settings_of(schema), ()) - {it.key_or_group for it in overrides}
+    folders = [CONF, *([Path(config_dir)] if config_dir else [])]
+    refuse_unclear(OmegaConf.to_container(config, resolve=False), of_files, folders)
     chosen = {it.key_or_group: it.value() for it in overrides if it.key_or_group in groups}
     return Composed(typed(config, schema), _given_keys(config, bare, overrides), chosen)
 
@@ -215,13 +229,17 @@ def checked_overrides(
 
 def parsed_override(text: str) -> Override:
     """The override that the command line has as `text`; ConfigError if it is none."""
+    if nesting(text) > MAX_NESTING:
+        raise ConfigError(f"{text[:40]}...: is nested more than {MAX_NESTING} deep; no setting is")
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
         raise ConfigError(
-            f"{text}: not an override; write KEY=VALUE, and words with special signs in quotes of their own, "
+            f"{text[:80]}: not an override; write KEY=VALUE, and words with special signs in quotes of their own, "
             "\"KEY=['a=b']\""
         ) from error
+    except ValueError as error:  # of Python, which takes 4,300
+        raise ConfigError(f"{text[:40]}...: holds a number with too many digits to be one") from error
 
 
 def _check_override(override: Override, arg: str, leaves: Mapping[str, Setting], groups: dict[str, list[str]]) -> None:

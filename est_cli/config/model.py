@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from est_cli.config.setting import above, at_least, between, setting
+from est_cli.config.setting import above, at_least, between, epsilon, setting
 from est_cli.est.spec import ModelSpec
 from est_cli.families import family_of
 from est_cli.families.shared.family import Family
@@ -51,7 +51,7 @@ class ModelConfig:
     norm_eps: float | None = setting(
         None,
         "Epsilon of the norms; null: as the family does (gpt2 1e-5, llama 1e-6).",
-        within=above(0, below=1),
+        within=epsilon(below=1),
     )
     head_dim: int | None = setting(
         None,

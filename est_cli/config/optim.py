@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from est_cli.config.setting import METHOD, above, at_least, between, setting
+from est_cli.config.setting import METHOD, above, at_least, between, epsilon, setting
 from est_cli.est.schedule import boundary_step
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class OptimConfig:
     )
     beta1: float = setting(0.9, "AdamW's decay of the first moment.", within=between("[0, 1)"))
     beta2: float = setting(0.95, "AdamW's decay of the second moment.", within=between("[0, 1)"))
-    eps: float = setting(1e-8, "AdamW's epsilon.", within=above(0))
+    eps: float = setting(1e-8, "AdamW's epsilon.", within=epsilon())
     weight_decay: float = setting(
         0.1, "Applied to matrices and embeddings, not to biases and norms.", within=at_least(0)
     )

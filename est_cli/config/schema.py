@@ -8,6 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable
+from decimal import Decimal
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -179,11 +180,7 @@ def _cast(value: Any, hint: Any) -> Any:
         raise _NotThat(value)
     if typing.get_origin(hint) is list:
         (kind,) = typing.get_args(hint)
-        if isinstance(value, list):
-            return [_cast(item, kind) for item in value]
-        if type(value) is kind:
-            return [value]
-        raise _NotThat(value)
+        return [_cast(item, kind) for item in (value if isinstance(value, list) else [value])]
     return _cast_scalar(value, hint)
 
 
@@ -195,11 +192,13 @@ def _cast_scalar(value: Any, hint: type) -> Any:
             return value if isinstance(value, bool) else _SWITCHES[value.lower()]
         if hint is int and type(value) in (int, str):
             return int(value)
+        if hint is int and isinstance(value, float) and value.is_integer():  # 1e3 is a thousand
+            return int(Decimal(repr(value)))
         if hint is float and type(value) in (int, float, str):
             return float(value)
         if hint is str and isinstance(value, str | int | float | bool):
             return str(value)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         pass
     raise _NotThat(value)
 

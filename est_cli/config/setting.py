@@ -61,17 +61,22 @@ def at_least(low: int, most: int | None = None, note: str = "") -> Range:
     return Range(low, most, words + note)
 
 
-def above(low: float, most: float | None = None, below: float | None = None) -> Range:
-    """`above 0`, `above 0 and at most 10`, `above 0 and below 1`."""
+def above(low: float, most: float | None = None) -> Range:
+    """`above 0`, `above 0 and at most 10`."""
     words = f"above {low:g}" + ("" if most is None else f" and at most {most:,.0f}")
-    words += "" if below is None else f" and below {below:g}"
-    return Range(low, most if below is None else below, words, low_open=True, high_open=below is not None)
+    return Range(low, most, words, low_open=True)
 
 
 def between(text: str) -> Range:
     """An interval as mathematicians write it, `[0, 1)`."""
     low, high = text[1:-1].split(",")
     return Range(float(low), float(high), f"in {text}", low_open=text[0] == "(", high_open=text[-1] == ")")
+
+
+def epsilon(below: float | None = None) -> Range:
+    """`at least 1.2e-38 ...`: what is smaller is 0 on some devices, or in fp32 altogether."""
+    words = "at least 1.2e-38, the smallest normal number of fp32" + ("" if below is None else f", and below {below:g}")
+    return Range(2.0**-126, below, words, high_open=below is not None)
 
 
 EVERY = at_least(0, note=" (0 means never)")
@@ -110,7 +115,7 @@ class Setting:
         """What is wrong with a value of the right type."""
         for entry in value if isinstance(value, list) else [value]:
             if self.within is not None and isinstance(entry, int | float) and entry not in self.within:
-                yield f"{self.key}: {entry} is out of range; it must be {self.within.words}"
+                yield f"{self.key}: {str(entry)[:40]} is out of range; it must be {self.within.words}"
                 return
 
 

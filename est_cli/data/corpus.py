@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from est_cli.common.errors import DataError
 from est_cli.config import DatasetConfig, Source
 from est_cli.data.encode import TOKENS, Encoder
+from est_cli.data.overlap import compare_documents
 from est_cli.data.pieces import TextSource
 from est_cli.data.sources import open_sources
 from est_cli.data.stream import Tokens, TokenSpan, TokenStream, open_token_files, opened
@@ -47,25 +48,29 @@ def load_corpus(
     cache_root: Path,
     block_size: int = 1,
     verify: bool = True,
+    begun: bool = False,
 ) -> Corpus:
     """The corpus of `dataset` in tokens, from the cache below `cache_root` or tokenised into it now.
 
     Any number of processes, on any hosts that share `cache_root`, may call this at the same time. All files are read to
     be sure that they are as they were; without `verify` (where another process of the machine does it) names, sizes and
     times are believed. Where no validation set is named and the held-out documents do not fill a block of `block_size`
-    tokens (a corpus of one document, say), the end of the token stream is held out instead. Raises DataError,
-    ConfigError, StorageError.
+    tokens (a corpus of one document, say), the end of the token stream is held out instead. Text that is both trained
+    and validated on is refused; of a run that has `begun` it is told. Raises DataError, ConfigError, StorageError.
     """
     _use_threads(dataset.num_workers)
     opened.cache_clear()
     if dataset.source is Source.tokens:
-        return _from_token_files(dataset, tokenizer, vocab_size, cache_root, block_size, verify)
+        return _from_token_files(dataset, tokenizer, vocab_size, cache_root, block_size, verify, begun)
     weights = tuple(dataset.weights or ())
-    sources = open_sources(dataset, cache_root, verify)
+    sources = open_sources(dataset, cache_root, verify, begun)
     loaded = load_tokenizer(tokenizer, vocab_size, sources, dataset.validation_fraction, cache_root, weights)
     digest = tokenizer_digest(loaded)
     parts = [_part(source, dataset, loaded, digest, cache_root, block_size, verify) for source in sources]
     _log_shares(sources, parts, weights)
+    if verify:
+        named = [shard for part in parts for shard in part.named_shards]
+        compare_documents([shard for part in parts for shard in part.train_shards], named, begun)
     if dataset.exclude and not any(part.excluded for part in parts):
         log.warning("dataset.exclude: no row has %s, nothing is left out", " or ".join(dataset.exclude))
     held = tuple(part.validation for part in parts)
@@ -88,8 +93,17 @@ class _Part:
     train: TokenStream
     validation: TokenStream
     digest: str
-    folders: list[Path]
-    excluded: int
+    train_shards: list[Shard]
+    named_shards: list[Shard]
+    """Of documents that were named for validation; none where some are held out."""
+
+    @property
+    def folders(self) -> list[Path]:
+        return [shard.folder for shard in (*self.train_shards, *self.named_shards)]
+
+    @property
+    def excluded(self) -> int:
+        return sum(shard.counts["excluded"] for shard in (*self.train_shards, *self.named_shards))
 
 
 def _part(
@@ -112,12 +126,10 @@ def _part(
     _log_counts(source.name, [*train, *named])
     streams = _stream(train, held=False), _stream(named, held=False) if named else _stream(train, held=True)
     prints = [[shard.counts["sha256"] for shard in shards] for shards in (train, named)]
-    folders = [shard.folder for shard in (*train, *named)]
     if not named and min(map(len, streams)) < block_size:
         log.info("too few documents to hold some out: the last %g of the tokens are for validation", fraction)
         streams = _end_held_out(streams[0] + streams[1], fraction, block_size)
-    excluded = sum(shard.counts["excluded"] for shard in (*train, *named))
-    return _Part(*streams, fingerprint(prints, len(streams[0])), folders, excluded)
+    return _Part(*streams, fingerprint(prints, len(streams[0])), train, named)
 
 
 def _stream(shards: Sequence[Shard], held: bool) -> TokenStream:
@@ -156,10 +168,16 @@ def _log_shares(sources: Sequence[TextSource], parts: Sequence[_Part], weights: 
 
 
 def _from_token_files(
-    dataset: DatasetConfig, tokenizer: str, vocab_size: int, cache_root: Path, block_size: int, verify: bool
+    dataset: DatasetConfig,
+    tokenizer: str,
+    vocab_size: int,
+    cache_root: Path,
+    block_size: int,
+    verify: bool,
+    begun: bool,
 ) -> Corpus:
     loaded = load_tokenizer(tokenizer, vocab_size, (), 0.0, cache_root)
-    train, validation, digest = open_token_files(dataset, vocab_size, cache_root, verify)
+    train, validation, digest = open_token_files(dataset, vocab_size, token_count(loaded), cache_root, verify, begun)
     if validation is None:
         train, validation = _end_held_out(train, dataset.validation_fraction, block_size)
         digest = fingerprint(digest, len(train))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from est_cli.data.units import read_unit
 from est_cli.storage.digest import digest_file
 
 TOKENS = "tokens.bin"
+DOCUMENTS = "documents.bin"
+"""A digest of 8 bytes for each document but those held out; where validation is named, overlap.py compares them."""
 BATCH_CHARACTERS = 1_000_000
 """Text that is tokenised at once."""
 PIECE_CHARACTERS = 65_536
@@ -53,13 +56,27 @@ Labelled = tuple[Piece, bool]
 
 
 def write_tokens(place: Path, unit: Unit, encoder: Encoder, fraction: float, advance: Advance) -> dict[str, Any]:
-    """Write `place`/tokens.bin; returns counts, dtype and digest. `fraction` of the documents are held out."""
+    """Write `place`/tokens.bin and documents.bin; returns counts, dtype and the first one's digest.
+
+    `fraction` of the documents are held out.
+    """
     dtype = np.dtype(encoder.dtype)
-    counts, held_path = Counts(), place / "held.bin"
-    with (place / TOKENS).open("wb") as train, held_path.open("wb") as held:
+    counts, held_path, document = Counts(), place / "held.bin", blake2b(digest_size=8)
+    with (
+        (place / TOKENS).open("wb") as train,
+        held_path.open("wb") as held,
+        (place / DOCUMENTS).open("wb") as documents,
+    ):
         pieces = _short(_visible(split(read_unit(unit, advance), fraction), counts))
         for is_held, ids in _encoded(pieces, encoder):
-            (held if is_held else train).write(np.array(ids, dtype=dtype).tobytes())
+            data = np.array(ids, dtype=dtype).tobytes()
+            (held if is_held else train).write(data)
+            if is_held:
+                continue
+            document.update(data)
+            if ids[-1:] == [encoder.end]:
+                documents.write(document.digest())
+                document = blake2b(digest_size=8)
         counts.train_tokens = train.tell() // dtype.itemsize
         counts.validation_tokens = held.tell() // dtype.itemsize
     _append(place / TOKENS, held_path)

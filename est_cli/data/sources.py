@@ -6,7 +6,9 @@ and the same files elsewhere are recognised.
 
 from __future__ import annotations
 
+import collections
 import glob
+import itertools
 import os
 import sysconfig
 from collections.abc import Sequence
@@ -17,19 +19,23 @@ from est_cli.config import DatasetConfig, Source
 from est_cli.data.hub import hub_source
 from est_cli.data.pieces import TextSource, Unit, Wanted
 from est_cli.data.readers import file_kind
+from est_cli.data.repeats import apart, once
 from est_cli.data.units import file_units, stdlib_unit
 from est_cli.storage.digest import remembered_digests
 
 
-def open_sources(dataset: DatasetConfig, cache_root: Path, verify: bool = True) -> list[TextSource]:
+def open_sources(
+    dataset: DatasetConfig, cache_root: Path, verify: bool = True, begun: bool = False
+) -> list[TextSource]:
     """The documents that `dataset` names (not for source=tokens): one source, or one for each of its weights.
 
-    Without `verify` files that look unchanged are taken to be (see digest.py). Raises DataError and ConfigError.
+    Without `verify` files that look unchanged are taken to be (see digest.py). Raises DataError and ConfigError;
+    `begun`: not for text that is named twice.
     """
     if dataset.source is Source.stdlib:
         return [_stdlib_source(Path(sysconfig.get_path("stdlib")))]
     if dataset.source is Source.files:
-        return _files_sources(dataset, cache_root, verify)
+        return _files_sources(dataset, cache_root, verify, begun)
     assert dataset.source is Source.hub, dataset.source
     if not dataset.hub_ids:
         raise ConfigError("dataset.hub_ids: is empty; name data sets of the hub or folders, for example [user/name]")
@@ -61,27 +67,28 @@ def _regular(path: Path) -> Path:
     return path
 
 
-def _files_sources(dataset: DatasetConfig, cache_root: Path, verify: bool) -> list[TextSource]:
+def _files_sources(dataset: DatasetConfig, cache_root: Path, verify: bool, begun: bool) -> list[TextSource]:
     if not dataset.files:
         raise ConfigError("dataset.files: is empty; name .txt, .jsonl or .parquet files, for example ['corpus/*.txt']")
     groups = [dataset.files] if dataset.weights is None else [[entry] for entry in dataset.files]
     trains = [expand(group, "dataset.files") for group in groups]
     _refuse_repeats(trains)
     validation = expand(dataset.validation_files, "dataset.validation_files")
-    known = {path.resolve() for train in trains for path in train}
-    for path in validation:
-        if path.resolve() in known:
-            raise DataError(f"dataset.validation_files: {path} is in dataset.files too; no text may be in both")
+    for path in itertools.chain(*trains, validation):
+        file_kind(path)
+    once([path for paths in trains for path in paths], "dataset.files", begun)
+    once(validation, "dataset.validation_files", begun)
+    digests = [dict(zip(paths, remembered_digests(paths, cache_root, verify), strict=True)) for paths in trains]
+    held = dict(zip(validation, remembered_digests(validation, cache_root, verify), strict=True)) if validation else {}
+    apart(dict(collections.ChainMap(*digests)), held, begun)
     wanted = Wanted(dataset.text_fields, dataset.exclude)
 
-    def units(paths: list[Path]) -> tuple[Unit, ...]:
-        for path in paths:
-            file_kind(path)
-        return file_units(paths, remembered_digests(paths, cache_root, verify), wanted)
+    def units(contents: dict[Path, str]) -> tuple[Unit, ...]:
+        return file_units([*contents], [*contents.values()], wanted)
 
-    held = units(validation) if validation else None
+    named = units(held) if held else None
     names = ["dataset.files"] if dataset.weights is None else dataset.files
-    return [TextSource(name, units(train), held) for name, train in zip(names, trains, strict=True)]
+    return [TextSource(name, units(train), named) for name, train in zip(names, digests, strict=True)]
 
 
 def _refuse_repeats(groups: list[list[Path]]) -> None:

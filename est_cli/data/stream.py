@@ -5,6 +5,7 @@ T tokens of a block.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,12 @@ from numpy.typing import NDArray
 
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
+from est_cli.data.foreign_tokens import fitting_types, refuse_other_formats, refuse_wider
+from est_cli.data.repeats import refuse_or_tell
 from est_cli.data.sources import expand
 from est_cli.storage.digest import fingerprint, remembered_digests
+
+log = logging.getLogger(__name__)
 
 MAX_OPEN = 384
 """Files that are open at once: a process often has no more than 1,024 file descriptors."""
@@ -131,11 +136,13 @@ CHUNK_TOKENS = 1 << 22
 
 
 def open_token_files(
-    dataset: DatasetConfig, vocab_size: int, cache_root: Path, verify: bool = True
+    dataset: DatasetConfig, vocab_size: int, known: int, cache_root: Path, verify: bool = True, begun: bool = False
 ) -> tuple[TokenStream, TokenStream | None, str]:
     """The training ids, the validation ids where `validation_files` names them, and the digest of both.
 
-    Raises DataError where an id does not fit a vocabulary of `vocab_size`; without `verify`, another process looks.
+    Raises DataError where a file holds something else, or an id does not fit a vocabulary of `vocab_size`; warns of one
+    that the tokenizer, which has `known` tokens, could not have made. Without `verify`, another process looks. A copy
+    for validation is refused, or where the run has `begun` told.
     """
     if dataset.token_dtype not in DTYPES:
         raise ConfigError(f"dataset.token_dtype: is {dataset.token_dtype!r}; must be {' or '.join(DTYPES)}")
@@ -143,13 +150,22 @@ def open_token_files(
     paths = [_single(dataset.files, "dataset.files")]
     if dataset.validation_files:
         paths.append(_single(dataset.validation_files, "dataset.validation_files"))
-    if len(paths) == 2 and paths[0].samefile(paths[1]):
-        raise DataError("dataset.validation_files: is the file of dataset.files; no text may be in both")
+    if verify:
+        for path in paths:
+            refuse_other_formats(path)
     streams = [_stream(path, dtype) for path in paths]
     if verify:
         for stream, path in zip(streams, paths, strict=True):
-            _check(stream, path, vocab_size)
+            refuse_wider(path, dtype, vocab_size)
+            largest = _largest(stream, path, dtype, vocab_size)
+            if largest >= known:
+                message = "%s: holds the id %d, but the tokenizer has %d tokens only; another one made these ids"
+                log.warning(message, path, largest, known)
     digests = remembered_digests(paths, cache_root, verify)
+    if len(set(digests)) < len(paths):
+        refuse_or_tell(
+            f"dataset.validation_files: {paths[1]} has the content of dataset.files; no text may be in both", begun
+        )
     return streams[0], streams[1] if len(streams) == 2 else None, fingerprint("tokens", digests, dtype.str)
 
 
@@ -167,13 +183,16 @@ def _stream(path: Path, dtype: np.dtype) -> TokenStream:
     return TokenStream([TokenSpan(path, dtype.str, 0, size // dtype.itemsize)])
 
 
-def _check(tokens: TokenStream, path: Path, vocab_size: int) -> None:
-    """All ids must be below `vocab_size`."""
+def _largest(tokens: TokenStream, path: Path, dtype: np.dtype, vocab_size: int) -> int:
+    """The largest id; all must be below `vocab_size`."""
+    largest = 0
     for start in range(0, len(tokens), CHUNK_TOKENS):
         chunk = tokens.read(start, min(start + CHUNK_TOKENS, len(tokens)))
-        if int(chunk.max()) >= vocab_size:
+        largest = max(largest, int(chunk.max()))
+        if largest >= vocab_size:
             at = start + int(np.argmax(chunk >= vocab_size))
             raise DataError(
                 f"{path}: id {int(chunk[at - start])} at position {at}, but the model has {vocab_size} tokens; "
-                "is it another tokenizer's, or another dataset.token_dtype?"
+                "is it another tokenizer's, or another dataset.token_dtype?" + fitting_types(path, dtype, vocab_size)
             )
+    return largest

@@ -10,7 +10,7 @@ fully_sharded.py   each holds a share of it: FSDP2
 from __future__ import annotations
 
 from est_cli.distributed.agreement import Agreed, read_header, step_header
-from est_cli.distributed.data_parallel import DataParallel, weight_checksum
+from est_cli.distributed.data_parallel import DataParallel, weight_checksum, weights_finite
 from est_cli.distributed.fully_sharded import FullySharded, gathered, shard
 from est_cli.distributed.gradient_sync import GradientSync, NoSync, StepPlan
 from est_cli.distributed.group import Group, peers_answer
@@ -29,4 +29,5 @@ __all__ = [
     "shard",
     "step_header",
     "weight_checksum",
+    "weights_finite",
 ]

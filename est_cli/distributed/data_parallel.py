@@ -14,6 +14,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from est_cli.distributed.gradient_sync import StepPlan
 from est_cli.est import GradientPart, packed_copies, sampled_parts, whole_parts
@@ -115,6 +116,12 @@ def weight_checksum(model: nn.Module) -> int:
         bits = parameter.detach().reshape(-1).view(_WORDS[parameter.element_size()])
         total += number * bits.sum(dtype=torch.int64)
     return int(total) & ((1 << 63) - 1)
+
+
+def weights_finite(model: nn.Module) -> bool:
+    """Whether this process's share of the weights holds no NaN and no infinity; waits for the device."""
+    shares = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters())
+    return all(bool(torch.isfinite(share).all()) for share in shares)
 
 
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -121,7 +121,9 @@ class IndexGenerator:
         """(S,) int64: how many layers draw() lets run in each of `steps`, all of `stage`, whose rates are random."""
         p_l = [stage.p_l_at(step) for step in steps]
         place = self._place(micro_step, rank)
-        return self._chosen(torch.arange(steps.start, steps.stop), place, stage.rates.layers, p_l).sum(dim=1)
+        return self._chosen(torch.arange(steps.start, steps.stop, steps.step), place, stage.rates.layers, p_l).sum(
+            dim=1
+        )
 
     def _place(self, micro_step: int, rank: int) -> tuple[int, ...]:
         """What a draw depends on beside seed and step."""

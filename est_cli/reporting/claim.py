@@ -13,6 +13,7 @@ from est_cli.config import LrSchedule
 from est_cli.reporting.groups import BUDGET, Group, differing
 from est_cli.reporting.records import column
 from est_cli.reporting.runs import Axis, RunRecord
+from est_cli.reporting.speed import why_not_in_seconds
 from est_cli.reporting.student_t import mean_interval, t_quantile
 
 NEAR = {Axis.flops_total: 0.01, Axis.dense_steps: 0.01, Axis.seconds: 0.05}
@@ -112,9 +113,11 @@ def _claim(group: Group, groups: Sequence[Group]) -> Claim:
 
 
 def _saved(group: Group, twin: Group) -> dict[Axis, Difference]:
-    """Per seed of both; without a seed in common against the twin's mean."""
+    """Per seed of both; without a seed in common against the twin's mean. Not of seconds that cannot be compared."""
     found = {}
     for axis in MEASURES:
+        if _why_not(axis, group, twin):
+            continue
         whole = {run.config.seed: run.end(axis) for run in twin.counted}
         used = {run.config.seed: run.end(axis) for run in group.counted}
         of = whole if set(whole) & set(used) else dict.fromkeys(used, fmean(whole.values()))
@@ -122,6 +125,11 @@ def _saved(group: Group, twin: Group) -> dict[Axis, Difference]:
         if all(map(math.isfinite, shares)):
             found[axis] = Difference(fmean(shares), mean_interval(shares), len(shares), paired=of is whole)
     return found
+
+
+def _why_not(axis: Axis, group: Group, dense: Group) -> str:
+    """Why the two cannot be compared along this axis; empty where they can."""
+    return why_not_in_seconds([*group.counted, *dense.counted]) if axis is Axis.seconds else ""
 
 
 def _equal_steps(group: Group, twin: Group | None) -> Comparison:
@@ -135,6 +143,8 @@ def _read_in_twin(group: Group, twin: Group | None, axis: Axis) -> Comparison:
     measure, against = MEASURES[axis], "dense twin, read on its way"
     if twin is None:
         return Comparison(measure, against, None, None, None, f"needs a dense run of {group.steps:,} steps")
+    if why := _why_not(axis, group, twin):
+        return Comparison(measure, against, None, None, None, why)
     ends = {run.config.seed: run.end(axis) for run in group.counted}
     at = {run.config.seed: ends.get(run.config.seed, fmean(ends.values())) for run in twin.counted}
     read = {run.config.seed: loss_at(run, axis, at[run.config.seed]) for run in twin.counted}
@@ -163,8 +173,13 @@ def _annealed(group: Group, family: Sequence[Group], axis: Axis) -> Comparison:
     used = _mean_end(group, axis)
     near = [(abs(_mean_end(other, axis) / used - 1), other) for other in family] if math.isfinite(used) else []
     near = [(far, other) for far, other in near if far <= NEAR[axis]]
+    reasons = [_why_not(axis, group, other) for other in family]
+    if family and all(reasons):
+        return Comparison(measure, against, None, None, None, reasons[0])
+    near = [(far, other) for far, other in near if not _why_not(axis, group, other)]
     if not near:
-        return Comparison(measure, against, None, None, None, _wanted_length(group, family, axis, used))
+        alike = [other for other, why in zip(family, reasons, strict=True) if not why]
+        return Comparison(measure, against, None, None, None, _wanted_length(group, alike, axis, used))
     other = min(near, key=lambda found: found[0])[1]
     away = 100 * (_mean_end(other, axis) / used - 1)
     unit = "of the time" if axis is Axis.seconds else "of the FLOPs"
@@ -229,6 +244,8 @@ def _cautions(group: Group, twin: Group) -> list[str]:
     commits = {run.summary.get("git_commit") for run in both if run.summary}
     if len(commits) > 1:
         lines.append("The runs were made by different commits.")
+    if why := why_not_in_seconds(both):
+        lines.append(f"Time is not compared: {why}.")
     if len(set(map(hardware_of, both))) > 1:
         lines.append("The runs were made on different hardware: seconds cannot be compared.")
     how = [{key: getattr(run.config.train, key) for key in _TIMING} for run in both]

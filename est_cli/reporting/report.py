@@ -21,6 +21,7 @@ from est_cli.reporting.heat_map import HeatMap, heat_map_figure, heat_maps
 from est_cli.reporting.numbers import NOT_COUNTED, all_numbers
 from est_cli.reporting.page import page
 from est_cli.reporting.runs import Axis, find_runs, read_run
+from est_cli.reporting.speed import SAME_SPEED
 from est_cli.storage import disk
 
 PAGE, NUMBERS = "report.html", "report.json"
@@ -116,7 +117,8 @@ def notes(numbers: dict[str, Any], groups: Sequence[Group]) -> list[str]:
         "that holds 0 does not show that the losses are equal: its ends say how far apart they may be.",
         "Equal FLOPs and equal time, read on the way: the dense twin's validation loss on a straight line between its "
         f"evaluations. Dense run of that length: within {100 * NEAR[Axis.flops_total]:.0f} % of the FLOPs, "
-        f"{100 * NEAR[Axis.seconds]:.0f} % of the time.",
+        f"{100 * NEAR[Axis.seconds]:.0f} % of the time. Time is compared only where a step of the complete model took "
+        f"as long in all runs, within {100 * SAME_SPEED:.0f} %.",
     ]
     rows = [row["difference"] for card in numbers["claims"] for row in card["comparisons"]]
     tests = sum(found is not None and found["low"] is not None for found in rows)

@@ -11,6 +11,7 @@ from itertools import pairwise
 from math import sqrt
 from statistics import fmean, median
 
+from est_cli.reporting.records import by_step
 from est_cli.tracking.metrics import Record
 
 NEAR = 5
@@ -76,8 +77,11 @@ def described_transitions(metrics: Iterable[Record]) -> list[Record]:
 
 
 def described_stages(stages: Sequence[StageSummary], metrics: Iterable[Record]) -> list[Record]:
-    """The stages as summary.json has them; `val_loss` is the last one in the stage, of the complete model."""
-    validation = _by_step(metrics, "val_loss")
+    """The stages as summary.json has them; `val_loss` is the last one in the stage, of the complete model.
+
+    It is None where that one was not finite, whatever those before it were.
+    """
+    validation = by_step(record for record in metrics if "val_loss" in record)
     stage_rows, begin = [], 0
     for stage in stages:
         end = begin + stage.steps

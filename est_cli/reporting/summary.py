@@ -42,7 +42,8 @@ def _run_rows(summary: Record, run_dir: Path) -> list[list[str]]:
         if field.end is not None:
             heading = field.end.heading
             rows[heading] = rows.get(heading, "") + field.end.show(summary.get(field.name))
-    rows |= {name: str(run_dir / name) for name in ("model", "plots")}
+    lost = " and ".join(summary.get("not_finite", []))
+    rows |= {"model": f"none: {lost} not finite" if lost else str(run_dir / "model"), "plots": str(run_dir / "plots")}
     return [[name, text] for name, text in rows.items()]
 
 

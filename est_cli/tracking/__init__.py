@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from est_cli.tracking.lost import count_records, kind_of, lost_records
 from est_cli.tracking.metrics import MetricsFile, read_metrics
 from est_cli.tracking.records import In, Record, record_of
 from est_cli.tracking.wandb_sink import WandbSink, new_run_id
 
-__all__ = ["In", "MetricsFile", "Record", "Tracker", "WandbSink", "new_run_id", "read_metrics", "record_of"]
+__all__ = [
+    "In",
+    "MetricsFile",
+    "Record",
+    "Tracker",
+    "WandbSink",
+    "count_records",
+    "lost_records",
+    "new_run_id",
+    "read_metrics",
+    "record_of",
+]
 
 
 class Tracker:
@@ -15,9 +27,13 @@ class Tracker:
     Rank 0 tells; the tracker of any other rank has neither file nor W&B.
     """
 
-    def __init__(self, metrics: MetricsFile | None, wandb: WandbSink | None) -> None:
+    def __init__(
+        self, metrics: MetricsFile | None, wandb: WandbSink | None, counts: dict[str, int] | None = None
+    ) -> None:
+        """`counts`: records of each kind so far, which is kept up to date."""
         self.metrics = metrics
         self.wandb = wandb
+        self.counts = {} if counts is None else counts
 
     def train(self, record: Record) -> None:
         """One optimizer step."""
@@ -50,5 +66,6 @@ class Tracker:
     def _write(self, record: Record) -> None:
         if self.metrics is not None:
             self.metrics.append(record)
+            self.counts[kind_of(record)] = self.counts.get(kind_of(record), 0) + 1
         if self.wandb is not None:
             self.wandb.log(record)

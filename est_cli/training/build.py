@@ -46,7 +46,7 @@ from est_cli.models import (
 )
 from est_cli.models.lm_loss import Objective
 from est_cli.storage.run_dir import RunDir
-from est_cli.tracking import MetricsFile, Tracker, WandbSink, new_run_id
+from est_cli.tracking import MetricsFile, Tracker, WandbSink, count_records, lost_records, new_run_id, read_metrics
 from est_cli.tracking.progress import RunProgress, StagePlan
 from est_cli.training.feed import Feed
 from est_cli.training.folder import owned_folder, restored_state
@@ -228,8 +228,18 @@ def _micro_batches_asked_for(run: Resolved, rank: Rank) -> dict[int, int]:
 def _tracker(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress) -> Tracker:
     metrics = MetricsFile(run_dir.metrics)
     metrics.truncate_after(state.step)
+    _tell_lost(config, run_dir, state, progress)
     tracked = keys_with(RunConfig, TRACKED)
     settings = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
     assert config.run_name is not None
     sink = WandbSink(config.tracking, run_dir.root, config.run_name, state.wandb_run_id, settings, progress.line)
-    return Tracker(metrics, sink)
+    return Tracker(metrics, sink, state.records)
+
+
+def _tell_lost(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress) -> None:
+    """Say which records a checkpoint has counted that are not there; count them where it is of an older version."""
+    records = read_metrics(run_dir.metrics) if run_dir.metrics.exists() else []
+    state.records = state.records or count_records(records)
+    lost = lost_records(state.records, records, state.step, config.train.log_every)
+    if lost:
+        progress.line(f"warning: {run_dir.metrics}: {lost} are lost; the summary will say nothing of the stages")

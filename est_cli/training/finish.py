@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
+from est_cli.distributed import weights_finite
 from est_cli.distributed.hardware import hardware
 from est_cli.est.coverage import coverage
 from est_cli.reporting.diagnoses import stage_report
@@ -17,46 +19,81 @@ from est_cli.storage.run_dir import write_json
 from est_cli.storage.store import is_intact
 from est_cli.storage.tensors import take_snapshot
 from est_cli.storage.versions import git_commit, versions
-from est_cli.tracking import In, read_metrics, record_of
+from est_cli.tracking import In, lost_records, read_metrics, record_of
 from est_cli.training.run import Run
+from est_cli.training.start import ENDINGS, lost_at_its_end
 
 
-def finish(run: Run) -> dict[str, Any]:
+@dataclass(frozen=True)
+class End:
+    """How a run stands after its last step."""
+
+    val_loss: float
+    not_finite: list[str]
+    """What of it is not finite; then the run is lost, whatever earlier evaluations have found."""
+
+    @classmethod
+    def of(cls, run: Run, loss: float, val_loss: float) -> End:
+        """The same in all processes, which all call it; `loss` is that of the last step."""
+        (finite,) = run.group.smallest([weights_finite(run.model)])
+        sound = (math.isfinite(loss), math.isfinite(val_loss), bool(finite))
+        return cls(val_loss, [name for name, is_sound in zip(ENDINGS, sound, strict=True) if not is_sound])
+
+
+def finish(run: Run, end: End) -> dict[str, Any]:
     """Write model/, plots/ and, last, summary.json, whose presence says that the run is done.
 
-    All processes call it, and rank 0 writes; what it returns is empty in the others.
+    All processes call it, and rank 0 writes; what it returns is empty in the others. Of a lost run there is no model/,
+    and NumericsError follows.
     """
     run.handle.activate_full()
     run.progress.close()
+    if end.not_finite:
+        if run.rank.first:
+            _conclude(run, end)
+        run.group.wait_for_save()  # a launcher that sees one process end may kill the one that writes
+        raise lost_at_its_end(run.dir, end.not_finite)
+    _export(run)
+    return _conclude(run, end) if run.rank.first else {}
+
+
+def _export(run: Run) -> None:
     if not run.group.share(is_intact(run.dir.model)):  # else an earlier process got as far as that
         snapshot = take_snapshot(run.model, None, keep=run.rank.first)
         if run.rank.first:
             save_model(run.dir.model, snapshot, run.corpus.tokenizer, {"step": run.state.step})
-    if not run.rank.first:
-        return {}
+
+
+def _conclude(run: Run, end: End) -> dict[str, Any]:
+    """Plots, summary and the table; returns the summary."""
     metrics = read_metrics(run.dir.metrics)
     check_records(metrics, run.dir.metrics)  # what an earlier process wrote may be damaged by now
     plot_run(metrics, run.dir.plots, run.dir.root.name)
-    summary = _summary(run, metrics)
+    lost = lost_records(run.state.records, metrics, run.state.step, run.config.train.log_every)
+    if lost:  # half of them would tell of other stages than there were
+        metrics = []
+    summary = _summary(run, end, metrics)
+    if lost:
+        summary["diagnoses"].append(f"metrics.jsonl: {lost} are lost; nothing is said of stages and time saved")
     run.tracker.close(summary)
     write_json(run.dir.summary, summary)
     print_summary(summary, metrics, run.dir.root)
     return summary
 
 
-def _summary(run: Run, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(run: Run, end: End, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     splits = run.resolved.splits(run.rank.world_size)
     covered = coverage(run.spec, run.scheduler, run.config.seed, run.generator.options, splits)
     stages = stage_report(metrics, covered, run.spec, run.scheduler, run.generator.options)
     if any("loss" in record for record in metrics):
         plot_stages(metrics, stages["transitions"], covered, run.dir.plots)
-    losses = [record["val_loss"] for record in metrics if record.get("val_loss") is not None]
-    final = losses[-1] if losses else None
+    final = end.val_loss if math.isfinite(end.val_loss) else None
     values = {
         "steps": run.state.step,
         "tokens": run.state.step * run.config.train.tokens_per_step,
         "final_val_loss": final,
         "perplexity": None if final is None or final > 700 else math.exp(final),
+        "not_finite": end.not_finite,
         **run.totals(),
         "flops_blocks": run.ledger.used.blocks,
         "time_s": run.state.time_s,

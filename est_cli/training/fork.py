@@ -83,10 +83,10 @@ def _must_agree(config: RunConfig) -> dict[str, str]:
 
 
 def _copy_checkpoint(fork: Fork, run_dir: RunDir) -> None:
-    """All but what belongs to the other run alone: its W&B run, and micro-batches that it found for later stages."""
+    """All but what belongs to the other run alone: its W&B run, its micro-batches of later stages, its records."""
     manifest = verify_folder(fork.checkpoint)
     state: dict[str, Any] = strict_json.read_file(fork.checkpoint / STATE)
-    state |= {"wandb_run_id": new_run_id(), "micro_batches": {}}
+    state |= {"wandb_run_id": new_run_id(), "micro_batches": {}, "records": {}}
 
     def fill(folder: Path) -> None:
         for name in manifest["files"]:

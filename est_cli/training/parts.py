@@ -24,7 +24,7 @@ from est_cli.families import logits_of, spec_of
 from est_cli.models import build_model, hf_config, set_end_of_text
 from est_cli.models.lm_loss import LmLoss
 from est_cli.storage.run_dir import RunDir
-from est_cli.training.start import Start
+from est_cli.training.start import AUTO, Start
 
 CACHE = Path("data")
 """Tokenised corpora and trained tokenizers, below the current folder."""
@@ -57,7 +57,8 @@ class Parts:
 
 def configured_corpus(run: Resolved, spec: ModelSpec, verify: bool) -> Corpus:
     config = run.config
-    return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, CACHE, config.train.seq_len, verify)
+    begun = config.resume not in (None, AUTO)
+    return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, CACHE, config.train.seq_len, verify, begun)
 
 
 def settled(run: Resolved, rank: Rank) -> Resolved:

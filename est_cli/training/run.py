@@ -55,6 +55,8 @@ class RunState:
     wandb_run_id: str = ""
     data_hash: str = ""
     tokenizer_hash: str = ""
+    records: dict[str, int] = field(default_factory=dict)
+    """How many records of each kind metrics.jsonl has got; empty in the checkpoints of older versions."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,6 +64,7 @@ class RunState:
     @classmethod
     def from_json(cls, data: dict[str, Any], path: str) -> RunState:
         """Raises CheckpointError where `data` is not what as_json() gives."""
+        data = {"records": {}} | data
         expected = {field.name for field in fields(cls)}
         data = {name: getattr(cls(), name) for name in SINCE_FORMAT_1} | data
         if set(data) != expected:

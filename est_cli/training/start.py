@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from est_cli.common.errors import CheckpointError, ConfigError
+from est_cli.common.errors import CheckpointError, ConfigError, NumericsError
 from est_cli.config import RunConfig
 from est_cli.config.resolve import Resolved, check, depends_on_split, resolve
 from est_cli.config.schema import leaves_of, plain, typed
 from est_cli.config.setting import FREE, SETTLED, keys_with
 from est_cli.config.stored import stored_config
+from est_cli.storage import strict_json
 from est_cli.storage.run_dir import OUTPUTS, RunDir, check_run_name, check_unused, find_finished, find_unfinished
+
+AUTO = "auto"
+"""`resume=auto`: go on if there is something to continue. A run that is continued has its folder there instead."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,29 @@ class Start:
     def finished(self) -> bool:
         """Whether there is nothing left to train."""
         return self.folder is not None and RunDir(self.folder).is_finished()
+
+
+ENDINGS = ("training loss", "validation loss", "weights")
+"""What must be finite after the last step; else the run is lost."""
+
+
+def lost_at_its_end(run_dir: RunDir, not_finite: Collection[str]) -> NumericsError:
+    """What ends a run whose last step left something that is not finite, and a later resume of it."""
+    what = " and ".join(name for name in ENDINGS if name in not_finite)
+    return NumericsError(f"{run_dir.root}: after the last step the {what} is not finite; a lower optim.lr may help")
+
+
+def refuse_lost(folder: Path) -> None:
+    """Raise NumericsError where the finished run in `folder` was lost at its end. A damaged summary says nothing."""
+    run_dir = RunDir(folder)
+    try:
+        summary = strict_json.read_file(run_dir.summary)
+    except (OSError, ValueError):
+        return
+    older = ["validation loss"] if summary.get("final_val_loss", 0.0) is None else []  # which did not say more
+    not_finite = summary.get("not_finite", older)
+    if isinstance(not_finite, list) and not_finite:
+        raise lost_at_its_end(run_dir, not_finite)
 
 
 def resolve_resume(config: RunConfig, given: set[str]) -> Start:
@@ -66,7 +93,7 @@ def runs_folder(config: RunConfig) -> Path:
 def _folder(config: RunConfig) -> Path | None:
     if config.resume is None:
         return None
-    if config.resume != "auto":
+    if config.resume != AUTO:
         folder = Path(config.resume)
         if not os.path.isfile(RunDir(folder).config):  # unlike Path's, it takes any string for a path
             raise ConfigError(f"resume: {folder} is not the folder of a run (it has no config.yaml)")

@@ -15,10 +15,10 @@ from est_cli.distributed.device import any_attention_kernel, peak_memory_gb
 from est_cli.distributed.hardware import peak_flop_per_s, runs_ahead
 from est_cli.est.flops import flops_of
 from est_cli.est.sizes import realised_rates
-from est_cli.tracking import In
+from est_cli.tracking import In, read_metrics
 from est_cli.training.build import build
 from est_cli.training.describe import describe
-from est_cli.training.finish import finish
+from est_cli.training.finish import End, finish
 from est_cli.training.optim import PATIENCE
 from est_cli.training.profile import StepProfile
 from est_cli.training.run import Run
@@ -63,6 +63,10 @@ class _Loop:
     """When the oldest unread step began, in time.perf_counter() seconds."""
     agreed_stop: int | None = None
     """The signal that asked any of several processes to stop."""
+    loss: float = 0.0
+    """Of the newest step that was read."""
+    end: End | None = None
+    """Known after the last step."""
 
     @property
     def stop_signal(self) -> int | None:
@@ -102,7 +106,7 @@ def train(run: Run) -> dict[str, Any]:
                 _read(loop, 0)
                 _what_is_due(loop, step + 1)
         saver.wait()
-        return finish(run)
+        return finish(run, loop.end or _end_again(run))
 
 
 def _profile(run: Run) -> StepProfile:
@@ -139,6 +143,7 @@ def _account(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, s
     run.ledger.add(used, run.dense_step)
     state.flops_blocks, state.flops_total = run.ledger.used.blocks, run.ledger.used.total
     loop.window.add(seconds, used.total)
+    loop.loss = numbers.loss
     loss_before, state.step = state.last_loss, step + 1
     _record_step(loop, step, result, numbers, seconds)
     if step in run.scheduler.transitions():
@@ -236,11 +241,12 @@ def _what_is_due(loop: _Loop, done: int) -> None:
     run, train, saver = loop.run, loop.run.config.train, loop.saver
     last = done == run.scheduler.max_steps
     if last or _every(done, train.eval_every) or (train.eval_every and done in run.scheduler.milestones()):
-        evaluate(run)
+        val_loss = evaluate(run)
+        loop.end = End.of(run, loop.loss, val_loss) if last else None
     if train.sample_every and (last or _every(done, train.sample_every)):
         _sample(run)
     saving = last or done in run.scheduler.milestones() or _every(done, train.checkpoint_every)
-    if saving:
+    if saving and not (loop.end is not None and loop.end.not_finite):  # of a lost run the sound checkpoints stay
         _save(loop)
     if loop.stop_signal is not None and not last:
         if not saving:
@@ -257,6 +263,19 @@ def _save(loop: _Loop) -> None:
     if scale is not None:
         state.loss_scale, state.good_steps = scale.factor.item(), int(scale.good_steps.item())
     loop.saver.save()
+
+
+def _end_again(run: Run) -> End:
+    """Of a run that had done its last step and was killed before its summary: as recorded, or evaluated once more."""
+    found: dict[str, Any] | None = None
+    if run.rank.first and run.dir.metrics.exists():
+        records = (record for record in read_metrics(run.dir.metrics) if "val_loss" in record)
+        found = next((record for record in records if record["step"] == run.state.step), None)
+    found = run.group.share(found)
+    counted = dict(run.state.records)  # the checkpoint is younger than the record
+    val_loss = evaluate(run) if found is None else found["val_loss"]
+    run.state.records.update(counted)
+    return End.of(run, 0.0, math.nan if val_loss is None else val_loss)
 
 
 def evaluate(run: Run) -> float:

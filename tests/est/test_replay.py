@@ -132,3 +132,17 @@ def test_the_largest_subnetwork_is_as_large_as_the_sizes_say() -> None:
             largest = generator.largest(stage.rates)
             assert sizes_of(spec, largest) == sample_sizes(spec, stage.rates, SamplingOptions())
             assert largest.dropout == 1.0 - stage.rates.p_d
+
+
+@pytest.mark.parametrize("scheduler", [pld(10**12, 0.3), layer_dropout(10**12 + 7, 0.5)])
+def test_a_run_without_end_is_estimated_from_some_of_its_draws(
+    scheduler: SamplingScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("est_cli.est.replay._AT_MOST", 1 << 14)
+    spec = spec_of(gpt2_config())
+    planned = planned_counts(spec, scheduler, SamplingOptions(), BATCH)[1]
+    assert sum(count for _, count in planned) == BATCH * scheduler.max_steps
+    depth = [1.0 - (1.0 - 0.3) * layer / spec.num_layers for layer in range(spec.num_layers)]
+    expected = sum(depth) / spec.num_layers if scheduler.name == "pld" else 0.5
+    fade = 0.01 * (1.0 - expected) if scheduler.name == "pld" else 0.0  # the integral of exp(-100 t)
+    assert realised_rates(spec, planned).p_l == pytest.approx(expected + fade, abs=0.01)

@@ -188,18 +188,54 @@ def test_cautions(tmp_path: Path) -> None:
 def test_more_time_than_the_twin_in_all(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a")
     text = (folder / "metrics.jsonl").read_text()
-    (folder / "metrics.jsonl").write_text(text.replace('"step_s": 1.0', '"step_s": 9.0'))
+    (folder / "metrics.jsonl").write_text(text.replace('"step_s": 0.5', '"step_s": 9.0'))
     make_run(tmp_path / "b", "dense")
     claim = claim_in(tmp_path)
     assert (
         lines(claim)["equal time", "dense twin, read on its way"].note
         == "it used more than the dense twin in all (seed 0)"
     )
-    assert claim.saved[Axis.seconds].mean == pytest.approx(100 * (1 - 475 / 100))
+    assert claim.saved[Axis.seconds].mean == pytest.approx(100 * (1 - 500 / 100))
     make_run(tmp_path / "c", seed=1)
     make_run(tmp_path / "d", "dense", seed=1)
     line = lines(claim_in(tmp_path))["equal time", "dense twin, read on its way"]
     assert line.difference is None, "of two seeds the one that can be read would be the favourable one"
+
+
+def slowed(folder: Path, full: float) -> None:
+    """The run as a machine makes it that has other work too."""
+    text = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(text.replace('"step_s": 1.0', f'"step_s": {full}'))
+
+
+@pytest.mark.parametrize(("full", "compared"), [(1.0, True), (1.09, True), (0.92, True), (1.12, False), (0.3, False)])
+def test_time_is_compared_where_the_same_work_took_the_same_time(tmp_path: Path, full: float, compared: bool) -> None:
+    make_run(tmp_path / "a")
+    slowed(make_run(tmp_path / "b", "dense"), full)
+    claim = claim_in(tmp_path)
+    notes = [line.note for line in claim.comparisons if line.measure == "equal time"]
+    assert len(notes) == 2 and all("a step of the complete model took" in note for note in notes) != compared
+    assert (Axis.seconds in claim.saved) == compared and Axis.flops_total in claim.saved
+    assert any(told.startswith("Time is not compared: a step of the complete") for told in claim.cautions) != compared
+
+
+def test_one_slow_run_among_several_seeds_is_enough(tmp_path: Path) -> None:
+    make_seeds(tmp_path, "three_stage", [0.3, 0.5, 0.4])
+    make_seeds(tmp_path, "dense", [0.0, 0.1, 0.2])
+    assert Axis.seconds in claim_in(tmp_path).saved
+    slowed(tmp_path / "dense-100-1", 2.5)
+    (caution,) = claim_in(tmp_path).cautions
+    assert "took 2.5 s in " in caution and "dense-100-1 and 1 s in " in caution and "over 10 % apart" in caution
+
+
+def test_without_a_step_of_the_complete_model_time_is_not_compared(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a")
+    text = (folder / "metrics.jsonl").read_text().replace('"p_h": 1.0', '"p_h": 0.9')
+    (folder / "metrics.jsonl").write_text(text)
+    make_run(tmp_path / "b", "dense")
+    claim = claim_in(tmp_path)
+    assert Axis.seconds not in claim.saved
+    assert "a has no step of the complete model" in lines(claim)["equal time", "dense run of that length"].note
 
 
 def test_a_loss_that_was_never_finite(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ KEPT = {
 }
 """In the order of the files, under the names that runs of before have in W&B."""
 SUMMARY = (
-    "steps tokens final_val_loss perplexity flops flops_dense flops_blocks flops_saved_pct_blocks "
+    "steps tokens final_val_loss perplexity not_finite flops flops_dense flops_blocks flops_saved_pct_blocks "
     "flops_saved_pct_total time_s time_saved_pct stages transitions coverage diagnoses data_hash tokenizer_hash "
     "hardware git_commit versions"
 )

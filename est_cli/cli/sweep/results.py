@@ -65,9 +65,9 @@ def planned_row(sweep: Path, job: Job) -> Row:
 
 
 def is_done(sweep: Path, job: Job) -> bool:
-    """Whether its folder has the summary of what it asks for."""
+    """Whether its folder has the summary of what it asks for, and of a run that was not lost at its end."""
     summary = _summary(RunDir(sweep / job.name))
-    return summary is not None and summary.get("asked", "") == job.digest
+    return summary is not None and summary.get("asked", "") == job.digest and not summary.get("not_finite")
 
 
 def refuse_others(program: Program, sweep: Path) -> None:

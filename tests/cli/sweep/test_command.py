@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 from collections.abc import Sequence
 
 import pytest
+import yaml
 
 from est_cli.cli.sweep.run_job import JobExit, JobSignals
 from tests.lab.commands import tree
@@ -226,3 +228,22 @@ def test_a_damaged_job_hurts_no_other(lab: Lab) -> None:
     result = lab.sweep("seed=0,1,2", "sweep=s")
     assert result.code == 4 and lab.ran == ["seed=0", "seed=2"]
     assert column(results(lab.folder / "outputs/s"), "status") == ["failed", "done before", "done"]
+
+
+def test_swept_words_that_look_like_numbers_are_runs_of_their_own(lab: Lab) -> None:
+    assert lab.sweep("tracking.project=1_1,11,true", "tokenizer=1_0", "sweep=1_1").code == 0
+    sweep = lab.folder / "outputs" / "1_1"
+    assert column(results(sweep), "tracking.project") == ["1_1", "11", "true"]
+    configs = [yaml.safe_load((sweep / name / "config.yaml").read_text()) for name in lab.take_ran()]
+    assert [config["tracking"]["project"] for config in configs] == ["1_1", "11", "true"]
+    assert {config["tokenizer"] for config in configs} == {"1_0"}
+
+
+def test_a_run_that_was_lost_at_its_end_is_not_done(lab: Lab) -> None:
+    lab.sweep("seed=0,1")
+    assert lab.take_ran() == ["seed=0", "seed=1"]
+    summary = lab.only_sweep() / "seed=0" / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"not_finite": ["validation loss"]}))
+    lab.ends["seed=0"] = JobExit(5, "after the last step the validation loss is not finite")
+    assert lab.sweep("seed=0,1").code == 5
+    assert column(results(lab.only_sweep()), "status") == ["failed", "done before"]
