@@ -11,7 +11,7 @@ from est_cli.reporting.runs import RunRecord
 from est_cli.reporting.stages import stage_summaries
 
 SAME_SPEED = 0.10
-"""How much longer than in the fastest run a step of the complete model may take; on an idle machine it is a few percent."""
+"""How much longer than in the fastest run a step of the complete model may take; an idle machine varies by less."""
 
 
 def full_step_s(run: RunRecord) -> float | None:

@@ -27,7 +27,7 @@ from est_cli.tracking.progress import RunProgress
 from est_cli.training.feed import Feed
 from est_cli.training.optim import LossScale, Optimizer
 
-SINCE_FORMAT_1 = ("loss_scale", "good_steps")
+SINCE_FORMAT_1 = ("records", "loss_scale", "good_steps")
 """Keys of state.json that older checkpoints do without: their defaults hold there."""
 
 
@@ -64,7 +64,6 @@ class RunState:
     @classmethod
     def from_json(cls, data: dict[str, Any], path: str) -> RunState:
         """Raises CheckpointError where `data` is not what as_json() gives."""
-        data = {"records": {}} | data
         expected = {field.name for field in fields(cls)}
         data = {name: getattr(cls(), name) for name in SINCE_FORMAT_1} | data
         if set(data) != expected:
