@@ -6,7 +6,7 @@ TRAIN_ARGS ?=
 BENCH_ARGS ?=
 STUDY_ARGS ?=
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
-BY_THEMSELVES := tests/distributed tests/cli/launch
+TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
 GPU_PYTHON ?= $(BIN)/python
 GPU_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -32,15 +32,14 @@ test: install ## ruff, mypy and all tests (two CPU cores, about 17 minutes)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -n 2 --dist loadfile $(BY_THEMSELVES:%=--ignore=%) tests $(PYTEST_ARGS)
-	$(PYTEST) $(BY_THEMSELVES) $(PYTEST_ARGS)
+	$(PYTEST) $(TWO_AT_A_TIME) tests $(PYTEST_ARGS)
 
 test-fast: install ## ruff and the tests that start no training (two CPU cores, under two minutes)
 	$(BIN)/ruff check .
-	$(PYTEST) -n 2 --dist loadfile -m "not processes and not slow" tests $(PYTEST_ARGS)
+	$(PYTEST) $(TWO_AT_A_TIME) -m "not processes and not slow" tests $(PYTEST_ARGS)
 
 test-faults: install ## the whole fault suite of docs/faults.md (two CPU cores, a quarter of an hour)
-	EST_FAULTS=full EST_FAULT_REPORT=outputs/faults.md $(PYTEST) -n 2 --dist loadfile tests/faults $(PYTEST_ARGS)
+	EST_FAULTS=full EST_FAULT_REPORT=outputs/faults.md $(PYTEST) $(TWO_AT_A_TIME) tests/faults $(PYTEST_ARGS)
 
 soak: install ## 20,000 tiny steps and 400 saves: memory, files and threads must not grow (10 minutes)
 	EST_FAULTS=soak $(PYTEST) tests/faults/test_soak.py $(PYTEST_ARGS)

@@ -34,6 +34,7 @@ def test_the_mlp_uses_the_method_alone() -> None:
     assert len(source.splitlines()) < 100
 
 
+@pytest.mark.slow
 def test_the_mlp_learns_with_est_what_it_learns_without() -> None:
     lines = script("mlp.py")["lines"]
     found = told("\n".join(lines(steps=200, seeds=1)))  # type: ignore[operator]

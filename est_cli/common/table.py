@@ -1,9 +1,12 @@
-"""A table on a terminal: one look for all commands."""
+"""Tables: one look on a terminal for all commands, and as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -53,3 +56,12 @@ def table(
         made.add_section()
         made.add_row(*map(Text, total))
     return made
+
+
+def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """A heading for every key that any row has, in the order in which they come; empty where a row has none."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -149,6 +149,12 @@ def settings_of(schema: type) -> dict[str, Setting]:
     if schema not in _KNOWN:
         _KNOWN[schema] = {found.key: found for found in _settings(schema, "", frozenset())}
     return _KNOWN[schema]
+
+
+def short_key(key: str, among: Collection[str]) -> str:
+    """The key without its group, where no other of `among` has the same last part."""
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in among) == 1 else key
 
 
 def keys_with(schema: type, role: Role) -> frozenset[str]:

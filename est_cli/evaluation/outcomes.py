@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from est_cli.evaluation.glue import TASKS
-from est_cli.reporting.student_t import half_width
+from est_cli.reporting.student_t import mean_interval
 
 GLUE_AVERAGE = "GLUE average"
 AVERAGE_PRESENT = "average over the tasks present"
@@ -174,12 +174,12 @@ def _metrics(records: Sequence[Record]) -> dict[str, Spread]:
 
 
 def _difference(task: str, values: Sequence[float]) -> Difference:
-    found = spread([round(value, 12) for value in values])  # equal scores differ by nothing, not by a rounding error
-    if found.sd is None:
-        return Difference(task, found.mean, None, None, found.n, None)
-    half = half_width(found.sd, found.n)
-    low, high = found.mean - half, found.mean + half
-    return Difference(task, found.mean, low, high, found.n, not low <= 0.0 <= high)
+    values = [round(value, 12) for value in values]  # equal scores differ by nothing, not by a rounding error
+    mean, interval = fmean(values), mean_interval(values)
+    if interval is None:
+        return Difference(task, mean, None, None, len(values), None)
+    low, high = interval
+    return Difference(task, mean, low, high, len(values), not low <= 0.0 <= high)
 
 
 def _paired(records: Iterable[Record], other: Mapping[tuple[str, int, str, str], float]) -> dict[int, float]:

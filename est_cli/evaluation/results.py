@@ -6,8 +6,6 @@ the same folder stay in it; the means and the comparison are those of the last e
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import DataError, StorageError
+from est_cli.common.table import csv_bytes
 from est_cli.config import EvalConfig
 from est_cli.evaluation.glue import TASKS
 from est_cli.evaluation.outcomes import Record, differences_of, model_first, summarise
@@ -101,7 +100,7 @@ def write_results(
         "settings": dict(settings or {}),
     }
     write_result(folder / JSON_NAME, content, MAX_BYTES, "; use another run_name for further evaluations")
-    disk.replace_file(folder / CSV_NAME, _csv([*kept, *records]))
+    disk.replace_file(folder / CSV_NAME, csv_bytes([_flat(record) for record in [*kept, *records]]))
     disk.replace_file(folder / TABLE_NAME, markdown(records, differences).encode())
 
 
@@ -147,17 +146,8 @@ def _record(values: dict[str, Any]) -> Record:
     return Record(**{**values, **numbers, "scores": scores, "dev_examples": dev, "epochs": epochs})
 
 
-def _csv(records: Sequence[Record]) -> bytes:
-    """A line per record; `split.metric` and `examples.split` are columns, empty where a task has none."""
-    rows = [_flat(record) for record in records]
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue().encode()
-
-
 def _flat(record: Record) -> dict[str, Any]:
+    """A line of results.csv: `split.metric` and `examples.split` are columns."""
     row = {name: value for name, value in asdict(record).items() if name not in ("scores", "epochs", "dev_examples")}
     row |= {f"examples.{split}": count for split, count in record.dev_examples.items()}
     return row | {f"{split}.{name}": value for split, found in record.scores.items() for name, value in found.items()}

@@ -1,7 +1,7 @@
 """What a run would cost, before it is paid for.
 
 plan.py makes a plan, after targets.py has found the settings that a target asks for; tables.py prints one plan and
-side_by_side.py several; course.py says what happens over the run, which sparkline.py and figure.py draw.
+side_by_side.py several; course.py says what happens over the run, also as a line of text, and figure.py draws it.
 """
 
 from est_cli.planning.figure import draw_plans

@@ -12,6 +12,7 @@ from est_cli.planning.plan import Plan
 
 _DRAWS = 64
 """Of random sizes: how many steps' draws the mean is taken over."""
+_LEVELS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,19 @@ def column(course: Sequence[Point], name: str) -> list[float]:
     return [getattr(point, name) for point in course]
 
 
+def sparkline(values: Sequence[float]) -> str:
+    """One block for each value in [0, 1]; the full block is 1 alone: a complete model is told from nearly one."""
+    return "".join(_LEVELS[min(int(value * (len(_LEVELS) - 1)), len(_LEVELS) - 1)] for value in values)
+
+
 def _point(plan: Plan, step: int) -> Point:
-    ran = _ran_near(plan, step)
-    rates, used = realised_rates(plan.spec, ran), flops_of(plan.spec, ran, plan.seq_len)
-    dense = training_flops(plan.spec, full_sizes(plan.spec), len(ran), plan.seq_len)
+    counts = _counts_near(plan, step)
+    rates, used = realised_rates(plan.spec, counts), flops_of(plan.spec, counts, plan.seq_len)
+    dense = training_flops(plan.spec, full_sizes(plan.spec), len(counts), plan.seq_len)
     return Point(step, rates.p_h, rates.p_m, rates.p_l, used.blocks / dense.blocks, used.total / dense.total)
 
 
-def _ran_near(plan: Plan, step: int) -> SequenceCounts:
+def _counts_near(plan: Plan, step: int) -> SequenceCounts:
     """What a sequence runs in `step`; of random sizes what some do in the steps around it."""
     scheduler, number = plan.scheduler, plan.scheduler.stage_at(step)
     stage, sizes = scheduler.stages[number - 1], sample_sizes(plan.spec, scheduler.rates_at(step), plan.options)

@@ -11,10 +11,9 @@ from rich.table import Table
 from est_cli.common.errors import ConfigError
 from est_cli.common.table import table
 from est_cli.config import PlanConfig
-from est_cli.planning.course import column, course_of
+from est_cli.planning.course import column, course_of, sparkline
 from est_cli.planning.figure import draw_plans
 from est_cli.planning.plan import Plan, make_plan
-from est_cli.planning.sparkline import sparkline
 from est_cli.planning.tables import PROBED
 from est_cli.tracking.eta import hours_minutes
 

@@ -13,10 +13,9 @@ from est_cli.common.table import table
 from est_cli.config import PlanConfig
 from est_cli.config.micro_batch import in_stages, sequences_by_stage
 from est_cli.est import FlopsLedger
-from est_cli.planning.course import column, course_of
+from est_cli.planning.course import column, course_of, sparkline
 from est_cli.planning.figure import draw_plans
 from est_cli.planning.plan import Plan, PlannedStage, make_plan
-from est_cli.planning.sparkline import sparkline
 from est_cli.tracking.eta import hours_minutes
 
 if TYPE_CHECKING:

@@ -132,9 +132,9 @@ def _flops(config: PlanConfig, wanted: float, ledger: Ledger) -> TargetSolution:
     return TargetSolution(run_of(steps), f"target_flops={wanted:g} ({convention})", f"train.max_steps={steps}")
 
 
-def _inwards(cut: Callable[[float], int], value: float) -> float:
+def _inwards(rounded: Callable[[float], int], value: float) -> float:
     """Four digits, cut so that what is told is within reach."""
-    return cut(round(value * 1e4, 6)) / 1e4
+    return rounded(round(value * 1e4, 6)) / 1e4
 
 
 def _written(value: Any) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from est_cli.config import RunConfig
 from est_cli.config.schema import leaves_of, plain
-from est_cli.config.setting import FREE, HASHED, METHOD, keys_with
+from est_cli.config.setting import FREE, HASHED, METHOD, keys_with, short_key
 from est_cli.reporting.records import Record, column, smooth_loss
 from est_cli.reporting.runs import Axis, RunRecord
 from est_cli.reporting.student_t import half_width
@@ -127,7 +127,7 @@ def labels_of(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     for setting in settings:
         alike = [other for other in settings if all(other.get(key) == setting.get(key) for key in named)]
         keys = _enough([key for key in differing(alike) if key not in named], alike)
-        parts = [f"{_short(key, keys)}={_shown(setting[key])}" for key in keys if setting.get(key) is not None]
+        parts = [f"{short_key(key, keys)}={_shown(setting[key])}" for key in keys if setting.get(key) is not None]
         labels.append(", ".join([*(str(setting.get(key)) for key in named), *parts]))
     return [f"{label} #{index + 1}" if labels.count(label) > 1 else label for index, label in enumerate(labels)]
 
@@ -144,12 +144,6 @@ def _enough(keys: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[
         if len({canonical([setting.get(key) for key in keys[:count]]) for setting in settings}) == len(settings):
             return list(keys[:count])
     return list(keys)
-
-
-def _short(key: str, keys: Sequence[str]) -> str:
-    names = [other.rpartition(".")[2] for other in keys]
-    name = key.rpartition(".")[2]
-    return key if names.count(name) > 1 else name
 
 
 def _shown(value: Any) -> str:

@@ -75,6 +75,7 @@ def test_the_mean_is_within_three_standard_errors_of_the_exact_trace(seed: int) 
     assert abs(trace.mean - exact().trace().item()) < 3 * trace.standard_error
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_that_of_the_theory() -> None:
     """Var(v^T H v) = 2 * (sum of the squares off the diagonal) for v of +1 and -1."""
     hessian = exact()

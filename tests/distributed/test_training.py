@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ from tests.lab.lab import Lab, Plant, sha256_of, train_records
 
 SHORT = ("train.max_steps=20", "stage.t1=6", "stage.t2=13", "train.tokens_per_step=256", "launch.check_every=1")
 """8 sequences a step, 20 steps in stages of 6, 7 and 7."""
+STEPS, T1, T2 = 9, 3, 6
+FEW = (*SHORT, f"train.max_steps={STEPS}", f"stage.t1={T1}", f"stage.t2={T2}", "train.checkpoint_every=0")
+"""Where each of its steps counts: three in each stage, with a checkpoint at its end; an evaluation every 4."""
 
 LLAMA = ("model=llama_tiny", "model.num_kv_heads=2", "model.mlp_size=88")
 DOUBLE: tuple[Plant, ...] = (("double",),)
@@ -53,6 +59,28 @@ def assert_same_training(one: Path, several: Path, rel: float) -> None:
         assert values(several, key) == values(one, key), key
 
 
+@dataclass(frozen=True)
+class Alone:
+    """A run in one process, and what each of its steps was given."""
+
+    run: Path
+    inputs: list[tuple[list[int], list[list[int]]]]
+
+
+@pytest.fixture(scope="module")
+def alone(shared: Lab) -> Callable[..., Alone]:
+    """alone(*settings): the run with these settings in double precision, made once for all that compare with it."""
+
+    @cache
+    def run(*settings: str) -> Alone:
+        name = f"alone-{run.cache_info().currsize}"
+        ended = shared.tiny(name, *settings, plants=watched(1)[0])
+        assert ended.code == 0, ended.err
+        return Alone(shared.at(name), inputs(shared.folder, 1))
+
+    return run
+
+
 CASES = {
     "2 ddp gpt2": (2, "ddp", (), 2, "step"),
     "4 ddp gpt2 forward": (4, "ddp", (), 1, "forward"),
@@ -69,28 +97,26 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_several_processes_train_what_one_trains(lab: Lab, case: str) -> None:
+def test_several_processes_train_what_one_trains(lab: Lab, alone: Callable[..., Alone], case: str) -> None:
     count, strategy, model, size, redraw = CASES[case]
-    settings = (*SHORT, *EXACT, *model, f"sampling.redraw={redraw}")
-    one = lab.tiny("one", *settings, f"train.micro_batch={count * size}", plants=watched(1)[0])
-    assert one.code == 0, one.err
-    alone = inputs(lab.folder, 1)
+    settings = (*FEW, *EXACT, *model, f"sampling.redraw={redraw}")
+    one = alone(*settings, f"train.micro_batch={count * size}")
     ended = lab.tiny_ranks(
         count, "several", *settings, f"train.micro_batch={size}", f"launch.strategy={strategy}", plants=watched(count)
     )
     assert [rank.code for rank in ended] == [0] * count, ended[0].err + ended[-1].err
-    assert_same_training(lab.at("one"), lab.at("several"), rel=1e-10)
+    assert_same_training(one.run, lab.at("several"), rel=1e-10)
     together = inputs(lab.folder, count)
-    assert [samples for samples, _ in together] == [samples for samples, _ in alone]
-    assert [drawn for _, drawn in together] == [drawn * count for _, drawn in alone]
+    assert [samples for samples, _ in together] == [samples for samples, _ in one.inputs]
+    assert [drawn for _, drawn in together] == [drawn * count for _, drawn in one.inputs]
     assert all(rank.out == "" and rank.last_words == [] for rank in ended[1:])
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("model", [(), LLAMA], ids=["gpt2", "llama"])
 def test_in_single_precision_the_losses_agree_to_rounding(lab: Lab, model: Any, strategy: str) -> None:
-    assert lab.tiny("one", *SHORT, *model).code == 0
-    ended = lab.tiny_ranks(2, "two", *SHORT, *model, f"launch.strategy={strategy}")
+    assert lab.tiny("one", *FEW, *model).code == 0
+    ended = lab.tiny_ranks(2, "two", *FEW, *model, f"launch.strategy={strategy}")
     assert [rank.code for rank in ended] == [0, 0], ended[0].err
     assert_same_training(lab.at("one"), lab.at("two"), rel=1e-5)
     model_of = {name: AutoModelForCausalLM.from_pretrained(lab.at(name) / "model") for name in ("one", "two")}
@@ -101,11 +127,11 @@ def test_in_single_precision_the_losses_agree_to_rounding(lab: Lab, model: Any, 
 
 def test_each_process_may_draw_its_own(lab: Lab) -> None:
     """The gradient is then that of the sum of the processes' losses: checked against one process that runs them all."""
-    settings = (*SHORT, *EXACT, "sampling.ranks=independent", "train.micro_batch=4")
+    settings = (*FEW, *EXACT, "sampling.ranks=independent", "train.micro_batch=4")
     ended = lab.tiny_ranks(2, "own", *settings, plants=watched(2))
     assert [rank.code for rank in ended] == [0, 0], ended[0].err
     drawn = [each for _, each in inputs(lab.folder, 2)]
-    assert all(first != second for first, second in drawn[:13]) and all(first == second for first, second in drawn[13:])
+    assert all(first != second for first, second in drawn[:T2]) and all(first == second for first, second in drawn[T2:])
     one = lab.tiny("one", *settings, plants=[*DOUBLE, ("micro_batches_as_ranks",)])
     assert one.code == 0, one.err
     assert_same_training(lab.at("one"), lab.at("own"), rel=1e-10)
@@ -121,24 +147,24 @@ def test_only_a_replica_is_whole_on_its_device(lab: Lab, strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_killed_run_of_two_continues_bit_for_bit(lab: Lab, strategy: str) -> None:
-    settings = (*SHORT, f"launch.strategy={strategy}", "train.micro_batch=2")
+    settings = (*FEW, f"launch.strategy={strategy}", "train.micro_batch=2")
     assert [rank.code for rank in lab.tiny_ranks(2, "whole", *settings)] == [0, 0]
-    kill = dict.fromkeys((0, 1), (("at_step", "est_cli.training.train.train_step", 9, "before", "SIGKILL"),))
+    kill = dict.fromkeys((0, 1), (("at_step", "est_cli.training.train.train_step", T2 + 2, "before", "SIGKILL"),))
     assert [rank.code for rank in lab.tiny_ranks(2, "killed", *settings, plants=kill)] == [-9, -9]
     assert [rank.code for rank in lab.tiny_ranks(2, "killed", *settings)] == [0, 0]
     assert train_records(lab.at("killed"))[-1]["loss"] == train_records(lab.at("whole"))[-1]["loss"]
-    assert sha256_of(lab.at("killed"), 20) == sha256_of(lab.at("whole"), 20)
+    assert sha256_of(lab.at("killed"), STEPS) == sha256_of(lab.at("whole"), STEPS)
 
 
 OPTIONS = ("train.activation_checkpointing=true", "train.lm_loss=whole", "train.async_checkpoints=true")
-OPTIONS = (*OPTIONS, "train.sample_every=10", "train.sample_tokens=4", "sampling.layer_scale=inverse")
+OPTIONS = (*OPTIONS, "train.sample_every=5", "train.sample_tokens=4", "sampling.layer_scale=inverse")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_with_every_option_on(lab: Lab, strategy: str, precision: str) -> None:
     """bf16 agrees to its own rounding: sums of other parts of a batch are other sums."""
-    settings = (*SHORT, *LLAMA, *OPTIONS, f"train.precision={precision}", "train.micro_batch=2")
+    settings = (*FEW, *LLAMA, *OPTIONS, f"train.precision={precision}", "train.micro_batch=2")
     one = lab.tiny("one", *settings)
     ended = lab.tiny_ranks(2, "two", *settings, f"launch.strategy={strategy}")
     assert [one.code, *(rank.code for rank in ended)] == [0, 0, 0], ended[0].err
@@ -159,10 +185,10 @@ def layer_entries(share: float) -> int:
 
 def test_only_gradients_that_exist_are_sent(lab: Lab) -> None:
     """Bytes of each stage as the sizes say; torch's DistributedDataParallel sends those of stage 3 in all of them."""
-    ended = lab.tiny_ranks(2, "x", *SHORT, plants={0: [("write_reduced_bytes", "bytes")]})
+    ended = lab.tiny_ranks(2, "x", *FEW, plants={0: [("write_reduced_bytes", "bytes")]})
     assert [rank.code for rank in ended] == [0, 0], ended[0].err
     outside = (VOCAB + POSITIONS + 2) * WIDTH
     stages = [4 * (outside + layers * layer_entries(share)) for layers, share in ((2, 0.5), (4, 0.5), (4, 1.0))]
     sent = [int(line) for line in (lab.folder / "bytes").read_text().splitlines()]
-    assert sent == [stages[0]] * 6 + [stages[1]] * 7 + [stages[2]] * 7
+    assert sent == [stages[0]] * T1 + [stages[1]] * (T2 - T1) + [stages[2]] * (STEPS - T2)
     assert stages[0] - 4 * outside < 0.27 * (stages[2] - 4 * outside)

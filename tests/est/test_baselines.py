@@ -96,6 +96,7 @@ def test_progressive_layer_dropping_tells_its_limit_not_its_mean() -> None:
     assert pld(STEPS, 0.5).stages[0].describe() == "with layer i of L at p_l=1-(1-theta)*i/L, theta from 1 to 0.5"
 
 
+@pytest.mark.slow
 def test_progressive_layer_dropping_keeps_each_layer_with_its_probability() -> None:
     scheduler = pld(STEPS, 0.5, gamma=1.0)  # at its limit almost at once
     assert_frequencies(frequencies(scheduler), [1.0, 11 / 12, 10 / 12, 9 / 12, 8 / 12, 7 / 12])

@@ -76,6 +76,7 @@ def test_every_unit_is_counted(
         torch.testing.assert_close(shares, wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redraw", ["step", "forward"])
 def test_of_very_many_draws_some_stand_for_all(monkeypatch: pytest.MonkeyPatch, redraw: str) -> None:
     """As many as are allowed, from the whole stage: of pld, where shares fall, near the exact ones."""

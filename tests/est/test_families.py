@@ -211,6 +211,7 @@ def test_at_p_1_every_bit_is_that_of_the_untouched_model(family: str) -> None:
     assert all(torch.equal(result.gradients[name], gradient) for name, gradient in expected.gradients.items())
 
 
+@pytest.mark.slow
 @every_family
 def test_a_saved_model_opens_in_plain_transformers(family: str, tmp_path: Path) -> None:
     """Whatever is active while it is saved."""
@@ -229,6 +230,7 @@ def active_in(family: str) -> PreTrainedModel:
     return model
 
 
+@pytest.mark.slow
 @every_family
 @pytest.mark.parametrize("rates", [SamplingRates(), SamplingRates(0.7, 0.3, 0.4)], ids=["full", "sampled"])
 def test_training_flops_are_what_pytorch_counts(family: str, rates: SamplingRates) -> None:

@@ -113,6 +113,7 @@ def test_the_trace_sees_a_subnetwork(family: str) -> None:
     assert traced(wrapped, tokens()) != traced(plain, tokens())
 
 
+@pytest.mark.slow
 @every_family
 @pytest.mark.parametrize("history", [only_wrap, subnetwork_then_full], ids=lambda history: history.__name__)
 def test_ten_optimizer_steps_have_the_same_bits(family: str, history: Callable) -> None:

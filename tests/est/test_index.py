@@ -159,6 +159,7 @@ def test_layers_heads_and_columns_of_a_step_are_independent() -> None:
     assert_independent(table, table, skip=lambda i, j: i >= j)
 
 
+@pytest.mark.slow
 def test_neighbouring_steps_seeds_and_micro_steps_are_independent() -> None:
     table = coded_draws(0, 3000)
     assert_independent(table[1:], table[:-1])

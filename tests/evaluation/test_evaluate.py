@@ -246,10 +246,9 @@ def numbers(name: str) -> list[tuple[int, float, float]]:
 
 
 def test_two_processes_give_the_metric_of_one(place: Path) -> None:
+    """Those of torchrun; tests/cli/sweep/test_evaluations_restart.py has two of launch.num_processes."""
     est_eval(place, *UNEVEN, "run_name=one")
     one = numbers("one")
-    two = [sys.executable, "-m", "est_cli.eval", "launch.num_processes=2"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     assert [seed for seed, _, _ in one] == [3]
-    assert scores_of(place, *two, name="two") == one
     assert scores_of(place, *torchrun, "-m", "est_cli.eval", name="torchrun") == one

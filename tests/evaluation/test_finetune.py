@@ -107,6 +107,7 @@ def reference(folder: Path, data: TaskData, seed: int, lr: float, epochs: int) -
     return np.array(found), losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "task", "lr", "epochs"),
     [("gpt2", "sst2", 3e-3, 2), ("llama", "mrpc", 1e-3, 2), ("bert", "mrpc", 1e-2, 4)],

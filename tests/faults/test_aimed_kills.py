@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.conftest import Tally
-from tests.faults.size import either
+from tests.faults.size import either, only_full
 from tests.faults.victims import PASS, STEP, UPDATE, Golden, assert_continues, killed, resumed_from
 from tests.lab.lab import STEPS, T1, T2, Lab, Plant
 
@@ -60,9 +60,11 @@ POINTS: dict[str, list[Plant]] = {
 }
 
 
+@only_full
 @pytest.mark.row("A3")
-@pytest.mark.parametrize("where", either(list(POINTS), ["stage 2 to 3"]))
+@pytest.mark.parametrize("where", POINTS)
 def test_killed_at_chosen_points(lab: Lab, golden: Golden, tally: Tally, where: str) -> None:
+    """The short part is tests/training/test_resume.py."""
     for plant in POINTS[where]:
         killed(lab, "x", plant)
         tally(kills=1)

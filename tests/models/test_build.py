@@ -116,6 +116,7 @@ def test_presets_take_their_numbers() -> None:
     assert config.rms_norm_eps == 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2_tiny", "llama_tiny"])
 def test_the_seed_decides_the_weights(name: str) -> None:
     def weights(seed: int) -> torch.Tensor:
@@ -141,6 +142,7 @@ def test_dropout_reaches_the_model(name: str, dropout: float) -> None:
     assert torch.equal(one, two) == (dropout == 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PARAMETERS if name.endswith("_tiny")])
 def test_no_dropout_of_a_family_is_forgotten(name: str) -> None:
     model = preset(name)
@@ -150,6 +152,7 @@ def test_no_dropout_of_a_family_is_forgotten(name: str) -> None:
     assert {getattr(hf_config(model), key) for key in keys} <= {0.3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes", "masks"),
     [

@@ -12,10 +12,9 @@ from est_cli.cli.entry import enter
 from est_cli.config import PlanConfig
 from est_cli.plan import main
 from est_cli.planning import make_plan
-from est_cli.planning.course import column, course_of
+from est_cli.planning.course import column, course_of, sparkline
 from est_cli.planning.plan import Plan
-from est_cli.planning.sparkline import sparkline
-from tests.lab.commands import accepted, command, tree
+from tests.lab.commands import accepted, tree
 
 STEPS = ("train.max_steps=200", "train.micro_batch=1")
 
@@ -76,16 +75,18 @@ def test_what_does_not_go_together(capsys: pytest.CaptureFixture[str], args: lis
     assert (code, out) == (2, "") and err.startswith(f"est-plan: error: {told}"), err
 
 
-@pytest.mark.slow
-def test_the_picture_is_written_once_and_nothing_else(tmp_path: Path) -> None:
-    first = command("est-plan", "-m", "scheduler=three_stage,pld", "plot=plan.png", *STEPS, cwd=tmp_path)
-    assert first.code == 0 and "plot: plan.png" in first.out, first.err
+def test_the_picture_is_written_once_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ended(capsys, "-m", "scheduler=three_stage,pld", "plot=plan.png", *STEPS)
+    assert code == 0 and "plot: plan.png" in out, err
     written = tree(tmp_path)
     png = (tmp_path / "plan.png").read_bytes()
     assert [*written.values()] == [png] and png[:8] == b"\x89PNG\r\n\x1a\n"
     assert min(struct.unpack(">II", png[16:24])) > 800
-    again = command("est-plan", "plot=plan.png", *STEPS, cwd=tmp_path)
-    assert again.code == 2 and again.err == "est-plan: error: plot: plan.png is there already; give another name\n"
+    code, _, err = ended(capsys, "plot=plan.png", *STEPS)
+    assert code == 2 and err == "est-plan: error: plot: plan.png is there already; give another name\n"
     assert tree(tmp_path) == written
 
 

@@ -41,7 +41,7 @@ def typed_again(made: TargetSolution, *args: str) -> FlopsLedger:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("saving", [0.2, 0.25, 0.3, 0.4])
+@pytest.mark.parametrize("saving", [0.2, 0.4])
 @pytest.mark.parametrize("name", ["three_stage", "n_stage", "linear", "cosine", "raptr", "gradual_stacking", "g_stack"])
 def test_gpt2_base_by_boundaries(name: str, saving: float) -> None:
     """Its twelve layers and heads make every saving of a long run reachable to a step."""

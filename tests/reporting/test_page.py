@@ -70,6 +70,7 @@ def page(report: Report) -> Page:
     return Page(report.page.read_text())
 
 
+@pytest.mark.slow
 def test_nothing_comes_from_elsewhere(report: Report, page: Page) -> None:
     names = {tag for tag, _ in page.tags}
     assert not names & {"script", "link", "iframe", "object", "embed", "base", "a", "form"}

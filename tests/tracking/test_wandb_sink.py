@@ -40,6 +40,7 @@ def mirrored(run_dir):
     return path, wandb_file.history(path)
 
 
+@pytest.mark.slow
 def test_the_offline_file_holds_what_metrics_jsonl_holds(tmp_path):
     run_dir, told, done = track(tmp_path, "auto")
     assert told["mode"] == "offline" and done.stderr == ""
@@ -55,6 +56,7 @@ def test_the_offline_file_holds_what_metrics_jsonl_holds(tmp_path):
     assert axes | dict.fromkeys(("train/*", "val/*", "est/*", "flops/*", "perf/*"), "step") == axes
 
 
+@pytest.mark.slow
 def test_no_server_and_no_secrets(tmp_path):
     """An unreachable server costs little and no line but one; no planted secret comes out anywhere."""
     run_dir, told, done = track(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,10 +24,25 @@ def forked(lab: Lab, name: str, *overrides: str, plants: tuple[Plant, ...] = ())
     return lab.tiny(name, "sweep=s", "share_prefix=true", *overrides, plants=plants)
 
 
-def first(lab: Lab, *overrides: str) -> Path:
-    assert forked(lab, "a", *overrides).code == 0
-    assert not (lab.at("s/a") / "forked_from.json").exists()
-    return lab.at("s/a")
+@pytest.fixture(scope="module")
+def default_run(shared: Lab) -> Path:
+    assert forked(shared, "a").code == 0
+    return shared.at("s/a")
+
+
+@pytest.fixture
+def first(lab: Lab, default_run: Path) -> Callable[..., Path]:
+    """first(*overrides): outputs/s/a, which the others may fork from; the one without overrides is run once."""
+
+    def run(*overrides: str) -> Path:
+        if overrides:
+            assert forked(lab, "a", *overrides).code == 0
+        else:
+            shutil.copytree(default_run, lab.at("s/a"))
+        assert not (lab.at("s/a") / "forked_from.json").exists()
+        return lab.at("s/a")
+
+    return run
 
 
 def origin(lab: Lab, name: str) -> tuple[str, int]:
@@ -46,8 +63,10 @@ def origin(lab: Lab, name: str) -> tuple[str, int]:
         ),
     ],
 )
-def test_a_forked_run_is_the_run_alone(lab: Lab, of_both: tuple[str, ...], own: tuple[str, ...]) -> None:
-    run = first(lab, *of_both)
+def test_a_forked_run_is_the_run_alone(
+    lab: Lab, first: Callable[..., Path], of_both: tuple[str, ...], own: tuple[str, ...]
+) -> None:
+    run = first(*of_both)
     ended = forked(lab, "b", *of_both, *own)
     assert ended.code == 0 and f"begins from outputs/s/a, which is the same up to step {T2}" in ended.err
     assert origin(lab, "b") == ("outputs/s/a", T2)
@@ -56,8 +75,8 @@ def test_a_forked_run_is_the_run_alone(lab: Lab, of_both: tuple[str, ...], own: 
     assert outcome(lab.at("s/b")) == lab.golden(*of_both, *own)
 
 
-def test_the_longest_common_part_counts(lab: Lab) -> None:
-    first(lab)
+def test_the_longest_common_part_counts(lab: Lab, first: Callable[..., Path]) -> None:
+    first()
     assert forked(lab, "b", "stage.t1=4").code == 0
     assert not (lab.at("s/b") / "forked_from.json").exists(), "they part at step 4, where a has no checkpoint"
     assert forked(lab, "c", f"stage.t2={LATER}").code == 0
@@ -69,22 +88,22 @@ def test_the_longest_common_part_counts(lab: Lab) -> None:
 @pytest.mark.parametrize(
     "other", ["seed=1", "optim.lr=3e-3", "stage.p_m=0.25", "train.max_steps=31", "train.log_every=2"]
 )
-def test_runs_that_differ_share_nothing(lab: Lab, other: str) -> None:
-    first(lab)
+def test_runs_that_differ_share_nothing(lab: Lab, first: Callable[..., Path], other: str) -> None:
+    first()
     assert forked(lab, "b", f"stage.t2={LATER}", other).code == 0
     assert not (lab.at("s/b") / "forked_from.json").exists()
 
 
-def test_nothing_is_shared_unless_asked_for(lab: Lab) -> None:
-    first(lab)
+def test_nothing_is_shared_unless_asked_for(lab: Lab, first: Callable[..., Path]) -> None:
+    first()
     assert lab.tiny("b", "sweep=s", f"stage.t2={LATER}").code == 0
     assert not (lab.at("s/b") / "forked_from.json").exists()
     refused = lab.train(*lab.arguments("run_name=x", "share_prefix=true"))
     assert refused.code == 2 and "share_prefix: is for the runs of a sweep" in refused.err
 
 
-def test_a_damaged_checkpoint_is_not_taken(lab: Lab) -> None:
-    weights = first(lab) / f"checkpoints/step-{T2:06d}/model.safetensors"
+def test_a_damaged_checkpoint_is_not_taken(lab: Lab, first: Callable[..., Path]) -> None:
+    weights = first() / f"checkpoints/step-{T2:06d}/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     ended = forked(lab, "b", f"stage.t2={LATER}")
     assert ended.code == 0 and "the run does not begin from there" in ended.err
@@ -101,8 +120,8 @@ def test_a_damaged_checkpoint_is_not_taken(lab: Lab) -> None:
         ("at_step", "est_cli.training.train.train_step", T2 + 1, "before", "SIGKILL"),
     ],
 )
-def test_a_fork_that_is_killed_continues(lab: Lab, plant: Plant) -> None:
-    first(lab)
+def test_a_fork_that_is_killed_continues(lab: Lab, first: Callable[..., Path], plant: Plant) -> None:
+    first()
     assert forked(lab, "b", f"stage.t2={LATER}", plants=(plant,)).code == -9
     assert forked(lab, "b", f"stage.t2={LATER}").code == 0
     assert outcome(lab.at("s/b")) == lab.golden(f"stage.t2={LATER}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -93,23 +91,6 @@ def test_killed_at_one_point_after_the_other(lab: Lab, golden: Golden, where: st
     ended = lab.tiny("x")
     assert ended.code == 0, ended.err
     assert outcome(lab.at("x")) == golden()
-
-
-def test_killed_at_random_moments(lab: Lab, golden: Golden) -> None:
-    rng, kills, chains = random.Random(7), 0, 0
-    begin = time.monotonic()
-    assert lab.tiny("timed").code == 0
-    whole_s = time.monotonic() - begin
-    while kills < 14:
-        name = f"chain-{chains}"
-        for _ in range(5):
-            if not lab.kill_after(rng.uniform(0.1, 0.8) * whole_s, name):
-                break
-            kills += 1
-        ended = lab.tiny(name)
-        assert ended.code == 0, ended.err
-        assert outcome(lab.at(name)) == golden()
-        chains += 1
 
 
 @pytest.mark.parametrize(

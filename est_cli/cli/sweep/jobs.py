@@ -16,7 +16,7 @@ from est_cli.cli.sweep.program import Program, SweepRefused
 from est_cli.common.errors import ConfigError, EstError
 from est_cli.config.compose import Composed, composed
 from est_cli.config.method import refuse_stage_option
-from est_cli.config.setting import FREE, keys_with, settings_of
+from est_cli.config.setting import FREE, keys_with, settings_of, short_key
 from est_cli.storage.run_dir import MAX_NAME, check_run_name
 
 _LOST = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -126,7 +126,7 @@ def job_name(swept: Mapping[str, str], known: Collection[str]) -> str:
     A key stands without its group where no other key has the same last word. Where a value has characters that a
     folder's name may not have, or the name is too long, a hash of all values keeps it unique.
     """
-    words = [f"{_short(key, known)}={_word(value)}" for key, value in swept.items()]
+    words = [f"{short_key(key, known)}={_word(value)}" for key, value in swept.items()]
     lossy = any(_LOST.search(value) for value in swept.values())
     return _fitted(",".join(words), [f"{key}={value}" for key, value in swept.items()], lossy)
 
@@ -137,13 +137,8 @@ def sweep_name(parts: Iterable[str], keys: Iterable[str], known: Collection[str]
     The hash does not depend on the order of `fixed`, and nothing depends on the values that are swept.
     """
     keys = list(keys)
-    name = "-".join([*map(_word, parts), ",".join(_short(key, known) for key in keys)])
+    name = "-".join([*map(_word, parts), ",".join(short_key(key, known) for key in keys)])
     return _fitted(name.lstrip("-_.") or "sweep", sorted(fixed) + (keys if len(name) > MAX_NAME else []), bool(fixed))
-
-
-def _short(key: str, known: Collection[str]) -> str:
-    last = key.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in known) == 1 else key
 
 
 def _word(text: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +14,8 @@ from rich.table import Table
 from est_cli.cli.sweep.jobs import Job
 from est_cli.cli.sweep.program import Column, Program
 from est_cli.common.errors import ConfigError, StorageError
-from est_cli.common.table import table, table_console
+from est_cli.common.table import csv_bytes, table, table_console
+from est_cli.config.setting import short_key
 from est_cli.storage import disk, strict_json
 from est_cli.storage.run_dir import RunDir, write_json
 
@@ -127,12 +126,7 @@ def _write_results(program: Program, sweep: Path) -> None:
     rows = rows_of(sweep)
     columns = program.columns([row.numbers for row in rows])
     best = {_mark(program, column): _best_of(column, rows) for column in columns if column.best}
-    table = [_flat(row, best, columns) for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for line in table for key in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    disk.replace_file(sweep / _CSV, text.getvalue().encode())
+    disk.replace_file(sweep / _CSV, csv_bytes([_flat(row, best, columns) for row in rows]))
     jobs = [asdict(row) | {"best": False} | {mark: row is first for mark, first in best.items()} for row in rows]
     tree = {"sweep": sweep.name, "command": f"est-{program.name}", "jobs": jobs}
     disk.replace_file(sweep / _JSON, (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode())
@@ -173,8 +167,6 @@ def _summary(run: RunDir) -> dict[str, Any] | None:
 
 def _table(sweep: str, rows: Sequence[Row], columns: Sequence[Column], plain: bool) -> Table:
     keys = list(dict.fromkeys(key for row in rows for key in row.swept))
-    words = [key.rpartition(".")[2] for key in keys]
-    headings = [word if words.count(word) == 1 else key for word, key in zip(words, keys, strict=True)]
     shown = {column.heading: column for column in columns if column.heading is not None}
     best = {heading: _best_of(column, rows) for heading, column in shown.items()}
     lines = []
@@ -182,7 +174,7 @@ def _table(sweep: str, rows: Sequence[Row], columns: Sequence[Column], plain: bo
         values = [row.swept.get(key, "-") for key in keys]
         numbers = [_shown(row, column, row is best[heading]) for heading, column in shown.items()]
         lines.append([str(row.number), *values, _status(row), *numbers, row.name])
-    shown_columns = ["job", *headings, "status", *shown, "folder"]
+    shown_columns = ["job", *(short_key(key, keys) for key in keys), "status", *shown, "folder"]
     return table(shown_columns, lines, title=f"Sweep {sweep}", words=["status", "folder"], plain=plain)
 
 

@@ -14,16 +14,14 @@ import pytest
 
 from est_cli.cli.launch import launcher
 from est_cli.cli.launch.handover import WorkerExit, load_job, log_tail, read_exit, read_run_folder, save_job, write_exit
-from est_cli.config import RunConfig
 from est_cli.config.schema import typed
-from tests.lab.commands import accepted
+from tests.lab.commands import accepted, typed_in
 from tests.lab.lab import heed_signals
 from tests.lab.standin import alive, wait_until
 
 LOOP = """
 import contextlib, json, os, signal, sys, threading, time, types, warnings
 from pathlib import Path
-from est_cli.config import RunConfig
 from est_cli.config.schema import typed
 from est_cli.common import errors
 
@@ -164,12 +162,23 @@ def test_no_orphans_of_a_killed_launcher(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_what_is_handed_over_comes_back(tmp_path: Path) -> None:
-    config = accepted("launch.num_processes=2", "stage.t1=3")
+JOBS = {
+    "train": ["stage.t1=3"],
+    "eval": ["checkpoint=m", "task=[sst2,perplexity]", "eval.lr=1e-3"],
+    "analyze": ["checkpoint=m", "analysis=compare", "stage.p_h=0.25"],
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_what_is_handed_over_comes_back(tmp_path: Path, name: str) -> None:
+    config, _ = typed_in(name, "launch.num_processes=2", *JOBS[name])
     for continued in (None, Path("outputs/x")):
-        save_job("train", config, continued, tmp_path)
+        save_job(name, config, continued, tmp_path)
         command, tree, folder = load_job(tmp_path)
-        assert (command, typed(tree, RunConfig), folder) == ("train", config, continued)
+        assert (command, typed(tree, type(config)), folder) == (name, config, continued)
+
+
+def test_the_last_words_of_a_worker_come_back(tmp_path: Path) -> None:
     assert (read_exit(tmp_path, 1), read_run_folder(tmp_path), log_tail(tmp_path, 1)) == (None, None, "")
     write_exit(tmp_path, 1, WorkerExit(3, "a.txt: is bad"))
     assert read_exit(tmp_path, 1) == WorkerExit(3, "a.txt: is bad")

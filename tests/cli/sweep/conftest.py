@@ -1,12 +1,30 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from est_cli.cli.sweep import run_job
+from est_cli.config import compose
 from tests.lab.eval_lab import EvalLab, prepare
 from tests.lab.sweep_lab import Lab
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _composed_once() -> Iterator[None]:
+    """Hydra composes a command line once: a sweep has few different ones, and several tests type the same."""
+    patch, real = pytest.MonkeyPatch(), compose._composed
+    remembered = cache(lambda name, schema, args: real(name, schema, list(args), None))
+
+    def composed(name: str, schema: type, args: list[str], config_dir: str | None) -> Any:
+        return remembered(name, schema, tuple(args)) if config_dir is None else real(name, schema, args, config_dir)
+
+    patch.setattr(compose, "_composed", composed)
+    yield
+    patch.undo()
 
 
 @pytest.fixture
