@@ -201,15 +201,15 @@ def _try(task: dict[str, Any], report: Report) -> None:
 
 
 def _do(task: dict[str, Any], advance: Advance) -> dict[str, Any]:
-    unit, encoder = Unit(**task["unit"]), _encoder(task["tokenizer"], task["end"], task["dtype"])
+    unit, encoder = Unit(**task["unit"]), _encoder(task["tokenizer"], **task["encoder"])
     return publish(Path(task["folder"]), lambda place: write_tokens(place, unit, encoder, task["fraction"], advance))
 
 
 @lru_cache(maxsize=1)
-def _encoder(path: str, end: int, dtype: str) -> Encoder:
+def _encoder(path: str, end: int, dtype: str, cut: str) -> Encoder:
     tokenizer = Tokenizer.from_file(path)
     tokenizer.encode_special_tokens = True  # no part of the file
-    return Encoder(tokenizer, end, dtype)
+    return Encoder(tokenizer, end, dtype, cut)
 
 
 def _throttled(report: Report) -> Advance:

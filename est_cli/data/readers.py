@@ -1,8 +1,8 @@
 """One text file to pieces of documents: .txt, .jsonl and .parquet, the first two also as .gz, .xz and .zst.
 
-.txt: the whole file is one document; it is read in pieces that end at a line where a line ends in time. A byte order
-mark is dropped and line ends become "\\n". .jsonl and .parquet: a document a row, its text as it stands; of a .jsonl
-file that is not packed any range of bytes can be read alone: the lines that begin in it.
+.txt: the whole file is one document, unless a separator is named; it is read in pieces that end at a line where a line
+ends in time. A byte order mark is dropped and line ends become "\\n". .jsonl and .parquet: a document a row, its text
+as it stands; of a .jsonl file that is not packed any range of bytes can be read alone: the lines that begin in it.
 Whatever cannot be read exactly is a DataError that says where: `file:line`, or `file:row` for parquet.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from est_cli.common.errors import DataError, reason
+from est_cli.data.document_ends import articles, lines, separated
 from est_cli.data.pieces import Advance, Piece, Wanted, document
 
 CHUNK = 256 * 1024
@@ -40,11 +41,20 @@ def read_file(path: Path, wanted: Wanted, advance: Advance, span: ByteSpan | Non
     try:
         with _Counted(path, advance) as raw:
             if span is not None:
-                yield from _read_span(raw, path, span, wanted)
+                pieces = _read_span(raw, path, span, wanted)
             else:
-                yield from READERS[kind](_unpacked(raw, path), str(path), wanted)
+                pieces = READERS[kind](_unpacked(raw, path), str(path), wanted)
+            yield from _documents(pieces, kind, wanted)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read to the end ({reason(error)})") from error
+
+
+def _documents(pieces: Iterator[Piece], kind: str, wanted: Wanted) -> Iterator[Piece]:
+    if kind == ".txt" and wanted.separator:
+        return separated(pieces, wanted.separator)
+    if wanted.articles:
+        return articles(lines(pieces) if kind == ".txt" else pieces)
+    return pieces
 
 
 def file_kind(path: Path) -> tuple[str, str]:

@@ -72,7 +72,9 @@ def _files_sources(dataset: DatasetConfig, cache_root: Path, verify: bool) -> li
     for path in validation:
         if path.resolve() in known:
             raise DataError(f"dataset.validation_files: {path} is in dataset.files too; no text may be in both")
-    wanted = Wanted(dataset.text_fields, dataset.exclude)
+    wanted = Wanted(dataset.text_fields, dataset.exclude, dataset.separator or "", dataset.articles)
+    if wanted.separator and not any(file_kind(path)[0] == ".txt" for path in (*known, *validation)):
+        raise ConfigError("dataset.separator: none of dataset.files is a .txt file; a row of the others is a document")
 
     def units(paths: list[Path]) -> tuple[Unit, ...]:
         for path in paths:

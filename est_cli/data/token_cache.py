@@ -27,8 +27,9 @@ from est_cli.storage.digest import fingerprint
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
-"""To be raised with every change that makes other tokens of the same text and tokenizer."""
+FORMATS = {"lines": 2, "exact": 3}
+"""For each value of dataset.cut; to be raised with every change that makes other tokens of the same text and tokenizer,
+or another folder."""
 FEW_BYTES = 32 * 1024 * 1024
 """Less text than this is tokenised here: starting processes would take longer."""
 
@@ -73,7 +74,7 @@ def tokenised(name: str, units: Sequence[Unit], job: EncodeJob, num_workers: int
 
 
 def _folder(unit: Unit, job: EncodeJob) -> Path:
-    key = fingerprint("tokens", FORMAT, unit.fingerprint, job.digest, job.fraction)
+    key = fingerprint("tokens", FORMATS[job.encoder.cut], unit.fingerprint, job.digest, job.fraction)
     return job.cache_root / key[:16]
 
 
@@ -114,7 +115,8 @@ def _tasks(todo: dict[Path, Unit], job: EncodeJob) -> list[dict[str, Any]]:
         return {}
 
     cached(folder, save)
-    shared = {"tokenizer": str(folder / TOKENIZER), "end": job.encoder.end, "dtype": job.encoder.dtype}
+    encoder = {"end": job.encoder.end, "dtype": job.encoder.dtype, "cut": job.encoder.cut}
+    shared = {"tokenizer": str(folder / TOKENIZER), "encoder": encoder}
     return [
         {"unit": asdict(unit), "folder": str(folder), "fraction": job.fraction, **shared}
         for folder, unit in todo.items()

@@ -13,7 +13,7 @@ from est_cli.config import RunConfig
 from est_cli.config.resolve import Resolved, check, depends_on_split, resolve
 from est_cli.config.schema import leaves_of, plain, typed
 from est_cli.config.setting import FREE, keys_with
-from est_cli.config.stored import stored_config
+from est_cli.config.stored import settled_before, stored_config
 from est_cli.storage.run_dir import OUTPUTS, RunDir, check_run_name, check_unused, find_finished, find_unfinished
 
 
@@ -93,10 +93,10 @@ def _check_names(config: RunConfig) -> None:
 def _same_run(folder: Path, config: RunConfig) -> bool:
     """Whether all frozen keys agree, so that `resume=auto` without a run name may take this run."""
     try:
-        stored = _frozen(stored_config(folder))
+        stored, settled = _frozen(stored_config(folder)), settled_before(folder)
     except CheckpointError:
         return False
-    return _same(stored, _frozen(config))
+    return _same(stored, _frozen(config) | {key: stored[key] for key in settled})
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -106,7 +106,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _merge(stored: RunConfig, config: RunConfig, given: set[str], folder: Path) -> RunConfig:
     wanted, tree = leaves_of(plain(config)), plain(stored)
-    for key in sorted(given & wanted.keys()):
+    for key in sorted(given & wanted.keys() - settled_before(folder)):
         if key == "resume" or (key == "run_name" and wanted[key] == folder.resolve().name):
             continue
         group, _, name = key.rpartition(".")

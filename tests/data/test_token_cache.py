@@ -115,8 +115,8 @@ def test_a_worker_ends_with_its_stdin_whatever_it_is_doing(tmp_path: Path, train
     parts = [[str(tmp_path / "fifo.txt"), None]]
     arguments = {"parts": parts, "stats": [""], "fields": ["text"], "exclude": []}
     unit = {"kind": "files", "arguments": arguments, "fingerprint": "", "size": 1}
-    task = {"unit": unit, "folder": str(tmp_path / "key"), "fraction": 0.0, "end": 0, "dtype": "<u2"}
-    task["tokenizer"] = str(trained / "tokenizer.json")
+    task = {"unit": unit, "folder": str(tmp_path / "key"), "fraction": 0.0}
+    task |= {"tokenizer": str(trained / "tokenizer.json"), "encoder": {"end": 0, "dtype": "<u2", "cut": "exact"}}
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(encode_workers.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     try:
