@@ -32,9 +32,9 @@ BEFORE: dict[str, Any] = {"dataset.cut": "lines", "dataset.articles": False}
 def stored_config(folder: Path) -> RunConfig:
     """The configuration a run was started with, from its config.yaml: plain data, no links between its parts."""
     tree = _stored_tree(folder)
-    for key in keys_unknown_to(tree):
+    for key in _missing(tree):
         group, _, name = key.partition(".")
-        tree.setdefault(group, {})[name] = BEFORE[key]
+        tree[group] = {**(tree.get(group) or {}), name: BEFORE[key]}
     try:
         return typed(tree, RunConfig)
     except ConfigError as error:
@@ -43,10 +43,10 @@ def stored_config(folder: Path) -> RunConfig:
 
 def settled_before(folder: Path) -> frozenset[str]:
     """The keys of BEFORE that est did not have when the run in `folder` began: no command line decides them."""
-    return frozenset(keys_unknown_to(_stored_tree(folder)))
+    return frozenset(_missing(_stored_tree(folder)))
 
 
-def keys_unknown_to(tree: dict[str, Any]) -> list[str]:
+def _missing(tree: dict[str, Any]) -> list[str]:
     """The keys of BEFORE that a stored configuration does not have."""
     groups = {key: tree.get(key.partition(".")[0]) or {} for key in BEFORE}
     return [key for key, group in groups.items() if isinstance(group, dict) and key.partition(".")[2] not in group]

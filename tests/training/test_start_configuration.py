@@ -210,6 +210,33 @@ def test_auto_takes_the_newest_unfinished_run_of_the_same_settings() -> None:
     assert start("resume=auto", "seed=4").folder == OUTPUTS / "other"
 
 
+def make_older(*args: str) -> Path:
+    """A run that was begun before est could cut documents exactly and join the lines of wikitext."""
+    folder = make_run("x", *args)
+    lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.strip().partition(":")[0] not in ("cut", "articles")]
+    assert len(kept) == len(lines) - 2
+    (folder / "config.yaml").write_text("".join(kept))
+    return folder
+
+
+@pytest.mark.parametrize("choice", ["dataset=stdlib", "dataset=wikitext103"])
+def test_an_older_run_goes_on_as_it_read_its_text(choice: str) -> None:
+    make_older(choice)
+    for args in (["resume=outputs/x"], ["resume=auto", choice], ["resume=auto", "run_name=x", choice]):
+        found = start(*args)
+        assert found.folder == X
+        assert (found.config.dataset.cut, found.config.dataset.articles) == ("lines", False)
+    assert start(choice).config.dataset.cut == "exact"
+    assert start(choice).config.dataset.articles is (choice == "dataset=wikitext103")
+
+
+def test_how_a_new_run_reads_its_text_is_frozen() -> None:
+    make_run("x")
+    with pytest.raises(ConfigError, match=r"^dataset\.cut: .* started with 'exact', not 'lines'"):
+        start("resume=outputs/x", "dataset.cut=lines")
+
+
 def test_a_finished_run_is_told_as_such() -> None:
     make_run("x", finished=True)
     for args in (["resume=outputs/x"], ["resume=auto", "run_name=x"], ["resume=auto"]):
