@@ -34,7 +34,7 @@ plots/, summary.json.
 
 def _accept(config: RunConfig, given: set[str]) -> Start | None:
     start = resolve_resume(config, given)
-    if not start.finished:
+    if not (start.finished and start.drawn):
         return start
     if rank_of_environment().first:
         print(f"{start.folder}: this run is finished, nothing is left to do")

@@ -16,6 +16,8 @@ from est_cli.storage import disk, strict_json
 
 OUTPUTS = Path("outputs")
 """Every run's folder lies here, or in a folder here that groups the runs of a sweep."""
+LAST_PLOT = "coverage.png"
+"""What is written last of plots/."""
 MAX_NAME = 200
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=-]*")
 _IN_NO_NAME = re.compile(r"[^A-Za-z0-9_.,=-]+")
@@ -62,6 +64,9 @@ class RunDir:
 
     def is_finished(self) -> bool:
         return self.summary.exists()
+
+    def is_drawn(self) -> bool:
+        return (self.plots / LAST_PLOT).exists()
 
     def is_unfinished(self) -> bool:
         return self.config.exists() and not self.is_finished()

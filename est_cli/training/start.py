@@ -40,6 +40,12 @@ class Start:
         """Whether there is nothing left to train."""
         return self.folder is not None and RunDir(self.folder).is_finished()
 
+    @property
+    def drawn(self) -> bool:
+        """Whether a finished run has its plots; of a run that logs no step there are none."""
+        assert self.folder is not None
+        return RunDir(self.folder).is_drawn() or not self.config.train.log_every
+
 
 def resolve_resume(config: RunConfig, given: set[str]) -> Start:
     """Find what `resume` means; `given` are the keys that the command line sets.
