@@ -17,7 +17,7 @@ from est_cli.common.errors import ConfigError
 def main(argv):
     logging.getLogger("est_cli").warning("a warning ± …")
     with open("file", "w") as file:
-        os.write(1, b"") if file.fileno() > 2 else sys.exit(77)
+        file.fileno() > 2 or sys.exit(77)
     print("0.5 ± 0.1 ▁▄█ é☃ " * int(argv[1]))
     if argv[2:]:
         raise ConfigError("seed: is bad")
