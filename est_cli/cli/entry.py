@@ -123,6 +123,8 @@ def _prepare_environment() -> None:
     if "error" in os.environ.get("PYTHONWARNINGS", ""):  # warnings of torch or matplotlib are no reason to stop
         del os.environ["PYTHONWARNINGS"]
         warnings.simplefilter("default")
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)  # as Python does by itself
 
 
 def _require_folder() -> None:

@@ -15,7 +15,7 @@ from est_cli.config.setting import NO_RESULT, RECORDED, keys_with
 from est_cli.data.sources import expand
 from est_cli.evaluation.glue import file_of, require_files, tasks_in
 from est_cli.storage.digest import fingerprint
-from est_cli.storage.run_dir import check_run_name, local_model
+from est_cli.storage.run_dir import OUTPUTS, check_place, check_run_name, local_model
 
 FINETUNE_VERSION = 1
 """To be raised with every change that makes another result of the same settings."""
@@ -50,6 +50,7 @@ def check_inputs(config: EvalConfig) -> None:
             require_files(task, data_dir)
     if perplexity:
         expand(config.eval.files, "eval.files")
+    check_place(OUTPUTS)
 
 
 def settings_digest(settings: EvalSettings) -> str:

@@ -101,6 +101,16 @@ def create_run_dir(outputs: Path, name: str) -> RunDir:
     return run
 
 
+def check_place(folder: Path) -> None:
+    """StorageError where `folder` is none and none can be made; makes nothing."""
+    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not os.path.isdir(nearest):
+        what = "a link to nothing" if nearest.is_symlink() and not os.path.exists(nearest) else "no folder"
+        raise StorageError(f"{nearest}: is {what}, and results are written into {folder}; move it away")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"{nearest}: cannot be written, and results are written into {folder}")
+
+
 def check_unused(outputs: Path, name: str) -> None:
     """ConfigError where create_run_dir() would refuse; makes nothing."""
     check_run_name(name)

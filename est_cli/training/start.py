@@ -14,7 +14,15 @@ from est_cli.config.resolve import Resolved, check, depends_on_split, resolve
 from est_cli.config.schema import leaves_of, plain, typed
 from est_cli.config.setting import FREE, keys_with
 from est_cli.config.stored import settled_before, stored_config
-from est_cli.storage.run_dir import OUTPUTS, RunDir, check_run_name, check_unused, find_finished, find_unfinished
+from est_cli.storage.run_dir import (
+    OUTPUTS,
+    RunDir,
+    check_place,
+    check_run_name,
+    check_unused,
+    find_finished,
+    find_unfinished,
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,8 @@ def resolve_resume(config: RunConfig, given: set[str]) -> Start:
     if folder is None:
         run = check(config)
         _check_names(config)
-        if config.run_name is not None:  # told before the text is read, which may take hours
+        check_place(runs_folder(config))  # told before the text is read, which may take hours
+        if config.run_name is not None:
             check_unused(runs_folder(config), config.run_name)
         return Start(run, None)
     merged = _merge(stored_config(folder), config, given, folder)

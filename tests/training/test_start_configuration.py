@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from est_cli.common.errors import CheckpointError, ConfigError
+from est_cli.common.errors import CheckpointError, ConfigError, StorageError
 from est_cli.config import RunConfig
 from est_cli.config.schema import leaves_of, plain, to_yaml, typed
 from est_cli.config.setting import FREE, settings_of
@@ -97,6 +97,17 @@ def test_a_name_that_something_else_has_is_refused(what: str) -> None:
 def test_a_name_that_is_no_folder_name_is_refused(args: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"^run_name: "):
         start(*args)
+
+
+@pytest.mark.parametrize("what", ["a file", "a link to nothing", "a loop"])
+def test_a_place_where_nothing_can_be_written_is_told_before_the_text_is_read(what: str) -> None:
+    if what == "a file":
+        OUTPUTS.write_text("")
+    else:
+        OUTPUTS.symlink_to("nowhere" if what == "a link to nothing" else OUTPUTS)
+    for args in ([], ["run_name=x"], ["sweep=s", "run_name=x"]):
+        with pytest.raises(StorageError, match=r"^outputs: is (no folder|a link to nothing), and results are"):
+            start(*args)
 
 
 def test_a_new_run_is_checked() -> None:
