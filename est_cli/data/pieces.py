@@ -17,6 +17,10 @@ IDENTITY_CHARACTERS = 16_384
 """Documents that begin with the same text of this length stand on the same side of the split."""
 
 
+MAX_LINE = 64 * 1024 * 1024
+"""Bytes of a row: of a line of a .jsonl file, or of the text in any other."""
+
+
 class Piece(NamedTuple):
     """Text of a document; `ends` on its last piece. All but very long .txt files are one piece.
 
@@ -147,9 +151,11 @@ def document(row: Any, wanted: Wanted, where: str) -> Piece:
     if not isinstance(text, str):
         raise DataError(f"{where}: the text must be a string, it is of type {type(text).__name__}")
     try:
-        text.encode()
+        size = len(text.encode())
     except UnicodeEncodeError as error:
         raise DataError(f"{where}: the text has half a surrogate pair, which is no Unicode character") from error
+    if size > MAX_LINE:
+        raise DataError(f"{where}: the text is longer than {MAX_LINE} bytes")
     return Piece(text, ends=True)
 
 

@@ -14,20 +14,20 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from est_cli.common.errors import DataError, reason
 from est_cli.data.document_ends import articles, lines, separated
-from est_cli.data.pieces import Advance, Piece, Wanted, document
+from est_cli.data.parquet_pages import largest_page
+from est_cli.data.pieces import MAX_LINE, Advance, Piece, Wanted, document
 
 CHUNK = 256 * 1024
 """Bytes of a .txt file that make a piece."""
 PARQUET_BUFFER = 1024 * 1024
 """Bytes of a column that are read at once; without it a whole row group is held."""
-MAX_LINE = 64 * 1024 * 1024
-"""Longest line of a .jsonl file, in bytes."""
+PARQUET_ROWS = 256
 
 PACKED = (".gz", ".xz", ".zst")
 
@@ -190,12 +190,21 @@ def _read_parquet(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:
         table = parquet.ParquetFile(file, buffer_size=PARQUET_BUFFER)
         columns = wanted.columns(table.schema_arrow.names, name)
         row = 0
-        for batch in table.iter_batches(batch_size=256, columns=columns):
+        for batch in _parquet_batches(table, columns, name):
             for values in zip(*(batch.column(column) for column in columns), strict=True):
                 row += 1
                 yield _parquet_document(dict(zip(columns, values, strict=True)), wanted, f"{name}:{row}")
-    except pa.ArrowException as error:
+    except (pa.ArrowException, pa.ArrowMemoryError) as error:
         raise DataError(f"{name}: not readable as parquet ({reason(error)})") from error
+
+
+def _parquet_batches(table: Any, columns: Sequence[str], name: str) -> Iterator[Any]:
+    """As many rows at once as memory is sure to hold: none is larger than the page that it is in, or a dictionary's."""
+    for number in range(table.num_row_groups):
+        with open(name, "rb") as headers:
+            page = largest_page(headers, table.metadata.row_group(number), columns, name)
+        rows = min(PARQUET_ROWS, max(1, MAX_LINE // max(page, 1)))
+        yield from table.iter_batches(batch_size=rows, row_groups=[number], columns=columns)
 
 
 def _parquet_document(values: dict[str, Any], wanted: Wanted, where: str) -> Piece:
