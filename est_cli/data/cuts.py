@@ -13,14 +13,16 @@ to WHOLE_CHARACTERS.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
-from est_cli.common.errors import DataError
+from est_cli.common.errors import DataError, is_panic, reason
 from est_cli.data.pieces import Labelled
 
 PART_CHARACTERS = 65_536
@@ -43,6 +45,8 @@ PRE_TOKENIZERS = {
     "BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Digits", "Metaspace", "Punctuation", "Sequence", "Split",
     "UnicodeScripts", "Whitespace", "WhitespaceSplit",
 }  # fmt: skip
+MAX_GROWTH = 100
+"""A tame tokenizer's normalizers make a text at most so many times longer, beside what Unicode itself does."""
 PATTERNS = {" {2,}", r"\s+"}
 """Regular expressions that normalizers replace: those of SentencePiece and CLIP."""
 
@@ -134,8 +138,9 @@ class Cutter:
         return None
 
     def _may_cut(self, left: str, right: str) -> bool:
-        ids = _ids(self._tokenizer, left) + _ids(self.rest, right)
-        return ids == _ids(self._tokenizer, left + right) and self._apart(left, right)
+        with tokenizer_errors():
+            ids = _ids(self._tokenizer, left) + _ids(self.rest, right)
+            return ids == _ids(self._tokenizer, left + right) and self._apart(left, right)
 
     def _apart(self, left: str, right: str) -> bool:
         """Whether no word, or where text is not split into words no token of the vocabulary, goes over the place."""
@@ -156,6 +161,17 @@ class Cutter:
             for begin in range(max(0, place - longest), place)
             for end in range(place + 1, min(len(word), begin + longest) + 1)
         )
+
+
+@contextmanager
+def tokenizer_errors() -> Iterator[None]:
+    """DataError for whatever the tokenizer's own code raises for a text: panics, and bare exceptions."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is Exception or is_panic(error):
+            raise DataError(f"tokenizer: cannot read a text ({reason(error)})") from error
+        raise
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -179,6 +195,27 @@ def _reads_nearby(layout: Layout) -> bool:
         and all(len(token["content"]) < CONTEXT for token in layout["added_tokens"])
         and not layout["model"].get("dropout")
     )
+
+
+def is_tame(tokenizer: Tokenizer) -> bool:
+    """Whether it is made of known parts that take time and memory in proportion to the text.
+
+    A stranger's regular expression can take for ever, and what replaces a character can be a book.
+    """
+    layout = json.loads(tokenizer.to_str())
+    normalizers, splitters = _flat(layout["normalizer"]), _flat(layout["pre_tokenizer"])
+    growth = math.prod(map(_growth, normalizers))
+    patterns = [part["pattern"] for part in (*normalizers, *splitters) if part["type"] in ("Replace", "Split")]
+    return _reads_nearby(layout) and growth <= MAX_GROWTH and all("String" in pattern for pattern in patterns)
+
+
+def _growth(normalizer: Layout) -> float:
+    """How many times longer it can make a text, or a single character."""
+    if normalizer["type"] == "Prepend":
+        return 1 + len(normalizer["prepend"])
+    if normalizer["type"] == "Replace":
+        return 1 + len(normalizer["content"])
+    return math.inf if normalizer["type"] == "Precompiled" else 1
 
 
 def _known_pattern(pattern: Mapping[str, str]) -> bool:

@@ -8,8 +8,8 @@ Light: worker processes import this module, and neither torch nor transformers.
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from est_cli.common.errors import DataError, is_panic, reason
-from est_cli.data.cuts import Cutter, Part
+from est_cli.data.cuts import Cutter, Part, tokenizer_errors
 from est_cli.data.pieces import Advance, Labelled, Unit, split
 from est_cli.data.units import read_unit
 from est_cli.storage.digest import digest_file
@@ -39,13 +38,15 @@ FEW_TOKENS = 20
 class Encoder:
     """A tokenizer that takes all text as plain text, its end-of-text id, and the type that its ids are stored in.
 
-    `cut`: how long documents are cut, as dataset.cut says.
+    `cut`: how long documents are cut, as dataset.cut says. `limit_s`: CPU time for a batch, after which the process is
+    killed; 0: no limit.
     """
 
     tokenizer: Tokenizer
     end: int
     dtype: str
     cut: str = "exact"
+    limit_s: float = 0.0
 
     @cached_property
     def cutter(self) -> Cutter:
@@ -111,7 +112,7 @@ def document_tokens(pieces: Iterator[Labelled], encoder: Encoder, counts: Counts
     """
     cut = encoder.cutter.parts if encoder.cut == "exact" else _cut_at_lines
     tokens = 0
-    for batch in _batches(cut(_visible(pieces, counts))):
+    for batch in _watched(_batches(cut(_visible(pieces, counts))), encoder.limit_s):
         for part, ids in zip(batch, _ids(batch, encoder), strict=True):
             tokens += len(ids)
             counts.bytes += len(part.text.encode())
@@ -172,15 +173,18 @@ def _ids(batch: Sequence[Part], encoder: Encoder) -> list[list[int]]:
     return [found[number] for number in range(len(batch))]
 
 
-@contextmanager
-def tokenizer_errors() -> Iterator[None]:
-    """DataError for whatever the tokenizer's own code raises for a text: panics, and bare exceptions."""
+def _watched(batches: Iterator[list[Part]], limit_s: float) -> Iterator[list[Part]]:
+    """The same; the process is killed, by SIGPROF, where one takes so many seconds of CPU time until the next.
+
+    Nothing else stops what runs in native code.
+    """
     try:
-        yield
-    except BaseException as error:
-        if type(error) is Exception or is_panic(error):
-            raise DataError(f"tokenizer: cannot read a text ({reason(error)})") from error
-        raise
+        signal.setitimer(signal.ITIMER_PROF, limit_s)
+        for batch in batches:
+            yield batch
+            signal.setitimer(signal.ITIMER_PROF, limit_s)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _batches(parts: Iterator[Part]) -> Iterator[list[Part]]:

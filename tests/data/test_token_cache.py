@@ -116,7 +116,11 @@ def test_a_worker_ends_with_its_stdin_whatever_it_is_doing(tmp_path: Path, train
     arguments = {"parts": parts, "stats": [""], "fields": ["text"], "exclude": []}
     unit = {"kind": "files", "arguments": arguments, "fingerprint": "", "size": 1}
     task = {"unit": unit, "folder": str(tmp_path / "key"), "fraction": 0.0}
-    task |= {"tokenizer": str(trained / "tokenizer.json"), "encoder": {"end": 0, "dtype": "<u2", "cut": "exact"}}
+    task |= {
+        "tokenizer": str(trained / "tokenizer.json"),
+        "encoder": {"end": 0, "dtype": "<u2", "cut": "exact"},
+        "memory": None,
+    }
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(encode_workers.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     try:
