@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from est_cli.cli.entry import enter, leave
 from est_cli.common.errors import ConfigError
+from est_cli.common.redact import one_line
 from est_cli.common.signals import signals_deferred
 
 _USAGE = "est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT] [--version]"
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     report = make_report(folders, out, title)
     for card in report.numbers["claims"]:
         first = card["comparisons"][0]
-        print(f"{card['group']}, {first['measure']}: {first['verdict']}")
+        print(one_line(f"{card['group']}, {first['measure']}: {first['verdict']}"))  # names from other people's runs
     print(f"report    {report.page}")
 
 

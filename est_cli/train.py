@@ -34,7 +34,7 @@ plots/, summary.json.
 
 def _accept(config: RunConfig, given: set[str]) -> Start | None:
     start = resolve_resume(config, given)
-    if not start.finished:
+    if not (start.finished and start.drawn):
         return start
     assert start.folder is not None
     refuse_lost(start.folder)

@@ -1,4 +1,6 @@
 import logging
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,13 @@ PROCESSES = ("faults", "cli/launch", "distributed")
 LABS = {"server", "shared", "lab", "eval_lab"}
 """Fixtures that start such processes, in whatever folder."""
 assert all((HERE / folder).is_dir() for folder in PROCESSES), "a folder in PROCESSES has another name now"
+
+
+def pytest_configure() -> None:
+    """A shell has its background jobs ignore Ctrl-C, and nohup SIGHUP: tests that send these rely on being heard."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,8 +29,8 @@ from est_cli.training.parts import CACHE
 
 Loss = Callable[[int], Tensor]
 """The share of a batch in the mean loss, with its graph."""
-Outcome = tuple[dict[str, Any], dict[str, Figure]]
-"""What stands under `result` in analysis.json, and the pictures by name."""
+Outcome = tuple[dict[str, Any], dict[str, Callable[[], Figure]]]
+"""What stands under `result` in analysis.json, and what draws the pictures, by name, when that is written."""
 
 
 @dataclass(frozen=True)

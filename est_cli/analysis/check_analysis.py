@@ -11,7 +11,7 @@ from pathlib import Path
 from est_cli.common.errors import ConfigError
 from est_cli.config import AnalyzeConfig
 from est_cli.config.analyze import check_analyze
-from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir, check_run_name, local_model, name_of_model
+from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir, check_place, check_run_name, local_model, name_of_model
 from est_cli.storage.store import step_folders
 
 CONTINUES = "nothing was written; the same command begins anew"
@@ -37,6 +37,7 @@ def check_inputs(config: AnalyzeConfig) -> None:
         local_model("checkpoint", place)
     if config.baseline is not None:
         local_model("baseline", config.baseline)
+    check_place(OUTPUTS)
     if config.run_name is not None and _used(OUTPUTS / config.run_name):
         raise ConfigError(
             f"run_name: {OUTPUTS / config.run_name} is there and is never overwritten; choose another one"

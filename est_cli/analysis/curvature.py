@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
@@ -68,7 +69,7 @@ def hessian_trace(job: AnalysisJob) -> Outcome:
         job.progress.line(f"{opened.checkpoint.name}: trace {traced['trace']['mean']:.6g}; {job.progress.left()} left")
     if not job.config.analyze.transitions:
         return {key: value for key, value in found[0].items() if key not in ("step", "stage")}, {}
-    return {"checkpoints": found}, {"transitions.png": transitions_figure(found)}
+    return {"checkpoints": found}, {"transitions.png": partial(transitions_figure, found)}
 
 
 def trace_of(job: AnalysisJob, model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, Any]:

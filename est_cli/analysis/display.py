@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from est_cli.common.table import table, table_console
+from est_cli.common.table import print_whole, table, table_console
 from est_cli.reporting.drawing import (
     BLUE,
     GREEN,
@@ -36,7 +36,7 @@ def print_result(content: dict[str, Any], folder: Path, console: Console | None 
     console = console or table_console()
     headings, rows = TABLES[content["analysis"]](content["result"])
     plain = not console.is_terminal
-    console.print(table(headings, rows, title=content["analysis"], words=headings[:1], plain=plain))
+    print_whole(console, table(headings, rows, title=content["analysis"], words=headings[:1], plain=plain))
     for line in (*_notes(content), f"results: {folder}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -11,13 +11,15 @@ that does not care for their size, would look flatter than it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -55,7 +57,7 @@ def flatness(job: AnalysisJob) -> Outcome:
         "rise_at_radius": _estimated(ends.tolist()),
         "curvature": _estimated(bend.tolist()),
     }
-    return result, {"flatness.png": flatness_figure(result)}
+    return result, {"flatness.png": partial(flatness_figure, result)}
 
 
 def compare(job: AnalysisJob) -> Outcome:
@@ -74,14 +76,14 @@ def compare(job: AnalysisJob) -> Outcome:
         "distance": None,
         "line": None,
     }
-    figures = {}
+    figures: dict[str, Callable[[], Figure]] = {}
     weights, origin = dict(model.named_parameters()), dict(baseline.named_parameters())
     if same_shapes(weights, origin):
         result["distance"] = _distances(model, baseline)
         found = line_losses(loss, job.batches, weights, origin, job.config.analyze.points, job.work).tolist()
         high = barrier(found)
         result["line"] = {"losses": [_finite(cell) for cell in found], "barrier": _finite(high)}
-        figures["line.png"] = line_figure(result)
+        figures["line.png"] = partial(line_figure, result)
     if job.config.analyze.trace:
         result["trace"] = trace_of(job, model, checkpoint)
         result["baseline_trace"] = trace_of(job, baseline, other)

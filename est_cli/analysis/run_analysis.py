@@ -1,14 +1,14 @@
-"""One analysis from its checked configuration to its folder, a new one, whose analysis.json is written last."""
+"""One analysis from its checked configuration to its folder, a new one: analysis.json, then pictures of it."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -18,7 +18,7 @@ from est_cli.analysis.curvature import PRODUCT_COST, hessian_trace
 from est_cli.analysis.display import print_result
 from est_cli.analysis.landscape import compare, flatness
 from est_cli.analysis.structural_dropout import kinds_of, rates_of, spec_for, structural_dropout
-from est_cli.common.errors import ConfigError
+from est_cli.common.errors import ConfigError, reason
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import Analysis, AnalyzeConfig, Precision
 from est_cli.config.schema import plain
@@ -30,6 +30,8 @@ from est_cli.storage.digest import fingerprint
 from est_cli.storage.run_dir import OUTPUTS, write_result
 from est_cli.storage.versions import git_commit, versions
 from est_cli.tracking.work_progress import progress
+
+log = logging.getLogger(__name__)
 
 RESULT = "analysis.json"
 MAX_BYTES = 1 << 26
@@ -77,8 +79,11 @@ def analyse(config: AnalyzeConfig) -> None:
             "git_commit": git_commit(),
             "versions": versions(),
         }
-        write_results(folder, content, figures)
-        print_result(content, folder)
+        write_result(folder / RESULT, content, MAX_BYTES)
+        try:
+            print_result(content, folder)
+        finally:
+            draw(folder, figures)
 
 
 def _cost(config: AnalyzeConfig, batches: int, checkpoints: int) -> float:
@@ -123,10 +128,12 @@ def _made(config: AnalyzeConfig) -> Path:
     raise AssertionError("there is always a number")
 
 
-def write_results(folder: Path, result: dict[str, Any], figures: dict[str, Figure]) -> None:
-    """The pictures, then analysis.json. StorageError if the disk refuses, or the numbers are too many."""
+def draw(folder: Path, figures: Mapping[str, Callable[[], Figure]]) -> None:
+    """The pictures. Whatever goes wrong with one takes nothing from the numbers."""
     for name, figure in figures.items():
-        file = BytesIO()
-        figure.savefig(file, dpi=DPI, format="png")
-        disk.replace_file(folder / name, file.getvalue())
-    write_result(folder / RESULT, result, MAX_BYTES)
+        try:
+            file = BytesIO()
+            figure().savefig(file, dpi=DPI, format="png")
+            disk.replace_file(folder / name, file.getvalue())
+        except Exception as error:  # of the disk, or whatever matplotlib raises
+            log.warning("%s: not drawn (%s)", folder / name, reason(error))

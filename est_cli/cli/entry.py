@@ -9,16 +9,28 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import est_cli
-from est_cli.common.errors import ConfigError, EstError, OutOfMemory, PeerLostError, StoppedBySignal, StorageError
+from est_cli.common.errors import (
+    ConfigError,
+    DataError,
+    EstError,
+    OutOfMemory,
+    PeerLostError,
+    StoppedBySignal,
+    StorageError,
+    is_panic,
+    reason,
+)
 from est_cli.common.rank import Rank, rank_of_environment
 from est_cli.common.redact import one_line
 from est_cli.common.signals import handling, signals_deferred
+from est_cli.common.streams import STDOUT, prepare_streams, silence_stdout
 
 if TYPE_CHECKING:
     from est_cli.cli.command import Command
@@ -35,7 +47,10 @@ By its own default they wait for milliseconds: beside another process that keeps
 of a step lasts until the scheduler takes the core away from a waiting thread (docs/performance.md has the cost).
 """
 
-STORAGE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EMFILE}
+STORAGE_ERRNOS = {
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENOSPC, errno.EPERM, errno.EROFS,
+    errno.ESTALE,
+}  # fmt: skip
 
 
 def enter(
@@ -48,19 +63,22 @@ def enter(
 
     Where something went wrong, `tell` is called with the code and the line for the user; by default it goes to stderr.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before torch is imported, which reads it
+    prepare_streams()
+    _prepare_environment()
     stops: list[BaseException] = []
     try:
         with _messages_shown(), _signals_raise(stops):
             given = sys.argv if argv is None else argv
+            if "--version" not in given[1:]:
+                _require_folder()
             _run_and_flush(_print_version if "--version" in given[1:] else main, given)
         return 0
     except (BrokenPipeError, SystemExit) as left:
         if not isinstance(left, BrokenPipeError) and not isinstance(left.__context__, BrokenPipeError):
             raise
-        _silence_stdout()  # rich, too, has met it, and makes an exit of it
+        silence_stdout()  # rich, too, has met it, and makes an exit of it
         return 128 + signal.SIGPIPE
-    except (StoppedBySignal, KeyboardInterrupt, Exception) as error:
+    except BaseException as error:
         # Where Python or a library has dropped what a signal raised, something is missing and breaks later.
         explained = _explained(error) or (_explained(stops[0]) if stops else None)
         if explained is None:
@@ -98,6 +116,25 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def _prepare_environment() -> None:
+    """For this process, before it imports what reads these, and for those that it starts."""
+    os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files; a notebook's kernel names a backend that is not there
+    if "error" in os.environ.get("PYTHONWARNINGS", ""):  # warnings of torch or matplotlib are no reason to stop
+        del os.environ["PYTHONWARNINGS"]
+        warnings.simplefilter("default")
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)  # as Python does by itself
+
+
+def _require_folder() -> None:
+    """Raise StorageError where the current folder was removed: nothing can be found or written by its name."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise StorageError(f"current folder: is not there any more ({error.strerror}); change to another") from error
+
+
 def _explained(error: BaseException) -> tuple[int, str] | None:
     """The exit code and what the user is told; None for a bug of ours."""
     if isinstance(error, StoppedBySignal | EstError):
@@ -105,11 +142,13 @@ def _explained(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, KeyboardInterrupt):
         return 130, "by the keyboard before a checkpoint could be saved"
     if isinstance(error, OSError):
-        if error.errno not in STORAGE_ERRNOS:
+        if error.filename == STDOUT:
+            silence_stdout()
+        elif error.errno not in STORAGE_ERRNOS:
             return None
-        if error.filename is None:
-            _silence_stdout()
-        return StorageError.exit_code, f"{error.filename or 'standard output'}: {error.strerror}"
+        return StorageError.exit_code, f"{error.filename or 'a file'}: {error.strerror}"
+    if is_panic(error):
+        return DataError.exit_code, f"tokenizer: its code gave up on a text ({reason(error)})"
     if not _out_of_memory(error):
         return None
     return OutOfMemory.exit_code, f"train.micro_batch: out of memory; use a smaller one ({_first_line(error)})"
@@ -193,8 +232,3 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-
-
-def _silence_stdout() -> None:
-    """The reader is gone (`est-plan | head -1`); without this Python complains again while it shuts down."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -90,6 +90,11 @@ def reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether code in Rust (tokenizers, safetensors) has given up; it is no Exception."""
+    return type(error).__name__ == "PanicException"
+
+
 def install_hint(extra: str) -> str:
     """How to install what an optional feature needs, from the package index or from a checkout."""
     return f"pip install 'est-cli[{extra}]', or in a checkout of est: pip install '.[{extra}]'"

@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -17,9 +18,26 @@ UNLIMITED = 10_000
 """Characters of a line in a file or a pipe, which has room for everything."""
 
 
+LONGEST_WORD = 16
+"""Words are cut into pieces of this length at most, where a terminal is very narrow."""
+
+
 def table_console() -> Console:
     """stdout, as wide as the terminal; without limit where it is none."""
     return Console() if sys.stdout.isatty() else Console(width=UNLIMITED)
+
+
+class _Whole(Table):
+    """A table that is wider than the terminal where that cannot hold the least that its columns need."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        least = sum((column.min_width or 1) + 3 for column in self.columns) + 1
+        yield from super().__rich_console__(console, options.update_width(max(options.max_width, least)))
+
+
+def print_whole(console: Console, shown: RenderableType) -> None:
+    """Print without cutting off what is wider than the terminal."""
+    console.print(shown, highlight=False, soft_wrap=True)
 
 
 def table(
@@ -35,20 +53,25 @@ def table(
 ) -> Table:
     """Whatever comes in is text, nothing of it markup. Columns are known by their headings.
 
-    `words`: those on the left, the others are numbers. `fold`: those that go on in a further line where there is no
-    room (None: all); the others are cut off. `total`: a last row, set off. `plain`: no frame, as in a file. Without any
-    heading there is no head.
+    `words`: those on the left, the others are numbers, of which nothing is ever cut: where a terminal is too narrow,
+    lines are longer than it is. `fold`: columns that go on in a further line where there is no room (None: all).
+    `total`: a last row, set off. `plain`: no frame, as in a file. Without any heading there is no head.
     """
     frame = None if plain else box.SIMPLE_HEAD
-    made = Table(title=Text(title) if title else None, title_justify="left", box=frame, pad_edge=False)
+    made = _Whole(title=Text(title) if title else None, title_justify="left", box=frame, pad_edge=False)
     made.show_header = any(headings)
-    for heading in headings:
+    for number, heading in enumerate(headings):
+        folds, left = fold is None or heading in fold, heading in words
+        cells = [row[number] for row in (*rows, *([] if total is None else [total]))]
+        whole = [word[:LONGEST_WORD] for cell in cells for word in cell.split()] if left else cells
+        whole += [] if folds else [heading]
         made.add_column(
             Text(heading),
-            justify="left" if heading in words else "right",
+            justify="left" if left else "right",
             overflow="fold",
-            no_wrap=fold is not None and heading not in fold,
+            no_wrap=not folds,
             width=(widths or {}).get(heading),
+            min_width=max(map(cell_len, whole), default=None),
         )
     for row in rows:
         made.add_row(*map(Text, row))

@@ -22,6 +22,13 @@ class Source(StrEnum):
     hub = "hub"
 
 
+class Cut(StrEnum):
+    """How documents of more than 65,536 characters are cut while they are tokenised."""
+
+    exact = "exact"
+    lines = "lines"
+
+
 @dataclass
 class DatasetConfig:
     name: str = setting("stdlib", "Name of the preset; used in messages and run names only.", TRACKED)
@@ -54,6 +61,19 @@ class DatasetConfig:
     exclude: list[str] = setting(
         [],
         "jsonl, parquet, hub: rows with such a value are left out, for example meta.language=de (dots: nested fields).",
+    )
+    separator: str | None = setting(
+        None,
+        "source=files: what ends a document within a .txt file, such as <|endoftext|>; null: a file is a document.",
+    )
+    articles: bool = setting(
+        False, "Rows (or lines of .txt) are lines of wikitext: a document goes from one ` = Title = ` to the next."
+    )
+    cut: Cut = setting(
+        Cut.exact,
+        "Documents of more than 65,536 characters: exact: their tokens are those of the whole; lines: as in runs "
+        "before this key, each part as a text of its own.",
+        HASHED,
     )
     validation_fraction: float = setting(
         0.02, "Share of the documents that is held out for validation.", within=between("(0, 1)")
@@ -88,6 +108,10 @@ def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
             yield f"dataset.exclude: {entry!r} is not of the form field=value"
     if data.exclude and data.source not in (Source.files, Source.hub):
         yield f"dataset.exclude: dataset={data.name} has no rows with fields; use dataset=text or dataset=hub"
+    if data.separator is not None and (data.source is not Source.files or not data.separator.strip("\n")):
+        yield "dataset.separator: is some text, such as <|endoftext|>, for .txt files of dataset=text; or null"
+    if data.articles and (data.source not in (Source.files, Source.hub) or data.separator is not None):
+        yield "dataset.articles: is for lines of wikitext with dataset=text or dataset=hub, without dataset.separator"
     if data.weights is not None:
         yield from _weights_problems(data, data.weights)
 

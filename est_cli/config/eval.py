@@ -84,6 +84,12 @@ class EvalSettings:
         RECORDED,
         untracked=True,
     )
+    text_fields: list[str] = setting(
+        ["text", "content"],
+        "task=perplexity, jsonl and parquet: the first of these fields that a file has is its text.",
+        RECORDED,
+        untracked=True,
+    )
     stride: int | None = setting(
         None,
         "task=perplexity: tokens from one window to the next; null: half a window.",
@@ -151,8 +157,9 @@ def _what(config: EvalConfig) -> Iterator[str]:
         yield "task: is empty; name GLUE tasks such as cola,sst2, or glue, perplexity or lm_eval:TASK"
     if perplexity and not config.eval.files:
         yield "eval.files: is empty; task=perplexity needs .txt, .jsonl or .parquet files, for example ['text/*.txt']"
-    if not perplexity and config.eval.files:
-        yield "eval.files: has a meaning only with task=perplexity"
+    for key in ("files", "text_fields"):
+        if not perplexity and getattr(config.eval, key) != getattr(EvalSettings(), key):
+            yield f"eval.{key}: has a meaning only with task=perplexity"
 
 
 def _settings(settings: EvalSettings) -> Iterator[str]:

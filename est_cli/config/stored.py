@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,8 +25,34 @@ _OPENING = (
 _CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 
 
+BEFORE: dict[str, Any] = {"dataset.cut": "lines", "dataset.articles": False}
+"""What a run did that was begun before est had these keys. It goes on that way, whatever is a new run's default."""
+
+
 def stored_config(folder: Path) -> RunConfig:
     """The configuration a run was started with, from its config.yaml: plain data, no links between its parts."""
+    tree = _stored_tree(folder)
+    for key in _missing(tree):
+        group, _, name = key.partition(".")
+        tree[group] = {**(tree.get(group) or {}), name: BEFORE[key]}
+    try:
+        return typed(tree, RunConfig)
+    except ConfigError as error:
+        raise CheckpointError(f"{RunDir(folder).config}: {error}") from error
+
+
+def settled_before(folder: Path) -> frozenset[str]:
+    """The keys of BEFORE that est did not have when the run in `folder` began: no command line decides them."""
+    return frozenset(_missing(_stored_tree(folder)))
+
+
+def _missing(tree: dict[str, Any]) -> list[str]:
+    """The keys of BEFORE that a stored configuration does not have."""
+    groups = {key: tree.get(key.partition(".")[0]) or {} for key in BEFORE}
+    return [key for key, group in groups.items() if isinstance(group, dict) and key.partition(".")[2] not in group]
+
+
+def _stored_tree(folder: Path) -> dict[str, Any]:
     path = RunDir(folder).config
     try:
         text = strict_json.read_bytes(path, MAX_CONFIG_BYTES).decode("utf-8")
@@ -37,10 +64,7 @@ def stored_config(folder: Path) -> RunConfig:
         raise CheckpointError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path}: holds no settings")
-    try:
-        return typed(tree, RunConfig)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    return tree
 
 
 def _refuse_odd_yaml(text: str, path: Path) -> None:

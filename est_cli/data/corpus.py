@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from est_cli.common.errors import DataError
 from est_cli.config import DatasetConfig, Source
-from est_cli.data.encode import TOKENS, Encoder
+from est_cli.data.encode import FEW_TOKENS, TOKENS
 from est_cli.data.overlap import compare_documents
 from est_cli.data.pieces import TextSource
 from est_cli.data.sources import open_sources
 from est_cli.data.stream import Tokens, TokenSpan, TokenStream, open_token_files, opened
 from est_cli.data.token_cache import EncodeJob, Shard, tokenised
-from est_cli.data.tokenizer import backend, load_tokenizer, token_count, tokenizer_digest
+from est_cli.data.tokenizer import encoder_of, load_tokenizer, token_count, tokenizer_digest
 from est_cli.storage.digest import fingerprint
 
 log = logging.getLogger(__name__)
@@ -115,15 +115,14 @@ def _part(
     block_size: int,
     verify: bool,
 ) -> _Part:
-    dtype = "<u2" if token_count(tokenizer) <= 2**16 else "<u4"
-    encoder = Encoder(backend(tokenizer), tokenizer.eos_token_id, dtype)
+    encoder = encoder_of(tokenizer, dataset.cut.value)
     fraction = dataset.validation_fraction if source.validation is None else 0.0
     train = tokenised(
         source.name, source.train, EncodeJob(encoder, digest, fraction, cache_root), dataset.num_workers, verify
     )
     job = EncodeJob(encoder, digest, 0.0, cache_root)
     named = tokenised(source.name, source.validation or (), job, dataset.num_workers, verify)
-    _log_counts(source.name, [*train, *named])
+    _log_counts(source.name, [*train, *named], encoder.end_text)
     streams = _stream(train, held=False), _stream(named, held=False) if named else _stream(train, held=True)
     prints = [[shard.counts["sha256"] for shard in shards] for shards in (train, named)]
     if not named and min(map(len, streams)) < block_size:
@@ -149,16 +148,34 @@ def _end_held_out(tokens: TokenStream, fraction: float, block_size: int) -> tupl
     return tokens.part(0, point), tokens.part(point, len(tokens))
 
 
-def _log_counts(name: str, shards: Sequence[Shard]) -> None:
+def _log_counts(name: str, shards: Sequence[Shard], end_text: str) -> None:
     """Raises DataError where there is no text at all."""
-    keys = ("train_tokens", "validation_tokens", "documents", "blank", "excluded")
-    train, validation, documents, blank, excluded = (sum(shard.counts[key] for shard in shards) for key in keys)
+
+    def total(key: str) -> int:
+        return sum(shard.counts.get(key, 0) for shard in shards)  # folders of earlier versions do not have all
+
+    documents, blank, excluded = total("documents"), total("blank"), total("excluded")
     others = f" and {excluded} excluded ones" if excluded else ""
     if not documents:
         only = f", only {blank} blank documents{others}" if blank or excluded else ""
         raise DataError(f"{name}: no text in it{only}")
-    message = "%s: %d tokens of %d documents; %d blank ones%s left out"
-    log.info(message, name, train + validation, documents, blank, others)
+    spelled = total("spelled")
+    as_text = f"; {end_text} is written in it {spelled} times, as plain text" if spelled else ""
+    tokens = total("train_tokens") + total("validation_tokens")
+    log.info(
+        "%s: %d tokens of %d documents; %d blank ones%s left out%s", name, tokens, documents, blank, others, as_text
+    )
+    if spelled >= documents:
+        log.warning(
+            "%s: if it stands between documents in .txt files, dataset.separator='%s' ends them there", name, end_text
+        )
+    if 2 * total("short") > documents:
+        log.warning(
+            "%s: most documents have fewer than %d tokens; if they are lines of longer ones, join them "
+            "(dataset.articles=true does so for wikitext, docs/data.md says what a document is)",
+            name,
+            FEW_TOKENS,
+        )
 
 
 def _log_shares(sources: Sequence[TextSource], parts: Sequence[_Part], weights: Sequence[float]) -> None:

@@ -1,47 +1,72 @@
 """The documents of one unit to one file of tokens: those to train on, then those held out, each with end-of-text.
 
+`document_tokens` is the one way from text to tokens: est-train and est-eval both read what it gives.
+
 Light: worker processes import this module, and neither torch nor transformers.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from est_cli.data.pieces import Advance, Piece, Unit, split
+from est_cli.data.cuts import Cutter, Part, tokenizer_errors
+from est_cli.data.pieces import Advance, Labelled, Unit, split
 from est_cli.data.units import read_unit
 from est_cli.storage.digest import digest_file
 
 TOKENS = "tokens.bin"
 DOCUMENTS = "documents.bin"
 """A digest of 8 bytes for each document but those held out; where validation is named, overlap.py compares them."""
+ENDS = "ends.bin"
+"""How many tokens there are up to the end of each document, in the order of TOKENS; little-endian uint64."""
 BATCH_CHARACTERS = 1_000_000
 """Text that is tokenised at once."""
-PIECE_CHARACTERS = 65_536
-"""Longer text is cut: tokenising takes more than a hundred times the memory of a single text."""
+LINE_CHARACTERS = 65_536
+"""Of the parts that `cut: lines` makes."""
+FEW_TOKENS = 20
+"""A document of fewer is a short one: often a line where a text was meant."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer that takes all text as plain text, its end-of-text id, and the type that its ids are stored in."""
+    """A tokenizer that takes all text as plain text, its end-of-text id, and the type that its ids are stored in.
+
+    `cut`: how long documents are cut, as dataset.cut says. `limit_s`: CPU time for a batch, after which the process is
+    killed; 0: no limit.
+    """
 
     tokenizer: Tokenizer
     end: int
     dtype: str
+    cut: str = "exact"
+    limit_s: float = 0.0
+
+    @cached_property
+    def cutter(self) -> Cutter:
+        return Cutter(self.tokenizer)
+
+    @cached_property
+    def end_text(self) -> str:
+        """How the end-of-text token is written."""
+        return str(self.tokenizer.id_to_token(self.end))
 
 
 @dataclass
 class Counts:
     """What the tokens of a unit hold. `blank` documents, without any visible character, were left out.
 
-    So were `excluded` ones (dataset.exclude).
+    So were `excluded` ones (dataset.exclude). `short` documents have fewer than FEW_TOKENS tokens. The text has `bytes`
+    in UTF-8; in it end-of-text is `spelled` so many times, as plain text.
     """
 
     train_tokens: int = 0
@@ -49,38 +74,68 @@ class Counts:
     documents: int = 0
     blank: int = 0
     excluded: int = 0
+    short: int = 0
+    bytes: int = 0
+    spelled: int = 0
 
 
-Labelled = tuple[Piece, bool]
-"""A piece, and whether it is held out for validation."""
+class Encoded(NamedTuple):
+    """Ids of a document or a part of one, end-of-text behind its last; `held` out for validation."""
+
+    ids: list[int]
+    ends: bool
+    held: bool
 
 
 def write_tokens(place: Path, unit: Unit, encoder: Encoder, fraction: float, advance: Advance) -> dict[str, Any]:
-    """Write `place`/tokens.bin and documents.bin; returns counts, dtype and the first one's digest.
+    """Write `place`/tokens.bin, ends.bin and documents.bin; returns counts, dtype and the first one's digest.
 
-    `fraction` of the documents are held out.
+    `fraction` of the documents is held out. Raises DataError.
     """
-    dtype = np.dtype(encoder.dtype)
-    counts, held_path, document = Counts(), place / "held.bin", blake2b(digest_size=8)
+    dtype, counts, held_path = np.dtype(encoder.dtype), Counts(), place / "held.bin"
+    ends: dict[bool, list[int]] = {False: [], True: []}
+    document = blake2b(digest_size=8)
     with (
         (place / TOKENS).open("wb") as train,
         held_path.open("wb") as held,
         (place / DOCUMENTS).open("wb") as documents,
     ):
-        pieces = _short(_visible(split(read_unit(unit, advance), fraction), counts))
-        for is_held, ids in _encoded(pieces, encoder):
-            data = np.array(ids, dtype=dtype).tobytes()
-            (held if is_held else train).write(data)
-            if is_held:
+        for found in document_tokens(split(read_unit(unit, advance), fraction), encoder, counts):
+            file, data = held if found.held else train, np.array(found.ids, dtype=dtype).tobytes()
+            file.write(data)
+            if found.ends:
+                ends[found.held].append(file.tell() // dtype.itemsize)
+            if found.held:
                 continue
             document.update(data)
-            if ids[-1:] == [encoder.end]:
+            if found.ends:
                 documents.write(document.digest())
                 document = blake2b(digest_size=8)
         counts.train_tokens = train.tell() // dtype.itemsize
         counts.validation_tokens = held.tell() // dtype.itemsize
     _append(place / TOKENS, held_path)
+    all_ends = [*ends[False], *(counts.train_tokens + end for end in ends[True])]
+    np.array(all_ends, dtype="<u8").tofile(place / ENDS)
     return {**asdict(counts), "dtype": dtype.str, "sha256": digest_file(place / TOKENS)}
+
+
+def document_tokens(pieces: Iterator[Labelled], encoder: Encoder, counts: Counts) -> Iterator[Encoded]:
+    """The tokens of documents that come in pieces, without those that are left out; `counts` is brought up to date.
+
+    Raises DataError where the tokenizer cannot read a text.
+    """
+    cut = encoder.cutter.parts if encoder.cut == "exact" else _cut_at_lines
+    tokens = 0
+    for batch in _watched(_batches(cut(_visible(pieces, counts))), encoder.limit_s):
+        for part, ids in zip(batch, _ids(batch, encoder), strict=True):
+            tokens += len(ids)
+            counts.bytes += len(part.text.encode())
+            counts.spelled += part.text.count(encoder.end_text)
+            if part.ends:
+                counts.short += tokens < FEW_TOKENS
+                tokens = 0
+                ids.append(encoder.end)
+            yield Encoded(ids, part.ends, part.held)
 
 
 def _append(path: Path, tail: Path) -> None:
@@ -103,32 +158,55 @@ def _visible(pieces: Iterator[Labelled], counts: Counts) -> Iterator[Labelled]:
             yield piece, held
 
 
-def _short(pieces: Iterator[Labelled]) -> Iterator[Labelled]:
-    """The same text in pieces of bounded size, which end at a line, or else before a word, where one ends in time."""
+def _cut_at_lines(pieces: Iterator[Labelled]) -> Iterator[Part]:
+    """As before there was `cut: exact`: at the end of a line, or else before a word, where one ends in time.
+
+    The tokenizer takes every part for a text of its own.
+    """
     for piece, held in pieces:
         text, start = piece.text, 0
-        while len(text) - start > PIECE_CHARACTERS:
-            window = start + 1, start + PIECE_CHARACTERS
+        while len(text) - start > LINE_CHARACTERS:
+            window = start + 1, start + LINE_CHARACTERS
             stop = text.rfind("\n", *window) + 1 or max(text.rfind(" ", *window), 0) or window[1]
-            yield Piece(text[start:stop], ends=False), held
+            yield Part(text[start:stop], True, False, held)
             start = stop
-        yield Piece(text[start:], piece.ends), held
+        yield Part(text[start:], True, piece.ends, held)
 
 
-def _encoded(pieces: Iterator[Labelled], encoder: Encoder) -> Iterator[tuple[bool, list[int]]]:
-    """The ids of each piece, end-of-text after a document's last, with whether it is held out."""
-    for batch in _batches(pieces):
-        encodings = encoder.tokenizer.encode_batch_fast([piece.text for piece, _ in batch], add_special_tokens=False)
-        for (piece, held), encoding in zip(batch, encodings, strict=True):
-            yield held, encoding.ids + [encoder.end] * piece.ends
+def _ids(batch: Sequence[Part], encoder: Encoder) -> list[list[int]]:
+    """The ids of each part."""
+    found: dict[int, list[int]] = {}
+    for first in (True, False):
+        numbers = [number for number, part in enumerate(batch) if part.first is first]
+        if numbers:
+            with tokenizer_errors():
+                reader = encoder.tokenizer if first else encoder.cutter.rest
+                texts = [batch[number].text for number in numbers]
+                encodings = reader.encode_batch_fast(texts, add_special_tokens=False)
+            found |= {number: list(encoding.ids) for number, encoding in zip(numbers, encodings, strict=True)}
+    return [found[number] for number in range(len(batch))]
 
 
-def _batches(pieces: Iterator[Labelled]) -> Iterator[list[Labelled]]:
-    batch: list[Labelled] = []
+def _watched(batches: Iterator[list[Part]], limit_s: float) -> Iterator[list[Part]]:
+    """The same; the process is killed, by SIGPROF, where one takes so many seconds of CPU time until the next.
+
+    Nothing else stops what runs in native code.
+    """
+    try:
+        signal.setitimer(signal.ITIMER_PROF, limit_s)
+        for batch in batches:
+            yield batch
+            signal.setitimer(signal.ITIMER_PROF, limit_s)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _batches(parts: Iterator[Part]) -> Iterator[list[Part]]:
+    batch: list[Part] = []
     size = 0
-    for item in pieces:
-        batch.append(item)
-        size += len(item[0].text)
+    for part in parts:
+        batch.append(part)
+        size += len(part.text)
         if size >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0

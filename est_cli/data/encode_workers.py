@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -74,7 +76,7 @@ def run_tasks(tasks: Sequence[dict[str, Any]], count: int, threads: int, advance
             _hand_next(worker, waiting, tasks)
         while any(worker.task >= 0 and _matters(worker.task, failures) for worker in workers):
             for key, _ in selector.select(SILENT_S / 5):
-                worker, message = key.data, _received(key.data)
+                worker, message = key.data, _received(key.data, tasks)
                 worker.expected = time.monotonic() + SILENT_S
                 if "read" in message:
                     worker.read += message["read"]
@@ -118,7 +120,10 @@ def _workers(count: int, threads: int) -> Iterator[list[_Worker]]:
         for _ in range(count):
             # No buffers: a selector does not see what waits in one.
             pipe = subprocess.PIPE
-            workers.append(_Worker(start_child(COMMAND, env=environment, stdin=pipe, stdout=pipe, bufsize=0)))
+            # What native code prints when it gives up is not for the user, who gets one line.
+            stderr = None if os.environ.get("EST_DEBUG") == "1" else subprocess.DEVNULL
+            child = start_child(COMMAND, env=environment, stdin=pipe, stdout=pipe, stderr=stderr, bufsize=0)
+            workers.append(_Worker(child))
         yield workers
     finally:
         end_children([worker.process for worker in workers])
@@ -137,18 +142,23 @@ def _hand_next(worker: _Worker, waiting: Iterator[int], tasks: Sequence[dict[str
         while left:
             left = left[_pipe(worker.process.stdin).write(left) :]
     except BrokenPipeError as error:
-        raise _lost(worker) from error
+        raise _lost(worker, tasks[index]) from error
 
 
-def _received(worker: _Worker) -> dict[str, Any]:
+def _received(worker: _Worker, tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     line = _pipe(worker.process.stdout).readline()
     if not line.endswith(b"\n"):
-        raise _lost(worker)
+        raise _lost(worker, tasks[worker.task])
     return json.loads(line)
 
 
-def _lost(worker: _Worker) -> DataError:
+def _lost(worker: _Worker, task: dict[str, Any]) -> DataError:
     code = worker.process.wait()
+    if code == -signal.SIGPROF:
+        return DataError(f"tokenizer: takes more than {task['encoder']['limit_s']:g} s of CPU time for a short text")
+    if task["memory"] is not None and code in (-signal.SIGABRT, -signal.SIGKILL):
+        gigabytes = task["memory"] / 1e9
+        return DataError(f"tokenizer: makes so much of a text that {gigabytes:.2g} GB of memory are not enough")
     how = f"was killed by signal {-code}, perhaps for lack of memory" if code < 0 else f"ended with code {code}"
     return DataError(f"dataset.num_workers: a process that tokenises {how}; start again to continue, with fewer")
 
@@ -194,6 +204,8 @@ def _say_alive(report: Report) -> None:
 def _try(task: dict[str, Any], report: Report) -> None:
     try:
         report({"done": _do(task, _throttled(report))})
+    except MemoryError:
+        os.abort()  # as native code does
     except EstError as error:
         report({"error": type(error).__name__, "message": str(error)})
     except Exception:
@@ -201,15 +213,17 @@ def _try(task: dict[str, Any], report: Report) -> None:
 
 
 def _do(task: dict[str, Any], advance: Advance) -> dict[str, Any]:
-    unit, encoder = Unit(**task["unit"]), _encoder(task["tokenizer"], task["end"], task["dtype"])
+    if task["memory"] is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (task["memory"], task["memory"]))
+    unit, encoder = Unit(**task["unit"]), _encoder(task["tokenizer"], **task["encoder"])
     return publish(Path(task["folder"]), lambda place: write_tokens(place, unit, encoder, task["fraction"], advance))
 
 
 @lru_cache(maxsize=1)
-def _encoder(path: str, end: int, dtype: str) -> Encoder:
+def _encoder(path: str, end: int, dtype: str, cut: str, limit_s: float = 0.0) -> Encoder:
     tokenizer = Tokenizer.from_file(path)
     tokenizer.encode_special_tokens = True  # no part of the file
-    return Encoder(tokenizer, end, dtype)
+    return Encoder(tokenizer, end, dtype, cut, limit_s)
 
 
 def _throttled(report: Report) -> Advance:

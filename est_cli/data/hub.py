@@ -24,6 +24,7 @@ from huggingface_hub import HfApi, constants
 
 from est_cli.common.errors import ConfigError, DataError, reason
 from est_cli.config import DatasetConfig
+from est_cli.data.document_ends import articles
 from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, Piece, TextSource, Unit, Wanted, document
 from est_cli.storage.cache import cached, intact
 from est_cli.storage.digest import fingerprint, remembered_digests
@@ -36,7 +37,7 @@ def hub_source(dataset: DatasetConfig, names: Sequence[str], cache_root: Path, v
     """The data sets `names`, one after the other. Raises DataError where one cannot be loaded."""
     if dataset.hub_validation_split == dataset.hub_split:
         raise ConfigError(f"dataset.hub_validation_split: is {dataset.hub_split!r} as dataset.hub_split; name another")
-    settings = {"fields": list(dataset.text_fields), "exclude": list(dataset.exclude)}
+    settings = Wanted(dataset.text_fields, dataset.exclude, articles=dataset.articles).settings
 
     def units(split: str) -> tuple[Unit, ...]:
         found = (_units(name, dataset.hub_config, split, settings, cache_root, verify) for name in names)
@@ -56,15 +57,15 @@ def read_shard(
     index: int,
     count: int,
     size: int,
-    fields: Sequence[str],
-    exclude: Sequence[str],
+    **settings: Any,
 ) -> Iterator[Piece]:
     """The documents of part `index` of `count` of a data set. Raises DataError."""
     part = "" if count == 1 else f", part {index + 1} of {count}"
-    wanted = Wanted(fields, exclude)
+    wanted = Wanted(**settings)
     shard = _open(name, config, split, revision).shard(num_shards=count, index=index)
-    for number, row in enumerate(_rows_of(shard, wanted, name), start=1):
-        yield document(row, wanted, f"{name} ({split}{part}):{number}")
+    rows = enumerate(_rows_of(shard, wanted, name), start=1)
+    pieces = (document(row, wanted, f"{name} ({split}{part}):{number}") for number, row in rows)
+    yield from articles(pieces) if wanted.articles else pieces
     advance(size)
 
 

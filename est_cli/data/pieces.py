@@ -17,6 +17,10 @@ IDENTITY_CHARACTERS = 16_384
 """Documents that begin with the same text of this length stand on the same side of the split."""
 
 
+MAX_LINE = 64 * 1024 * 1024
+"""Bytes of a row: of a line of a .jsonl file, or of the text in any other."""
+
+
 class Piece(NamedTuple):
     """Text of a document; `ends` on its last piece. All but very long .txt files are one piece.
 
@@ -28,6 +32,8 @@ class Piece(NamedTuple):
     excluded: bool = False
 
 
+Labelled = tuple[Piece, bool]
+"""A piece, and whether it is held out for validation."""
 Advance = Callable[[int], None]
 """Told how many bytes of a unit (see `Unit.size`) were read since the last call; feeds the progress bar."""
 
@@ -83,7 +89,7 @@ def held_out(text: str, fraction: float) -> bool:
     return int.from_bytes(digest, "little") < fraction * 2**64
 
 
-def split(pieces: Iterator[Piece], fraction: float) -> Iterator[tuple[Piece, bool]]:
+def split(pieces: Iterator[Piece], fraction: float) -> Iterator[Labelled]:
     """Each piece with whether its document is held out for validation, which its first piece decides."""
     first, held = True, False
     for piece in pieces:
@@ -98,11 +104,22 @@ class Wanted:
     """`fields`: the first of these that a row has is its text. `exclude`: rows with one of these values are left out.
 
     An entry of `exclude` is `field=value`; dots in the field lead into nested objects. A value that is no string is
-    compared as JSON writes it (3, true, null).
+    compared as JSON writes it (3, true, null). `separator`: what ends a document within a .txt file, if anything does.
+    `articles`: rows are lines of wikitext. `key`: the setting that `fields` are from.
     """
 
     fields: Sequence[str]
     exclude: Sequence[str] = ()
+    separator: str = ""
+    articles: bool = False
+    key: str = "dataset.text_fields"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides which documents there are, in plain values: what was always there, and what is set."""
+        settings: dict[str, Any] = {"fields": list(self.fields), "exclude": list(self.exclude)}
+        others = {"separator": self.separator, "articles": self.articles}
+        return settings | {name: value for name, value in others.items() if value}
 
     @property
     def deciding(self) -> list[str]:
@@ -111,8 +128,17 @@ class Wanted:
 
     def columns(self, names: Sequence[str], where: str) -> list[str]:
         """Those of the columns `names` that have to be read: that of the text first. Raises DataError."""
-        text = present(names, self.fields, where)
+        text = self.present(names, where)
         return [text, *(name for name in names if name != text and name in self.deciding)]
+
+    def present(self, names: Iterable[str], where: str) -> str:
+        """The first of `fields` among `names`. Raises DataError."""
+        names = list(names)
+        for field in self.fields:
+            if field in names:
+                return field
+        have = ", ".join(repr(name[:40]) for name in names[:10]) or "none"
+        raise DataError(f"{where}: no field {' or '.join(self.fields)} ({self.key}); the fields here are: {have}")
 
 
 def document(row: Any, wanted: Wanted, where: str) -> Piece:
@@ -121,24 +147,16 @@ def document(row: Any, wanted: Wanted, where: str) -> Piece:
         raise DataError(f"{where}: a row must be a JSON object, this one is of type {type(row).__name__}")
     if any(_has(row, entry) for entry in wanted.exclude):
         return Piece("", ends=True, excluded=True)
-    text = row[present(row, wanted.fields, where)]
+    text = row[wanted.present(row, where)]
     if not isinstance(text, str):
         raise DataError(f"{where}: the text must be a string, it is of type {type(text).__name__}")
     try:
-        text.encode()
+        size = len(text.encode())
     except UnicodeEncodeError as error:
         raise DataError(f"{where}: the text has half a surrogate pair, which is no Unicode character") from error
+    if size > MAX_LINE:
+        raise DataError(f"{where}: the text is longer than {MAX_LINE} bytes")
     return Piece(text, ends=True)
-
-
-def present(names: Iterable[str], fields: Sequence[str], where: str) -> str:
-    """The first of `fields` among `names`."""
-    names = list(names)
-    for field in fields:
-        if field in names:
-            return field
-    have = ", ".join(repr(name[:40]) for name in names[:10]) or "none"
-    raise DataError(f"{where}: no field {' or '.join(fields)} (dataset.text_fields); the fields here are: {have}")
 
 
 def _has(row: dict[str, Any], entry: str) -> bool:

@@ -1,8 +1,8 @@
 """One text file to pieces of documents: .txt, .jsonl and .parquet, the first two also as .gz, .xz and .zst.
 
-.txt: the whole file is one document; it is read in pieces that end at a line where a line ends in time. A byte order
-mark is dropped and line ends become "\\n". .jsonl and .parquet: a document a row, its text as it stands; of a .jsonl
-file that is not packed any range of bytes can be read alone: the lines that begin in it.
+.txt: the whole file is one document, unless a separator is named; it is read in pieces that end at a line where a line
+ends in time. A byte order mark is dropped and line ends become "\\n". .jsonl and .parquet: a document a row, its text
+as it stands; of a .jsonl file that is not packed any range of bytes can be read alone: the lines that begin in it.
 Whatever cannot be read exactly is a DataError that says where: `file:line`, or `file:row` for parquet.
 """
 
@@ -14,19 +14,20 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from est_cli.common.errors import DataError, reason
-from est_cli.data.pieces import Advance, Piece, Wanted, document
+from est_cli.data.document_ends import articles, lines, separated
+from est_cli.data.parquet_pages import largest_page
+from est_cli.data.pieces import MAX_LINE, Advance, Piece, Wanted, document
 
 CHUNK = 256 * 1024
 """Bytes of a .txt file that make a piece."""
 PARQUET_BUFFER = 1024 * 1024
 """Bytes of a column that are read at once; without it a whole row group is held."""
-MAX_LINE = 64 * 1024 * 1024
-"""Longest line of a .jsonl file, in bytes."""
+PARQUET_ROWS = 256
 
 PACKED = (".gz", ".xz", ".zst")
 
@@ -40,11 +41,20 @@ def read_file(path: Path, wanted: Wanted, advance: Advance, span: ByteSpan | Non
     try:
         with _Counted(path, advance) as raw:
             if span is not None:
-                yield from _read_span(raw, path, span, wanted)
+                pieces = _read_span(raw, path, span, wanted)
             else:
-                yield from READERS[kind](_unpacked(raw, path), str(path), wanted)
+                pieces = READERS[kind](_unpacked(raw, path), str(path), wanted)
+            yield from _documents(pieces, kind, wanted)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read to the end ({reason(error)})") from error
+
+
+def _documents(pieces: Iterator[Piece], kind: str, wanted: Wanted) -> Iterator[Piece]:
+    if kind == ".txt" and wanted.separator:
+        return separated(pieces, wanted.separator)
+    if wanted.articles:
+        return articles(lines(pieces) if kind == ".txt" else pieces)
+    return pieces
 
 
 def file_kind(path: Path) -> tuple[str, str]:
@@ -180,12 +190,21 @@ def _read_parquet(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:
         table = parquet.ParquetFile(file, buffer_size=PARQUET_BUFFER)
         columns = wanted.columns(table.schema_arrow.names, name)
         row = 0
-        for batch in table.iter_batches(batch_size=256, columns=columns):
+        for batch in _parquet_batches(table, columns, name):
             for values in zip(*(batch.column(column) for column in columns), strict=True):
                 row += 1
                 yield _parquet_document(dict(zip(columns, values, strict=True)), wanted, f"{name}:{row}")
-    except pa.ArrowException as error:
+    except (pa.ArrowException, pa.ArrowMemoryError) as error:
         raise DataError(f"{name}: not readable as parquet ({reason(error)})") from error
+
+
+def _parquet_batches(table: Any, columns: Sequence[str], name: str) -> Iterator[Any]:
+    """As many rows at once as memory is sure to hold: none is larger than the page that it is in, or a dictionary's."""
+    for number in range(table.num_row_groups):
+        with open(name, "rb") as headers:
+            page = largest_page(headers, table.metadata.row_group(number), columns, name)
+        rows = min(PARQUET_ROWS, max(1, MAX_LINE // max(page, 1)))
+        yield from table.iter_batches(batch_size=rows, row_groups=[number], columns=columns)
 
 
 def _parquet_document(values: dict[str, Any], wanted: Wanted, where: str) -> Piece:

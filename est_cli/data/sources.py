@@ -81,7 +81,9 @@ def _files_sources(dataset: DatasetConfig, cache_root: Path, verify: bool, begun
     digests = [dict(zip(paths, remembered_digests(paths, cache_root, verify), strict=True)) for paths in trains]
     held = dict(zip(validation, remembered_digests(validation, cache_root, verify), strict=True)) if validation else {}
     apart(dict(collections.ChainMap(*digests)), held, begun)
-    wanted = Wanted(dataset.text_fields, dataset.exclude)
+    wanted = Wanted(dataset.text_fields, dataset.exclude, dataset.separator or "", dataset.articles)
+    if wanted.separator and not any(file_kind(path)[0] == ".txt" for path in itertools.chain(*trains, validation)):
+        raise ConfigError("dataset.separator: none of dataset.files is a .txt file; a row of the others is a document")
 
     def units(contents: dict[Path, str]) -> tuple[Unit, ...]:
         return file_units([*contents], [*contents.values()], wanted)

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from est_cli.data.cuts import is_tame
 from est_cli.data.encode import Encoder, write_tokens
 from est_cli.data.encode_workers import run_tasks
 from est_cli.data.pieces import Advance, Unit
@@ -27,10 +29,16 @@ from est_cli.storage.digest import fingerprint
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
-"""To be raised with every change that makes other tokens of the same text and tokenizer."""
+FORMATS = {"lines": 2, "exact": 3}
+"""For each value of dataset.cut; to be raised with every change that makes other tokens of the same text and tokenizer,
+or another folder."""
 FEW_BYTES = 32 * 1024 * 1024
 """Less text than this is tokenised here: starting processes would take longer."""
+
+LIMIT_S = 120.0
+"""CPU time that a tokenizer of unknown parts may take for a batch: those of known models take less than a second."""
+LIMIT_BYTES = 4 * 1024**3
+"""Memory of a process in which such a one works."""
 
 TOKENIZER = "tokenizer.json"
 
@@ -43,6 +51,11 @@ class EncodeJob:
     digest: str
     fraction: float
     cache_root: Path
+
+    @cached_property
+    def limited(self) -> bool:
+        """Whether nobody knows what the tokenizer makes of a text: then it works in processes with limits."""
+        return not is_tame(self.encoder.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ def tokenised(name: str, units: Sequence[Unit], job: EncodeJob, num_workers: int
 
 
 def _folder(unit: Unit, job: EncodeJob) -> Path:
-    key = fingerprint("tokens", FORMAT, unit.fingerprint, job.digest, job.fraction)
+    key = fingerprint("tokens", FORMATS[job.encoder.cut], unit.fingerprint, job.digest, job.fraction)
     return job.cache_root / key[:16]
 
 
@@ -95,7 +108,7 @@ def _made(
     kept = f", {100 * (total - missing) / total:.0f} % is there already" if missing < total else ""
     by = f", {len(todo)} parts in {processes} processes" if processes > 1 else ""
     with progress(f"tokenising {name}{by}{kept}", total, total - missing) as advance:
-        if processes > 1:
+        if processes > 1 or job.limited:
             results = run_tasks(_tasks(todo, job), processes, max(1, cores // processes), advance)
             return dict(zip(todo, results, strict=True))
         return {folder: _made_here(folder, unit, job, advance) for folder, unit in todo.items()}
@@ -114,7 +127,9 @@ def _tasks(todo: dict[Path, Unit], job: EncodeJob) -> list[dict[str, Any]]:
         return {}
 
     cached(folder, save)
-    shared = {"tokenizer": str(folder / TOKENIZER), "end": job.encoder.end, "dtype": job.encoder.dtype}
+    encoder = {"end": job.encoder.end, "dtype": job.encoder.dtype, "cut": job.encoder.cut}
+    encoder |= {"limit_s": LIMIT_S} if job.limited else {}
+    shared = {"tokenizer": str(folder / TOKENIZER), "encoder": encoder, "memory": LIMIT_BYTES if job.limited else None}
     return [
         {"unit": asdict(unit), "folder": str(folder), "fraction": job.fraction, **shared}
         for folder, unit in todo.items()

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from est_cli.common.errors import ConfigError, DataError, reason
+from est_cli.data.encode import Encoder
 from est_cli.data.hub import require_hub
 from est_cli.data.pieces import TextSource, quiet, split
 from est_cli.data.units import read_units
@@ -47,12 +48,24 @@ def load_tokenizer(
 
 
 def backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A copy of the library tokenizer inside that cuts and pads nothing and treats all text as plain text."""
+    """A copy of the library tokenizer inside that cuts and pads nothing and treats all text as plain text.
+
+    Raises DataError where there is none.
+    """
+    if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
+        raise DataError(f"tokenizer: {tokenizer.name_or_path!r} has no tokenizer.json and none could be made of it")
     copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     copy.no_truncation()
     copy.no_padding()
     copy.encode_special_tokens = True
     return copy
+
+
+def encoder_of(tokenizer: PreTrainedTokenizerBase, cut: str = "exact") -> Encoder:
+    """What makes tokens of text, for training and for evaluation alike; `cut` as dataset.cut."""
+    dtype = "<u2" if token_count(tokenizer) <= 2**16 else "<u4"
+    end = tokenizer.eos_token_id or 0  # where there is none it is kept between documents, and never read
+    return Encoder(backend(tokenizer), int(end), dtype, cut)
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -72,9 +72,10 @@ def _file_unit(group: list[FilePart], digest_of: dict[str, str], wanted: Wanted)
     """What a file is called has no say in the fingerprint, but its kind has."""
     contents = [[digest_of[path], *file_kind(Path(path)), span] for path, span in group]
     size = sum(_size(Path(path)) if span is None else span[1] - span[0] for path, span in group)
-    settings = {"fields": list(wanted.fields), "exclude": list(wanted.exclude)}
+    settings = wanted.settings
     stats = [stat_of(Path(path)) for path, _ in group]
-    return Unit("files", {"parts": group, "stats": stats, **settings}, fingerprint("files", contents, settings), size)
+    arguments = {"parts": group, "stats": stats, **settings, "key": wanted.key}
+    return Unit("files", arguments, fingerprint("files", contents, settings), size)
 
 
 def _size(path: Path) -> int:
@@ -85,11 +86,10 @@ def _python_files(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*.py") if not NOT_STDLIB.intersection(path.relative_to(root).parts))
 
 
-def _read_files(
-    advance: Advance, parts: Sequence[FilePart], stats: Sequence[str], fields: Sequence[str], exclude: Sequence[str]
-) -> Iterator[Piece]:
+def _read_files(advance: Advance, parts: Sequence[FilePart], stats: Sequence[str], **settings: Any) -> Iterator[Piece]:
+    wanted = Wanted(**settings)
     for (path, span), stat in zip(parts, stats, strict=True):
-        yield from read_file(Path(path), Wanted(fields, exclude), advance, None if span is None else (span[0], span[1]))
+        yield from read_file(Path(path), wanted, advance, None if span is None else (span[0], span[1]))
         if stat_of(Path(path)) != stat:  # or these tokens would be kept as those of another text
             raise DataError(f"{path}: has changed while it was read; start again")
 

@@ -15,10 +15,12 @@ from est_cli.config.setting import NO_RESULT, RECORDED, keys_with
 from est_cli.data.sources import expand
 from est_cli.evaluation.glue import file_of, require_files, tasks_in
 from est_cli.storage.digest import fingerprint
-from est_cli.storage.run_dir import check_run_name, local_model
+from est_cli.storage.run_dir import OUTPUTS, check_place, check_run_name, local_model
 
 FINETUNE_VERSION = 1
 """To be raised with every change that makes another result of the same settings."""
+PERPLEXITY_VERSION = 2
+"""The same of task=perplexity."""
 CONTINUES = "the same command goes on with the fine-tunings that are left"
 """What to do after a process was lost."""
 LESS_MEMORY = "eval.batch_size: out of memory; use a smaller one, or a smaller eval.max_length"
@@ -48,6 +50,7 @@ def check_inputs(config: EvalConfig) -> None:
             require_files(task, data_dir)
     if perplexity:
         expand(config.eval.files, "eval.files")
+    check_place(OUTPUTS)
 
 
 def settings_digest(settings: EvalSettings) -> str:
@@ -65,7 +68,8 @@ def request_digest(config: EvalConfig) -> str:
     free = keys_with(EvalConfig, NO_RESULT)
     settings = {key: value for key, value in plain(config).items() if not _is_free(key, free)}
     found = [(str(path), path.stat()) for path in sorted(set(_files(config)))]
-    return fingerprint(FINETUNE_VERSION, settings, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found])
+    version = [FINETUNE_VERSION, PERPLEXITY_VERSION] if split_tasks(config.task)[1] else FINETUNE_VERSION
+    return fingerprint(version, settings, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found])
 
 
 def _is_free(key: str, free: Collection[str]) -> bool:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from est_cli.common.table import UNLIMITED, table, table_console
+from est_cli.common.table import UNLIMITED, print_whole, table, table_console
 from est_cli.evaluation.glue import TASKS
 from est_cli.evaluation.outcomes import (
     AVERAGE_PRESENT,
@@ -68,7 +68,7 @@ def print_results(
     shown = _table(*cells(records, differences), console, brief=False)
     if Measurement.get(console, console.options.update(max_width=UNLIMITED), shown).maximum > console.width:
         shown = _table(*cells(records, differences, brief=True), console, brief=True)
-    console.print(shown, highlight=False)
+    print_whole(console, shown)
     for note in notes(records, differences):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
 

@@ -1,17 +1,18 @@
 """A checkpoint as it is: perplexity and bits per byte of any text, and tasks of lm-evaluation-harness.
 
 Perplexity: each token is predicted once, from as much before it as its window holds. A document is read behind the
-token that ends texts in pre-training, so that its first token is predicted, too. Windows of `max_length` tokens follow
-each other by `stride`; in each of them only tokens count that no window before it has predicted. B windows, T tokens,
-V vocabulary.
+token that texts begin behind in pre-training, so that its first token is predicted, too. Windows of `max_length` tokens
+follow each other by `stride`; in each of them only tokens count that no window before it has predicted. B windows,
+T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,19 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from est_cli.common.errors import CheckpointError, ConfigError, DataError, install_hint
-from est_cli.config import DatasetConfig, EvalConfig, EvalSettings
-from est_cli.data.pieces import Wanted, quiet
-from est_cli.data.readers import file_kind
+from est_cli.config import EvalConfig, EvalSettings
+from est_cli.data.evaluated import EvaluatedText, Ids, load_evaluated
 from est_cli.data.sources import expand
-from est_cli.data.units import file_units, read_units
 from est_cli.distributed.workers import Processes, memory_enough
-from est_cli.evaluation.check_evaluation import LESS_MEMORY
+from est_cli.evaluation.check_evaluation import LESS_MEMORY, PERPLEXITY_VERSION
 from est_cli.evaluation.results import keep_zero_shot
 from est_cli.models.pretrained import Checkpoint, load_language_model, max_tokens
 from est_cli.storage.digest import digest_files, fingerprint
+from est_cli.training.parts import CACHE
 
 IGNORED = -100
+GROUP_TOKENS = 1 << 20
+"""Of the windows that are in memory at once: some 50 MB."""
 MAX_LOGITS = 1 << 27
 """Of a batch: half a gigabyte in fp32."""
 
@@ -74,7 +76,8 @@ def measure_all(
     digests = digest_files(paths)
     numbers: list[dict[str, float]] = []
     for checkpoint in checkpoints:
-        measured = measure(checkpoint, documents(paths, digests), config.eval, processes)
+        text = load_evaluated(paths, digests, config.eval.text_fields, checkpoint.tokenizer, CACHE)
+        measured = measure(checkpoint, text, config.eval, processes)
         numbers.append({"perplexity": measured.perplexity, "bits_per_byte": measured.bits_per_byte})
         if not processes.first:
             continue
@@ -82,60 +85,62 @@ def measure_all(
         settings = {"max_length": length, "stride": stride, "precision": config.eval.precision.value}
         result: dict[str, Any] = {"checkpoint": checkpoint.name, "task": "perplexity", "files": config.eval.files}
         result |= numbers[-1] | {"tokens": measured.tokens, "bytes": measured.bytes, "documents": measured.documents}
-        keep_zero_shot(folder, {**result, **settings, "settings_digest": fingerprint(digests, settings)})
+        digest = fingerprint(digests, config.eval.text_fields, settings, PERPLEXITY_VERSION)
+        keep_zero_shot(folder, {**result, **settings, "settings_digest": digest})
+        blank = text.total("blank")
         print(
             f"{checkpoint.name}: perplexity {measured.perplexity:.3f}, {measured.bits_per_byte:.4f} bits per byte "
-            f"({measured.tokens} tokens, {measured.bytes} bytes, {measured.documents} documents; windows of {length}, "
-            f"stride {stride})",
+            f"({measured.tokens} tokens, {measured.bytes} bytes, {measured.documents} documents"
+            f"{f', {blank} blank ones left out' if blank else ''}; windows of {length}, stride {stride})",
         )
     return numbers[0]
 
 
-def documents(paths: Sequence[Path], digests: Sequence[str]) -> Iterator[str]:
-    """The text of each document of the files, as est-train reads them. Raises DataError."""
-    for path in paths:
-        file_kind(path)
-    wanted = Wanted(DatasetConfig().text_fields, ())
-    held: list[str] = []
-    for piece in read_units(file_units(paths, digests, wanted), quiet):
-        held.append(piece.text)
-        if piece.ends:
-            yield "".join(held)
-            held = []
-
-
-def measure(checkpoint: Checkpoint, texts: Iterable[str], settings: EvalSettings, processes: Processes) -> Measured:
-    """The sums over all texts; every process calls it with all of them. Raises DataError where there is no text."""
+def measure(checkpoint: Checkpoint, text: EvaluatedText, settings: EvalSettings, processes: Processes) -> Measured:
+    """The sums over all documents; every process calls it with all of them. Raises DataError where there is no text."""
     length, stride = window_sizes(checkpoint, settings)
-    start = _start(checkpoint)
+    start = first_token(checkpoint)
     model = load_language_model(checkpoint).to(processes.device).eval()
     _require_causal(model, checkpoint)
-    found: list[Window] = []
-    tokens = size = count = 0
-    for text in filter(None, texts):
-        encoded = checkpoint.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        found += windows([start, *encoded], length, stride)
-        tokens, size, count = tokens + len(encoded), size + len(text.encode()), count + 1
-    if not tokens:
+    if not text.tokens:
         raise DataError("eval.files: hold no text")
-    own = [found[number] for number in processes.own(range(len(found)))]
+    rank = processes.group.rank
+    found = (window for ids in text.documents() for window in windows(start, ids, length, stride))
+    nats, counted = 0.0, 0
     with memory_enough(LESS_MEMORY):
-        sums = [_sum(model, own, settings.batch_size, processes), float(sum(window.predicted for window in own))]
-    nats, counted = processes.group.sum(sums)
-    assert counted == tokens, "every token must be counted once"
-    return Measured(nats, tokens, size, count)
+        for own in _groups(islice(found, rank.rank, None, rank.world_size)):
+            nats += _sum(model, own, settings.batch_size, processes)
+            counted += sum(window.predicted for window in own)
+    nats, total = processes.group.sum([nats, float(counted)])
+    assert total == text.tokens, "every token must be counted once"
+    return Measured(nats, text.tokens, text.total("bytes"), text.total("documents"))
 
 
-def windows(ids: Sequence[int], length: int, stride: int) -> Iterator[Window]:
-    """Windows over `ids`, of which all but the first are to be predicted, each in exactly one window."""
-    done = 1
-    for begin in range(0, len(ids), stride):
-        end = min(begin + length, len(ids))
+def windows(start: int, ids: Ids, length: int, stride: int) -> Iterator[Window]:
+    """Windows over `start` and the `ids` behind it, which are to be predicted, each in exactly one window."""
+    count, done = len(ids) + 1, 1
+    for begin in range(0, count, stride):
+        end = min(begin + length, count)
         if end > done:
-            yield Window(list(ids[begin:end]), end - done)
+            behind = ids[max(0, begin - 1) : end - 1].tolist()
+            yield Window(behind if begin else [start, *behind], end - done)
         done = end
-        if end == len(ids):
+        if end == count:
             return
+
+
+def _groups(found: Iterator[Window]) -> Iterator[list[Window]]:
+    """As many windows at a time as memory is sure to hold."""
+    group: list[Window] = []
+    size = 0
+    for window in found:
+        group.append(window)
+        size += len(window.ids)
+        if size >= GROUP_TOKENS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def window_sizes(checkpoint: Checkpoint, settings: EvalSettings) -> tuple[int, int]:
@@ -171,9 +176,14 @@ def _batch_sum(model: PreTrainedModel, batch: Sequence[Window], device: torch.de
     return torch.stack([F.cross_entropy(one.float(), want, reduction="sum").double() for one, want in pieces]).sum()
 
 
-def _start(checkpoint: Checkpoint) -> int:
-    tokenizer = checkpoint.tokenizer
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+def first_token(checkpoint: Checkpoint) -> int:
+    """What a text begins behind: in a training with est end-of-text, elsewhere what the model's makers say.
+
+    Raises CheckpointError where nothing is said.
+    """
+    tokenizer, config = checkpoint.tokenizer, checkpoint.config
+    said = (getattr(config, "bos_token_id", None), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    for token in (tokenizer.eos_token_id, *said) if checkpoint.is_ours else said:
         if token is not None:
             return int(token)
     raise CheckpointError(f"{checkpoint.place}: its tokenizer has no bos_token or eos_token to begin a text with")
@@ -216,7 +226,11 @@ def run_harness(
         model = load_language_model(checkpoint).to(processes.device).eval()
         length = max_tokens(checkpoint, settings.max_length)
         wrapped = HFLM(
-            pretrained=model, tokenizer=checkpoint.tokenizer, max_length=length, batch_size=settings.batch_size
+            pretrained=model,
+            tokenizer=checkpoint.tokenizer,
+            max_length=length,
+            batch_size=settings.batch_size,
+            prefix_token_id=first_token(checkpoint),
         )
         with processes.autocast():
             found = lm_eval.simple_evaluate(model=wrapped, tasks=list(names), task_manager=manager)

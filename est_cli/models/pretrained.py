@@ -36,6 +36,11 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerBase
 
     @property
+    def is_ours(self) -> bool:
+        """Whether est-train has written it."""
+        return os.path.isfile(os.path.join(self.place, "MANIFEST.json"))
+
+    @property
     def pad_id(self) -> int:
         """What fills up a batch, behind the attention mask; any id will do where the model has none for it."""
         ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)

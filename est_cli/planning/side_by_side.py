@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from est_cli.common.errors import ConfigError
-from est_cli.common.table import table
+from est_cli.common.table import print_whole, table, table_console
 from est_cli.config import PlanConfig
 from est_cli.planning.course import column, course_of, sparkline
 from est_cli.planning.figure import draw_plans
@@ -26,7 +26,7 @@ def plan_all(chosen: Mapping[str, PlanConfig | ConfigError], console: Console | 
 
     Raises ConfigError where no plan can be made, and what drawing raises.
     """
-    console = console or Console()
+    console = console or table_console()
     plans: dict[str, Plan] = {}
     problems: dict[str, ConfigError] = {}
     for name, config in chosen.items():
@@ -39,7 +39,7 @@ def plan_all(chosen: Mapping[str, PlanConfig | ConfigError], console: Console | 
     if not plans:
         others = f" (and none of the other {len(problems) - 1} can be planned)" if len(problems) > 1 else ""
         raise ConfigError(f"{next(iter(problems.values()))}{others}")
-    console.print(side_by_side(plans))
+    print_whole(console, side_by_side(plans))
     for line in (*_drawing(plans), *_found(plans), *_notes([*plans.values()])):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for name, problem in problems.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from est_cli.common.table import table
+from est_cli.common.table import print_whole, table, table_console
 from est_cli.config import PlanConfig
 from est_cli.config.micro_batch import in_stages, sequences_by_stage
 from est_cli.est import FlopsLedger
@@ -38,10 +38,10 @@ def show_plan(config: PlanConfig) -> None:
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
     """The plan on stdout."""
-    console = console or Console()
+    console = console or table_console()
     console.print(f"est-plan: {plan.model}, {plan.scheduler.name}", markup=False, highlight=False)
     for part in _tables(plan):
-        console.print(part)
+        print_whole(console, part)
     for line in (*_drawing(plan), *_notes(plan)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

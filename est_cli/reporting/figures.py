@@ -37,6 +37,7 @@ from est_cli.reporting.records import (
     transition_steps,
     validation_records,
 )
+from est_cli.storage.run_dir import LAST_PLOT
 
 WIDTH = 7.0
 AROUND = 25
@@ -187,7 +188,7 @@ def plot_stages(metrics: Sequence[Record], transitions: Sequence[Record], covere
     """
     train = [record for record in metrics if record.get("loss") is not None]
     figures = {"transitions.png": transitions_figure(train, transitions)} if transitions and train else {}
-    save_pictures({**figures, "coverage.png": coverage_figure(covered)}, folder)
+    save_pictures({**figures, LAST_PLOT: coverage_figure(covered)}, folder)
 
 
 def transitions_figure(train: Sequence[Record], transitions: Sequence[Record]) -> Figure:

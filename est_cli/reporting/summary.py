@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.table import Table
 
-from est_cli.common.table import table
+from est_cli.common.table import print_whole, table, table_console
 from est_cli.reporting.stages import StageSummary, stage_summaries
 from est_cli.tracking.records import FIELDS, Cell, Record
 
@@ -17,7 +17,7 @@ _LOSS = Cell("", ".4f")
 
 def summary_table(summary: Record, stages: Sequence[StageSummary], run_dir: Path, plain: bool = False) -> Group:
     """The table at the end of a run: `summary` as in summary.json, the stages, the transitions and where things are."""
-    parts = [table(["", ""], _run_rows(summary, run_dir), title="Run", words=[""], plain=plain, fold=())]
+    parts = [table(["", ""], _run_rows(summary, run_dir), title="Run", words=[""], plain=plain)]
     if stages:
         parts.append(_stage_table(stages, plain))
     if summary.get("transitions"):
@@ -25,15 +25,14 @@ def summary_table(summary: Record, stages: Sequence[StageSummary], run_dir: Path
     if summary.get("diagnoses"):
         lines = [[line] for line in summary["diagnoses"]]
         title = "To look at (docs/schedulers.md)"
-        parts.append(table([""], lines, title=title, words=[""], plain=plain, fold=()))
+        parts.append(table([""], lines, title=title, words=[""], plain=plain))
     return Group(*parts)
 
 
 def print_summary(summary: Record, metrics: Iterable[Record], run_dir: Path, console: Console | None = None) -> None:
     """Write the table to stdout, without frames where that is no terminal."""
-    console = console or Console()
-    shown = summary_table(summary, stage_summaries(metrics), run_dir, plain=not console.is_terminal)
-    console.print(shown, highlight=False, soft_wrap=True)
+    console = console or table_console()
+    print_whole(console, summary_table(summary, stage_summaries(metrics), run_dir, plain=not console.is_terminal))
 
 
 def _run_rows(summary: Record, run_dir: Path) -> list[list[str]]:

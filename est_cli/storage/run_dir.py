@@ -16,6 +16,8 @@ from est_cli.storage import disk, strict_json
 
 OUTPUTS = Path("outputs")
 """Every run's folder lies here, or in a folder here that groups the runs of a sweep."""
+LAST_PLOT = "coverage.png"
+"""What is written last of plots/."""
 MAX_NAME = 200
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=-]*")
 _IN_NO_NAME = re.compile(r"[^A-Za-z0-9_.,=-]+")
@@ -63,6 +65,9 @@ class RunDir:
     def is_finished(self) -> bool:
         return self.summary.exists()
 
+    def is_drawn(self) -> bool:
+        return (self.plots / LAST_PLOT).exists()
+
     def is_unfinished(self) -> bool:
         return self.config.exists() and not self.is_finished()
 
@@ -94,6 +99,16 @@ def create_run_dir(outputs: Path, name: str) -> RunDir:
             _refuse_used(run)
         disk.sync_folder(outputs)
     return run
+
+
+def check_place(folder: Path) -> None:
+    """StorageError where `folder` is none and none can be made; makes nothing."""
+    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not os.path.isdir(nearest):
+        what = "a link to nothing" if nearest.is_symlink() and not os.path.exists(nearest) else "no folder"
+        raise StorageError(f"{nearest}: is {what}, and results are written into {folder}; move it away")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"{nearest}: cannot be written, and results are written into {folder}")
 
 
 def check_unused(outputs: Path, name: str) -> None:

@@ -1,27 +1,34 @@
-"""The end of a run: the final model, the summary, plots and the table. May be repeated after a kill."""
+"""The end of a run: the final model, the summary, the table and plots. May be repeated after a kill."""
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
 
+from est_cli.common.errors import reason
 from est_cli.distributed import weights_finite
 from est_cli.distributed.hardware import hardware
-from est_cli.est.coverage import coverage
+from est_cli.est.coverage import Coverage, coverage
+from est_cli.families import spec_of
+from est_cli.models import hf_config
 from est_cli.reporting.diagnoses import stage_report
 from est_cli.reporting.figures import plot_run, plot_stages
 from est_cli.reporting.records import check_records
 from est_cli.reporting.stages import time_saved_pct
 from est_cli.reporting.summary import print_summary
+from est_cli.storage import strict_json
 from est_cli.storage.content import save_model
-from est_cli.storage.run_dir import write_json
+from est_cli.storage.run_dir import RunDir, lock, write_json
 from est_cli.storage.store import is_intact
 from est_cli.storage.tensors import take_snapshot
 from est_cli.storage.versions import git_commit, versions
 from est_cli.tracking import In, lost_records, read_metrics, record_of
 from est_cli.training.run import Run
-from est_cli.training.start import ENDINGS, lost_at_its_end
+from est_cli.training.start import ENDINGS, Start, lost_at_its_end
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class End:
 
 
 def finish(run: Run, end: End) -> dict[str, Any]:
-    """Write model/, plots/ and, last, summary.json, whose presence says that the run is done.
+    """Write model/ and summary.json, whose presence says that the run is done; then show the table and draw plots/.
 
     All processes call it, and rank 0 writes; what it returns is empty in the others. Of a lost run there is no model/,
     and NumericsError follows.
@@ -68,25 +75,46 @@ def _conclude(run: Run, end: End) -> dict[str, Any]:
     """Plots, summary and the table; returns the summary."""
     metrics = read_metrics(run.dir.metrics)
     check_records(metrics, run.dir.metrics)  # what an earlier process wrote may be damaged by now
-    plot_run(metrics, run.dir.plots, run.dir.root.name)
     lost = lost_records(run.state.records, metrics, run.state.step, run.config.train.log_every)
-    if lost:  # half of them would tell of other stages than there were
-        metrics = []
-    summary = _summary(run, end, metrics)
+    splits = run.resolved.splits(run.rank.world_size)
+    covered = coverage(run.spec, run.scheduler, run.config.seed, run.generator.options, splits)
+    told = [] if lost else metrics  # half of them would tell of other stages than there were
+    summary = _summary(run, end, told, covered)
     if lost:
         summary["diagnoses"].append(f"metrics.jsonl: {lost} are lost; nothing is said of stages and time saved")
     run.tracker.close(summary)
     write_json(run.dir.summary, summary)
-    print_summary(summary, metrics, run.dir.root)
+    try:
+        print_summary(summary, told, run.dir.root)
+    finally:  # a table that cannot be shown is no reason for missing pictures
+        _draw(run.dir, metrics, summary, covered)
     return summary
 
 
-def _summary(run: Run, end: End, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    splits = run.resolved.splits(run.rank.world_size)
-    covered = coverage(run.spec, run.scheduler, run.config.seed, run.generator.options, splits)
+def draw_missing(start: Start) -> None:
+    """Draw plots/ of a finished run that has none. Raises RunLockedError, StorageError, ConfigError."""
+    assert start.folder is not None and start.finished
+    run_dir, run, config = RunDir(start.folder), start.run, start.config
+    with lock(run_dir):
+        metrics, summary = read_metrics(run_dir.metrics), strict_json.read_file(run_dir.summary)
+        check_records(metrics, run_dir.metrics)
+        spec, splits = spec_of(hf_config(config.model)), run.splits(config.launch.num_processes)
+        _draw(run_dir, metrics, summary, coverage(spec, run.scheduler, config.seed, run.options, splits))
+    print(f"{run_dir.root}: this run is finished, nothing is left to do but its plots")
+
+
+def _draw(run_dir: RunDir, metrics: list[dict[str, Any]], summary: dict[str, Any], covered: Coverage) -> None:
+    """Whatever goes wrong here takes nothing from a run that is done."""
+    try:
+        plot_run(metrics, run_dir.plots, run_dir.root.name)
+        if any("loss" in record for record in metrics):
+            plot_stages(metrics, summary.get("transitions") or [], covered, run_dir.plots)
+    except Exception as error:  # of the disk, or whatever matplotlib raises
+        log.warning("%s: not drawn (%s); resume=%s draws them", run_dir.plots, reason(error), run_dir.root)
+
+
+def _summary(run: Run, end: End, metrics: list[dict[str, Any]], covered: Coverage) -> dict[str, Any]:
     stages = stage_report(metrics, covered, run.spec, run.scheduler, run.generator.options)
-    if any("loss" in record for record in metrics):
-        plot_stages(metrics, stages["transitions"], covered, run.dir.plots)
     final = end.val_loss if math.isfinite(end.val_loss) else None
     values = {
         "steps": run.state.step,

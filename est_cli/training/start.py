@@ -13,9 +13,17 @@ from est_cli.config import RunConfig
 from est_cli.config.resolve import Resolved, check, depends_on_split, resolve
 from est_cli.config.schema import leaves_of, plain, typed
 from est_cli.config.setting import FREE, SETTLED, keys_with
-from est_cli.config.stored import stored_config
+from est_cli.config.stored import settled_before, stored_config
 from est_cli.storage import strict_json
-from est_cli.storage.run_dir import OUTPUTS, RunDir, check_run_name, check_unused, find_finished, find_unfinished
+from est_cli.storage.run_dir import (
+    OUTPUTS,
+    RunDir,
+    check_place,
+    check_run_name,
+    check_unused,
+    find_finished,
+    find_unfinished,
+)
 
 AUTO = "auto"
 """`resume=auto`: go on if there is something to continue. A run that is continued has its folder there instead."""
@@ -43,6 +51,12 @@ class Start:
     def finished(self) -> bool:
         """Whether there is nothing left to train."""
         return self.folder is not None and RunDir(self.folder).is_finished()
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a finished run has its plots; of a run that logs no step there are none."""
+        assert self.folder is not None
+        return RunDir(self.folder).is_drawn() or not self.config.train.log_every
 
 
 ENDINGS = ("training loss", "validation loss", "weights")
@@ -78,7 +92,8 @@ def resolve_resume(config: RunConfig, given: set[str]) -> Start:
     if folder is None:
         run = check(config)
         _check_names(config)
-        if config.run_name is not None:  # told before the text is read, which may take hours
+        check_place(runs_folder(config))  # told before the text is read, which may take hours
+        if config.run_name is not None:
             check_unused(runs_folder(config), config.run_name)
         return Start(run, None)
     merged = _merge(stored_config(folder), config, given, folder)
@@ -120,11 +135,11 @@ def _check_names(config: RunConfig) -> None:
 def _same_run(folder: Path, config: RunConfig) -> bool:
     """Whether all frozen keys agree, so that `resume=auto` without a run name may take this run."""
     try:
-        stored = _frozen(stored_config(folder))
+        stored, settled = _frozen(stored_config(folder)), settled_before(folder)
     except CheckpointError:
         return False
     wanted = _frozen(config)
-    left_open = {key for key in keys_with(RunConfig, SETTLED) if wanted[key] is None}
+    left_open = settled | {key for key in keys_with(RunConfig, SETTLED) if wanted[key] is None}
     return all(_same(stored.get(key), value) for key, value in wanted.items() if key not in left_open)
 
 
@@ -135,7 +150,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _merge(stored: RunConfig, config: RunConfig, given: set[str], folder: Path) -> RunConfig:
     wanted, tree = leaves_of(plain(config)), plain(stored)
-    for key in sorted(given & wanted.keys()):
+    for key in sorted(given & wanted.keys() - settled_before(folder)):
         if key == "resume" or (key == "run_name" and wanted[key] == folder.resolve().name):
             continue
         group, _, name = key.rpartition(".")

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from est_cli.common.errors import NumericsError, StoppedBySignal
+from est_cli.common.rank import rank_of_environment
+from est_cli.common.redact import one_line
 from est_cli.common.signals import StopRequest, stop_on_signals
 from est_cli.distributed import Agreed, gathered, weight_checksum
 from est_cli.distributed.device import any_attention_kernel, peak_memory_gb
@@ -18,7 +20,7 @@ from est_cli.est.sizes import realised_rates
 from est_cli.tracking import In, read_metrics
 from est_cli.training.build import build
 from est_cli.training.describe import describe
-from est_cli.training.finish import End, finish
+from est_cli.training.finish import End, draw_missing, finish
 from est_cli.training.optim import PATIENCE
 from est_cli.training.profile import StepProfile
 from est_cli.training.run import Run
@@ -75,7 +77,11 @@ class _Loop:
 
 
 def run(start: Start) -> None:
-    """Put the run together and train it. Any EstError may come out of it."""
+    """Put the run together and train it; of a finished one only what is missing is drawn. Any EstError may come out."""
+    if start.finished:
+        if rank_of_environment().first:
+            draw_missing(start)
+        return
     with build(start) as running:
         if running.rank.first and start.announce is not None:
             start.announce(running.dir.root)
@@ -297,7 +303,7 @@ def _sample(run: Run) -> None:
     # A token at a time is not what the chosen kernel is made for.
     with run.autocast(), any_attention_kernel(), gathered(run.objective):
         text = sample_text(run.model, run.corpus.tokenizer, train.sample_prompt, train.sample_tokens, run.config.seed)
-    run.progress.line(f"sample at step {run.state.step}: {text}")
+    run.progress.line(f"sample at step {run.state.step}: {one_line(text)}")
 
 
 def _every(step: int, interval: int) -> bool:

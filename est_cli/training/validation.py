@@ -46,7 +46,8 @@ def sample_text(
     Both are cut to the positions that the model has; an empty prompt is the end of a text.
     """
     positions = getattr(model.config, "max_position_embeddings", sys.maxsize)  # a state-space model has no limit
-    ids = (tokenizer(prompt).input_ids or [tokenizer.eos_token_id or 0])[1 - positions :]
+    read = tokenizer(prompt, add_special_tokens=False).input_ids  # training never saw what some put before a text
+    ids = (read or [tokenizer.eos_token_id or 0])[1 - positions :]
     inputs = torch.tensor([ids], device=model.device)
     was_training = model.training
     model.eval()

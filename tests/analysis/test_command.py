@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM, GPTBigCodeConfig, GPTBigCodeForCausalLM
 
 from est_cli.analysis import run_analysis
@@ -22,6 +23,7 @@ from est_cli.analyze import main
 from est_cli.cli.entry import enter
 from est_cli.common.errors import StoppedBySignal
 from est_cli.config.schema import to_yaml
+from est_cli.reporting.drawing import new_figure
 from tests.lab.commands import composed, tree
 from tests.lab.small_models import POSITIONS, byte_tokenizer, save
 
@@ -270,3 +272,12 @@ def test_a_signal_ends_the_real_command_cleanly(place: Path, tmp_path: Path) -> 
     assert process.returncode == 128 + 15 and "Traceback" not in err
     assert err.splitlines()[-1] == "est-analyze: stopped: nothing was written; the same command begins anew"
     assert list((tmp_path / "outputs").iterdir()) == []
+
+
+def test_numbers_are_kept_whatever_becomes_of_the_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Figure:
+        raise ValueError("no font")
+
+    run_analysis.draw(tmp_path, {"bad.png": fail, "good.png": lambda: new_figure(1, 1)})
+    assert caplog.messages == [f"{tmp_path}/bad.png: not drawn (no font)"]
+    assert [path.name for path in tmp_path.iterdir()] == ["good.png"]

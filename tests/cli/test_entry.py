@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -235,3 +236,32 @@ def test_nothing_of_the_command_stays_behind_in_the_process(
     assert capsys.readouterr().err == "inside\ninside\n"
     logging.getLogger("est_cli.anything").warning("outside")
     assert "outside" in caplog.text and "inside" not in caplog.text
+
+
+def test_an_environment_of_other_programs_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook's kernel names a backend that is not installed here; warnings as errors are for one's own code."""
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+
+    def main(argv: Sequence[str]) -> None:
+        assert os.environ["MPLBACKEND"] == "agg"
+        assert "PYTHONWARNINGS" not in os.environ, "the processes that it starts are to have it as easy"
+        warnings.warn("of a library", UserWarning, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("error")
+        assert enter("est-x", main, ["est-x"]) == 0
+    assert [str(one.message) for one in told] == ["of a library"]
+
+
+class PanicException(BaseException):
+    """As tokenizers has it."""
+
+
+def test_code_in_rust_that_gives_up_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: Sequence[str]) -> None:
+        raise PanicException("Onig: Regex search error:\nretry-limit-in-match over")
+
+    assert enter("est-x", main, ["est-x"]) == 3
+    told = "tokenizer: its code gave up on a text (Onig: Regex search error: retry-limit-in-match over)"
+    assert capsys.readouterr().err == f"est-x: error: {told}\n"

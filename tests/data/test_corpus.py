@@ -9,7 +9,9 @@ import pytest
 
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig, Source
+from est_cli.config.data import Cut
 from est_cli.data import BlockOrder, Corpus, TokenBlocks, encode, load_corpus, token_cache
+from est_cli.data.cuts import Part
 from est_cli.data.encode import TOKENS
 from est_cli.data.pieces import Piece, held_out
 from tests.lab.corpora import all_ids, documents, files, ids, in_child, kill_at, status, write_jsonl
@@ -91,22 +93,24 @@ def test_data_hash_follows_the_tokens_not_only_their_number(tmp_path: Path) -> N
 
 def test_text_is_tokenised_in_batches_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encode, "BATCH_CHARACTERS", 100)
-    pieces = [(Piece("x" * 30, True), False)] * 10
-    assert [len(batch) for batch in encode._batches(iter(pieces))] == [4, 4, 2]
+    parts = [Part("x" * 30, True, True, False)] * 10
+    assert [len(batch) for batch in encode._batches(iter(parts))] == [4, 4, 2]
 
 
 @pytest.mark.parametrize(
     "text", ["word " * 100, "line\n" * 100, "x" * 500, "a\n" + "b" * 400, " " * 300 + "\n", "短い " * 99]
 )
 def test_long_rows_are_cut_and_put_together_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(encode, "PIECE_CHARACTERS", 64)
-    pieces = [piece for piece, held in encode._short(iter([(Piece(text, True), True), (Piece("b", True), False)]))]
+    monkeypatch.setattr(encode, "LINE_CHARACTERS", 64)
+    pieces = list(encode._cut_at_lines(iter([(Piece(text, True), True), (Piece("b", True), False)])))
     assert "".join(piece.text for piece in pieces) == text + "b"
     assert all(0 < len(piece.text) <= 64 for piece in pieces) and len(pieces) >= len(text) / 64
     assert [piece.ends for piece in pieces] == [False] * (len(pieces) - 2) + [True, True]
     texts = [text + "end", *documents(20)]
-    corpus = load(files(write_jsonl(tmp_path / "a.jsonl", texts), validation_fraction=0.2), tmp_path)
-    assert sorted(decoded(corpus, all_ids(corpus))) == sorted(texts)
+    path = write_jsonl(tmp_path / "a.jsonl", texts)
+    for cut in Cut:
+        corpus = load(files(path, validation_fraction=0.2, cut=cut), tmp_path)
+        assert sorted(decoded(corpus, all_ids(corpus))) == sorted(texts)
 
 
 def test_flipped_byte_in_the_tokens_is_repaired(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

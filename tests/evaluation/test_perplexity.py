@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from contextlib import nullcontext
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -15,12 +19,17 @@ from est_cli.cli.entry import enter
 from est_cli.common.errors import CheckpointError, ConfigError, DataError
 from est_cli.common.rank import Rank
 from est_cli.config import EvalSettings
+from est_cli.data import load_corpus
+from est_cli.data.evaluated import EvaluatedText, load_evaluated
 from est_cli.distributed import Group
 from est_cli.distributed.workers import Processes
 from est_cli.eval import main
-from est_cli.evaluation.zero_shot import measure, windows
+from est_cli.evaluation import zero_shot
+from est_cli.evaluation.zero_shot import first_token, measure, windows
 from est_cli.models.pretrained import Checkpoint, load_language_model, open_checkpoint
-from tests.lab.small_models import POSITIONS, byte_tokenizer, save
+from est_cli.storage.digest import digest_files
+from tests.lab.corpora import all_ids, files, write_jsonl
+from tests.lab.small_models import END, POSITIONS, byte_tokenizer, save
 
 ALONE = Processes(torch.device("cpu"), nullcontext, Group(Rank(), 60.0))
 TEXTS = ["The first text, which is longer than a window of the model: it has three of them. Äöü!", "short", "x" * 47]
@@ -36,7 +45,7 @@ def test_each_token_is_predicted_once_from_all_that_its_window_holds() -> None:
         for length in range(2, 9):
             for stride in range(1, length):
                 ids = list(range(count))
-                found = list(windows(ids, length, stride))
+                found = list(windows(0, np.arange(1, count), length, stride))
                 assert [i for w in found for i in w.ids[-w.predicted :]] == ids[1:]
                 assert all(len(w.ids) <= length and w.predicted < len(w.ids) for w in found)
                 assert all(w.ids == ids[w.ids[0] : w.ids[0] + length] for w in found)
@@ -57,10 +66,25 @@ def by_hand(checkpoint: Checkpoint, text: str, length: int, stride: int) -> floa
     return total
 
 
+def text_of(checkpoint: Checkpoint, texts: list[str], folder: Path) -> EvaluatedText:
+    """These documents as est-eval reads them."""
+    path = write_jsonl(folder / "text.jsonl", texts)
+    return load_evaluated([path], digest_files([path]), ["text"], checkpoint.tokenizer, folder / "data")
+
+
+@pytest.mark.parametrize("group_tokens", [zero_shot.GROUP_TOKENS, 30])
 @pytest.mark.parametrize(("length", "stride"), [(None, None), (20, 7), (20, 19)])
-def test_it_is_what_one_token_at_a_time_gives(checkpoint: Checkpoint, length: int | None, stride: int | None) -> None:
+def test_it_is_what_one_token_at_a_time_gives(
+    checkpoint: Checkpoint,
+    length: int | None,
+    stride: int | None,
+    group_tokens: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(zero_shot, "GROUP_TOKENS", group_tokens)
     settings = EvalSettings(max_length=length, stride=stride, batch_size=4)
-    found = measure(checkpoint, TEXTS, settings, ALONE)
+    found = measure(checkpoint, text_of(checkpoint, TEXTS, tmp_path), settings, ALONE)
     nats = sum(by_hand(checkpoint, text, length or POSITIONS, stride or POSITIONS // 2) for text in TEXTS)
     size = sum(len(text.encode()) for text in TEXTS)
     assert (found.tokens, found.bytes, found.documents) == (size, size, 3)
@@ -68,15 +92,49 @@ def test_it_is_what_one_token_at_a_time_gives(checkpoint: Checkpoint, length: in
     assert found.bits_per_byte == pytest.approx(nats / math.log(2) / size, rel=1e-5)
 
 
+def test_the_tokens_are_those_of_a_training(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Blank documents are left out, end-of-text that is written in a document is text."""
+    texts = [*TEXTS, "", " \n", f"before {END} after", "\u3000", "x y" * 40_000]
+    found = text_of(checkpoint, texts, tmp_path)
+    end = checkpoint.tokenizer.eos_token_id
+    trained = load_corpus(
+        files(tmp_path / "text.jsonl", validation_fraction=0.5), checkpoint.place, 260, tmp_path / "cache"
+    )
+    documents = [[*ids.tolist(), end] for ids in found.documents()]
+    assert len(documents) == found.total("documents") == 5 and found.total("blank") == 3
+    assert sorted(all_ids(trained).tolist()) == sorted(chain.from_iterable(documents))
+    assert documents[3][:-1] == [byte_id(byte) for byte in f"before {END} after"], "no token but of plain bytes"
+    assert found.tokens == sum(map(len, documents)) - 5
+
+
+def byte_id(byte: str) -> int:
+    vocabulary: dict[str, int] = byte_tokenizer().get_vocab()
+    return vocabulary["\u0120" if byte == " " else byte]
+
+
+def test_a_text_begins_behind_what_training_put_there(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """est puts end-of-text before a document whatever else a tokenizer has; other models' makers say it."""
+    tokenizer = byte_tokenizer()
+    tokenizer.bos_token = "[CLS]"
+    config = copy.deepcopy(checkpoint.config)
+    foreign = replace(checkpoint, place=str(tmp_path), tokenizer=tokenizer, config=config)
+    config.bos_token_id = 3
+    assert first_token(foreign) == 3
+    config.bos_token_id = None
+    assert first_token(foreign) == tokenizer.bos_token_id == 2
+    (tmp_path / "MANIFEST.json").write_text("{}")
+    assert first_token(foreign) == tokenizer.eos_token_id == 1
+
+
 def test_what_cannot_be_measured(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^eval\.stride: 20 must be below the window's 20 tokens"):
-        measure(checkpoint, TEXTS, EvalSettings(max_length=20, stride=20), ALONE)
+        measure(checkpoint, EvaluatedText(()), EvalSettings(max_length=20, stride=20), ALONE)
     with pytest.raises(DataError, match=r"^eval\.files: hold no text"):
-        measure(checkpoint, ["", ""], EvalSettings(), ALONE)
+        measure(checkpoint, text_of(checkpoint, ["", " "], tmp_path), EvalSettings(), ALONE)
     save(tmp_path, "bert")
     byte_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="looks ahead, so it is no language model"):
-        measure(open_checkpoint("checkpoint", str(tmp_path)), TEXTS, EvalSettings(), ALONE)
+        measure(open_checkpoint("checkpoint", str(tmp_path)), EvaluatedText(()), EvalSettings(), ALONE)
 
 
 def test_the_command(
@@ -95,3 +153,9 @@ def test_the_command(
     assert f"perplexity {records[0]['perplexity']:.3f}" in capsys.readouterr().out
     assert enter("est-eval", main, [*args[:3], "eval.files=[nothing.txt]"]) == 3
     assert "eval.files: 'nothing.txt' matches no file" in capsys.readouterr().err
+    (tmp_path / "c.jsonl").write_text(json.dumps({"body": "some text"}) + "\n")
+    assert enter("est-eval", main, [*args[:3], "eval.files=[c.jsonl]"]) == 3
+    assert "no field text or content (eval.text_fields); the fields here are: 'body'" in capsys.readouterr().err
+    assert enter("est-eval", main, [*args[:3], "eval.files=[c.jsonl]", "eval.text_fields=[body]"]) == 0
+    assert enter("est-eval", main, [args[0], args[1], "task=rte", "eval.text_fields=[body]"]) == 2
+    assert "eval.text_fields: has a meaning only with task=perplexity" in capsys.readouterr().err

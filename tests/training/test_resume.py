@@ -76,10 +76,10 @@ POINTS = {
         ("at_fault_point", f"rename .tmp-step-{STEPS:06d}", KILL),
         ("at", f"{LOOP}.train.finish", 1, "before", KILL),
         ("at_fault_point", "rename .tmp-model", KILL),
-        ("at", f"{LOOP}.finish.plot_run", 1, "after", KILL),
         ("at_fault_point", "write .tmp-summary.json", KILL),
         ("at_fault_point", "replace summary.json", KILL),
         ("at", f"{LOOP}.finish.write_json", 1, "after", KILL),
+        ("at", f"{LOOP}.finish.plot_run", 1, "after", KILL),
     ],
 }
 

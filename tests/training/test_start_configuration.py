@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from est_cli.common.errors import CheckpointError, ConfigError
+from est_cli.common.errors import CheckpointError, ConfigError, StorageError
 from est_cli.config import Precision, RunConfig
 from est_cli.config.schema import leaves_of, plain, to_yaml, typed
 from est_cli.config.setting import FREE, settings_of
@@ -97,6 +97,17 @@ def test_a_name_that_something_else_has_is_refused(what: str) -> None:
 def test_a_name_that_is_no_folder_name_is_refused(args: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"^run_name: "):
         start(*args)
+
+
+@pytest.mark.parametrize("what", ["a file", "a link to nothing", "a loop"])
+def test_a_place_where_nothing_can_be_written_is_told_before_the_text_is_read(what: str) -> None:
+    if what == "a file":
+        OUTPUTS.write_text("")
+    else:
+        OUTPUTS.symlink_to("nowhere" if what == "a link to nothing" else OUTPUTS)
+    for args in ([], ["run_name=x"], ["sweep=s", "run_name=x"]):
+        with pytest.raises(StorageError, match=r"^outputs: is (no folder|a link to nothing), and results are"):
+            start(*args)
 
 
 def test_a_new_run_is_checked() -> None:
@@ -217,6 +228,33 @@ def test_auto_takes_the_newest_unfinished_run_of_the_same_settings() -> None:
     assert start("resume=auto").folder == OUTPUTS / "new"
     assert start("resume=auto", "stage.t1=1", "stage.t2=1.0").folder is None
     assert start("resume=auto", "seed=4").folder == OUTPUTS / "other"
+
+
+def make_older(*args: str) -> Path:
+    """A run that was begun before est could cut documents exactly and join the lines of wikitext."""
+    folder = make_run("x", *args)
+    lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.strip().partition(":")[0] not in ("cut", "articles")]
+    assert len(kept) == len(lines) - 2
+    (folder / "config.yaml").write_text("".join(kept))
+    return folder
+
+
+@pytest.mark.parametrize("choice", ["dataset=stdlib", "dataset=wikitext103"])
+def test_an_older_run_goes_on_as_it_read_its_text(choice: str) -> None:
+    make_older(choice)
+    for args in (["resume=outputs/x"], ["resume=auto", choice], ["resume=auto", "run_name=x", choice]):
+        found = start(*args)
+        assert found.folder == X
+        assert (found.config.dataset.cut, found.config.dataset.articles) == ("lines", False)
+    assert start(choice).config.dataset.cut == "exact"
+    assert start(choice).config.dataset.articles is (choice == "dataset=wikitext103")
+
+
+def test_how_a_new_run_reads_its_text_is_frozen() -> None:
+    make_run("x")
+    with pytest.raises(ConfigError, match=r"^dataset\.cut: .* started with 'exact', not 'lines'"):
+        start("resume=outputs/x", "dataset.cut=lines")
 
 
 def test_a_finished_run_is_told_as_such() -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from est_cli.cli.sweep.jobs import Job
 from est_cli.cli.sweep.program import Column, Program
 from est_cli.common.errors import ConfigError, StorageError
-from est_cli.common.table import csv_bytes, table, table_console
+from est_cli.common.table import csv_bytes, print_whole, table, table_console
 from est_cli.config.setting import short_key
 from est_cli.storage import disk, strict_json
 from est_cli.storage.run_dir import RunDir, write_json
@@ -112,7 +112,7 @@ def print_table(program: Program, sweep: str, rows: Sequence[Row]) -> None:
     """
     console = table_console()
     columns = program.columns([row.numbers for row in rows])
-    console.print(_table(sweep, rows, columns, plain=not console.is_terminal), highlight=False)
+    print_whole(console, _table(sweep, rows, columns, plain=not console.is_terminal))
     if program.note and any(column.key == program.objective for column in columns):
         console.print(program.note, highlight=False, markup=False, soft_wrap=True)
     for row in rows:

@@ -1,0 +1,62 @@
+"""The text of an evaluation in tokens: by the same way, and through the same cache, as the text of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from est_cli.data.encode import ENDS, TOKENS
+from est_cli.data.pieces import Wanted
+from est_cli.data.readers import file_kind
+from est_cli.data.token_cache import EncodeJob, Shard, tokenised
+from est_cli.data.tokenizer import encoder_of, tokenizer_digest
+from est_cli.data.units import file_units
+
+Ids = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class EvaluatedText:
+    """Documents in tokens on the disk; blank ones are left out."""
+
+    shards: tuple[Shard, ...]
+
+    def total(self, count: str) -> int:
+        """The sum of one of encode.py's `Counts`."""
+        return sum(shard.counts[count] for shard in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        """Without end-of-text."""
+        return self.total("train_tokens") - self.total("documents")
+
+    def documents(self) -> Iterator[Ids]:
+        """The ids of each document, (T,), without end-of-text; read from the disk when they are looked at."""
+        for shard in self.shards:
+            begin = 0
+            for end in np.fromfile(shard.folder / ENDS, dtype="<u8").tolist():
+                yield np.memmap(shard.folder / TOKENS, shard.counts["dtype"], "r")[begin : end - 1]
+                begin = end
+
+
+def load_evaluated(
+    paths: Sequence[Path],
+    digests: Sequence[str],
+    fields: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    cache_root: Path,
+) -> EvaluatedText:
+    """The documents of the files, whose bytes have these digests; `fields`: eval.text_fields.
+
+    Any number of processes may call it at once. Raises DataError, StorageError.
+    """
+    for path in paths:
+        file_kind(path)
+    units = file_units(paths, digests, Wanted(fields, key="eval.text_fields"))
+    job = EncodeJob(encoder_of(tokenizer), tokenizer_digest(tokenizer), 0.0, cache_root)
+    return EvaluatedText(tuple(tokenised("eval.files", units, job, None, verify=True)))

@@ -1,0 +1,25 @@
+"""The end of a run: what was computed is kept whatever becomes of its pictures, and those can be had later."""
+
+from __future__ import annotations
+
+import json
+
+from est_cli.storage.run_dir import LAST_PLOT
+from tests.lab.lab import Lab
+
+SHORT = ("train.max_steps=6", "stage.t1=2", "stage.t2=4")
+
+
+def test_pictures_that_could_not_be_drawn_are_drawn_by_the_next_start(lab: Lab) -> None:
+    plant = ("at", "est_cli.training.finish.plot_run", 1, "before", "out of memory")
+    ended = lab.tiny("x", *SHORT, plants=[plant])
+    assert ended.code == 0, ended.err
+    assert "outputs/x/plots: not drawn (CUDA out of memory." in ended.err
+    assert "resume=outputs/x draws them" in ended.err
+    assert json.loads((lab.at("x") / "summary.json").read_text())["steps"] == 6
+    assert "stage  p_H  p_M  p_L" in ended.out, "the table is shown all the same"
+    assert not (lab.at("x") / "plots").exists()
+    again = lab.tiny("x", *SHORT)
+    assert (again.code, again.out) == (0, "outputs/x: this run is finished, nothing is left to do but its plots\n")
+    assert (lab.at("x") / "plots" / LAST_PLOT).exists()
+    assert lab.tiny("x", *SHORT).out == "outputs/x: this run is finished, nothing is left to do\n"
