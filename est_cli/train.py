@@ -34,10 +34,11 @@ plots/, summary.json.
 
 def _accept(config: RunConfig, given: set[str]) -> Start | None:
     start = resolve_resume(config, given)
-    if not (start.finished and start.drawn):
+    if start.folder is None or not start.finished:
         return start
-    assert start.folder is not None
     refuse_lost(start.folder)
+    if not start.drawn:
+        return start
     if rank_of_environment().first:
         print(f"{start.folder}: this run is finished, nothing is left to do")
     return None
