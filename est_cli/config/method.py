@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from est_cli.common.errors import ConfigError
 from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.config.schedulers.shared.scheduler import LEFT_OUT, as_list
-from est_cli.config.setting import setting, settings_of
+from est_cli.config.setting import at_least, setting, settings_of
 from est_cli.config.stage import MAX_STAGES, StageConfig
 from est_cli.est.schedule import SamplingRates, boundary_step
 from est_cli.est.sizes import CHOICES
@@ -50,6 +50,12 @@ class SamplingConfig:
         "none", "inverse: 1/p_l on the residual branches of sampled layers.", choices=CHOICES["layer_scale"]
     )
     keep_ends: bool = setting(False, "true: the first and the last layer always run.")
+    multiple_of: int | None = setting(
+        None,
+        "MLP columns that run: the multiple of this nearest to p_m; null: 8, for the tensor cores of a GPU, where the "
+        "model has a multiple of 8 and at least 64 of them, else 1.",
+        within=at_least(1),
+    )
 
 
 def refuse_stage_option(chosen: Mapping[str, Any]) -> None:

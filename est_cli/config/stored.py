@@ -9,6 +9,7 @@ import yaml
 
 from est_cli.common.errors import CheckpointError, ConfigError
 from est_cli.config.run import RunConfig
+from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.config.schema import typed
 from est_cli.storage import strict_json
 from est_cli.storage.run_dir import RunDir
@@ -25,7 +26,7 @@ _OPENING = (
 _CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 
 
-BEFORE: dict[str, Any] = {"dataset.cut": "lines", "dataset.articles": False}
+BEFORE: dict[str, Any] = {"dataset.cut": "lines", "dataset.articles": False, "sampling.multiple_of": 1}
 """What a run did that was begun before est had these keys. It goes on that way, whatever is a new run's default."""
 
 
@@ -34,11 +35,20 @@ def stored_config(folder: Path) -> RunConfig:
     tree = _stored_tree(folder)
     for key in _missing(tree):
         group, _, name = key.partition(".")
+        if group == "sampling" and name not in _sampling_read(tree):
+            continue  # it has no meaning there, and its default is what says so
         tree[group] = {**(tree.get(group) or {}), name: BEFORE[key]}
     try:
         return typed(tree, RunConfig)
     except ConfigError as error:
         raise CheckpointError(f"{RunDir(folder).config}: {error}") from error
+
+
+def _sampling_read(tree: dict[str, Any]) -> tuple[str, ...]:
+    """Keys of sampling.* that the scheduler of a stored configuration reads."""
+    scheduler = tree.get("scheduler")
+    name = scheduler.get("name") if isinstance(scheduler, dict) else None
+    return scheduler_named(name).sampling if name in SCHEDULERS else ()
 
 
 def settled_before(folder: Path) -> frozenset[str]:

@@ -35,6 +35,9 @@ class SamplingOptions:
     """`inverse`: residual branches are multiplied by 1/p_L while layers are sampled."""
     keep_ends: bool = False
     """The first and the last layer always run (as in RaPTr)."""
+    multiple_of: int | None = None
+    """What the number of columns that run, if not all do, is a multiple of; None: 8 where the model has a multiple of
+    8 and at least 64 of them, else 1. Tensor cores want rows of 16 bytes, 8 numbers of 16 bits."""
 
     def __post_init__(self) -> None:
         for name, values in CHOICES.items():
@@ -74,6 +77,19 @@ def sample_size(p: float, n: int) -> int:
     return min(n, max(1, math.floor(p * n + 0.5)))
 
 
+def column_size(p: float, n: int, multiple_of: int | None) -> int:
+    """MLP columns that rate `p` keeps of `n`: the multiple nearest to p*n (see SamplingOptions), at least one.
+
+    Raises ValueError where the model has fewer.
+    """
+    step = (8 if n % 8 == 0 and n >= 64 else 1) if multiple_of is None else multiple_of
+    if p == 1.0 or n == 0:
+        return n
+    if step > n:
+        raise ValueError(f"sampling.multiple_of: {step} is more than the {n} MLP columns of the model")
+    return step * sample_size(p * n / (step * (n // step)), n // step)
+
+
 def full_sizes(spec: ModelSpec) -> SampleSizes:
     return SampleSizes(*spec.full, spec.num_layers)
 
@@ -82,7 +98,7 @@ def sample_sizes(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions
     """Sizes of the subnetworks that `rates` gives; of random ones the largest. Raises ValueError where a choice would
     sample nothing, or does not fit the model."""
     heads, kv_heads = _head_sizes(spec, rates.p_h, options.kv_groups)
-    columns = sample_size(rates.p_m, spec.mlp_size)
+    columns = column_size(rates.p_m, spec.mlp_size, options.multiple_of)
     return SampleSizes(heads, kv_heads, columns, _layer_size(spec.num_layers, rates, options))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, sample_size
+from est_cli.est.sizes import column_size
 from est_cli.families import spec_of
 from tests.lab.est_models import gpt2_config, llama_config
 
@@ -27,6 +28,33 @@ from tests.lab.est_models import gpt2_config, llama_config
 )
 def test_sample_size_is_half_up_and_at_least_one(p: float, n: int, expected: int) -> None:
     assert sample_size(p, n) == expected
+
+
+@pytest.mark.parametrize(
+    ("p", "n", "multiple_of", "expected"),
+    [
+        (0.6, 3072, None, 1840),  # 1843.2; GPT-2's
+        (0.9, 5632, None, 5072),  # 5068.8; TinyLlama's
+        (0.5, 3072, None, 1536),
+        (0.6, 3072, 1, 1843),
+        (0.6, 3072, 128, 1792),
+        (0.01, 3072, 128, 128),
+        (0.99, 3072, 128, 3072),
+        (0.6, 56, None, 34),  # too few for a rule
+        (0.6, 100, None, 60),
+        (0.6, 100, 8, 64),  # 60 lies between, and half is rounded up
+        (1.0, 3074, None, 3074),
+        (0.5, 0, 8, 0),  # a model without MLP
+    ],
+)
+def test_columns_are_the_nearest_multiple(p: float, n: int, multiple_of: int | None, expected: int) -> None:
+    assert column_size(p, n, multiple_of) == expected
+
+
+def test_more_than_all_columns_are_refused() -> None:
+    spec, options = spec_of(gpt2_config()), SamplingOptions(multiple_of=24)
+    with pytest.raises(ValueError, match=r"^sampling.multiple_of: 24 is more than the 23 MLP columns"):
+        IndexGenerator(spec, 0, options).draw(0, SamplingRates(0.5, 0.5, 0.5))
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.0000001, 2, float("nan"), float("inf")])
