@@ -80,6 +80,7 @@ def test_the_reference_is_the_untouched_model(family: str, exact: None) -> None:
     assert_same_pass(forward_backward(model, tokens()), forward_backward(masked_dense(model, FULL), tokens()))
 
 
+@pytest.mark.slow
 @every_family
 @pytest.mark.parametrize("kind", RATES)
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o.per_layer}-{o.layer_scale}-{o.keep_ends}")
