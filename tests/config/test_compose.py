@@ -319,6 +319,7 @@ def test_a_setting_may_follow_another() -> None:
 GLOBAL = "# @package _global_\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -73,6 +73,7 @@ def test_an_option_sets_what_its_scheduler_reads_and_empties_the_rest(name: str)
     assert resolve(config).scheduler.max_steps == 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_scheduler_does_not_read_is_refused(name: str) -> None:
     reads = scheduler_named(name)

@@ -115,6 +115,7 @@ def test_one_wrapped_model_follows_a_whole_schedule(family: str, exact: None) ->
         assert_same_pass(forward_backward(model, tokens()), forward_backward(masked_dense(plain, subnetwork), tokens()))
 
 
+@pytest.mark.slow
 @every_family
 @pytest.mark.parametrize("history", HISTORIES, ids=lambda history: history.__name__)
 def test_at_p_1_the_same_operators_give_the_same_bits(family: str, history: Callable) -> None:
