@@ -28,7 +28,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 train: install ## pre-train a tiny GPT-2 with EST on Python's own source text (CPU, about a minute)
 	$(BIN)/est-train $(TRAIN_ARGS)
 
-test: install ## ruff, mypy and all tests (two CPU cores, about 17 minutes)
+test: install ## ruff, mypy and all tests (two CPU cores, under 15 minutes)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

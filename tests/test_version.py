@@ -10,6 +10,7 @@ import est_cli
 from tests.lab.commands import POISON, command, poisoned_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["est-train", "est-plan", "est-eval", "est-analyze", "est-report"])
 @pytest.mark.parametrize("beside", [(), ("no_such_key=1",)])
 def test_the_version_is_told_without_importing_anything(tmp_path: Path, name: str, beside: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from est_cli.common.table import print_whole, table, table_console
+from est_cli.common.table import print_lines, print_whole, table, table_console
 from est_cli.reporting.drawing import (
     BLUE,
     GREEN,
@@ -37,8 +37,7 @@ def print_result(content: dict[str, Any], folder: Path, console: Console | None 
     headings, rows = TABLES[content["analysis"]](content["result"])
     plain = not console.is_terminal
     print_whole(console, table(headings, rows, title=content["analysis"], words=headings[:1], plain=plain))
-    for line in (*_notes(content), f"results: {folder}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_lines(console, *_notes(content), f"results: {folder}")
 
 
 def _notes(content: dict[str, Any]) -> Iterator[str]:

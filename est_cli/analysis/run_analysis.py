@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from io import BytesIO
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -24,7 +23,7 @@ from est_cli.config import Analysis, AnalyzeConfig, Precision
 from est_cli.config.schema import plain
 from est_cli.distributed.workers import meet, memory_enough
 from est_cli.models.pretrained import open_checkpoint
-from est_cli.reporting.drawing import DPI
+from est_cli.reporting.drawing import png_of
 from est_cli.storage import disk
 from est_cli.storage.digest import fingerprint
 from est_cli.storage.run_dir import OUTPUTS, write_result
@@ -132,8 +131,6 @@ def draw(folder: Path, figures: Mapping[str, Callable[[], Figure]]) -> None:
     """The pictures. Whatever goes wrong with one takes nothing from the numbers."""
     for name, figure in figures.items():
         try:
-            file = BytesIO()
-            figure().savefig(file, dpi=DPI, format="png")
-            disk.replace_file(folder / name, file.getvalue())
+            disk.replace_file(folder / name, png_of(figure()))
         except Exception as error:  # of the disk, or whatever matplotlib raises
             log.warning("%s: not drawn (%s)", folder / name, reason(error))

@@ -81,6 +81,12 @@ def table(
     return made
 
 
+def print_lines(console: Console, *lines: str) -> None:
+    """Text below a table: nothing of it is markup, and a line is broken by the terminal alone."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """A heading for every key that any row has, in the order in which they come; empty where a row has none."""
     file = io.StringIO()

@@ -42,7 +42,7 @@ class TaskData:
     dev: dict[str, list[Example]]
     """By dev split, those of `Task.dev_splits` that are there; always complete."""
     source: str
-    """Where the examples come from, and how many broken lines were left out, for the record."""
+    """Where the examples come from, and how many broken lines were left out, as the user is told."""
     digest: str
     """SHA-256 of all examples above, in hex."""
 

@@ -104,19 +104,17 @@ def _named(task: str) -> dict[str, str]:
     return {name: name for name in TASKS[task].labels}
 
 
-_PAIR = ("sentence1", "sentence2")
-_QUESTIONS = ("question1", "question2")
 _COLA = ("source", "label", "mark", "sentence")
 LAYOUTS = {
     "cola": Layout("CoLA", ("sentence",), "label", _numbered("cola"), header=_COLA),
     "sst2": Layout("SST-2", ("sentence",), "label", _numbered("sst2")),
     "mrpc": Layout("MRPC", ("#1 String", "#2 String"), "Quality", _numbered("mrpc")),
-    "stsb": Layout("STS-B", _PAIR, "score"),
-    "qqp": Layout("QQP", _QUESTIONS, "is_duplicate", _numbered("qqp"), may_be_short=True),
-    "mnli": Layout("MNLI", _PAIR, "gold_label", _named("mnli")),
+    "stsb": Layout("STS-B", _SENTENCES, "score"),
+    "qqp": Layout("QQP", ("question1", "question2"), "is_duplicate", _numbered("qqp"), may_be_short=True),
+    "mnli": Layout("MNLI", _SENTENCES, "gold_label", _named("mnli")),
     "qnli": Layout("QNLI", ("question", "sentence"), "label", _named("qnli")),
-    "rte": Layout("RTE", _PAIR, "label", _named("rte")),
-    "wnli": Layout("WNLI", _PAIR, "label", _numbered("wnli")),
+    "rte": Layout("RTE", _SENTENCES, "label", _named("rte")),
+    "wnli": Layout("WNLI", _SENTENCES, "label", _numbered("wnli")),
 }
 
 

@@ -84,7 +84,10 @@ def _load_data(config: EvalConfig, names: list[str]) -> list[TaskData]:
     tasks = tasks_in(folder, names)
     if absent := [task.name for task in resolve_tasks(names) if task not in tasks]:
         log.info("eval.data_dir: %s is not complete in %s and left out", ", ".join(absent), folder)
-    return [load_task(task, folder, config.eval.max_train_examples) for task in tasks]
+    data = [load_task(task, folder, config.eval.max_train_examples) for task in tasks]
+    for one in data:
+        log.info("%s: %d examples to train on, of %s", one.task.name, len(one.train), one.source)
+    return data
 
 
 def _finetune_all(

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from est_cli.common.table import UNLIMITED, print_whole, table, table_console
+from est_cli.common.table import UNLIMITED, print_lines, print_whole, table, table_console
 from est_cli.evaluation.glue import TASKS
 from est_cli.evaluation.outcomes import (
     AVERAGE_PRESENT,
@@ -69,8 +69,7 @@ def print_results(
     if Measurement.get(console, console.options.update(max_width=UNLIMITED), shown).maximum > console.width:
         shown = _table(*cells(records, differences, brief=True), console, brief=True)
     print_whole(console, shown)
-    for note in notes(records, differences):
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    print_lines(console, *notes(records, differences))
 
 
 def notes(records: Sequence[Record], differences: Sequence[Difference] | None) -> list[str]:

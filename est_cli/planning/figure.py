@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from est_cli.planning.course import Point, column, course_of
 from est_cli.planning.plan import Plan
-from est_cli.reporting.drawing import AMBER, BLUE, DPI, GREEN, GREY, ORANGE, PINK, SKY, new_figure, step_axis, tidy
+from est_cli.reporting.drawing import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY, new_figure, png_of, step_axis, tidy
 from est_cli.storage import disk
 
 POINTS = 600
@@ -37,7 +35,9 @@ def draw_plans(plans: Mapping[str, Plan], path: Path) -> None:
     for axes in (above, below):
         tidy(axes)
         axes.set_ylim(bottom=0)
-    _save(figure, path)
+    png = png_of(figure)
+    with disk.storage_errors(path):
+        disk.write_file(path, png)
 
 
 def _rates(axes: Axes, course: list[Point]) -> None:
@@ -70,10 +70,3 @@ def _side_by_side(above: Axes, below: Axes, plans: Mapping[str, Plan]) -> None:
     below.set(ylabel="block FLOPs so far (dense steps)")
     above.figure.suptitle("Plans side by side", fontsize=11)
     above.figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    data = BytesIO()
-    figure.savefig(data, format="png", dpi=DPI)
-    with disk.storage_errors(path):
-        disk.write_file(path, data.getvalue())

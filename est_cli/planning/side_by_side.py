@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from est_cli.common.errors import ConfigError
-from est_cli.common.table import print_whole, table, table_console
+from est_cli.common.table import print_lines, print_whole, table, table_console
 from est_cli.config import PlanConfig
 from est_cli.planning.course import column, course_of, sparkline
 from est_cli.planning.figure import draw_plans
@@ -40,14 +40,12 @@ def plan_all(chosen: Mapping[str, PlanConfig | ConfigError], console: Console | 
         others = f" (and none of the other {len(problems) - 1} can be planned)" if len(problems) > 1 else ""
         raise ConfigError(f"{next(iter(problems.values()))}{others}")
     print_whole(console, side_by_side(plans))
-    for line in (*_drawing(plans), *_found(plans), *_notes([*plans.values()])):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for name, problem in problems.items():
-        console.print(f"{name}: no plan: {problem}", markup=False, highlight=False, soft_wrap=True)
+    print_lines(console, *_drawing(plans), *_found(plans), *_notes([*plans.values()]))
+    print_lines(console, *(f"{name}: no plan: {problem}" for name, problem in problems.items()))
     plot = next(config.plot for config in chosen.values() if isinstance(config, PlanConfig))
     if plot is not None:
         draw_plans(plans, Path(plot))
-        console.print(f"plot: {plot}", markup=False, highlight=False, soft_wrap=True)
+        print_lines(console, f"plot: {plot}")
 
 
 def side_by_side(plans: Mapping[str, Plan]) -> Table:

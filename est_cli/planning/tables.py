@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from est_cli.common.table import print_whole, table, table_console
+from est_cli.common.table import print_lines, print_whole, table, table_console
 from est_cli.config import PlanConfig
 from est_cli.config.micro_batch import in_stages, sequences_by_stage
 from est_cli.est import FlopsLedger
@@ -42,8 +42,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     console.print(f"est-plan: {plan.model}, {plan.scheduler.name}", markup=False, highlight=False)
     for part in _tables(plan):
         print_whole(console, part)
-    for line in (*_drawing(plan), *_notes(plan)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_lines(console, *_drawing(plan), *_notes(plan))
 
 
 def _tables(plan: Plan) -> Iterator[Table]:

@@ -55,10 +55,10 @@ class Comparison:
 
     measure: str
     against: str
-    loss: float | None
-    dense_loss: float | None
-    difference: Difference | None
     note: str
+    loss: float | None = None
+    dense_loss: float | None = None
+    difference: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _why_not(axis: Axis, group: Group, dense: Group) -> str:
 
 def _equal_steps(group: Group, twin: Group | None) -> Comparison:
     if twin is None:
-        return Comparison("equal steps", "dense twin", None, None, None, f"needs a dense run of {group.steps:,} steps")
+        return Comparison("equal steps", "dense twin", f"needs a dense run of {group.steps:,} steps")
     return _compared("equal steps", "dense twin, its end", group, _finals(group), _finals(twin), "")
 
 
@@ -142,9 +142,9 @@ def _read_in_twin(group: Group, twin: Group | None, axis: Axis) -> Comparison:
     """The twin's own curve where it had used as much: an upper bound of what dense training reaches with that."""
     measure, against = MEASURES[axis], "dense twin, read on its way"
     if twin is None:
-        return Comparison(measure, against, None, None, None, f"needs a dense run of {group.steps:,} steps")
+        return Comparison(measure, against, f"needs a dense run of {group.steps:,} steps")
     if why := _why_not(axis, group, twin):
-        return Comparison(measure, against, None, None, None, why)
+        return Comparison(measure, against, why)
     ends = {run.config.seed: run.end(axis) for run in group.counted}
     at = {run.config.seed: ends.get(run.config.seed, fmean(ends.values())) for run in twin.counted}
     read = {run.config.seed: loss_at(run, axis, at[run.config.seed]) for run in twin.counted}
@@ -153,7 +153,7 @@ def _read_in_twin(group: Group, twin: Group | None, axis: Axis) -> Comparison:
     if len(known) < len(compared):  # those that can be read would be a choice of the favourable ones
         unread = [run for run in twin.counted if run.config.seed in compared - set(known)]
         why = _why_unread(unread[0], axis, at[unread[0].config.seed])
-        return Comparison(measure, against, None, None, None, f"{why} (seed {unread[0].config.seed})")
+        return Comparison(measure, against, f"{why} (seed {unread[0].config.seed})")
     steps = fmean(_step_at(run, axis, at[run.config.seed]) for run in twin.counted if run.config.seed in known)
     note = f"at step {steps:,.0f} of {twin.steps:,}{_annealing_note(twin)}"
     return _compared(measure, against, group, _finals(group), known, note)
@@ -175,11 +175,11 @@ def _annealed(group: Group, family: Sequence[Group], axis: Axis) -> Comparison:
     near = [(far, other) for far, other in near if far <= NEAR[axis]]
     reasons = [_why_not(axis, group, other) for other in family]
     if family and all(reasons):
-        return Comparison(measure, against, None, None, None, reasons[0])
+        return Comparison(measure, against, reasons[0])
     near = [(far, other) for far, other in near if not _why_not(axis, group, other)]
     if not near:
         alike = [other for other, why in zip(family, reasons, strict=True) if not why]
-        return Comparison(measure, against, None, None, None, _wanted_length(group, alike, axis, used))
+        return Comparison(measure, against, _wanted_length(group, alike, axis, used))
     other = min(near, key=lambda found: found[0])[1]
     away = 100 * (_mean_end(other, axis) / used - 1)
     unit = "of the time" if axis is Axis.seconds else "of the FLOPs"
@@ -192,13 +192,13 @@ def _compared(
 ) -> Comparison:
     difference = difference_of(mine, others)
     if difference is None:
-        return Comparison(measure, against, None, None, None, "a run has no finite validation loss")
+        return Comparison(measure, against, "a run has no finite validation loss")
     if difference.paired:
         mine = {seed: loss for seed, loss in mine.items() if seed in others}
         others = {seed: loss for seed, loss in others.items() if seed in mine}
     else:
         note = "; ".join(filter(None, [note, "no seed in common: unpaired"]))
-    return Comparison(measure, against, fmean(mine.values()), fmean(others.values()), difference, note)
+    return Comparison(measure, against, note, fmean(mine.values()), fmean(others.values()), difference)
 
 
 def loss_at(run: RunRecord, axis: Axis, x: float) -> float | None:

@@ -38,10 +38,16 @@ def save_pictures(figures: Mapping[str, Figure], folder: Path) -> None:
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-        data = BytesIO()  # matplotlib would tell of a full disk without the file's name
-        figure.savefig(data, format="png", dpi=DPI)
+        data = png_of(figure)
         with storage_errors(folder / name):
-            (folder / name).write_bytes(data.getvalue())
+            (folder / name).write_bytes(data)
+
+
+def png_of(figure: Figure, dpi: int = DPI) -> bytes:
+    """The picture as the content of a file, since matplotlib would tell of a full disk without the file's name."""
+    data = BytesIO()
+    figure.savefig(data, format="png", dpi=dpi)
+    return data.getvalue()
 
 
 def tidy(axes: Axes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from est_cli.common.errors import ConfigError
 from est_cli.reporting.claim import NEAR, claims_of
 from est_cli.reporting.compare_figures import NAMES, loss_figure
-from est_cli.reporting.drawing import MAX_SHOWN
+from est_cli.reporting.drawing import MAX_SHOWN, png_of
 from est_cli.reporting.groups import Group, group_runs
 from est_cli.reporting.heat_map import HeatMap, heat_map_figure, heat_maps
 from est_cli.reporting.numbers import NOT_COUNTED, all_numbers
@@ -52,7 +51,7 @@ def make_report(folders: Sequence[Path], out: Path, title: str) -> Report:
     maps = heat_maps(groups)
     made = f"{datetime.now():%Y-%m-%d %H:%M}"
     numbers = all_numbers(title, made, groups, claims_of(groups), maps)
-    figures = [(name, _png(figure), caption) for name, figure, caption in _figures(groups, maps)]
+    figures = [(name, png_of(figure, DPI), caption) for name, figure, caption in _figures(groups, maps)]
     text = page(numbers, figures, notes(numbers, groups))
     for name, png, _ in figures:
         disk.replace_file(out / name, png)
@@ -131,9 +130,3 @@ def notes(numbers: dict[str, Any], groups: Sequence[Group]) -> list[str]:
     if repeated:
         lines.append(f"Repeats of a seed that its group has already, left out: {', '.join(repeated)}.")
     return lines
-
-
-def _png(figure: Figure) -> bytes:
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=DPI)
-    return data.getvalue()

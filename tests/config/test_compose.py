@@ -227,6 +227,7 @@ def test_everything_in_conf_is_valid(group: str, option: str) -> None:
         assert getattr(config, group).name == option
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", [option for group, option in OPTIONS if group == "experiment"])
 def test_a_recipe_has_its_dense_baseline(experiment: str) -> None:
     config = accepted(f"experiment={experiment}", "scheduler=dense")
@@ -318,6 +319,7 @@ def test_a_setting_may_follow_another() -> None:
 GLOBAL = "# @package _global_\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -63,6 +63,7 @@ def test_every_name_is_known_everywhere() -> None:
     assert set(PICKED) == set(vars(StageConfig())) and set(ODD) == set(vars(SamplingConfig()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_option_sets_what_its_scheduler_reads_and_empties_the_rest(name: str) -> None:
     config, reads = accepted(f"scheduler={name}"), scheduler_named(name)
@@ -72,6 +73,7 @@ def test_an_option_sets_what_its_scheduler_reads_and_empties_the_rest(name: str)
     assert resolve(config).scheduler.max_steps == 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_scheduler_does_not_read_is_refused(name: str) -> None:
     reads = scheduler_named(name)
@@ -97,6 +99,7 @@ def test_what_a_scheduler_needs_is_asked_for(name: str) -> None:
         assert lines == [f"stage.{key}: is missing; scheduler={name} needs it" for key in needed]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "three_stage"])
 def test_stages_of_three_stage_are_not_those_of_another(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^stage: has no meaning under scheduler={name}; use scheduler=three_stage"):

@@ -32,6 +32,7 @@ def of(config: RunConfig, key: str) -> object:
     return value
 
 
+@pytest.mark.slow
 def test_every_key_of_words_keeps_what_was_typed() -> None:
     """A list of one without brackets too."""
     assert len(WORDS) > 5 and len(LISTS) > 4

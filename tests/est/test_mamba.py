@@ -80,6 +80,7 @@ def test_the_reference_is_the_untouched_model(family: str, exact: None) -> None:
     assert_same_pass(forward_backward(model, tokens()), forward_backward(masked_dense(model, FULL), tokens()))
 
 
+@pytest.mark.slow
 @every_family
 @pytest.mark.parametrize("kind", RATES)
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o.per_layer}-{o.layer_scale}-{o.keep_ends}")
@@ -114,6 +115,7 @@ def test_one_wrapped_model_follows_a_whole_schedule(family: str, exact: None) ->
         assert_same_pass(forward_backward(model, tokens()), forward_backward(masked_dense(plain, subnetwork), tokens()))
 
 
+@pytest.mark.slow
 @every_family
 @pytest.mark.parametrize("history", HISTORIES, ids=lambda history: history.__name__)
 def test_at_p_1_the_same_operators_give_the_same_bits(family: str, history: Callable) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from est_cli.common.errors import StoppedBySignal
 from est_cli.eval import main
 from est_cli.evaluation import run_evaluation
 from est_cli.evaluation.glue import TASKS
-from tests.lab.glue_folder import rows_of, write_split
+from tests.lab.commands import typed_in
+from tests.lab.glue_folder import make_glue, rows_of, write_split
 from tests.lab.small_models import save
 
 pytestmark = pytest.mark.slow
@@ -202,6 +204,16 @@ def test_no_room_for_the_records_is_told_before_anything_runs(
 def test_glue_is_what_the_folder_holds(place: Path, finetuned: list[str]) -> None:
     est_eval(place, "task=glue", "eval.seeds=[0]", "eval.epochs=0.2", "eval.precision=bf16")
     assert finetuned == ["first sst2 0", "first mrpc 0"]
+
+
+def test_broken_lines_are_told(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_glue(Path("glue"), names=["qqp"])
+    with Path("glue/QQP/train.tsv").open("a") as file:
+        file.write("x\tx\tx\tfirst part of a question\nthe rest\tother question\t0\n")
+    config = typed_in("eval", f"checkpoint={place / 'first'}", "eval.data_dir=glue", "task=qqp")[0]
+    with caplog.at_level(logging.INFO, logger=run_evaluation.log.name):
+        run_evaluation._load_data(config, ["qqp"])
+    assert caplog.messages == ["qqp: 12 examples to train on, of glue; 2 broken lines of train.tsv left out"]
 
 
 def test_long_texts_are_counted(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

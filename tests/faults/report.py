@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.distributed.device import cpu_name
+from est_cli.distributed.hardware import cpu_name
 from est_cli.storage.versions import git_commit, versions
 
 ROWS = {

@@ -67,6 +67,7 @@ def test_every_scheduler_that_saves_anything(name: str, convention: str) -> None
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["n_stage", "raptr", "gradual_stacking"])
 def test_boundaries_keep_their_ratios(name: str) -> None:
     made = found(f"scheduler={name}", LONG, "target_saving=0.1")

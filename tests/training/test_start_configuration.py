@@ -321,6 +321,7 @@ def test_a_stored_configuration_out_of_range_is_refused() -> None:
         start("resume=outputs/x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["sampling.redraw=forward", "sampling.ranks=independent", "model.dropout=0.1"])
 def test_the_micro_batch_is_frozen_where_randomness_depends_on_it(setting: str) -> None:
     make_run("x", setting)

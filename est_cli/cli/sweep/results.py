@@ -14,7 +14,7 @@ from rich.table import Table
 from est_cli.cli.sweep.jobs import Job
 from est_cli.cli.sweep.program import Column, Program
 from est_cli.common.errors import ConfigError, StorageError
-from est_cli.common.table import csv_bytes, print_whole, table, table_console
+from est_cli.common.table import csv_bytes, print_lines, print_whole, table, table_console
 from est_cli.config.setting import short_key
 from est_cli.storage import disk, strict_json
 from est_cli.storage.run_dir import RunDir, write_json
@@ -114,11 +114,8 @@ def print_table(program: Program, sweep: str, rows: Sequence[Row]) -> None:
     columns = program.columns([row.numbers for row in rows])
     print_whole(console, _table(sweep, rows, columns, plain=not console.is_terminal))
     if program.note and any(column.key == program.objective for column in columns):
-        console.print(program.note, highlight=False, markup=False, soft_wrap=True)
-    for row in rows:
-        if row.reason:
-            line = f"job {row.number} {_status(row)}: {row.reason}"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_lines(console, program.note)
+    print_lines(console, *(f"job {row.number} {_status(row)}: {row.reason}" for row in rows if row.reason))
 
 
 def _write_results(program: Program, sweep: Path) -> None:
