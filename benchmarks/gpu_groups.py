@@ -44,7 +44,7 @@ def losses_of(strategy: str, device: torch.device, compiled: bool) -> dict[str, 
     model = build_model(preset, hf_config(preset), SEED)
     handle = apply_est(model.to(device), spec_of(model))
     if compiled:
-        compile_layers(handle)
+        compile_layers(handle, 1)
     objective, model = Objective(model, LmLoss(compiled=compiled)), model.train()
     sync: GradientSync = NoSync()
     if strategy == "ddp":

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -75,14 +77,44 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)  # the top of the heap is never returned
 
 
-def compile_layers(handle: EstHandle) -> None:
+RECOMPILE_LIMIT = 64
+"""Shapes x (stages, evaluation): beyond it torch silently stops compiling."""
+
+
+def compile_layers(handle: EstHandle, processes: int) -> None:
     """Compile layer by layer: one graph for all layers of a shape, with the drawn indices among its inputs.
 
-    The router stays outside of it, so skipping layers makes no graph.
+    The router stays outside of it, so skipping layers makes no graph. `processes` of this machine share its cores.
     """
-    torch._dynamo.config.recompile_limit = 64  # shapes x (stages, evaluation): beyond it torch silently stops compiling
+    torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+    if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:  # torch takes up to 32 of them in each process
+        from torch._inductor import config as inductor_config  # heavy, and nothing for those who compile nothing
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        inductor_config.compile_threads = max(1, min(32, cores // processes))
     for layer in handle.layers:
         layer.compile(dynamic=False)
+
+
+def compiled_graphs() -> int:
+    """Graphs that this process has compiled."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def missing_for_compiling(device: str) -> str | None:
+    """What torch.compile needs on a device of this type and does not find; None: it is all there."""
+    if device != "cpu":  # Triton builds what starts its kernels
+        if find_spec("triton") is None:
+            return "Triton"
+        found = any(shutil.which(name) for name in (os.environ.get("CC"), "gcc", "clang", "cc") if name)
+        return None if found else "a C compiler"
+    from torch._inductor.cpp_builder import get_cpp_compiler  # heavy, and asked for by few
+
+    try:
+        get_cpp_compiler()
+    except Exception:  # InvalidCxxCompiler, which older versions do not have
+        return "a C++ compiler"
+    return None
 
 
 @contextmanager

@@ -45,21 +45,30 @@ class LmLoss:
     compiled: bool = False
     """chunked: the softmax of a piece is one compiled kernel."""
 
-    def __call__(self, model: PreTrainedModel, tokens: Tensor, targets: int, scale: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        tokens: Tensor,
+        targets: int,
+        scale: Tensor | None = None,
+        sequences: int | None = None,
+    ) -> Tensor:
         """Sum of the cross-entropy (nats) of each token given those before it, divided by `targets`: tokens (B, T).
 
-        `scale`: a factor on all of it, a number on the device (see optim/loss_scale.py).
+        `scale`: a factor on all of it, a number on the device (see optim/loss_scale.py). `sequences`: only the first so
+        many count; the others fill the batch up to a size that is compiled already.
         """
         divisor = targets if scale is None else targets / scale
         if self.kind == "whole":
-            return next_token_loss(model(input_ids=tokens, use_cache=False).logits, tokens) / divisor
+            return next_token_loss(model(input_ids=tokens, use_cache=False).logits, tokens, sequences) / divisor
         head, logits = model.get_output_embeddings(), logits_of(model.config)
         bias = getattr(head, "bias", None)
         hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
         chunk = self.chunk or CHUNK.get(tokens.device.type, CHUNK["cuda"])
         if self.kind == "torch":
-            return _torch_loss(hidden, head.weight, bias, logits, tokens, chunk) / divisor
-        how = _How(divisor, chunk, self.pad_to, self.compiled, torch.is_grad_enabled(), logits)
+            return _torch_loss(hidden, head.weight, bias, logits, _labels(tokens, sequences), chunk) / divisor
+        counted = tokens.numel() if sequences is None else sequences * tokens.shape[1]
+        how = _How(divisor, counted, chunk, self.pad_to, self.compiled, torch.is_grad_enabled(), logits)
         return _Chunked.apply(hidden, head.weight, bias, tokens, how)
 
 
@@ -71,17 +80,21 @@ class Objective(nn.Module):
         self.model = model
         self.lm_loss = lm_loss
 
-    def forward(self, tokens: Tensor, targets: int, scale: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, targets: int, scale: Tensor | None = None, sequences: int | None = None
+    ) -> Tensor:
         """See LmLoss."""
-        return self.lm_loss(self.model, tokens, targets, scale)
+        return self.lm_loss(self.model, tokens, targets, scale, sequences)
 
 
-def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+def next_token_loss(logits: Tensor, tokens: Tensor, sequences: int | None = None) -> Tensor:
     """Sum of the cross-entropy (nats) of each token given those before it: logits (B, T, V), tokens (B, T).
 
-    The labels are shifted, not the logits: slicing these would copy the largest tensor of the step.
+    The labels are shifted, not the logits: slicing these would copy the largest tensor of the step. `sequences`: see
+    LmLoss.
     """
-    return F.cross_entropy(logits.flatten(0, 1).float(), _labels(tokens), ignore_index=IGNORED, reduction="sum")
+    labels = _labels(tokens, sequences)
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels, ignore_index=IGNORED, reduction="sum")
 
 
 def target_count(tokens: Tensor) -> int:
@@ -89,13 +102,16 @@ def target_count(tokens: Tensor) -> int:
     return tokens.shape[0] * (tokens.shape[1] - 1)
 
 
-def _labels(tokens: Tensor) -> Tensor:
-    """(N,): each position's next token; the last position of a sequence has none."""
-    return F.pad(tokens[:, 1:], (0, 1), value=IGNORED).flatten()
+def _labels(tokens: Tensor, sequences: int | None) -> Tensor:
+    """(N,): each position's next token; none have the last position of a sequence, and sequences that do not count."""
+    labels = F.pad(tokens[:, 1:], (0, 1), value=IGNORED)
+    if sequences is not None:
+        labels[sequences:] = IGNORED
+    return labels.flatten()
 
 
 def _torch_loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, logits: Logits, tokens: Tensor, chunk: int
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, logits: Logits, labels: Tensor, chunk: int
 ) -> Tensor:
     """A factor on the logits is one on the hidden states and the bias."""
     assert logits.cap is None, "torch's own loss cannot cap logits"
@@ -105,7 +121,7 @@ def _torch_loss(
     return F.linear_cross_entropy(
         positions,
         weight,
-        _labels(tokens),
+        labels,
         linear_bias=bias,
         reduction="sum",
         ignore_index=IGNORED,
@@ -118,6 +134,8 @@ class _How:
     """See LmLoss; `backward`: whether gradients are wanted."""
 
     divisor: int | Tensor
+    counted: int
+    """Positions, from the first one, that have a loss."""
     chunk: int
     pad_to: int
     compiled: bool
@@ -145,7 +163,7 @@ class _Chunked(torch.autograd.Function):
             here = positions[begin : begin + how.chunk]
             logits = torch.mm(here, rows.t())
             slope = _shape(logits, offset, how.logits)
-            loss += _loss_of_piece(logits, tokens, begin, len(weight), factor, how.compiled)
+            loss += _loss_of_piece(logits, tokens, begin, len(weight), factor, how)
             if grad_hidden is None:
                 continue
             if slope is not None:
@@ -192,20 +210,19 @@ def _padded(weight: Tensor, dtype: torch.dtype, pad_to: int) -> Tensor:
     return rows
 
 
-def _loss_of_piece(
-    logits: Tensor, tokens: Tensor, begin: int, vocab_size: int, factor: Tensor, compiled: bool
-) -> Tensor:
+def _loss_of_piece(logits: Tensor, tokens: Tensor, begin: int, vocab_size: int, factor: Tensor, how: _How) -> Tensor:
     """The loss of positions `begin` ..., times `factor`; logits (n, V or more) become the gradient of it."""
     seq_len = tokens.shape[1]
     labels = tokens.flatten().roll(-1)[begin : begin + len(logits)].unsqueeze(1)
     logits[:, vocab_size:] = -torch.inf
     label_logits = logits.gather(1, labels).to(factor.dtype)
-    log_sum = (_compiled_softmax() if compiled else _softmax)(logits, factor)
+    log_sum = (_compiled_softmax() if how.compiled else _softmax)(logits, factor)
     log_p = label_logits - log_sum
     logits.scatter_(1, labels, (log_p.expm1() * factor).to(logits.dtype))
     without_label = slice((-1 - begin) % seq_len, None, seq_len)  # the last position of each sequence
-    logits[without_label] = 0.0
-    log_p[without_label] = 0.0
+    for left_out in (without_label, slice(max(0, how.counted - begin), None)):
+        logits[left_out] = 0.0
+        log_p[left_out] = 0.0
     return -(log_p.sum() * factor)
 
 

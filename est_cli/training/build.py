@@ -50,9 +50,9 @@ from est_cli.tracking import MetricsFile, Tracker, WandbSink, count_records, los
 from est_cli.tracking.progress import RunProgress, StagePlan
 from est_cli.training.feed import Feed
 from est_cli.training.folder import owned_folder, restored_state
-from est_cli.training.micro_batch import resolve
+from est_cli.training.micro_batch import rehearse, resolve
 from est_cli.training.optim import LossScale, build_optimizer
-from est_cli.training.parts import Parts, RunInputs, build_parts, compiled, configured_corpus, settled
+from est_cli.training.parts import Parts, RunInputs, build_parts, configured_corpus, settled
 from est_cli.training.processes import check_processes, require_same_run, settle_processes
 from est_cli.training.run import Run, RunState, ledger_at, precision_of
 from est_cli.training.start import Start
@@ -89,6 +89,7 @@ def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
         stack.callback(run.progress.close)
         stack.callback(run.tracker.close, None)
         _settle_micro_batches(run)
+        rehearse(run)
         yield run
         if dist.is_initialized():  # as it is for the only process of a launcher, too
             dist.destroy_process_group()  # not after an exception: it may wait for a process that is gone
@@ -135,6 +136,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         resolved=parts.run,
         dir=run_dir,
         accelerator=parts.accelerator,
+        compiled=parts.compiled,
         rank=rank,
         group=group,
         model=parts.model,
@@ -165,8 +167,8 @@ def _prepare_model(config: RunConfig, parts: Parts, rank: Rank) -> EstHandle:
     handle = apply_est(model, parts.spec)
     if config.train.activation_checkpointing:
         checkpoint_activations(model)
-    if compiled(config.train, parts.accelerator.device.type):
-        compile_layers(handle)
+    if parts.compiled:
+        compile_layers(handle, rank.local_world_size)
     model.train()
     return handle
 

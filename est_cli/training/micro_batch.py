@@ -17,6 +17,7 @@ import torch
 
 from est_cli.common.errors import ConfigError, OutOfMemory
 from est_cli.distributed import FullySharded, Group
+from est_cli.distributed.hardware import runs_ahead
 from est_cli.est.sizes import scheduled_sizes
 from est_cli.models.lm_loss import target_count
 from est_cli.training.memory import MemoryEstimate, available_bytes, estimate_memory
@@ -54,9 +55,23 @@ def resolve(run: Run) -> dict[int, int]:
     return choose(requested_sizes, stages, run.sequences_per_rank, fits, covers)
 
 
+def rehearse(run: Run) -> None:
+    """Run the largest micro-batch of the last stage before the first step: it is compiled, and on a GPU seen to fit.
+
+    Otherwise both would come at its first step, hours later; under fsdp nothing else tries what fits. Raises
+    OutOfMemory. Nothing of it stays but what was compiled.
+    """
+    if not run.compiled and not (isinstance(run.gradient_sync, FullySharded) and runs_ahead(run.accelerator.device)):
+        return
+    stage = max(run.micro_batches)
+    run.progress.line(f"compiling what stage {stage} runs" if run.compiled else f"trying what stage {stage} runs")
+    if not _survives(run, stage, run.micro_batches[stage], compiled=True, reserve=0.0):
+        raise _too_large(stage, run.micro_batches[stage])
+
+
 def _probe(run: Run) -> Fits:
     if isinstance(run.gradient_sync, FullySharded):
-        # A pass that one process cannot finish would leave the others waiting.
+        # A pass that one process cannot finish leaves the others waiting; rehearse() tries one size, and then all end.
         return lambda stage, size: True
     device = run.accelerator.device.type
     if device not in ("cpu", "cuda") and None in run.resolved.micro_batches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from est_cli.config import LmLossKind, TrainConfig
 from est_cli.config.resolve import Resolved
 from est_cli.data import Corpus, TokenBlocks, load_corpus
 from est_cli.distributed import Group
-from est_cli.distributed.device import Accelerator, build_accelerator, own_device
+from est_cli.distributed.device import Accelerator, build_accelerator, missing_for_compiling, own_device
 from est_cli.distributed.hardware import device_type, kind_of, settled_precision
 from est_cli.est import ModelSpec
 from est_cli.families import logits_of, spec_of
@@ -25,6 +26,8 @@ from est_cli.models import build_model, hf_config, set_end_of_text
 from est_cli.models.lm_loss import LmLoss
 from est_cli.storage.run_dir import RunDir
 from est_cli.training.start import AUTO, Start
+
+log = logging.getLogger(__name__)
 
 CACHE = Path("data")
 """Tokenised corpora and trained tokenizers, below the current folder."""
@@ -53,6 +56,8 @@ class Parts:
     train_blocks: TokenBlocks
     validation_blocks: TokenBlocks
     lm_loss: LmLoss
+    compiled: bool
+    """Whether its layers are."""
 
 
 def configured_corpus(run: Resolved, spec: ModelSpec, verify: bool) -> Corpus:
@@ -77,7 +82,8 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
     hf = hf_config(config.model)
     spec = spec_of(hf)
     run.check_fit(spec)
-    lm_loss = _lm_loss(config.train, device_type(), hf)
+    compiled = _compiled(config.train, device_type(), rank)
+    lm_loss = _lm_loss(config.train, device_type(), hf, compiled)
     corpus = place.corpus(run, spec, rank.local_rank == 0)  # verified once on each machine
     set_end_of_text(hf, config.model, corpus.tokenizer.eos_token_id)
     return Parts(
@@ -89,17 +95,28 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
         train_blocks=TokenBlocks(corpus.train, config.train.seq_len),
         validation_blocks=TokenBlocks(corpus.validation, config.train.seq_len, "validation"),
         lm_loss=lm_loss,
+        compiled=compiled,
     )
 
 
-def compiled(train: TrainConfig, device: str) -> bool:
-    return kind_of(device).compiled if train.compile is None else train.compile
+def _compiled(train: TrainConfig, device: str, rank: Rank) -> bool:
+    """Whether layers are compiled. Raises ConfigError where they should be and cannot."""
+    if not (kind_of(device).compiled if train.compile is None else train.compile):
+        return False
+    missing = missing_for_compiling(device)
+    if missing is None:
+        return True
+    if train.compile:
+        raise ConfigError(f"train.compile: needs {missing}, and there is none here; install one, or use false")
+    if rank.first:
+        log.warning("train.compile: %s is missing, so the layers run uncompiled, and slower", missing)
+    return False
 
 
-def _lm_loss(train: TrainConfig, device: str, hf: Any) -> LmLoss:
+def _lm_loss(train: TrainConfig, device: str, hf: Any, compiled: bool) -> LmLoss:
     if train.lm_loss is LmLossKind.torch and not hasattr(torch.nn, "LinearCrossEntropyOptions"):
         raise ConfigError(f"train.lm_loss: torch {torch.__version__} has no loss of that kind; use chunked")
     if train.lm_loss is LmLossKind.torch and logits_of(hf).cap is not None:
         raise ConfigError(f"train.lm_loss: torch cannot cap logits, as {hf.model_type} does; use chunked")
     pad_to = kind_of(device).pad_vocab_to if train.pad_vocab_to is None else train.pad_vocab_to
-    return LmLoss(train.lm_loss.value, train.lm_chunk, pad_to, compiled(train, device))
+    return LmLoss(train.lm_loss.value, train.lm_chunk, pad_to, compiled)

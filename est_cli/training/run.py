@@ -93,6 +93,8 @@ class Run:
     resolved: Resolved
     dir: RunDir
     accelerator: Accelerator
+    compiled: bool
+    """Whether its layers are."""
     rank: Rank
     group: Group
     model: PreTrainedModel

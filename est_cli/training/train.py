@@ -13,7 +13,7 @@ from est_cli.common.rank import rank_of_environment
 from est_cli.common.redact import one_line
 from est_cli.common.signals import StopRequest, stop_on_signals
 from est_cli.distributed import Agreed, gathered, weight_checksum
-from est_cli.distributed.device import any_attention_kernel, peak_memory_gb
+from est_cli.distributed.device import RECOMPILE_LIMIT, any_attention_kernel, compiled_graphs, peak_memory_gb
 from est_cli.distributed.hardware import peak_flop_per_s, runs_ahead
 from est_cli.est.flops import flops_of
 from est_cli.est.sizes import realised_rates
@@ -31,6 +31,9 @@ from est_cli.training.validation import sample_text, validation_loss
 
 ECHO_S = 1.0
 """Of several processes: how long after the first signal another one may be its echo."""
+
+NEAR_LIMIT = 0.75
+"""Share of the graphs that torch compiles, from which on a person is told."""
 
 MAX_REJECTED = 3
 """Steps in a row whose gradient is not finite before the run stops; under fp16 the search for a scale comes first."""
@@ -63,6 +66,7 @@ class _Loop:
     """Steps that the device has been given and whose numbers nobody has read: those after `run.state.step`."""
     mark: float = 0.0
     """When the oldest unread step began, in time.perf_counter() seconds."""
+    warned_of_graphs: bool = False
     agreed_stop: int | None = None
     """The signal that asked any of several processes to stop."""
     loss: float = 0.0
@@ -157,9 +161,22 @@ def _account(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, s
     state.last_loss = numbers.loss if numbers.finite else loss_before
     state.time_s = loop.time_before + time.monotonic() - loop.began
     _guard(loop, step, numbers)
+    if run.compiled:
+        _watch_graphs(loop)
     if numbers.agreed is not None:
         loop.agreed_stop = loop.agreed_stop or numbers.agreed.stop
         _compare_replicas(run, step, numbers.agreed)
+
+
+def _watch_graphs(loop: _Loop) -> None:
+    """Beyond its limit torch goes on without compiling and says nothing."""
+    graphs = compiled_graphs()
+    if graphs >= NEAR_LIMIT * RECOMPILE_LIMIT and not loop.warned_of_graphs:
+        loop.warned_of_graphs = True
+        loop.run.progress.line(
+            f"warning: {graphs} graphs are compiled; from {RECOMPILE_LIMIT} on torch runs new shapes uncompiled: fewer "
+            "stage.levels, or one train.micro_batch that divides the step, make fewer"
+        )
 
 
 def _compare_replicas(run: Run, step: int, agreed: Agreed) -> None:
@@ -288,7 +305,8 @@ def evaluate(run: Run) -> float:
     """Validation loss of the complete model, or of the layers that it has so far, recorded at the present step."""
     train = run.config.train
     run.handle.activate(run.in_use)
-    total, count = run.group.sum(validation_loss(run.objective, run.validation_batches(), run.autocast))
+    filled_to = run.micro_batches[max(run.micro_batches)] if run.compiled else 1
+    total, count = run.group.sum(validation_loss(run.objective, run.validation_batches(), run.autocast, filled_to))
     loss, step = total / count, run.state.step
     perplexity = math.exp(loss) if loss < 700 else math.inf
     record = {"step": step, "tokens": step * train.tokens_per_step, "val_loss": loss, "perplexity": perplexity}

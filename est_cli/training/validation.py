@@ -17,25 +17,28 @@ def validation_loss(
     objective: Objective,
     batches: Iterable[Tensor],
     autocast: Callable[[], AbstractContextManager[None]],
+    filled_to: int = 1,
 ) -> tuple[float, int]:
     """(sum of the loss over `batches` of (B, T) tokens, its targets), dropout off. Activate the full model first.
 
     An empty batch counts nothing, but runs a forward pass as all do: under FSDP the processes gather weights together.
+    `filled_to`: smaller batches are filled up to so many sequences, so that no other shape is compiled for them.
     """
     model = objective.model
     exact = torch.float32 if model.device.type == "mps" else torch.float64  # Apple's GPUs have no double precision
-    total, count = torch.zeros((), dtype=exact), 0
+    total, targets = torch.zeros((), dtype=exact), 0
     was_training = model.training
     model.eval()
     with torch.no_grad():
         for tokens in batches:
-            here = tokens if len(tokens) else tokens.new_zeros(1, tokens.shape[1])
+            count, missing = len(tokens), max(filled_to - len(tokens), 0)
+            here = torch.cat([tokens, tokens.new_zeros(missing, tokens.shape[1])]) if missing else tokens
             with autocast():
-                loss = objective(here.to(model.device, non_blocking=True), 1)
-            if len(tokens):
-                total, count = total.to(loss.device) + loss, count + target_count(tokens)
+                loss = objective(here.to(model.device, non_blocking=True), 1, None, count if missing else None)
+            if count:
+                total, targets = total.to(loss.device) + loss, targets + target_count(tokens)
     model.train(was_training)
-    return total.item(), count
+    return total.item(), targets
 
 
 def sample_text(

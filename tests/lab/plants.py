@@ -187,6 +187,16 @@ def not_finite(calls: list[int]) -> None:
     step.forward_backward = forward_backward
 
 
+def no_compiler() -> None:
+    """As where no C++ compiler is installed."""
+    from torch._inductor import cpp_builder
+
+    def get_cpp_compiler() -> str:
+        raise RuntimeError("InvalidCxxCompiler")
+
+    cpp_builder.get_cpp_compiler = get_cpp_compiler
+
+
 def count_graphs(path: str, backend: str = "inductor") -> None:
     """Write the number of graphs compiled so far, after each step, as a JSON list to `path`.
 
