@@ -8,7 +8,7 @@ from est_cli.cli.command import Command
 from est_cli.cli.entry import enter, leave, run_command
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import RunConfig
-from est_cli.training.start import Start, refuse_lost, resolve_resume
+from est_cli.training.start import Start, clean_finished, refuse_lost, resolve_resume
 
 USAGE = """\
 est-train pre-trains a language model with Evolving Subnetwork Training: each step runs a random
@@ -40,6 +40,7 @@ def _accept(config: RunConfig, given: set[str]) -> Start | None:
     if not start.drawn:
         return start
     if rank_of_environment().first:
+        clean_finished(start.folder)
         print(f"{start.folder}: this run is finished, nothing is left to do")
     return None
 

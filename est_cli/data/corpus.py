@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from est_cli.common.errors import DataError
 from est_cli.config import DatasetConfig, Source
 from est_cli.data.encode import FEW_TOKENS, TOKENS
-from est_cli.data.overlap import compare_documents
+from est_cli.data.foreign_tokens import refuse_other_tokenizer
+from est_cli.data.overlap import compare_documents, documents_of
 from est_cli.data.pieces import TextSource
-from est_cli.data.sources import open_sources
+from est_cli.data.sources import expand, open_sources
 from est_cli.data.stream import Tokens, TokenSpan, TokenStream, open_token_files, opened
 from est_cli.data.token_cache import EncodeJob, Shard, tokenised
 from est_cli.data.tokenizer import encoder_of, load_tokenizer, token_count, tokenizer_digest
@@ -69,8 +70,8 @@ def load_corpus(
     parts = [_part(source, dataset, loaded, digest, cache_root, block_size, verify) for source in sources]
     _log_shares(sources, parts, weights)
     if verify:
-        named = [shard for part in parts for shard in part.named_shards]
-        compare_documents([shard for part in parts for shard in part.train_shards], named, begun)
+        named = [shard.folder for part in parts for shard in part.named_shards]
+        compare_documents([shard.folder for part in parts for shard in part.train_shards], named, begun)
     if dataset.exclude and not any(part.excluded for part in parts):
         log.warning("dataset.exclude: no row has %s, nothing is left out", " or ".join(dataset.exclude))
     held = tuple(part.validation for part in parts)
@@ -195,6 +196,15 @@ def _from_token_files(
 ) -> Corpus:
     loaded = load_tokenizer(tokenizer, vocab_size, (), 0.0, cache_root)
     train, validation, digest = open_token_files(dataset, vocab_size, token_count(loaded), cache_root, verify, begun)
+    if verify:
+        for path in expand([*dataset.files, *dataset.validation_files], "dataset.files"):
+            refuse_other_tokenizer(path, tokenizer_digest(loaded), begun)
+    if validation is not None and verify:
+        end = loaded.eos_token_id
+        folders = [
+            documents_of(*side, end, cache_root) for side in ((train, f"{digest}/0"), (validation, f"{digest}/1"))
+        ]
+        compare_documents(folders[:1], folders[1:], begun)
     if validation is None:
         train, validation = _end_held_out(train, dataset.validation_fraction, block_size)
         digest = fingerprint(digest, len(train))

@@ -216,7 +216,11 @@ def _do(task: dict[str, Any], advance: Advance) -> dict[str, Any]:
     if task["memory"] is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (task["memory"], task["memory"]))
     unit, encoder = Unit(**task["unit"]), _encoder(task["tokenizer"], **task["encoder"])
-    return publish(Path(task["folder"]), lambda place: write_tokens(place, unit, encoder, task["fraction"], advance))
+
+    def build(place: Path) -> dict[str, Any]:
+        return {**write_tokens(place, unit, encoder, task["fraction"], advance), "tokenizer": task["digest"]}
+
+    return publish(Path(task["folder"]), build)
 
 
 @lru_cache(maxsize=1)

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from est_cli.common.errors import DataError
+from est_cli.data.repeats import refuse_or_tell
+from est_cli.storage.cache import intact
 
 HEAD_BYTES = 1 << 16
 SAMPLE_BYTES = 1 << 18
@@ -48,6 +50,14 @@ def refuse_other_formats(path: Path) -> None:
     for seems in _FORMATS:
         if (found := seems(head, tail, size)) is not None:
             raise DataError(f"{path}: {found.replace('FILE', path.name)}")
+
+
+def refuse_other_tokenizer(path: Path, digest: str, begun: bool) -> None:
+    """Refuse a file of est's own cache, which says what tokenizer made it, where `digest` is another one's."""
+    made_by = str((intact(path.parent, full=False) or {}).get("tokenizer", digest))
+    if made_by != digest:
+        own = f"tokenizer= has the fingerprint {digest[:12]}"
+        refuse_or_tell(f"{path}: a tokenizer with the fingerprint {made_by[:12]} made these ids, {own}", begun)
 
 
 def refuse_wider(path: Path, dtype: np.dtype, vocab_size: int) -> None:

@@ -115,7 +115,10 @@ def _made(
 
 
 def _made_here(folder: Path, unit: Unit, job: EncodeJob, advance: Advance) -> dict[str, Any]:
-    return publish(folder, lambda place: write_tokens(place, unit, job.encoder, job.fraction, advance))
+    def build(place: Path) -> dict[str, Any]:
+        return {**write_tokens(place, unit, job.encoder, job.fraction, advance), "tokenizer": job.digest}
+
+    return publish(folder, build)
 
 
 def _tasks(todo: dict[Path, Unit], job: EncodeJob) -> list[dict[str, Any]]:
@@ -131,7 +134,7 @@ def _tasks(todo: dict[Path, Unit], job: EncodeJob) -> list[dict[str, Any]]:
     encoder |= {"limit_s": LIMIT_S} if job.limited else {}
     shared = {"tokenizer": str(folder / TOKENIZER), "encoder": encoder, "memory": LIMIT_BYTES if job.limited else None}
     return [
-        {"unit": asdict(unit), "folder": str(folder), "fraction": job.fraction, **shared}
+        {"unit": asdict(unit), "folder": str(folder), "fraction": job.fraction, "digest": job.digest, **shared}
         for folder, unit in todo.items()
     ]
 

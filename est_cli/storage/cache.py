@@ -143,17 +143,9 @@ def _into_place(place: Path, folder: Path) -> None:
 
 def _abandoned(place: Path, host: str, pid: str) -> bool:
     """Whether the process that built in this folder is gone, or has not written for a day."""
-    if host == socket.gethostname() and not _alive(int(pid)):
+    if host == socket.gethostname() and not disk.is_alive(int(pid)):
         return True
     with contextlib.suppress(OSError):
         newest = max(path.stat().st_mtime for path in (place, *place.iterdir()))
         return time.time() - newest > FORGOTTEN_S
     return False
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH
-    return True

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from est_cli.storage import disk
 SETTLED_S = 3.0
 """A file that changed this recently may change again without a new time stamp: its digest is not remembered."""
 _PIECE = 1 << 23
+_LEFTOVER = re.compile(r"\.tmp-digests-[0-9a-f]{16}\.json-([0-9]{1,7})")
 
 
 def fingerprint(*parts: object) -> str:
@@ -62,6 +64,7 @@ def remembered_digests(paths: Sequence[Path], cache_root: Path, verify: bool) ->
     known |= zip([stat_of(path) for path in missing], digest_files(missing), strict=True)
     digests = [known[stat] if stat in known else digest_file(path) for path, stat in zip(paths, stats, strict=True)]
     if missing and all(_settled(path) for path in missing):
+        _clear_leftovers(cache_root)
         _remember(memo, dict(zip(stats, digests, strict=True)))
     return digests
 
@@ -83,6 +86,15 @@ def _known(memo: Path) -> dict[str, str]:
     with contextlib.suppress(OSError, ValueError, RecursionError, TypeError):
         return {str(stat): str(digest) for stat, digest in dict(json.loads(memo.read_bytes())).items()}
     return {}
+
+
+def _clear_leftovers(cache_root: Path) -> None:
+    """Remove what killed writers of memos left. Where one lives on another host, it only fails to remember."""
+    with contextlib.suppress(OSError):
+        for place in cache_root.glob(".tmp-digests-*.json-*"):
+            found = _LEFTOVER.fullmatch(place.name)
+            if found is not None and not disk.is_alive(int(found[1])):
+                place.unlink()
 
 
 def _remember(memo: Path, digests: dict[str, str]) -> None:

@@ -148,3 +148,12 @@ def remove(path: Path) -> None:
         remove(path / name)
     fault_point(f"rmdir {path.name}")
     path.rmdir()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH
+    return True

@@ -17,6 +17,8 @@ from est_cli.storage import disk, manifest, strict_json
 from est_cli.storage.manifest import MANIFEST, Manifest, blaming
 
 _STEP = re.compile(r"step-([0-9]{6,})")
+_WRITTEN = r"step-\d{6,}|model|(config\.yaml|metrics\.jsonl|forked_from\.json|(summary|results)\.(json|csv|md))"
+_LEFTOVER = re.compile(rf"\.tmp-({_WRITTEN})-\d+|\.trash-step-\d{{6,}}-\d+", re.ASCII)
 
 
 def write_folder(target: Path, fill: Callable[[Path], None], meta: dict[str, Any]) -> None:
@@ -142,11 +144,23 @@ def set_aside_later(folder: Path, step: int) -> None:
             set_aside(path)
 
 
-def clean_leftovers(folder: Path) -> None:
-    """Remove the .tmp-* and .trash-* of killed writers. Call it at start, holding the lock: no writer lives then."""
-    if not folder.is_dir():
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of a run has the name of what a killed writer of ours leaves."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
+def clean_leftovers(folder: Path, within: Path | None = None) -> None:
+    """Remove the .tmp-* and .trash-* of killed writers of ours. Call it holding the lock: no writer lives then.
+
+    Nothing where `folder` is a link that leads out of the folder `within`: what lies there may be somebody else's.
+    """
+    if not folder.is_dir() or (within is not None and leads_out(folder, within)):
         return
     with disk.storage_errors(folder):
-        for name in os.listdir(folder):
-            if name.startswith((".tmp-", ".trash-")):
-                disk.remove(folder / name)
+        for name in filter(is_leftover, os.listdir(folder)):
+            disk.remove(folder / name)
+
+
+def leads_out(folder: Path, within: Path) -> bool:
+    """Whether `folder`, which stands in the folder `within` (that may itself be a link), is a link to outside of it."""
+    return folder.is_symlink() and not folder.resolve().is_relative_to(within.resolve())

@@ -19,7 +19,7 @@ from est_cli.distributed import Group
 from est_cli.storage import disk
 from est_cli.storage.content import load_checkpoint
 from est_cli.storage.run_dir import RunDir, create_run_dir, default_run_name, lock
-from est_cli.storage.store import clean_leftovers, newest_valid, set_aside_later
+from est_cli.storage.store import clean_leftovers, leads_out, newest_valid, set_aside_later
 from est_cli.training.fork import begin_from_sibling
 from est_cli.training.optim import Optimizer
 from est_cli.training.run import RunState
@@ -49,7 +49,8 @@ def owned_folder(start: Start, group: Group) -> Iterator[RunDir]:
             create_run_dir(run_dir.root.parent, run_dir.root.name)  # again: another may have used it before we owned it
             disk.replace_file(run_dir.config, to_yaml(config).encode())
             _fork(run_dir, config)
-        clean_leftovers(run_dir.checkpoints)
+        _refuse_others_checkpoints(run_dir)
+        clean_leftovers(run_dir.checkpoints, within=run_dir.root)
         group.share(str(run_dir.root))
         yield run_dir
 
@@ -79,6 +80,13 @@ def restored_state(
     if group.rank.first:
         set_aside_later(run_dir.checkpoints, state.step)  # or retain() would count a damaged one among the newest
     return state
+
+
+def _refuse_others_checkpoints(run_dir: RunDir) -> None:
+    """CheckpointError where `checkpoints` is a link to those of another run, which would be changed and deleted."""
+    place = run_dir.checkpoints
+    if leads_out(place, run_dir.root) and RunDir(place.resolve().parent).config.exists():
+        raise CheckpointError(f"{place}: a link to the checkpoints of another run, {place.resolve().parent}; remove it")
 
 
 def _fork(run_dir: RunDir, config: RunConfig) -> None:

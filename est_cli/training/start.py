@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from est_cli.common.errors import CheckpointError, ConfigError, NumericsError
+from est_cli.common.errors import CheckpointError, ConfigError, NumericsError, RunLockedError, StorageError
 from est_cli.config import RunConfig
 from est_cli.config.resolve import Resolved, check, depends_on_split, resolve
 from est_cli.config.schema import leaves_of, plain, typed
@@ -23,7 +24,9 @@ from est_cli.storage.run_dir import (
     check_unused,
     find_finished,
     find_unfinished,
+    lock,
 )
+from est_cli.storage.store import clean_leftovers
 
 AUTO = "auto"
 """`resume=auto`: go on if there is something to continue. A run that is continued has its folder there instead."""
@@ -80,6 +83,14 @@ def refuse_lost(folder: Path) -> None:
     not_finite = summary.get("not_finite", older)
     if isinstance(not_finite, list) and not_finite:
         raise lost_at_its_end(run_dir, not_finite)
+
+
+def clean_finished(folder: Path) -> None:
+    """Remove what a failing disk left in a finished run, unless it fails again or another process is at it."""
+    run_dir = RunDir(folder)
+    with suppress(StorageError, RunLockedError), lock(run_dir):
+        clean_leftovers(run_dir.root)
+        clean_leftovers(run_dir.checkpoints, within=run_dir.root)
 
 
 def resolve_resume(config: RunConfig, given: set[str]) -> Start:

@@ -18,7 +18,10 @@ from safetensors.numpy import save_file
 
 from est_cli.common.errors import DataError
 from est_cli.config import DatasetConfig, Source
+from est_cli.data import load_corpus
+from est_cli.data.encode import TOKENS
 from est_cli.data.stream import open_token_files
+from tests.lab.corpora import documents, files, write_jsonl
 
 RNG = np.random.default_rng(0)
 IDS = np.minimum(RNG.zipf(1.3, 40_000), 50_256)
@@ -122,3 +125,17 @@ def test_ids_that_the_tokenizer_does_not_have_are_told(tmp_path: Path, caplog: p
     assert not caplog.records
     opened(tmp_path / "ids", 50_304, known=32_000)
     assert "holds the id 50256, but the tokenizer has 32000 tokens only" in caplog.text
+
+
+def test_ids_that_another_tokenizer_has_made_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where that is known: in est's own cache."""
+    for name, seed in (("one", 0), ("other", 1)):
+        texts = write_jsonl(tmp_path / f"{name}.jsonl", documents(30, seed=seed))
+        made = load_corpus(files(texts), "bpe", 300, tmp_path / name)
+        made.tokenizer.save_pretrained(tmp_path / f"tokenizer-{name}")
+    cached = DatasetConfig(source=Source.tokens, files=[str(made.folders[0] / TOKENS)])
+    load_corpus(cached, str(tmp_path / "tokenizer-other"), 300, tmp_path)
+    with pytest.raises(DataError, match=r"tokens\.bin: a tokenizer with the fingerprint \w{12} made these ids"):
+        load_corpus(cached, str(tmp_path / "tokenizer-one"), 300, tmp_path)
+    load_corpus(cached, str(tmp_path / "tokenizer-one"), 300, tmp_path, begun=True)
+    assert "made these ids" in caplog.text

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from est_cli.common.errors import DataError
-from est_cli.config import DatasetConfig, RunConfig, SchedulerConfig
+from est_cli.config import DatasetConfig, RunConfig, SchedulerConfig, Source
 from est_cli.config.resolve import resolve
 from est_cli.data import Corpus, load_corpus, overlap
 from est_cli.data.encode import DOCUMENTS
@@ -121,3 +121,31 @@ def test_tokens_that_an_older_version_has_cached_are_taken(folder: Path, monkeyp
     monkeypatch.setattr(overlap, "DOCUMENTS", "none.bin")
     corpus = load(files(folder / "a.jsonl", validation_files=[str(write_jsonl(folder / "b.jsonl", TEXTS[1:]))]), folder)
     assert len(all_ids(corpus))
+
+
+def test_documents_of_token_files_are_compared(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the places where they are read in pieces."""
+    monkeypatch.setattr(overlap, "CHUNK_TOKENS", 13)
+    made = load(files(folder / "a.jsonl", validation_files=[str(folder / "other.jsonl")]), folder)
+    made.tokenizer.save_pretrained(folder / "tokenizer")
+    train, other = (stream.read().astype("<u2") for stream in (made.train.streams[0], made.validation.streams[0]))
+    ends = np.flatnonzero(train == made.tokenizer.eos_token_id) + 1
+
+    def opened(held: list[np.ndarray], begun: bool = False) -> str:
+        train.tofile(folder / "train.bin")
+        np.concatenate(held).tofile(folder / "held.bin")
+        dataset = DatasetConfig(source=Source.tokens, files=[str(folder / "train.bin")])
+        dataset.validation_files = [str(folder / "held.bin")]
+        caplog.clear()
+        caplog.set_level(logging.WARNING)
+        load_corpus(dataset, str(folder / "tokenizer"), 300, folder / "cache", begun=begun)
+        return caplog.text
+
+    assert "for validation" not in opened([other])
+    assert "1 of the 11 documents for validation" in opened([other, train[ends[3] : ends[4]]])
+    assert "10 of the 11 documents for validation" in opened([train[ends[3] : ends[13]], other[:9], other[-1:]])
+    with pytest.raises(DataError, match="all 9 documents for validation are in the training text too"):
+        opened([train[ends[10] : ends[19]], other[:5]])
+    assert "it began so" in opened([train[ends[10] : ends[19]], other[:5]], begun=True)

@@ -63,3 +63,14 @@ def test_a_damaged_memory_is_as_none(paths: list[Path], tmp_path: Path, content:
 
 def test_a_cache_that_cannot_be_written_is_no_matter(paths: list[Path]) -> None:
     assert remembered_digests(paths, Path("/proc/no"), verify=False) == digest_files(paths)
+
+
+def test_what_killed_writers_left_is_removed(paths: list[Path], tmp_path: Path) -> None:
+    cache, gone = tmp_path / "cache", 2**22 + 1
+    cache.mkdir()
+    ours = [f".tmp-digests-{'a' * 16}.json-{gone}", f".tmp-digests-{'0' * 16}.json-{gone}"]
+    others = [f".tmp-digests-{'a' * 16}.json-{os.getpid()}", f".tmp-digests-mine.json-{gone}", ".tmp-digests-x"]
+    for name in (*ours, *others):
+        (cache / name).touch()
+    remembered_digests(paths, cache, verify=True)
+    assert {path.name for path in cache.glob(".*")} == set(others)

@@ -116,12 +116,40 @@ def test_cleaning_removes_only_what_writers_leave_and_no_link_is_followed(tmp_pa
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     (tmp_path / ".tmp-summary.json-1").touch()
-    (tmp_path / ".tmp-link").symlink_to(tmp_path / "step-000005")
-    (tmp_path / ".lock").touch()
+    (tmp_path / ".tmp-step-000007-2").symlink_to(tmp_path / "step-000005")
+    theirs = {
+        ".lock",
+        ".tmp-draft",
+        ".trash-precious",
+        ".tmp-step-6-1",
+        ".tmp-model",
+        ".tmp-notes.txt-12",
+        ".trash-step-1",
+    }
+    for name in theirs:
+        (tmp_path / name).mkdir()
     store.clean_leftovers(tmp_path)
-    assert names(tmp_path) == {"step-000005", ".lock"}
+    assert names(tmp_path) == {"step-000005", *theirs}
     assert store.is_intact(tmp_path / "step-000005")
     store.clean_leftovers(tmp_path / "none")
+
+
+def test_cleaning_goes_through_no_link_out_of_the_run(tmp_path: Path) -> None:
+    run, elsewhere, disk = tmp_path / "run", tmp_path / "elsewhere", tmp_path / "disk"
+    for folder in (run / "real" / ".tmp-step-000006-1", elsewhere / ".trash-step-000001-0", disk / ".tmp-model-3"):
+        folder.mkdir(parents=True)
+    (run / "checkpoints").symlink_to(elsewhere)
+    store.clean_leftovers(run / "checkpoints", within=run)
+    assert names(elsewhere) == {".trash-step-000001-0"}
+    (run / "inside").symlink_to("real")
+    store.clean_leftovers(run / "inside", within=run)
+    assert names(run / "real") == set()
+    (tmp_path / "linked").symlink_to(disk)  # a whole run on another disk
+    store.clean_leftovers(tmp_path / "linked")
+    assert names(disk) == set()
+    (disk / "checkpoints" / ".tmp-step-000006-1").mkdir(parents=True)
+    store.clean_leftovers(tmp_path / "linked" / "checkpoints", within=tmp_path / "linked")
+    assert names(disk / "checkpoints") == set()
 
 
 def test_set_aside_never_overwrites(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from est_cli.common.errors import NumericsError
+from est_cli.common.errors import CheckpointError, NumericsError
 from est_cli.config import (
     DatasetConfig,
     LaunchConfig,
@@ -187,3 +187,35 @@ def test_a_checkpoint_of_an_older_version_counts_no_records(unsummarised: Path) 
         state = json.loads((folder / "state.json").read_text())
         del state["records"]
         assert RunState.from_json(state, "").records == {}
+
+
+def test_what_a_failing_disk_left_in_a_finished_run_is_removed_at_a_later_start(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "outputs" / "a"
+    left = [run / ".tmp-model-1", run / "checkpoints" / ".trash-step-000002-0"]
+    for folder in left:
+        folder.mkdir()
+    assert COMMAND.accept(RunConfig(resume=str(run)), set()) is None
+    assert not any(folder.exists() for folder in left)
+
+
+def test_checkpoints_elsewhere(unsummarised: Path, tmp_path: Path) -> None:
+    """On another disk, beside somebody's files, they are used and nothing is cleaned; another run's are refused."""
+    places = {"disk": tmp_path / "disk" / "victim", "run": tmp_path / "outputs" / "b" / "checkpoints"}
+    for place in places.values():
+        shutil.copytree(unsummarised / "checkpoints", place)
+        (place / ".trash-step-000001-0").mkdir()
+        (place / ".tmp-draft").mkdir()
+    shutil.rmtree(unsummarised / "checkpoints")
+    shutil.copy(unsummarised / "config.yaml", places["run"].parent)
+    (unsummarised / "checkpoints").symlink_to(places["run"])
+    with pytest.raises(CheckpointError, match="checkpoints: a link to the checkpoints of another run, "):
+        resumed(unsummarised)
+    (unsummarised / "checkpoints").unlink()
+    (unsummarised / "checkpoints").symlink_to(places["disk"])
+    assert resumed(unsummarised)["steps"] == STEPS
+    for place in places.values():
+        assert {".trash-step-000001-0", ".tmp-draft"} <= {path.name for path in place.iterdir()}

@@ -81,9 +81,11 @@ def refuse_others(program: Program, sweep: Path) -> None:
 
 def begin(program: Program, sweep: Path, rows: Sequence[Row]) -> None:
     """Forget the jobs of earlier commands in this folder and write down these."""
+    if (sweep / _RECORDS).is_symlink():
+        raise StorageError(f"{sweep / _RECORDS}: a link; files of the sweep are deleted there, so it must be a folder")
     with disk.storage_errors(sweep):
         (sweep / _RECORDS).mkdir(exist_ok=True)
-        for path in [*(sweep / _RECORDS).iterdir(), *sweep.glob(".tmp-*")]:
+        for path in [*(sweep / _RECORDS).iterdir(), *sweep.glob(".tmp-results.*-[0-9]*")]:
             path.unlink()
     for row in rows:
         _keep(sweep, row)

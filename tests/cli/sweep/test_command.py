@@ -247,3 +247,18 @@ def test_a_run_that_was_lost_at_its_end_is_not_done(lab: Lab) -> None:
     lab.ends["seed=0"] = JobExit(5, "after the last step the validation loss is not finite")
     assert lab.sweep("seed=0,1").code == 5
     assert column(results(lab.only_sweep()), "status") == ["failed", "done before"]
+
+
+def test_only_files_of_ours_are_removed_from_a_sweep_and_none_behind_a_link(lab: Lab) -> None:
+    lab.sweep("seed=0,1")
+    sweep, victim = lab.only_sweep(), lab.folder / "victim"
+    (sweep / ".tmp-draft").mkdir()
+    (sweep / ".tmp-results.csv-12").touch()
+    assert lab.sweep("seed=0,1").code == 0
+    assert (sweep / ".tmp-draft").is_dir() and not (sweep / ".tmp-results.csv-12").exists()
+    (sweep / ".jobs").rename(victim)
+    before = tree(victim)
+    (sweep / ".jobs").symlink_to(victim)
+    result = lab.sweep("seed=0,1")
+    assert result.code == 6 and ".jobs: a link; " in result.last
+    assert tree(victim) == before
