@@ -20,7 +20,7 @@ def test_a_sample_is_one_line_that_does_a_terminal_no_harm(monkeypatch: pytest.M
     run: Any = SimpleNamespace(
         config=settings,
         handle=SimpleNamespace(activate=lambda subnetwork: None),
-        accelerator=SimpleNamespace(autocast=nullcontext),
+        autocast=nullcontext,
         corpus=SimpleNamespace(tokenizer=None),
         state=SimpleNamespace(step=7),
         progress=SimpleNamespace(line=lines.append),
