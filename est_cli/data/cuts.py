@@ -193,8 +193,8 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
 def _too_long(text: str) -> str:
     return (
         f"tokenizer: the document that begins {text[:40]!r} has more than {WHOLE_CHARACTERS:,} characters without a "
-        "place where this tokenizer is sure to give the same ids when it is cut there; split the document, or train with "
-        "dataset.cut=lines"
+        "place where this tokenizer is sure to give the same ids when it is cut there; split the document, or train "
+        "with dataset.cut=lines"
     )
 
 
