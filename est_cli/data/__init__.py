@@ -1,9 +1,11 @@
 """The data room: text to token blocks whose order is a pure function of the seed.
 
-1. sources.py says which documents there are, as units of work (units.py, hub.py); readers.py and pieces.py read them.
+1. sources.py says which documents there are, as units of work (units.py, hub.py); readers.py and pieces.py read them
+   (parquet_pages.py first looks how large they are, document_ends.py ends those that are no file and no row).
 2. tokenizer.py loads the tokenizer, or trains a byte-level BPE on the documents.
-3. encode.py writes the tokens of a unit to a file, token_cache.py has that done for all units that are missing, here or
-   in processes (encode_workers.py), and storage/cache.py keeps each in data/<hash>/.
+3. encode.py writes the tokens of a unit to a file, long documents in parts (cuts.py); token_cache.py has that done for
+   all units that are missing, here or in processes (encode_workers.py), and storage/cache.py keeps each in
+   data/<hash>/. The text of an evaluation goes the same way (evaluated.py).
 4. Some documents are held out for validation, by a hash of their text (pieces.py).
 5. stream.py reads the files of a corpus as one stream, blocks.py cuts streams into blocks and says which block, of
    which source, is the i-th sample.

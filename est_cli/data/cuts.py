@@ -21,6 +21,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from est_cli.common.errors import DataError, is_panic, reason
 from est_cli.data.pieces import Labelled
@@ -49,6 +50,13 @@ MAX_GROWTH = 100
 """A tame tokenizer's normalizers make a text at most so many times longer, beside what Unicode itself does."""
 PATTERNS = {" {2,}", r"\s+"}
 """Regular expressions that normalizers replace: those of SentencePiece and CLIP."""
+
+EMPTY: dict[str, Any] = {
+    "added_tokens": [],
+    "post_processor": None,
+    "model": json.loads(Tokenizer(BPE()).to_str())["model"],
+}
+"""Takes the place of what knows the vocabulary."""
 
 Layout = Mapping[str, Any]
 """A tokenizer.json, or a part of it."""
@@ -98,8 +106,12 @@ class Cutter:
         if any(not token["special"] for token in self._layout["added_tokens"]):
             return self._tokenizer
         parts = {key: _without_prefix(self._layout[key]) for key in ("normalizer", "pre_tokenizer")}
-        made = Tokenizer.from_str(json.dumps({**self._layout, **parts}))
-        made.encode_special_tokens = True
+        shell = Tokenizer.from_str(json.dumps({**self._layout, **parts, **EMPTY}))
+        made = Tokenizer(self._tokenizer.model)  # the same one: scores that are written and read again may differ
+        if shell.normalizer is not None:
+            made.normalizer = shell.normalizer
+        if shell.pre_tokenizer is not None:
+            made.pre_tokenizer = shell.pre_tokenizer
         whole = _ids(self._tokenizer, "one two")
         fits = _ids(self._tokenizer, "one") + _ids(made, " two") == whole
         return made if fits else self._tokenizer
@@ -181,7 +193,8 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
 def _too_long(text: str) -> str:
     return (
         f"tokenizer: the document that begins {text[:40]!r} has more than {WHOLE_CHARACTERS:,} characters without a "
-        "place where this tokenizer is sure to give the same ids when it is cut there; split the document"
+        "place where this tokenizer is sure to give the same ids when it is cut there; split the document, or train "
+        "with dataset.cut=lines"
     )
 
 

@@ -43,23 +43,29 @@ def lines(pieces: Iterator[Piece]) -> Iterator[Piece]:
 
 
 def articles(rows: Iterator[Piece]) -> Iterator[Piece]:
-    """The articles whose lines `rows` are: each begins with a title, behind a blank line."""
+    """The articles whose lines `rows` are: each begins with a title, behind a blank line or at the beginning.
+
+    Blank lines around an article are left out.
+    """
     held: list[str] = []
+    blanks: list[str] = []
     excluded: list[Piece] = []
-    begun, blank, size = False, True, 0
+    begun, size = False, 0
     for row in rows:
         if row.excluded:
             excluded.append(row)
             continue
-        if blank and (begun or any(line.strip() for line in held)) and TITLE.fullmatch(row.text):
+        line = row.text.rstrip("\n") + "\n"
+        if not line.strip():
+            blanks.append(line)
+            continue
+        if (held or begun) and blanks and TITLE.fullmatch(row.text):
             yield Piece("".join(held), ends=True)
             yield from excluded
-            held, excluded, begun, size = [], [], False, 0
-        blank = not row.text.strip()
-        if held or begun or not blank:
-            line = row.text.rstrip("\n") + "\n"
-            held.append(line)
-            size += len(line)
+            held, excluded, blanks, begun, size = [], [], [], False, 0
+        held += [*(blanks if held or begun else ()), line]
+        size += len(line) + len(blanks)
+        blanks = []
         if size > HELD_CHARACTERS:
             yield Piece("".join(held), ends=False)
             held, begun, size = [], True, 0

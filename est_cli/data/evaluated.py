@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from est_cli.data.cuts import is_tame
 from est_cli.data.encode import ENDS, TOKENS
 from est_cli.data.pieces import Wanted
 from est_cli.data.readers import file_kind
 from est_cli.data.token_cache import EncodeJob, Shard, tokenised
-from est_cli.data.tokenizer import encoder_of, tokenizer_digest
+from est_cli.data.tokenizer import backend, encoder_of, tokenizer_digest
 from est_cli.data.units import file_units
+from est_cli.storage.digest import digest_files
 
 Ids = NDArray[np.integer]
 
@@ -50,8 +55,9 @@ def load_evaluated(
     fields: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
     cache_root: Path,
+    name: str = "eval.files",
 ) -> EvaluatedText:
-    """The documents of the files, whose bytes have these digests; `fields`: eval.text_fields.
+    """The documents of the files, whose bytes have these digests; `fields`: eval.text_fields. `name` is for messages.
 
     Any number of processes may call it at once. Raises DataError, StorageError.
     """
@@ -59,4 +65,18 @@ def load_evaluated(
         file_kind(path)
     units = file_units(paths, digests, Wanted(fields, key="eval.text_fields"))
     job = EncodeJob(encoder_of(tokenizer), tokenizer_digest(tokenizer), 0.0, cache_root)
-    return EvaluatedText(tuple(tokenised("eval.files", units, job, None, verify=True)))
+    return EvaluatedText(tuple(tokenised(name, units, job, None, verify=True)))
+
+
+def try_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:
+    """Have a tokenizer of unknown parts read these texts in a process with limits, before this process does.
+
+    Raises DataError where it takes too much time or memory, or gives up.
+    """
+    if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer) or is_tame(backend(tokenizer)):
+        return
+    with TemporaryDirectory(prefix="est-") as place:
+        path = Path(place) / "texts.jsonl"
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+        load_evaluated([path], digest_files([path]), ["text"], tokenizer, Path(place) / "data", "for a trial")

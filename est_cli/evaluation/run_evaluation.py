@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from est_cli.config import EvalConfig, EvalSettings
 from est_cli.config.eval import split_tasks
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import TRACKED, keys_with
+from est_cli.data.evaluated import try_tokenizer
 from est_cli.distributed.workers import Processes, meet, memory_enough
 from est_cli.evaluation.check_evaluation import CONTINUES, LESS_MEMORY, request_digest, settings_digest
 from est_cli.evaluation.classifier import encode, load_classifier
@@ -143,6 +145,8 @@ def _records(
 
 def _encode(job: FinetuneJob, settings: EvalSettings) -> EncodedTask:
     longest = max_tokens(job.checkpoint, settings.max_length)
+    examples = chain(job.data.train, *job.data.dev.values())
+    try_tokenizer(job.checkpoint.tokenizer, (text for example in examples for text in example.texts))
     dev = {split: encode(examples, job.checkpoint, longest) for split, examples in job.data.dev.items()}
     return EncodedTask(job.data.task, encode(job.data.train, job.checkpoint, longest), dev, job.checkpoint.pad_id)
 

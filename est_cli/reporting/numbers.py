@@ -9,6 +9,8 @@ from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
+from est_cli.config import RunConfig
+from est_cli.config.setting import HASHED, keys_with
 from est_cli.reporting.claim import Claim, Comparison, Difference, hardware_of
 from est_cli.reporting.groups import Group, canonical
 from est_cli.reporting.heat_map import HeatMap
@@ -99,7 +101,7 @@ def provenance(claim: Claim) -> dict[str, list[str]]:
 
 def config_hash(group: Group) -> str:
     """SHA-256, shortened, of the settings that define the training; seed, names and paths of text do not count."""
-    hidden = ("dataset.files", "dataset.validation_files", "data_hash", "tokenizer_hash")
+    hidden = {*keys_with(RunConfig, HASHED), "data_hash", "tokenizer_hash"}
     setting = {key: value for key, value in group.setting.items() if key not in hidden}
     return hashlib.sha256(canonical(setting).encode()).hexdigest()[:12]
 

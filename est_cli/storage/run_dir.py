@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -108,7 +109,8 @@ def check_place(folder: Path) -> None:
         what = "a link to nothing" if nearest.is_symlink() and not os.path.exists(nearest) else "no folder"
         raise StorageError(f"{nearest}: is {what}, and results are written into {folder}; move it away")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise StorageError(f"{nearest}: cannot be written, and results are written into {folder}")
+        read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
+        raise StorageError(f"{folder}: {os.strerror(errno.EROFS if read_only else errno.EACCES)}")
 
 
 def check_unused(outputs: Path, name: str) -> None:

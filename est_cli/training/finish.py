@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,15 +89,16 @@ def _conclude(run: Run, end: End) -> dict[str, Any]:
     try:
         print_summary(summary, told, run.dir.root)
     finally:  # a table that cannot be shown is no reason for missing pictures
-        _draw(run.dir, metrics, summary, covered)
+        with _guarded(run.dir):
+            _draw(run.dir, metrics, summary, covered)
     return summary
 
 
 def draw_missing(start: Start) -> None:
-    """Draw plots/ of a finished run that has none. Raises RunLockedError, StorageError, ConfigError."""
+    """Draw plots/ of a finished run that has none."""
     assert start.folder is not None and start.finished
     run_dir, run, config = RunDir(start.folder), start.run, start.config
-    with lock(run_dir):
+    with _guarded(run_dir), lock(run_dir):
         metrics, summary = read_metrics(run_dir.metrics), strict_json.read_file(run_dir.summary)
         check_records(metrics, run_dir.metrics)
         spec, splits = spec_of(hf_config(config.model)), run.splits(config.launch.num_processes)
@@ -104,12 +107,17 @@ def draw_missing(start: Start) -> None:
 
 
 def _draw(run_dir: RunDir, metrics: list[dict[str, Any]], summary: dict[str, Any], covered: Coverage) -> None:
-    """Whatever goes wrong here takes nothing from a run that is done."""
+    plot_run(metrics, run_dir.plots, run_dir.root.name)
+    if any("loss" in record for record in metrics):
+        plot_stages(metrics, summary.get("transitions") or [], covered, run_dir.plots)
+
+
+@contextmanager
+def _guarded(run_dir: RunDir) -> Iterator[None]:
+    """Whatever goes wrong with its pictures takes nothing from a run that is done."""
     try:
-        plot_run(metrics, run_dir.plots, run_dir.root.name)
-        if any("loss" in record for record in metrics):
-            plot_stages(metrics, summary.get("transitions") or [], covered, run_dir.plots)
-    except Exception as error:  # of the disk, or whatever matplotlib raises
+        yield
+    except Exception as error:  # of the disk, of records that are damaged, or whatever matplotlib raises
         log.warning("%s: not drawn (%s); resume=%s draws them", run_dir.plots, reason(error), run_dir.root)
 
 

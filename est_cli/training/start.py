@@ -103,9 +103,9 @@ def resolve_resume(config: RunConfig, given: set[str]) -> Start:
     if folder is None:
         run = check(config)
         _check_names(config)
-        check_place(runs_folder(config))  # told before the text is read, which may take hours
-        if config.run_name is not None:
+        if config.run_name is not None:  # told before the text is read, which may take hours
             check_unused(runs_folder(config), config.run_name)
+        check_place(runs_folder(config) / (config.run_name or ""))
         return Start(run, None)
     merged = _merge(stored_config(folder), config, given, folder)
     return Start(check(merged), folder)

@@ -20,8 +20,8 @@ ROWS = [
     " = 3 = \n", "", " = Second one = \n", "", " Its only line \n", "",
 ]  # fmt: skip
 ARTICLES = [
-    " = First = \n\n A line of it . \n = = Section = = \n\n = no title = x\n = 3 = \n\n",
-    " = Second one = \n\n Its only line \n\n",
+    " = First = \n\n A line of it . \n = = Section = = \n\n = no title = x\n = 3 = \n",
+    " = Second one = \n\n Its only line \n",
 ]
 
 

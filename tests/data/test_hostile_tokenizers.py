@@ -10,8 +10,9 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from est_cli.common.errors import DataError
-from est_cli.data import load_corpus, token_cache
+from est_cli.data import evaluated, load_corpus, token_cache
 from est_cli.data.cuts import is_tame
+from est_cli.data.evaluated import try_tokenizer
 from tests.lab.corpora import files, write_jsonl
 from tests.lab.tokenizer_layouts import LAYOUTS, tokenizer
 
@@ -63,6 +64,17 @@ def test_one_that_takes_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     name = save(tmp_path, splitter=pre_tokenizers.Split(Regex("(x+x+)+y"), "isolated"))
     message = told(tmp_path, name, "xxxxxxxxxxxxxxxxxxxx " * 20_000)
     assert message == "tokenizer: takes more than 0.5 s of CPU time for a short text"
+
+
+@pytest.mark.slow
+def test_a_trial_before_this_process_reads_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splitter = pre_tokenizers.Split(Regex("(x+x+)+y"), "isolated")
+    made = PreTrainedTokenizerFast.from_pretrained(save(tmp_path, splitter=splitter))
+    try_tokenizer(made, ["a text", "another"])
+    with pytest.raises(DataError, match=r"^tokenizer: cannot read a text \(Onig"):
+        try_tokenizer(made, ["x" * 3000])
+    monkeypatch.setattr(evaluated, "load_evaluated", lambda *args: pytest.fail("it is tame"))
+    try_tokenizer(PreTrainedTokenizerFast.from_pretrained(save(tmp_path)), ["a text"])
 
 
 def test_which_tokenizers_need_no_limits() -> None:

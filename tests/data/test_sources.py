@@ -126,6 +126,14 @@ def from_hub(*names: Path | str, **settings: object) -> DatasetConfig:
     return DatasetConfig(source=SourceName.hub, hub_ids=[str(name) for name in names], **settings)  # type: ignore[arg-type]
 
 
+def test_lines_of_wikitext_become_articles(tmp_path: Path) -> None:
+    rows = ["", " = Title = \n", "", " paragraph one . \n", " = = Part = = \n", " paragraph two . \n", ""] * 3
+    hub_folder(tmp_path / "set", rows)
+    assert len(read(opened(from_hub(tmp_path / "set")).train)) == len(rows)
+    article = " = Title = \n\n paragraph one . \n = = Part = = \n paragraph two . \n"
+    assert read(opened(from_hub(tmp_path / "set", articles=True)).train) == [article] * 3
+
+
 def test_folder_of_the_hubs_layout(tmp_path: Path) -> None:
     train, held = documents(5), documents(3, seed=1)
     hub_folder(tmp_path / "set", train)

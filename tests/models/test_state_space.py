@@ -39,7 +39,7 @@ class Letters:
 
     eos_token_id = 0
 
-    def __call__(self, text: str) -> object:
+    def __call__(self, text: str, add_special_tokens: bool) -> object:
         return type("Encoding", (), {"input_ids": [ord(letter) % 31 for letter in text]})
 
     def decode(self, ids: torch.Tensor, skip_special_tokens: bool) -> str:
