@@ -34,7 +34,8 @@ def opened(lab: Lab) -> Path:
 def test_a_launcher_gets_what_is_left_to_run(lab: Lab) -> None:
     sweep = opened(lab)
     lab.ends["seed=2"] = JobExit(9, "train.micro_batch: out of memory")
-    parts = take_apart(TRAININGS.command, {}, CommandLine(["seed=0,1,2,-3"], None))
+    argv = ["seed=0,1,2,-3"]
+    parts = take_apart(TRAININGS.command, {}, CommandLine(argv, argv, None))
     jobs = plan_jobs(TRAININGS, parts, "s")
     RunDir(sweep / "seed=0").root.mkdir()
     RunDir(sweep / "seed=0").summary.write_text("{}")
