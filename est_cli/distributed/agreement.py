@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -26,12 +27,15 @@ class Agreed:
     stop: int | None
     """The signal that asked one of them to stop."""
     same: bool
-    """Whether all of them drew the same."""
+    """Whether all of them drew the same, and will in the next step."""
 
 
-def step_header(loss: Tensor, stop: int | None, digest: int) -> Tensor:
-    """(SIZE,) float64 on the loss's device, to be summed: loss, a place for each signal, the digest and its square."""
-    short = digest & ((1 << _BITS) - 1)
+def step_header(loss: Tensor, stop: int | None, digests: Sequence[int]) -> Tensor:
+    """(SIZE,) float64 on the loss's device, to be summed: loss, a place for each signal, a number and its square.
+
+    The number is made of `digests`: of what this step runs, and of what the next one will.
+    """
+    short = crc32(repr(digests).encode()) & ((1 << _BITS) - 1)
     numbers = torch.tensor([*(float(stop == signum) for signum in STOPPING), short, short**2], dtype=torch.float64)
     if loss.is_cuda:
         numbers = numbers.pin_memory().to(loss.device, non_blocking=True)

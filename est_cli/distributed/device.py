@@ -14,6 +14,7 @@ from datetime import timedelta
 from importlib.util import find_spec
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
@@ -27,6 +28,29 @@ from est_cli.distributed.hardware import device_type, repeats_kv_heads
 from est_cli.est import EstHandle, ModelSpec
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+
+
+GPU_ENVIRONMENT = {
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # stages of other sizes leave gaps that fit nothing
+    "TORCH_FR_BUFFER_SIZE": "2000",  # NCCL's flight recorder, written where a collective times out
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+}
+"""Set unless it is set, before a GPU is opened."""
+
+
+def prepare_gpu_environment() -> None:
+    """What torch reads from the environment; a user's own settings, also under their other names, stay."""
+    others = {"PYTORCH_CUDA_ALLOC_CONF": "PYTORCH_ALLOC_CONF", "TORCH_FR_BUFFER_SIZE": "TORCH_NCCL_TRACE_BUFFER_SIZE"}
+    for name, value in GPU_ENVIRONMENT.items():
+        if others.get(name) not in os.environ:
+            os.environ.setdefault(name, value)
+
+
+def open_communicator(device: torch.device) -> None:
+    """Have NCCL take its memory now: it does so in the first reduction, which would come after memory was measured."""
+    if device.type == "cuda" and dist.is_initialized():
+        dist.all_reduce(torch.zeros(1, device=device))
+        torch.cuda.synchronize(device)
 
 
 def build_accelerator(rank: Rank, timeout_s: float) -> Accelerator:

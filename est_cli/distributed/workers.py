@@ -23,6 +23,7 @@ from est_cli.distributed.device import (
     build_accelerator,
     keep_freed_memory,
     own_device,
+    prepare_gpu_environment,
     repeated_kv_heads,
     use_precision,
 )
@@ -114,6 +115,7 @@ def meet(launch: LaunchConfig, precision: Precision, continues: str) -> Iterator
     """
     rank, timeout_s = rank_of_environment(), launch.timeout_s
     keep_freed_memory()
+    prepare_gpu_environment()
     devices = torch.cuda.device_count()
     if devices and rank.local_world_size > devices:
         raise ConfigError(

@@ -31,6 +31,8 @@ from est_cli.distributed.device import (
     compile_layers,
     deterministic_kernels,
     keep_freed_memory,
+    open_communicator,
+    prepare_gpu_environment,
     repeated_kv_heads,
     use_precision,
 )
@@ -68,6 +70,7 @@ def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
     """
     rank, place = rank_of_environment(), place or RunInputs(configured_corpus, owned_folder)
     keep_freed_memory()
+    prepare_gpu_environment()
     check_processes(start.run, rank)
     start = replace(start, run=settled(start.run, rank))
     config, precision = start.config, precision_of(start.config)
@@ -76,6 +79,7 @@ def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
         if rank.world_size > 1:
             stack.enter_context(peers_answer(config.launch.timeout_s))
         parts = build_parts(start.run, rank, place)
+        open_communicator(parts.accelerator.device)
         group = Group(rank, config.launch.timeout_s)
         stack.enter_context(unpacked_sequences())
         stack.enter_context(repeated_kv_heads(repeats_kv_heads(parts.accelerator.device, precision)))

@@ -19,11 +19,17 @@ class Feed(Generic[T]):
 
     def take(self, step: int, last: bool) -> T:
         """The inputs of `step`; after the `last` one nothing is made ahead. Raises what making them raised."""
-        if self._thread is None:
-            return self._make(step)
         made = self._next[1].result() if self._next is not None and self._next[0] == step else self._make(step)
-        self._next = None if last else (step + 1, self._thread.submit(self._make, step + 1))
+        self._next = None if last or self._thread is None else (step + 1, self._thread.submit(self._make, step + 1))
         return made
+
+    def peek(self, step: int) -> T:
+        """The inputs of the step after the one that was taken last, which take() will give then."""
+        if self._next is None or self._next[0] != step:
+            future: Future[T] = Future()
+            future.set_result(self._make(step))
+            self._next = step, future
+        return self._next[1].result()
 
     def again(self, step: int) -> T:
         """The inputs of `step`, made anew."""

@@ -182,13 +182,19 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
         part = forward_backward(run, micro, run.targets_per_step)
         loss = part if loss is None else loss + part
     assert loss is not None
-    # Agreement and update: the header carries the loss, stop signals and a digest of what was drawn to all processes.
+    # Agreement and update: the header carries the loss, stop signals and digests of what was drawn to all processes.
     if run.rank.world_size == 1:
         run.handle.unpack()
         return _update(run, step, inputs, loss)
-    header = run.gradient_sync.finish(step_header(loss, stop.signum, inputs.digest))
+    header = run.gradient_sync.finish(step_header(loss, stop.signum, (inputs.digest, _next_digest(run, step))))
     run.handle.unpack()
     return _update(run, step, inputs, header[0].to(loss.dtype), header)
+
+
+def _next_digest(run: Run, step: int) -> int:
+    """Of what the step after `step` will run: a difference is told before collectives of other sizes meet, which NCCL
+    would wait for without end."""
+    return 0 if step + 1 == run.scheduler.max_steps else run.feed.peek(step + 1).digest
 
 
 def forward_backward(run: Run, tokens: Tensor, targets: int) -> Tensor:

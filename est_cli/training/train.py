@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +34,9 @@ from est_cli.training.validation import sample_text, validation_loss
 
 ECHO_S = 1.0
 """Of several processes: how long after the first signal another one may be its echo."""
+
+COLLECT_EVERY = 50
+"""Steps between two collections of garbage in runs of several processes."""
 
 NEAR_LIMIT = 0.75
 """Share of the graphs that torch compiles, from which on a person is told."""
@@ -101,22 +107,45 @@ def train(run: Run) -> dict[str, Any]:
     asynchronous = runs_ahead(device) if train.async_checkpoints is None else train.async_checkpoints
     profile = _profile(run)
     echo_s = 0.0 if run.rank.world_size == 1 else ECHO_S
-    with stop_on_signals(echo_s) as stop, Saver(run, asynchronous) as saver, profile:
+    with stop_on_signals(echo_s) as stop, Saver(run, asynchronous) as saver, profile, _collecting(run) as collect:
         for line in describe(run) if run.rank.first else ():
             run.progress.line(line)
         loop = _Loop(run, stop, saver, profile, time_before=run.state.time_s)
         if run.state.step:
             run.progress.line(f"resumed   after step {run.state.step}")
+        if run.state.step < run.scheduler.max_steps:
+            first = run.feed.again(run.state.step).digest
+            run.group.require_same(first, f"drew another subnetwork in step {run.state.step + 1} than")
         late = 1 if runs_ahead(device) else 0
         for step in range(run.state.step, run.scheduler.max_steps):
             _launch(loop, step)
             _read(loop, late)
             saver.poll()
+            collect(step)
             if _is_due(loop, step + 1):
                 _read(loop, 0)
                 _what_is_due(loop, step + 1)
         saver.wait()
         return finish(run, loop.end or _end_again(run))
+
+
+@contextmanager
+def _collecting(run: Run) -> Iterator[Callable[[int], None]]:
+    """Of several processes all collect garbage after the same steps: otherwise each waits for whichever does so now."""
+    if run.rank.world_size == 1 or not gc.isenabled():
+        yield lambda step: None
+        return
+
+    def collect(step: int) -> None:
+        if (step + 1) % COLLECT_EVERY == 0:
+            gc.collect(1)
+
+    gc.collect()
+    gc.disable()
+    try:
+        yield collect
+    finally:
+        gc.enable()
 
 
 def _profile(run: Run) -> StepProfile:
@@ -182,7 +211,8 @@ def _watch_graphs(loop: _Loop) -> None:
 def _compare_replicas(run: Run, step: int, agreed: Agreed) -> None:
     """Raise PeerLostError where processes have come to train different things."""
     if not agreed.same:
-        run.group.require_same(run.feed.again(step).digest, f"drew another subnetwork in step {step + 1} than")
+        for drawn in (step, min(step + 1, run.scheduler.max_steps - 1)):
+            run.group.require_same(run.feed.again(drawn).digest, f"drew another subnetwork in step {drawn + 1} than")
         raise AssertionError("the digests differed and now they do not")
     every = run.config.launch.check_every
     if run.config.launch.strategy == "ddp" and _every(step + 1, every):

@@ -5,18 +5,25 @@ from __future__ import annotations
 import pytest
 
 from tests.distributed.test_training import SHORT
-from tests.lab.lab import Lab, Plant
+from tests.lab.lab import Lab, Plant, train_records
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_another_draw_is_noticed_in_its_own_step(lab: Lab, rank: int, strategy: str) -> None:
+def test_another_draw_is_noticed_before_its_step(lab: Lab, rank: int, strategy: str) -> None:
     """The same sizes and another index: nothing else would ever tell. In stage 2, so that FSDP runs the same layers."""
     ended = lab.tiny_ranks(
         2, "x", *SHORT, "launch.check_every=0", f"launch.strategy={strategy}", plants={rank: [("draw_differently", 8)]}
     )
     assert [each.code for each in ended] == [7, 7]
     assert "rank 1: drew another subnetwork in step 9 than rank 0's" in ended[0].last_words[0]
+    assert [record["step"] for record in train_records(lab.at("x"))] == [*range(1, 9)]
+
+
+def test_another_draw_is_noticed_before_the_first_step(lab: Lab) -> None:
+    ended = lab.tiny_ranks(2, "x", *SHORT, "launch.check_every=0", plants={1: [("draw_differently", 0)]})
+    assert [each.code for each in ended] == [7, 7]
+    assert "rank 1: drew another subnetwork in step 1 than rank 0's" in ended[0].last_words[0]
 
 
 @pytest.mark.parametrize("every", [1, 4])

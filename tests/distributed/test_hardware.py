@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import Precision
 from est_cli.distributed import hardware
+from est_cli.distributed.device import GPU_ENVIRONMENT, prepare_gpu_environment
 from est_cli.distributed.hardware import known_peak, precisions_of, repeats_kv_heads, settled_precision
 
 CUDA = torch.device("cuda", 0)
@@ -87,3 +90,17 @@ def test_the_device_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
             assert hardware.device_type() == name
             patch.setenv("ACCELERATE_USE_CPU", "true")
             assert hardware.device_type() == "cpu"
+
+
+def test_what_torch_reads_from_the_environment_is_a_users_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "TORCH_NCCL_TRACE_BUFFER_SIZE", *GPU_ENVIRONMENT):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:512")
+    monkeypatch.setenv("TORCH_NCCL_DUMP_ON_TIMEOUT", "0")
+    prepare_gpu_environment()
+    found = {name: os.environ.pop(name, None) for name in GPU_ENVIRONMENT}
+    assert found == {
+        "PYTORCH_CUDA_ALLOC_CONF": None,
+        "TORCH_FR_BUFFER_SIZE": "2000",
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+    }

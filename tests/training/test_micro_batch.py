@@ -22,7 +22,7 @@ from est_cli.est.schedule import n_stage, three_stage
 from est_cli.families import spec_of
 from est_cli.models.lm_loss import LmLoss, Objective
 from est_cli.training import micro_batch
-from est_cli.training.micro_batch import choose, fits_in_memory, probe_on_device, resolve
+from est_cli.training.micro_batch import choose, fits_in_memory, probe_on_device, rehearse, resolve
 from tests.lab.est_models import config_of
 from tests.lab.lab import Lab, losses, train_records
 
@@ -213,6 +213,23 @@ def test_the_probe_finds_the_sizes_and_leaves_no_trace(monkeypatch: pytest.Monke
     assert all(parameter.grad is None for parameter in run.model.parameters())
     assert run.model.training and all(layer.est_active for layer in run.handle.layers)
     assert run.handle.layers[0].attn.c_attn.est_taken == {}
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_last_stage_is_rehearsed(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
+    """Compiled, or sharded on a GPU, where nothing else tries it: what does not fit is told now, and leaves no trace."""
+    run, seen, lines = small_run(4), [], []
+    run.compiled, run.micro_batches, run.progress = compiled, {1: 4, 2: 4, 3: 4}, SimpleNamespace(line=lines.append)
+    monkeypatch.setattr(micro_batch, "forward_backward", limited(run, {1: 8, 2: 8, 3: 4}, seen))
+    monkeypatch.setattr(micro_batch, "FullySharded", NoSync)
+    monkeypatch.setattr(micro_batch, "runs_ahead", lambda device: True)
+    before = trace(run)
+    rehearse(run)
+    assert seen == [(3, 4, False), (3, 4, True)] and len(lines) == 1
+    assert all(map(torch.equal, before, trace(run))) and all(p.grad is None for p in run.model.parameters())
+    monkeypatch.setattr(micro_batch, "forward_backward", limited(run, {1: 8, 2: 8, 3: 2}, seen))
+    with pytest.raises(OutOfMemory, match="4 sequences per forward pass do not fit in stage 3"):
+        rehearse(run)
 
 
 def test_other_errors_of_a_probe_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
