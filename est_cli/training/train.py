@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from est_cli.common.errors import NumericsError, StoppedBySignal
+from est_cli.common.errors import StoppedBySignal
 from est_cli.common.rank import rank_of_environment
 from est_cli.common.redact import one_line
 from est_cli.common.signals import StopRequest, stop_on_signals
-from est_cli.distributed import Agreed, gathered, weight_checksum
-from est_cli.distributed.device import RECOMPILE_LIMIT, any_attention_kernel, compiled_graphs, peak_memory_gb
+from est_cli.distributed import gathered
+from est_cli.distributed.device import any_attention_kernel, peak_memory_gb
 from est_cli.distributed.hardware import peak_flop_per_s, runs_ahead
 from est_cli.est.flops import flops_of
 from est_cli.est.sizes import realised_rates
-from est_cli.tracking import In, read_metrics
+from est_cli.tracking import read_metrics
 from est_cli.training.build import build
 from est_cli.training.describe import describe
 from est_cli.training.finish import End, draw_missing, finish
-from est_cli.training.optim import PATIENCE
 from est_cli.training.profile import StepProfile
 from est_cli.training.run import Run
 from est_cli.training.save import Saver
 from est_cli.training.start import Start
 from est_cli.training.step import StepNumbers, StepResult, train_step
 from est_cli.training.validation import sample_text, validation_loss
+from est_cli.training.watch import collecting, compare_replicas, guard, watch_graphs
 
 ECHO_S = 1.0
 """Of several processes: how long after the first signal another one may be its echo."""
-
-COLLECT_EVERY = 50
-"""Steps between two collections of garbage in runs of several processes."""
-
-NEAR_LIMIT = 0.75
-"""Share of the graphs that torch compiles, from which on a person is told."""
-
-MAX_REJECTED = 3
-"""Steps in a row whose gradient is not finite before the run stops; under fp16 the search for a scale comes first."""
 
 
 @dataclass
@@ -72,7 +60,6 @@ class _Loop:
     """Steps that the device has been given and whose numbers nobody has read: those after `run.state.step`."""
     mark: float = 0.0
     """When the oldest unread step began, in time.perf_counter() seconds."""
-    warned_of_graphs: bool = False
     agreed_stop: int | None = None
     """The signal that asked any of several processes to stop."""
     loss: float = 0.0
@@ -107,7 +94,7 @@ def train(run: Run) -> dict[str, Any]:
     asynchronous = runs_ahead(device) if train.async_checkpoints is None else train.async_checkpoints
     profile = _profile(run)
     echo_s = 0.0 if run.rank.world_size == 1 else ECHO_S
-    with stop_on_signals(echo_s) as stop, Saver(run, asynchronous) as saver, profile, _collecting(run) as collect:
+    with stop_on_signals(echo_s) as stop, Saver(run, asynchronous) as saver, profile, collecting(run) as collect:
         for line in describe(run) if run.rank.first else ():
             run.progress.line(line)
         loop = _Loop(run, stop, saver, profile, time_before=run.state.time_s)
@@ -127,25 +114,6 @@ def train(run: Run) -> dict[str, Any]:
                 _what_is_due(loop, step + 1)
         saver.wait()
         return finish(run, loop.end or _end_again(run))
-
-
-@contextmanager
-def _collecting(run: Run) -> Iterator[Callable[[int], None]]:
-    """Of several processes all collect garbage after the same steps: otherwise each waits for whichever does so now."""
-    if run.rank.world_size == 1 or not gc.isenabled():
-        yield lambda step: None
-        return
-
-    def collect(step: int) -> None:
-        if (step + 1) % COLLECT_EVERY == 0:
-            gc.collect(1)
-
-    gc.collect()
-    gc.disable()
-    try:
-        yield collect
-    finally:
-        gc.enable()
 
 
 def _profile(run: Run) -> StepProfile:
@@ -189,53 +157,12 @@ def _account(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, s
         _record_transition(run, step, loss_before, numbers.loss)
     state.last_loss = numbers.loss if numbers.finite else loss_before
     state.time_s = loop.time_before + time.monotonic() - loop.began
-    _guard(loop, step, numbers)
+    guard(run, step, numbers)
     if run.compiled:
-        _watch_graphs(loop)
+        watch_graphs(run)
     if numbers.agreed is not None:
         loop.agreed_stop = loop.agreed_stop or numbers.agreed.stop
-        _compare_replicas(run, step, numbers.agreed)
-
-
-def _watch_graphs(loop: _Loop) -> None:
-    """Beyond its limit torch goes on without compiling and says nothing."""
-    graphs = compiled_graphs()
-    if graphs >= NEAR_LIMIT * RECOMPILE_LIMIT and not loop.warned_of_graphs:
-        loop.warned_of_graphs = True
-        loop.run.progress.line(
-            f"warning: {graphs} graphs are compiled; from {RECOMPILE_LIMIT} on torch runs new shapes uncompiled: fewer "
-            "stage.levels, or one train.micro_batch that divides the step, make fewer"
-        )
-
-
-def _compare_replicas(run: Run, step: int, agreed: Agreed) -> None:
-    """Raise PeerLostError where processes have come to train different things."""
-    if not agreed.same:
-        for drawn in (step, min(step + 1, run.scheduler.max_steps - 1)):
-            run.group.require_same(run.feed.again(drawn).digest, f"drew another subnetwork in step {drawn + 1} than")
-        raise AssertionError("the digests differed and now they do not")
-    every = run.config.launch.check_every
-    if run.config.launch.strategy == "ddp" and _every(step + 1, every):
-        run.group.require_same(weight_checksum(run.model), f"its weights after step {step + 1} are not")
-
-
-def _guard(loop: _Loop, step: int, numbers: StepNumbers) -> None:
-    """A step without a finite gradient changed nothing; several in a row mean that training is lost."""
-    run, state = loop.run, loop.run.state
-    if numbers.finite:
-        state.rejected_in_a_row = 0
-        return
-    state.rejected_in_a_row += 1
-    first = step * run.sequences_per_step
-    where = f"step {step + 1} (samples {first} to {first + run.sequences_per_step - 1})"
-    run.tracker.event(In.not_finite, {"step": step + 1, "first_sample": first, "samples": run.sequences_per_step})
-    run.progress.line(f"warning: loss or gradient not finite at {where}; the update was left out")
-    most = MAX_REJECTED + (PATIENCE if run.loss_scale is not None else 0)
-    if state.rejected_in_a_row >= most:
-        raise NumericsError(
-            f"{run.dir.root}: loss or gradient not finite for {most} steps in a row, last at {where}; "
-            "lower optim.lr or look at these samples"
-        )
+        compare_replicas(run, step, numbers.agreed)
 
 
 def _record_step(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, seconds: float) -> None:

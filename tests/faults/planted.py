@@ -122,4 +122,4 @@ def no_alarm() -> None:
 def see_no_difference() -> None:
     """Take all ranks to have drawn the same."""
     loop = importlib.import_module("est_cli.training.train")
-    loop._compare_replicas = lambda *args: None
+    loop.compare_replicas = lambda *args: None

@@ -217,7 +217,7 @@ def test_the_probe_finds_the_sizes_and_leaves_no_trace(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_the_last_stage_is_rehearsed(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
-    """Compiled, or sharded on a GPU, where nothing else tries it: what does not fit is told now, and leaves no trace."""
+    """Compiled, or sharded on a GPU: what does not fit is told now, and nothing is left of the trial."""
     run, seen, lines = small_run(4), [], []
     run.compiled, run.micro_batches, run.progress = compiled, {1: 4, 2: 4, 3: 4}, SimpleNamespace(line=lines.append)
     monkeypatch.setattr(micro_batch, "forward_backward", limited(run, {1: 8, 2: 8, 3: 4}, seen))
