@@ -60,7 +60,11 @@ bench: install ## tokens/s of dense and each stage against Hugging Face and the 
 study: install ## the studies of docs/results that are missing (EST_DATA=DIR; hours; STUDY_ARGS="a --part 1/2")
 	$(BIN)/python studies/study.py $(STUDY_ARGS)
 
-study-gpu: ## what a GPU must show, in under ten minutes; again until nothing is left (docs/gpu-runs.md)
+study-gpu: ## the next runs of study j (GPT-2 base), under 9 minutes; again until nothing is left (EST_DATA=DIR)
+	$(GPU_PYTHON) studies/study.py j --minutes 5
+	$(GPU_PYTHON) studies/study_page.py j
+
+gpu: ## what a GPU must show, in under ten minutes; again until nothing is left (docs/gpu-runs.md)
 	$(GPU_PYTHON) benchmarks/gpu_session.py $(GPU_ARGS)
 
 clean: ## remove caches and the virtual environment, never outputs/
