@@ -42,7 +42,7 @@ def prepare_gpu_environment() -> None:
     """What torch reads from the environment; a user's own settings, also under their other names, stay."""
     others = {"PYTORCH_CUDA_ALLOC_CONF": "PYTORCH_ALLOC_CONF", "TORCH_FR_BUFFER_SIZE": "TORCH_NCCL_TRACE_BUFFER_SIZE"}
     for name, value in GPU_ENVIRONMENT.items():
-        if others.get(name) not in os.environ:
+        if others.get(name, name) not in os.environ:
             os.environ.setdefault(name, value)
 
 
