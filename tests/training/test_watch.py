@@ -1,4 +1,4 @@
-"""What is looked at after a step: torch's limit of graphs is told before it is reached, garbage is collected together."""
+"""What is looked at after a step: torch's limit of graphs is told before it is reached, garbage collected together."""
 
 from __future__ import annotations
 
