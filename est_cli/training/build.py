@@ -47,6 +47,7 @@ from est_cli.models import (
     uses_kernels,
 )
 from est_cli.models.lm_loss import Objective
+from est_cli.reporting.records import check_records
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import MetricsFile, Tracker, WandbSink, count_records, lost_records, new_run_id, read_metrics
 from est_cli.tracking.progress import RunProgress, StagePlan
@@ -243,8 +244,12 @@ def _tracker(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunP
 
 
 def _tell_lost(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress) -> None:
-    """Say which records a checkpoint has counted that are not there; count them where it is of an older version."""
+    """Say which records a checkpoint has counted that are not there; count them where it is of an older version.
+
+    Raises StorageError for one that is damaged.
+    """
     records = read_metrics(run_dir.metrics) if run_dir.metrics.exists() else []
+    check_records(records, run_dir.metrics)  # now, and not only when all steps are done
     state.records = state.records or count_records(records)
     lost = lost_records(state.records, records, state.step, config.train.log_every)
     if lost:

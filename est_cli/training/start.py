@@ -69,7 +69,7 @@ ENDINGS = ("training loss", "validation loss", "weights")
 def lost_at_its_end(run_dir: RunDir, not_finite: Collection[str]) -> NumericsError:
     """What ends a run whose last step left something that is not finite, and a later resume of it."""
     what = " and ".join(name for name in ENDINGS if name in not_finite)
-    return NumericsError(f"{run_dir.root}: after the last step the {what} is not finite; a lower optim.lr may help")
+    return NumericsError(f"{run_dir.root}: not finite after the last step: {what}; a lower optim.lr may help")
 
 
 def refuse_lost(folder: Path) -> None:

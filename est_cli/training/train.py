@@ -99,7 +99,7 @@ def train(run: Run) -> dict[str, Any]:
             run.progress.line(line)
         loop = _Loop(run, stop, saver, profile, time_before=run.state.time_s)
         if run.state.step:
-            run.progress.line(f"resumed   after step {run.state.step}")
+            run.progress.line(f"resumed   after step {run.state.step}, in {run.precision.value}")
         if run.state.step < run.scheduler.max_steps:
             first = run.feed.again(run.state.step).digest
             run.group.require_same(first, f"drew another subnetwork in step {run.state.step + 1} than")

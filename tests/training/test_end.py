@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from est_cli.common.errors import CheckpointError, NumericsError
+from est_cli.common.errors import CheckpointError, NumericsError, StorageError
 from est_cli.config import (
     DatasetConfig,
     LaunchConfig,
@@ -104,13 +104,13 @@ def assert_lost(run: Path, what: str) -> None:
     summary = summary_of(run)
     assert summary["not_finite"] == what.split(" and ") and not (run / "model").exists()
     assert "validation" not in what or summary["final_val_loss"] is summary["perplexity"] is None
-    with pytest.raises(NumericsError, match=f"after the last step the {what} is not finite"):
+    with pytest.raises(NumericsError, match=f"not finite after the last step: {what};"):
         COMMAND.accept(RunConfig(resume=str(run)), set())
 
 
 def test_a_null_at_the_end_loses_a_run_that_is_finished_later(unsummarised: Path) -> None:
     rewrite(unsummarised, lambda record: record | {"val_loss": None} if of_last_validation(record) else record)
-    with pytest.raises(NumericsError, match="the validation loss is not finite"):
+    with pytest.raises(NumericsError, match="not finite after the last step: validation loss"):
         resumed(unsummarised)
     assert_lost(unsummarised, "validation loss")
     assert summary_of(unsummarised)["stages"][-1]["val_loss"] is None
@@ -145,7 +145,7 @@ def test_what_is_not_finite_after_the_last_step_loses_the_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     not_finite_at_the_end(monkeypatch, what)
-    with pytest.raises(NumericsError, match=f"after the last step the {what} is not finite"):
+    with pytest.raises(NumericsError, match=f"not finite after the last step: {what};"):
         train.run(Start.of(config_in(tmp_path), None))
     run = tmp_path / "outputs" / "a"
     assert_lost(run, what)
@@ -172,6 +172,15 @@ def test_lost_records_are_told_and_nothing_wrong_is_made_of_the_rest(
     assert {key: summary[key] for key in summary if key not in told} == {
         key: whole[key] for key in whole if key not in told
     }
+
+
+def test_a_damaged_record_is_told_before_the_steps_that_are_left(unsummarised: Path) -> None:
+    *_, (newest, folder) = step_folders(unsummarised / "checkpoints")
+    shutil.rmtree(folder)
+    rewrite(unsummarised, lambda record: record | {"loss": "oops"} if record["step"] == 2 else record)
+    with pytest.raises(StorageError, match="record of step 2 has no number as `loss`"):
+        resumed(unsummarised)
+    assert newest not in dict(step_folders(unsummarised / "checkpoints"))
 
 
 def test_doubled_records_count_once(finished: Path, unsummarised: Path, capsys: pytest.CaptureFixture[str]) -> None:
