@@ -25,6 +25,9 @@ from est_cli.storage.digest import fingerprint, remembered_digests
 
 log = logging.getLogger(__name__)
 
+MANY_ZEROS = 0.8
+"""Share of the ids; no token is most of a text, and a file that was laid out but not filled is zeros."""
+
 MAX_OPEN = 384
 """Files that are open at once: a process often has no more than 1,024 file descriptors."""
 MAX_READ = 1 << 30
@@ -157,7 +160,9 @@ def open_token_files(
     if verify:
         for stream, path in zip(streams, paths, strict=True):
             refuse_wider(path, dtype, vocab_size)
-            largest = _largest(stream, path, dtype, vocab_size)
+            largest, zeros = _largest(stream, path, dtype, vocab_size)
+            if zeros > MANY_ZEROS * len(stream):
+                log.warning("%s: %d %% of its ids are 0; was it written to its end?", path, 100 * zeros // len(stream))
             if largest >= known:
                 message = "%s: holds the id %d, but the tokenizer has %d tokens only; another one made these ids"
                 log.warning(message, path, largest, known)
@@ -183,16 +188,16 @@ def _stream(path: Path, dtype: np.dtype) -> TokenStream:
     return TokenStream([TokenSpan(path, dtype.str, 0, size // dtype.itemsize)])
 
 
-def _largest(tokens: TokenStream, path: Path, dtype: np.dtype, vocab_size: int) -> int:
-    """The largest id; all must be below `vocab_size`."""
-    largest = 0
+def _largest(tokens: TokenStream, path: Path, dtype: np.dtype, vocab_size: int) -> tuple[int, int]:
+    """(the largest id, how many are 0); all must be below `vocab_size`."""
+    largest = zeros = 0
     for start in range(0, len(tokens), CHUNK_TOKENS):
         chunk = tokens.read(start, min(start + CHUNK_TOKENS, len(tokens)))
-        largest = max(largest, int(chunk.max()))
+        largest, zeros = max(largest, int(chunk.max())), zeros + len(chunk) - int(np.count_nonzero(chunk))
         if largest >= vocab_size:
             at = start + int(np.argmax(chunk >= vocab_size))
             raise DataError(
                 f"{path}: id {int(chunk[at - start])} at position {at}, but the model has {vocab_size} tokens; "
                 "is it another tokenizer's, or another dataset.token_dtype?" + fitting_types(path, dtype, vocab_size)
             )
-    return largest
+    return largest, zeros

@@ -115,7 +115,7 @@ def test_ids_are_taken_for_what_they_are(tmp_path: Path, kind: str, caplog: pyte
     assert opened(tmp_path / "ids", 1 << 16) == len(HONEST[kind])
     (HONEST[kind] * 2).astype("<u4").tofile(tmp_path / "wide")
     assert opened(tmp_path / "wide", 1 << 18, "uint32") == len(HONEST[kind])
-    assert not caplog.records
+    assert not caplog.records or kind == "zeros"  # taken, and told
 
 
 def test_ids_that_the_tokenizer_does_not_have_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -125,6 +125,16 @@ def test_ids_that_the_tokenizer_does_not_have_are_told(tmp_path: Path, caplog: p
     assert not caplog.records
     opened(tmp_path / "ids", 50_304, known=32_000)
     assert "holds the id 50256, but the tokenizer has 32000 tokens only" in caplog.text
+
+
+def test_a_file_that_was_not_written_to_its_end_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    filled = np.tile(IDS, 10).astype("<u2")
+    for share, told in ((0, False), (1, False), (9, True)):
+        caplog.clear()
+        np.concatenate([filled, np.zeros(share * len(filled), "<u2")]).tofile(tmp_path / "ids")
+        opened(tmp_path / "ids", 50_304)
+        assert ("90 % of its ids are 0; was it written to its end?" in caplog.text) is told
 
 
 def test_ids_that_another_tokenizer_has_made_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
