@@ -15,6 +15,8 @@ from est_cli.common.errors import NumericsError
 from est_cli.distributed.workers import Cells
 from tests.lab.toys import LENGTH, alone, full_hessian, gpt2, llama, loss_of, share_of
 
+pytestmark = pytest.mark.slow
+
 PROBES = 200
 
 

@@ -39,6 +39,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return call
 
 
+@pytest.mark.slow
 def test_a_session_goes_on_where_it_stopped(session: Any, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = session()
     assert code == 1 and found.keys() == {"first", "late"}

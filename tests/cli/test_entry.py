@@ -163,6 +163,7 @@ def test_output_that_cannot_be_written(lines: int, end: str, broken: str, code: 
     assert (ended.returncode, ended.stderr) == (code, told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [143, 130, 7, 0, 5])
 def test_a_signal_or_a_lost_peer_ends_the_process_whatever_its_threads_do(code: int) -> None:
     script = (

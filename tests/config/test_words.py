@@ -16,6 +16,8 @@ from est_cli.config.setting import settings_of
 from est_cli.config.words import with_quotes, word_keys
 from tests.lab.commands import composed, told
 
+pytestmark = pytest.mark.slow
+
 KNOWN = settings_of(PlanConfig)
 LISTS = [key for key, known in KNOWN.items() if known.hint == list[str]]
 WORDS = [key for key in word_keys(KNOWN, ()) if key not in LISTS and not KNOWN[key].choices]

@@ -13,6 +13,8 @@ from est_cli.data.cuts import Cutter
 from est_cli.data.pieces import Piece
 from tests.lab.tokenizer_layouts import LAYOUTS, TEXT, UNKNOWN, tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _short_parts(monkeypatch: pytest.MonkeyPatch) -> None:

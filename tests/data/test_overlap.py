@@ -21,6 +21,8 @@ from est_cli.training import parts
 from tests.lab.corpora import all_ids, documents, files, write_jsonl
 from tests.lab.est_models import gpt2_config
 
+pytestmark = pytest.mark.slow
+
 TEXTS = documents(60)
 
 

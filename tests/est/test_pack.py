@@ -17,6 +17,8 @@ from est_cli.est import EstHandle, IndexGenerator, SamplingOptions, SamplingRate
 from est_cli.families import spec_of
 from tests.lab.est_models import FAMILIES, OTHERS, config_of
 
+pytestmark = pytest.mark.slow
+
 RATES = SamplingRates(0.4, 0.6, 0.6)
 MICRO_STEPS = 3
 

@@ -16,6 +16,8 @@ from est_cli.planning.course import column, course_of, sparkline
 from est_cli.planning.plan import Plan
 from tests.lab.commands import accepted, tree
 
+pytestmark = pytest.mark.slow
+
 STEPS = ("train.max_steps=200", "train.micro_batch=1")
 
 

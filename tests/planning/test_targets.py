@@ -17,6 +17,8 @@ from est_cli.planning import plan as planning
 from est_cli.planning.targets import TargetSolution, solve_target
 from tests.lab.commands import accepted
 
+pytestmark = pytest.mark.slow
+
 SOLVABLE = [name for name in SCHEDULERS if name not in ("dense", "early_dropout")]
 LONG = "train.max_steps=150000"
 

@@ -34,6 +34,8 @@ from est_cli.training.run import RunState
 from est_cli.training.start import Start, resolve_resume
 from tests.lab.lab import write_corpus
 
+pytestmark = pytest.mark.slow
+
 STEPS, SEQ_LEN = 6, 16
 
 

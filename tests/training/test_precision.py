@@ -13,6 +13,8 @@ from est_cli.storage.store import step_folders
 from est_cli.training.optim import PATIENCE, LossScale, build_optimizer, loss_scale, update
 from tests.lab.lab import Lab, losses, outcome, train_records
 
+pytestmark = pytest.mark.slow
+
 FP16 = "train.precision=fp16"
 
 

@@ -17,6 +17,8 @@ from est_cli.training.run import Run
 from est_cli.training.step import StepResult
 from tests.lab.commands import accepted, tree
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("model.hidden_size=32", "train.seq_len=32", "train.tokens_per_step=128", "train.max_steps=40")
 
 

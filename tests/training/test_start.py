@@ -56,6 +56,7 @@ def test_auto_without_anything_to_continue_starts_a_run_named_by_itself(stopped:
     assert len(names) == 1 and names.pop().startswith("gpt2_tiny-three_stage-")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["finished", "stopped"])
 def test_a_name_that_is_taken_is_refused(request: pytest.FixtureRequest, state: str) -> None:
     lab: Lab = request.getfixturevalue(state)
