@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
 	touch $@
 
-train: install ## pre-train a tiny GPT-2 with EST on Python's own source text (CPU, about a minute)
+train: install ## pre-train a tiny GPT-2 with EST on Python's own source text (CPU, one or two minutes)
 	$(BIN)/est-train $(TRAIN_ARGS)
 
 test: install ## ruff, mypy and all tests (two CPU cores, under 15 minutes)
