@@ -51,7 +51,7 @@ def _sampling_read(tree: dict[str, Any]) -> tuple[str, ...]:
     return scheduler_named(name).sampling if name in SCHEDULERS else ()
 
 
-def settled_before(folder: Path) -> frozenset[str]:
+def keys_newer_than(folder: Path) -> frozenset[str]:
     """The keys of BEFORE that est did not have when the run in `folder` began: no command line decides them."""
     return frozenset(_missing(_stored_tree(folder)))
 

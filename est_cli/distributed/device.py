@@ -28,6 +28,7 @@ from est_cli.distributed.hardware import device_type, repeats_kv_heads
 from est_cli.est import EstHandle, ModelSpec
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+_HALF = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
 GPU_ENVIRONMENT = {
@@ -83,7 +84,7 @@ def use_precision(precision: Precision) -> None:
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
     """Inside of it a forward pass computes in `precision`."""
-    half = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}.get(precision)
+    half = _HALF.get(precision)
     return nullcontext() if half is None else torch.autocast(device.type, half)
 
 
@@ -206,7 +207,7 @@ def _try_attention(
 
     A sliding window needs a mask, and transformers repeats the KV heads where there is one.
     """
-    dtype = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}.get(precision, torch.float32)
+    dtype = _HALF.get(precision, torch.float32)
     grouped = spec.num_heads != spec.num_kv_heads and not masked and not repeats_kv_heads(device, precision)
     kv_heads = spec.num_kv_heads if grouped else spec.num_heads
     mask = torch.ones(16, 16, dtype=torch.bool, device=device).tril() if masked else None

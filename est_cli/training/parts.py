@@ -82,6 +82,8 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
     hf = hf_config(config.model)
     spec = spec_of(hf)
     run.check_fit(spec)
+    if kind_of(device_type()).never_run and rank.first:
+        log.warning("%s: no run of est on this kind of device is known of (docs/devices.md)", device_type())
     compiled = _compiled(config.train, device_type(), rank)
     lm_loss = _lm_loss(config.train, device_type(), hf, compiled)
     corpus = place.corpus(run, spec, rank.local_rank == 0)  # verified once on each machine

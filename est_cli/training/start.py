@@ -14,7 +14,7 @@ from est_cli.config import RunConfig
 from est_cli.config.resolve import Resolved, check, depends_on_split, resolve
 from est_cli.config.schema import leaves_of, plain, typed
 from est_cli.config.setting import FREE, SETTLED, keys_with
-from est_cli.config.stored import settled_before, stored_config
+from est_cli.config.stored import keys_newer_than, stored_config
 from est_cli.storage import strict_json
 from est_cli.storage.run_dir import (
     OUTPUTS,
@@ -146,11 +146,11 @@ def _check_names(config: RunConfig) -> None:
 def _same_run(folder: Path, config: RunConfig) -> bool:
     """Whether all frozen keys agree, so that `resume=auto` without a run name may take this run."""
     try:
-        stored, settled = _frozen(stored_config(folder)), settled_before(folder)
+        stored, newer = _frozen(stored_config(folder)), keys_newer_than(folder)
     except CheckpointError:
         return False
     wanted = _frozen(config)
-    left_open = settled | {key for key in keys_with(RunConfig, SETTLED) if wanted[key] is None}
+    left_open = newer | {key for key in keys_with(RunConfig, SETTLED) if wanted[key] is None}
     return all(_same(stored.get(key), value) for key, value in wanted.items() if key not in left_open)
 
 
@@ -161,7 +161,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _merge(stored: RunConfig, config: RunConfig, given: set[str], folder: Path) -> RunConfig:
     wanted, tree = leaves_of(plain(config)), plain(stored)
-    for key in sorted(given & wanted.keys() - settled_before(folder)):
+    for key in sorted(given & wanted.keys() - keys_newer_than(folder)):
         if key == "resume" or (key == "run_name" and wanted[key] == folder.resolve().name):
             continue
         group, _, name = key.rpartition(".")
