@@ -111,6 +111,19 @@ class TrainConfig:
         FREE,
         within=at_least(1),
     )
+    spread_draws: int = setting(
+        16,
+        "Draws whose losses are compared at each evaluation, in stages that train subnetworks (`draw_spread`).",
+        FREE,
+        within=at_least(0, note=" (0 means none, and 1 is too few to compare)"),
+    )
+    spread_tokens: int = setting(
+        256,
+        "Validation tokens that each of these draws reads, the same for all, from the start of the validation split: "
+        "whole sequences, at least one.",
+        FREE,
+        within=at_least(1),
+    )
     checkpoint_every: int = setting(100, "Steps between checkpoints.", FREE, within=EVERY)
     async_checkpoints: bool | None = setting(
         None, "Copy what is saved to the host and write it while training goes on; null: on CUDA only.", FREE
@@ -159,6 +172,8 @@ def train_problems(config: RunConfig) -> Iterator[str]:
             f"train.attention: {train.attention.value} has no backward pass that repeats every bit, which "
             "train.deterministic=true asks for; use auto, flash or math"
         )
+    if train.spread_draws == 1:
+        yield "train.spread_draws: a single draw has no spread; at least 2 are compared, or 0 for none"
     if train.profile_step is not None and train.profile_step > max_steps(config) >= 1:
         yield f"train.profile_step: {train.profile_step} lies behind the last step, {max_steps(config)}"
 

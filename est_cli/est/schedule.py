@@ -54,6 +54,12 @@ class SamplingRates:
         return self.p_h == self.p_m == self.p_l == self.p_d == 1.0 and self.num_layers is None
 
     @property
+    def sampled(self) -> bool:
+        """Whether a subnetwork is drawn: neither the complete model, with dropout or without, nor its lowest layers."""
+        complete = self.p_h == self.p_m == self.p_l == 1.0 and self.num_layers is None
+        return not complete and self.layers != "first"
+
+    @property
     def random(self) -> bool:
         """Whether not only which layers run is drawn, but how many of them."""
         return self.layers in ("chance", "depth")

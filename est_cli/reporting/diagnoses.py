@@ -13,6 +13,7 @@ from est_cli.est import ModelSpec, SamplingOptions, SamplingScheduler
 from est_cli.est.coverage import Coverage
 from est_cli.est.flops import flops_of, training_flops
 from est_cli.est.sizes import full_sizes, sample_sizes
+from est_cli.reporting.spikes import instabilities
 from est_cli.reporting.stages import described_stages, described_transitions, stage_summaries
 from est_cli.tracking.metrics import Record
 
@@ -45,7 +46,10 @@ def stage_report(
         "stages": stages,
         "transitions": transitions,
         "coverage": _coverage_json(covered),
-        "diagnoses": diagnoses(stages, transitions, step_flops(spec, scheduler, options), untrained),
+        "diagnoses": [
+            *diagnoses(stages, transitions, step_flops(spec, scheduler, options), untrained),
+            *instabilities(metrics),
+        ],
     }
 
 

@@ -18,6 +18,7 @@ from est_cli.reporting.drawing import (
     GREY,
     MAX_SHOWN,
     ORANGE,
+    PINK,
     labelled,
     legend_below,
     new_figure,
@@ -37,6 +38,7 @@ from est_cli.reporting.records import (
     transition_steps,
     validation_records,
 )
+from est_cli.reporting.spikes import Spike, largest, loss_spikes
 from est_cli.storage.run_dir import LAST_PLOT
 
 WIDTH = 7.0
@@ -45,6 +47,8 @@ AROUND = 25
 MAX_PANELS = 6
 """Transitions that are drawn: the first ones and, of more than these, the last."""
 PANELS_IN_ROW = 3
+MAX_NUMBERS = 5
+"""Loss spikes whose loss is written beside them."""
 
 
 def plot_run(metrics: list[Record], plots_dir: Path, title: str) -> list[Path]:
@@ -61,17 +65,26 @@ def plot_run(metrics: list[Record], plots_dir: Path, title: str) -> list[Path]:
 
 
 def loss_figure(metrics: list[Record], title: str) -> Figure:
-    """Training loss (each step faint, running mean strong) and validation loss of the complete model."""
+    """Training loss (each step faint, running mean strong), its spikes, and validation loss of the complete model.
+
+    Below, where it was measured: how far the losses of several draws lie apart.
+    """
     train, validation = training_records(metrics), validation_records(metrics)
-    figure = new_figure(WIDTH, 4.4)
-    axes = figure.subplots()
+    spread = by_step(record for record in metrics if record.get("draw_spread") is not None)
+    figure = new_figure(WIDTH, 6.0 if spread else 4.4)
+    ratios = [3, 1] if spread else [1]
+    axes, *below = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     smooth = _draw_train_loss(axes, train)
     if validation:
         _draw_validation(axes, validation)
     axes.set_ylabel("cross-entropy loss (nats per token)")
     _limit_loss(axes, train, smooth, validation)
+    _mark_spikes(axes, loss_spikes(train))
     _draw_stages(axes, train, metrics)
-    _finish(figure, [axes], title)
+    for panel in below:
+        _draw_spread(panel, spread)
+        _draw_stages(panel, train, metrics, labels=False)
+    _finish(figure, [axes, *below], title)
     return figure
 
 
@@ -138,6 +151,32 @@ def _limit_loss(axes: Axes, train: Sequence[Record], smooth: np.ndarray, validat
         top, bottom = np.nanmax(tops), np.nanmin(bottoms)
         room = 0.05 * (top - bottom) or 0.1
         axes.set_ylim(bottom - room, top + room)
+
+
+def _mark_spikes(axes: Axes, spikes: Sequence[Spike]) -> None:
+    """A triangle at each, at the upper edge for a loss beyond it; beside the largest their losses."""
+    top = axes.get_ylim()[1]
+    for marker, beyond in (("v", False), ("^", True)):
+        here = [spike for spike in spikes if (spike.loss > top) == beyond]
+        steps, places = [spike.step for spike in here], [min(spike.loss, top) for spike in here]
+        label = "loss spike" + (", beyond the picture" if beyond else "")
+        style: dict[str, Any] = {"marker": marker, "linestyle": "none", "color": PINK, "markersize": 6, "zorder": 5}
+        if here:
+            axes.plot(steps, places, clip_on=False, label=label, **style)
+    for spike in largest(spikes, MAX_NUMBERS):
+        place = (spike.step, min(spike.loss, top))
+        axes.annotate(f"{spike.loss:.1f}", place, (5, -3), textcoords="offset points", fontsize=8, color=PINK)
+
+
+def _draw_spread(axes: Axes, measured: Sequence[Record]) -> None:
+    """How far the draws' losses lie apart at each evaluation that ran subnetworks."""
+    steps = column(measured, "step")
+    for key, color, marker, name in (
+        ("draw_range", PINK, "s", "draws: largest less smallest loss"),
+        ("draw_spread", GREEN, "D", "draws: standard deviation"),
+    ):
+        axes.plot(steps, column(measured, key), color=color, marker=marker, markersize=4, linewidth=1.2, label=name)
+    axes.set(ylabel="over draws (nats)", ylim=(0, max(0.1, *axes.get_ylim())))
 
 
 def _draw_stages(axes: Axes, train: Sequence[Record], metrics: Iterable[Record], labels: bool = True) -> None:

@@ -30,19 +30,22 @@ class StageSummary:
     median_step_s: float
     loss: float | None
     """Training loss at the end of the stage: the mean of its last tenth of records, at most 20."""
+    draw_spread: float | None = None
+    """The largest at its evaluations; None where it was not measured."""
 
 
 def stage_summaries(metrics: Iterable[Record]) -> list[StageSummary]:
     """One entry per stage that ran, in order. Of several records of one step the last counts."""
-    by_step = {record["step"]: record for record in metrics if "step_s" in record}
+    metrics = list(metrics)
     groups: dict[int, list[Record]] = {}
     steps: dict[int, int] = {}
     before = 0
-    for step, record in sorted(by_step.items()):
+    for record in by_step(record for record in metrics if "step_s" in record):
         groups.setdefault(record["stage"], []).append(record)
-        steps[record["stage"]] = steps.get(record["stage"], 0) + step - before
-        before = step
-    return [_stage_summary(number, groups[number], steps[number]) for number in sorted(groups)]
+        steps[record["stage"]] = steps.get(record["stage"], 0) + record["step"] - before
+        before = record["step"]
+    spreads = by_step(record for record in metrics if record.get("draw_spread") is not None)
+    return [_stage_summary(number, groups[number], steps[number], spreads) for number in sorted(groups)]
 
 
 def time_saved_pct(metrics: Iterable[Record]) -> float | None:
@@ -87,7 +90,7 @@ def described_stages(stages: Sequence[StageSummary], metrics: Iterable[Record]) 
         end = begin + stage.steps
         inside = [record["val_loss"] for record in validation if begin < record["step"] <= end]
         rates = dict(zip(("p_h", "p_m", "p_l"), stage.rates, strict=True))
-        last = {"loss": stage.loss, "val_loss": inside[-1] if inside else None}
+        last = {"loss": stage.loss, "val_loss": inside[-1] if inside else None, "draw_spread": stage.draw_spread}
         stage_rows.append(
             {"stage": stage.number, "steps": stage.steps, **rates, "median_step_s": stage.median_step_s, **last}
         )
@@ -95,16 +98,18 @@ def described_stages(stages: Sequence[StageSummary], metrics: Iterable[Record]) 
     return stage_rows
 
 
-def _stage_summary(number: int, records: list[Record], steps: int) -> StageSummary:
+def _stage_summary(number: int, records: list[Record], steps: int, spreads: Sequence[Record]) -> StageSummary:
     p_h, p_m, p_l = (fmean(record[key] for record in records) for key in ("p_h", "p_m", "p_l"))
     tail = records[-min(20, 1 + len(records) // 10) :]
     losses = [record["loss"] for record in tail if record["loss"] is not None]
+    begin, end = records[0]["step"], records[-1]["step"]
     return StageSummary(
         number=number,
         rates=(p_h, p_m, p_l),
         steps=steps,
         median_step_s=median(record["step_s"] for record in records),
         loss=sum(losses) / len(losses) if losses else None,
+        draw_spread=max((r["draw_spread"] for r in spreads if begin <= r["step"] <= end), default=None),
     )
 
 

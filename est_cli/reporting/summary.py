@@ -47,7 +47,8 @@ def _run_rows(summary: Record, run_dir: Path) -> list[list[str]]:
 
 
 def _stage_table(stages: Sequence[StageSummary], plain: bool) -> Table:
-    headings = ["stage", "p_H", "p_M", "p_L", "steps", "median step", "loss at its end"]
+    measured = any(stage.draw_spread is not None for stage in stages)
+    headings = ["stage", "p_H", "p_M", "p_L", "steps", "median step", "loss at its end"] + ["draw spread"] * measured
     rows = [
         [
             str(stage.number),
@@ -55,6 +56,7 @@ def _stage_table(stages: Sequence[StageSummary], plain: bool) -> Table:
             f"{stage.steps:,}",
             f"{stage.median_step_s * 1e3:.1f} ms",
             _LOSS.show(stage.loss),
+            *[_LOSS.show(stage.draw_spread)] * measured,
         ]
         for stage in stages
     ]

@@ -98,6 +98,12 @@ FIELDS = (
           report=Cell("final validation loss", ".4f"), best=min),
     Field("perplexity", "exp of the validation loss", (In.validation, In.summary), null="it would overflow",
           wandb="val", end=Cell("perplexity", ".2f"), sweep=Cell("perplexity", ".2f")),
+    Field("draw_spread", "where subnetworks are trained: standard deviation of the loss over `train.spread_draws` "
+          "draws at the rates of the step before, of the same `train.spread_tokens` validation tokens",
+          (In.validation,), "nats per token", null="a draw's loss was not finite", wandb="est",
+          checked=(In.validation,)),
+    Field("draw_range", "the largest of these losses less the smallest", (In.validation,), "nats per token",
+          null="a draw's loss was not finite", wandb="est", checked=(In.validation,)),
     Field("not_finite", "which of training loss, validation loss and weights was not finite after the last step; where "
           "any was, the run is lost and has no model/", (In.summary,), kind=list),
     Field("flops", "training FLOPs used so far, convention total: three times the forward pass of what really ran",

@@ -172,15 +172,15 @@ class Run:
         rates = self.scheduler.rates_at(max(0, self.state.step - 1))
         return self.generator.draw(0, rates) if rates.layers == "first" else FULL
 
-    def validation_batches(self) -> Iterator[Tensor]:
-        """(B, T) int64 blocks from the start of the validation set, at most `train.eval_tokens` of them over all
-        processes, which get as many batches each; a batch may be empty (B = 0).
+    def validation_batches(self, tokens: int | None) -> Iterator[Tensor]:
+        """(B, T) int64 blocks from the start of the validation set, at most `tokens` of them (None: all; but one block)
+        over all processes, which get as many batches each; a batch may be empty (B = 0).
 
         In pieces as large as the last stage's micro-batches, since evaluation runs the complete model as that does.
         """
         train, blocks, rank = self.config.train, self.validation_blocks, self.rank
         size = self.micro_batches[max(self.micro_batches)] * rank.world_size
-        wanted = blocks.num_blocks if train.eval_tokens is None else max(1, train.eval_tokens // train.seq_len)
+        wanted = blocks.num_blocks if tokens is None else max(1, tokens // train.seq_len)
         end = min(wanted, blocks.num_blocks)
         for begin in range(0, end, size):
             yield blocks.take(np.arange(begin, min(end, begin + size))[rank.rank :: rank.world_size])

@@ -24,6 +24,7 @@ from est_cli.training.finish import End, draw_missing, finish
 from est_cli.training.profile import StepProfile
 from est_cli.training.run import Run
 from est_cli.training.save import Saver
+from est_cli.training.spread import draw_spread
 from est_cli.training.start import Start
 from est_cli.training.step import StepNumbers, StepResult, train_step
 from est_cli.training.validation import sample_text, validation_loss
@@ -260,13 +261,14 @@ def _end_again(run: Run) -> End:
 
 def evaluate(run: Run) -> float:
     """Validation loss of the complete model, or of the layers that it has so far, recorded at the present step."""
-    train = run.config.train
+    train, spread = run.config.train, draw_spread(run)
     run.handle.activate(run.in_use)
     filled_to = run.micro_batches[max(run.micro_batches)] if run.compiled else 1
-    total, count = run.group.sum(validation_loss(run.objective, run.validation_batches(), run.autocast, filled_to))
+    batches = run.validation_batches(train.eval_tokens)
+    total, count = run.group.sum(validation_loss(run.objective, batches, run.autocast, filled_to))
     loss, step = total / count, run.state.step
     perplexity = math.exp(loss) if loss < 700 else math.inf
-    record = {"step": step, "tokens": step * train.tokens_per_step, "val_loss": loss, "perplexity": perplexity}
+    record = {"step": step, "tokens": step * train.tokens_per_step, "val_loss": loss, "perplexity": perplexity} | spread
     run.tracker.validation(record)
     run.progress.line(f"validation at step {step}: loss {loss:.4f}, perplexity {perplexity:.2f}")
     return loss

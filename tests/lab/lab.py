@@ -32,7 +32,8 @@ STEPS, T1, T2 = 30, 8, 18
 TINY = (
     "dataset=text dataset.num_workers=1 dataset.validation_fraction=0.3 model.vocab_size=300 model.hidden_size=32 "
     "model.num_layers=4 model.num_heads=4 model.max_positions=32 train.seq_len=32 train.tokens_per_step=128 "
-    "train.micro_batch=2 train.checkpoint_every=5 train.eval_every=4 tracking.wandb=off "
+    "train.micro_batch=2 train.checkpoint_every=5 train.eval_every=4 train.spread_draws=2 train.spread_tokens=32 "
+    "tracking.wandb=off "
     f"train.max_steps={STEPS} stage.t1={T1} stage.t2={T2}"
 ).split()
 

@@ -65,6 +65,7 @@ def test_a_draw_for_each_micro_batch_is_another_training(lab: Lab) -> None:
         "train.eval_every=1",
         "train.eval_every=0",
         "train.eval_tokens=64",
+        "train.spread_draws=0",
         "train.checkpoint_every=1",
         "train.checkpoint_every=0",
         "train.sample_every=1",
