@@ -34,7 +34,8 @@ FRAGILE_RANGE = 1.0
 """Nats per token between the best and the worst draw from which on an evaluation is told."""
 SHOWN = 3
 """Of more spikes the largest are told one by one."""
-REMEDY = "a lower optim.lr helps (docs/schedulers.md)"
+SMOOTHER = "sampling.redraw=forward with a smaller train.micro_batch"
+"""More draws in a step: what helped most where it was measured (docs/results/quickstart.md)."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,10 @@ def _told_spikes(spikes: Sequence[Spike]) -> Iterator[str]:
     if spikes:
         shown = "; ".join(map(_describe, largest(spikes, SHOWN)))
         few = f", the largest {SHOWN}" if len(spikes) > SHOWN else ""
-        yield f"loss spikes: {len(spikes)}{few} at {shown}; {REMEDY}"
+        yield (
+            f"loss spikes: {len(spikes)}{few} at {shown}; a lower optim.lr helps, and where subnetworks are trained "
+            f"{SMOOTHER}"
+        )
 
 
 def _describe(spike: Spike) -> str:
@@ -114,5 +118,5 @@ def _told_draws(metrics: Iterable[Record]) -> Iterator[str]:
         yield (
             f"fragile draws: at {len(fragile)} of {len(measured)} evaluations, most at step {worst['step']}, where the "
             f"losses of the draws differ by up to {worst['draw_range']:.2f} (standard deviation "
-            f"{worst['draw_spread']:.2f}); {REMEDY}"
+            f"{worst['draw_spread']:.2f}); {SMOOTHER} helps, or a lower optim.lr"
         )
