@@ -112,7 +112,7 @@ class TrainConfig:
         within=at_least(1),
     )
     spread_draws: int = setting(
-        16,
+        8,
         "Draws whose losses are compared at each evaluation, in stages that train subnetworks (`draw_spread`).",
         FREE,
         within=at_least(0, note=" (0 means none, and 1 is too few to compare)"),
