@@ -12,14 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 from statistics import median
+from typing import Any
 
 from est_cli.reporting.records import by_step, training_records
 from est_cli.tracking.metrics import Record
 
+RAN = ("stage", "p_h", "p_m", "p_l")
+"""Steps that agree in these are compared."""
 WINDOW = 20
-"""Logged losses before a step, of its stage, that it is compared with, ..."""
+"""Logged losses before a step that it is compared with, ..."""
 LEAST_WINDOW = 3
 """... and the least that are enough."""
 CLOSE = 5
@@ -27,7 +30,9 @@ CLOSE = 5
 SPIKE_IN_NOISES = 6.0
 """A spike lies above their median by so many standard deviations of a single loss of the stage, ..."""
 LEAST_SPIKE = 0.04
-"""... and by this share of it."""
+"""... and by this share of it, ..."""
+LARGE_NORM = 3.0
+"""... and its gradient norm is above so many times theirs: text that is merely odd has a high loss, but no such norm."""
 DEVIATION_OF_DIFFERENCE = 1.4826 / math.sqrt(2)
 """The standard deviation of normal numbers over the median distance between two of them."""
 FRAGILE_RANGE = 1.0
@@ -54,10 +59,15 @@ class Spike:
 
 
 def loss_spikes(metrics: Iterable[Record]) -> list[Spike]:
-    """In order. A transition's own jump is none: a step is compared with steps of its stage alone."""
-    known = [record for record in training_records(metrics) if record["loss"] is not None]
-    stages = groupby(known, key=lambda record: record["stage"])
-    return [spike for _, stage in stages for spike in _spikes_of([*stage])]
+    """In order. A step is compared with those of its stage that ran as much of the model.
+
+    So neither a transition's own jump is one, nor, where the number of layers is drawn, a step that ran few of them.
+    """
+    alike: dict[tuple[Any, ...], list[Record]] = {}
+    for record in training_records(metrics):
+        if record["loss"] is not None:
+            alike.setdefault(tuple(record.get(key) for key in RAN), []).append(record)
+    return sorted((spike for steps in alike.values() for spike in _spikes_of(steps)), key=lambda spike: spike.step)
 
 
 def largest(spikes: Iterable[Spike], count: int) -> list[Spike]:
@@ -71,17 +81,16 @@ def instabilities(metrics: Sequence[Record]) -> list[str]:
     return [*_told_spikes(loss_spikes(metrics)), *_told_draws(metrics)]
 
 
-def _spikes_of(stage: Sequence[Record]) -> list[Spike]:
+def _spikes_of(steps: Sequence[Record]) -> list[Spike]:
     """Of high losses that follow each other closely the highest."""
     found: list[Spike] = []
-    usual: list[float] = []
-    least, last = SPIKE_IN_NOISES * _noise(stage), 0
-    for number, record in enumerate(stage):
-        level = median(usual[-WINDOW:]) if len(usual) >= LEAST_WINDOW else math.inf
-        if record["loss"] - level <= max(least, LEAST_SPIKE * level):
-            usual.append(record["loss"])
+    usual: list[Record] = []
+    noise, last = _noise(steps), 0
+    for number, record in enumerate(steps):
+        spike = _spike(record, usual[-WINDOW:], noise)
+        if spike is None:
+            usual.append(record)
             continue
-        spike = Spike(record["step"], record["loss"], level, record.get("grad_norm"))
         if found and number - last <= CLOSE:
             spike = max(found.pop(), spike, key=lambda each: each.height)
         found.append(spike)
@@ -89,9 +98,19 @@ def _spikes_of(stage: Sequence[Record]) -> list[Spike]:
     return found
 
 
-def _noise(stage: Sequence[Record]) -> float:
+def _spike(record: Record, before: Sequence[Record], noise: float) -> Spike | None:
+    if len(before) < LEAST_WINDOW:
+        return None
+    spike = Spike(record["step"], record["loss"], median(each["loss"] for each in before), record.get("grad_norm"))
+    norms = [each["grad_norm"] for each in before if each.get("grad_norm") is not None]
+    ordinary = spike.grad_norm is not None and norms and spike.grad_norm <= LARGE_NORM * median(norms)
+    high = spike.height > max(SPIKE_IN_NOISES * noise, LEAST_SPIKE * spike.usual)
+    return spike if high and not ordinary else None
+
+
+def _noise(steps: Sequence[Record]) -> float:
     """Of a single loss, as a standard deviation: from neighbours, which neither a trend nor a few spikes move far."""
-    distances = [abs(after["loss"] - before["loss"]) for before, after in pairwise(stage)]
+    distances = [abs(after["loss"] - before["loss"]) for before, after in pairwise(steps)]
     return DEVIATION_OF_DIFFERENCE * median(distances) if distances else 0.0
 
 

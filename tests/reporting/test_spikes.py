@@ -42,6 +42,26 @@ def test_a_rise_at_a_transition_is_none() -> None:
     assert steps_of(rises) == []
 
 
+def test_a_step_that_ran_fewer_layers_is_none() -> None:
+    """Where the number of layers is drawn."""
+    made = falling()
+    for record in made:
+        few = record["step"] % 11 == 0
+        record |= {"p_l": 0.25 if few else 0.5, "loss": record["loss"] + 2.0 * few}
+    assert steps_of(made) == []
+    made[131]["loss"] += 2.0
+    made[131]["grad_norm"] = 20.0
+    assert made[131]["p_l"] == 0.25 and steps_of(made) == [132]
+
+
+def test_a_batch_of_odd_text_is_none() -> None:
+    """Its loss is high and its gradient as usual."""
+    made = falling((90, 2.0))
+    assert steps_of(made) == [90]
+    made[89]["grad_norm"] = 2.0
+    assert steps_of(made) == []
+
+
 def test_a_step_that_stands_out_is_one_and_knows_what_was_usual() -> None:
     [spike] = loss_spikes(falling((90, 1.5)))
     assert (spike.step, spike.grad_norm) == (90, 16.0)
