@@ -32,7 +32,7 @@ SPIKE_IN_NOISES = 6.0
 LEAST_SPIKE = 0.04
 """... and by this share of it, ..."""
 LARGE_NORM = 3.0
-"""... and its gradient norm is above so many times theirs: text that is merely odd has a high loss, but no such norm."""
+"""... and its gradient norm is above so many times theirs: odd text has a high loss alone."""
 DEVIATION_OF_DIFFERENCE = 1.4826 / math.sqrt(2)
 """The standard deviation of normal numbers over the median distance between two of them."""
 FRAGILE_RANGE = 1.0

@@ -173,3 +173,20 @@ def test_constant_rates_stay() -> None:
 def test_rates_that_are_none(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: "):
         SamplingRates(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("rates", "sampled"),
+    [
+        (SamplingRates(), False),
+        (SamplingRates(p_d=0.9), False),  # dropout draws entries, not units
+        (SamplingRates(num_layers=1, layers="first"), False),
+        (SamplingRates(p_l=0.5, layers="first"), False),
+        (SamplingRates(p_h=0.5), True),
+        (SamplingRates(p_m=0.5), True),
+        (SamplingRates(p_l=0.5, layers="chance"), True),
+        (SamplingRates(num_layers=2, layers="path"), True),
+    ],
+)
+def test_whether_a_subnetwork_is_drawn(rates: SamplingRates, sampled: bool) -> None:
+    assert rates.sampled == sampled
