@@ -1,7 +1,7 @@
 """From a command line to one typed value: Hydra composes conf/, this module checks the keys.
 
-With words.py and sweep/ the only place that imports Hydra. Overrides are checked before Hydra sees them, so that a
-typo is told with the nearest key, also when it is smuggled in with `+`.
+With words.py, own_files.py and sweep/ the only place that imports Hydra. Overrides are checked before Hydra sees them,
+so that a typo is told with the nearest key, also when it is smuggled in with `+`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from est_cli.common.errors import ConfigError
+from est_cli.config.own_files import search_path
 from est_cli.config.run import RunConfig
 from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.config.schema import config_error, leaves_of, plain, typed, unknown_key
@@ -146,7 +147,7 @@ def _composed(
 ) -> tuple[DictConfig, DictConfig | None]:
     """The configuration, and where an experiment is chosen what it is without any override."""
     store_defaults(config_name, schema)
-    search = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
+    search = [search_path(config_dir)] if config_dir else []
     with _hydra_set_aside(), initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         config = compose(config_name, overrides=[*search, *args])
         experiment = any(arg.startswith("experiment=") for arg in args)

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -187,9 +187,21 @@ def _refuse_used(run: RunDir) -> None:
         )
     if run.is_unfinished():
         raise ConfigError(f"run_name: {root} is an unfinished run; continue it with resume={root}, or choose another")
-    # What a run leaves that was killed before it had written its configuration is as good as nothing.
-    if any(name != _LOCK and not name.startswith(".tmp-") for name in os.listdir(root)):
+    if not holds_nothing(root):
         raise ConfigError(f"run_name: {root} holds files that are no run's; choose another run_name")
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Whether there is nothing in it but what a command leaves that was killed before it had written anything."""
+    return all(name == _LOCK or name.startswith(".tmp-") for name in os.listdir(folder))
+
+
+def remove_unused(folder: Path) -> None:
+    """Take away the folder of a command that has written nothing into it. Call it holding the lock."""
+    with suppress(OSError):  # something was written
+        if os.listdir(folder) == [_LOCK]:
+            (folder / _LOCK).unlink()
+        folder.rmdir()
 
 
 def model_folder(name: str) -> str:

@@ -90,7 +90,8 @@ def clean_finished(folder: Path) -> None:
     run_dir = RunDir(folder)
     with suppress(StorageError, RunLockedError), lock(run_dir):
         clean_leftovers(run_dir.root)
-        clean_leftovers(run_dir.checkpoints, within=run_dir.root)
+        for place in (run_dir.checkpoints, run_dir.plots):
+            clean_leftovers(place, within=run_dir.root)
 
 
 def resolve_resume(config: RunConfig, given: set[str]) -> Start:
