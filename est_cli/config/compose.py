@@ -34,7 +34,7 @@ from est_cli.config.own_files import search_path
 from est_cli.config.run import RunConfig
 from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.config.schema import config_error, leaves_of, plain, typed, unknown_key
-from est_cli.config.setting import Setting, settings_of
+from est_cli.config.setting import Given, Setting, settings_of
 from est_cli.config.stage import StageConfig
 from est_cli.config.words import nesting, refuse_unclear, with_quotes, word_keys
 
@@ -74,8 +74,7 @@ class Composed(NamedTuple, Generic[C]):
 
     config: C
     """Typed, unchecked."""
-    given: set[str]
-    """The keys that the command line decides."""
+    given: Given
     chosen: dict[str, Any]
     """The options that it chooses, by group."""
 
@@ -283,12 +282,12 @@ def groups_of(schema: type, config_dir: str | None) -> dict[str, list[str]]:
     return {group: options for group, options in options_of_groups(config_dir).items() if group in fields}
 
 
-def _given_keys(composed: DictConfig, bare: DictConfig | None, overrides: list[Override]) -> set[str]:
+def _given_keys(composed: DictConfig, bare: DictConfig | None, overrides: list[Override]) -> Given:
     """Keys that the command line decides: those it names, all of a group it chooses, all that an experiment sets.
 
     The last are those that differ from `bare`, what no command line gives; None without an experiment.
     """
-    given: set[str] = set()
+    given = Given()
     leaves = leaves_of(OmegaConf.to_container(composed, resolve=True))
     for override in overrides:
         key = override.key_or_group
@@ -296,4 +295,5 @@ def _given_keys(composed: DictConfig, bare: DictConfig | None, overrides: list[O
     if bare is not None:
         before = leaves_of(OmegaConf.to_container(bare, resolve=True))
         given |= {leaf for leaf, value in leaves.items() if leaf not in before or before[leaf] != value}
+    given.named = frozenset(override.key_or_group for override in overrides) & leaves.keys()
     return given

@@ -40,7 +40,7 @@ def _sampling_read(tree: dict[str, Any]) -> tuple[str, ...]:
 
 
 def keys_newer_than(folder: Path) -> frozenset[str]:
-    """The keys of BEFORE that est did not have when the run in `folder` began: no command line decides them."""
+    """The keys of BEFORE that est did not have when the run in `folder` began: no recipe decides them."""
     return frozenset(_missing(_stored_tree(folder)))
 
 
