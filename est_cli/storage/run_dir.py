@@ -104,13 +104,19 @@ def create_run_dir(outputs: Path, name: str) -> RunDir:
 
 def check_place(folder: Path) -> None:
     """StorageError where `folder` is none and none can be made; makes nothing."""
-    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-    if not os.path.isdir(nearest):
-        what = "a link to nothing" if nearest.is_symlink() and not os.path.exists(nearest) else "no folder"
-        raise StorageError(f"{nearest}: is {what}, and results are written into {folder}; move it away")
+    nearest = check_no_file(folder, "results are written into")
     if not os.access(nearest, os.W_OK | os.X_OK):
         read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
         raise StorageError(f"{folder}: {os.strerror(errno.EROFS if read_only else errno.EACCES)}")
+
+
+def check_no_file(folder: Path, use: str) -> Path:
+    """The folder, or the nearest above it that is there. StorageError where that is none; `use`: `WHAT is kept in`."""
+    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not os.path.isdir(nearest):
+        what = "a link to nothing" if nearest.is_symlink() and not os.path.exists(nearest) else "no folder"
+        raise StorageError(f"{nearest}: is {what}, and {use} {folder}; move it away")
+    return nearest
 
 
 def check_unused(outputs: Path, name: str) -> None:
