@@ -1,4 +1,4 @@
-"""The configuration that a run was started with, read back from its folder: its form is checked as anybody's (SECURITY.md)."""
+"""The configuration that a run was started with, read back from its folder, whose form is not trusted (SECURITY.md)."""
 
 from __future__ import annotations
 

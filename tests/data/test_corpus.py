@@ -47,7 +47,7 @@ def test_tokens_give_back_the_text_and_validation_is_disjoint(tmp_path: Path) ->
 
 def test_a_file_in_the_place_of_the_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
-    with pytest.raises(StorageError, match="cache: is no folder, and tokens are kept in .*cache; move it away"):
+    with pytest.raises(StorageError, match=r"cache: is no folder, and tokens are kept in .*cache; move it away"):
         load(files(write_jsonl(tmp_path / "a.jsonl", documents(9))), tmp_path)
 
 
