@@ -8,6 +8,7 @@ from est_cli.cli.command import Command
 from est_cli.cli.entry import enter, leave, run_command
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import RunConfig
+from est_cli.config.setting import Given
 from est_cli.training.start import Start, clean_finished, refuse_lost, resolve_resume
 
 USAGE = """\
@@ -32,7 +33,7 @@ plots/, summary.json.
 """
 
 
-def _accept(config: RunConfig, given: set[str]) -> Start | None:
+def _accept(config: RunConfig, given: Given) -> Start | None:
     start = resolve_resume(config, given)
     if start.folder is None or not start.finished:
         return start

@@ -11,7 +11,16 @@ from pathlib import Path
 from est_cli.common.errors import ConfigError
 from est_cli.config import AnalyzeConfig
 from est_cli.config.analyze import check_analyze
-from est_cli.storage.run_dir import MAX_NAME, OUTPUTS, RunDir, check_place, check_run_name, local_model, name_of_model
+from est_cli.storage.run_dir import (
+    MAX_NAME,
+    OUTPUTS,
+    RunDir,
+    check_place,
+    check_run_name,
+    holds_nothing,
+    local_model,
+    name_of_model,
+)
 from est_cli.storage.store import step_folders
 
 CONTINUES = "nothing was written; the same command begins anew"
@@ -38,10 +47,8 @@ def check_inputs(config: AnalyzeConfig) -> None:
     if config.baseline is not None:
         local_model("baseline", config.baseline)
     check_place(OUTPUTS)
-    if config.run_name is not None and _used(OUTPUTS / config.run_name):
-        raise ConfigError(
-            f"run_name: {OUTPUTS / config.run_name} is there and is never overwritten; choose another one"
-        )
+    if config.run_name is not None and is_used(OUTPUTS / config.run_name):
+        raise taken(config.run_name)
 
 
 def requested_checkpoints(config: AnalyzeConfig) -> list[tuple[int | None, str]]:
@@ -63,5 +70,11 @@ def default_folder(config: AnalyzeConfig, number: int) -> Path:
     return OUTPUTS / f"analyze-{name}-{config.analysis.value}{f'-{number}' if number > 1 else ''}"
 
 
-def _used(folder: Path) -> bool:
-    return os.path.lexists(folder) and not (folder.is_dir() and not os.listdir(folder))
+def taken(run_name: str) -> ConfigError:
+    """What is told of a folder that is used already."""
+    return ConfigError(f"run_name: {OUTPUTS / run_name} is there and is never overwritten; choose another one")
+
+
+def is_used(folder: Path) -> bool:
+    """Whether it is none, or something was written into it."""
+    return os.path.lexists(folder) and not (folder.is_dir() and holds_nothing(folder))

@@ -6,18 +6,25 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from est_cli.analysis.analysis_job import AnalysisJob, OpenedCheckpoint, Outcome, load_text
-from est_cli.analysis.check_analysis import CONTINUES, LESS_MEMORY, default_folder, requested_checkpoints
+from est_cli.analysis.check_analysis import (
+    CONTINUES,
+    LESS_MEMORY,
+    default_folder,
+    is_used,
+    requested_checkpoints,
+    taken,
+)
 from est_cli.analysis.curvature import PRODUCT_COST, hessian_trace
 from est_cli.analysis.display import print_result
 from est_cli.analysis.landscape import compare, flatness
 from est_cli.analysis.structural_dropout import kinds_of, rates_of, spec_for, structural_dropout
-from est_cli.common.errors import ConfigError, reason
+from est_cli.common.errors import RunLockedError, reason
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import Analysis, AnalyzeConfig, Precision
 from est_cli.config.schema import plain
@@ -26,7 +33,8 @@ from est_cli.models.pretrained import open_checkpoint
 from est_cli.reporting.drawing import png_of
 from est_cli.storage import disk
 from est_cli.storage.digest import fingerprint
-from est_cli.storage.run_dir import OUTPUTS, write_result
+from est_cli.storage.run_dir import OUTPUTS, RunDir, lock, remove_unused, write_result
+from est_cli.storage.store import clean_leftovers
 from est_cli.storage.versions import git_commit, versions
 from est_cli.tracking.work_progress import progress
 
@@ -101,30 +109,38 @@ def _cost(config: AnalyzeConfig, batches: int, checkpoints: int) -> float:
 
 @contextmanager
 def new_folder(config: AnalyzeConfig) -> Iterator[Path]:
-    """Made here, and taken away again where nothing was written into it. ConfigError if `run_name` is taken."""
-    with disk.storage_errors(OUTPUTS):
-        OUTPUTS.mkdir(exist_ok=True)
-        folder = _made(config)
-    try:
-        yield folder
-    finally:
-        with suppress(OSError):  # it is not empty
-            folder.rmdir()
+    """Made and locked here, and taken away again where nothing was written into it; one that a kill left is taken.
+
+    ConfigError if `run_name` is taken, RunLockedError if another analysis is at work under that name.
+    """
+    with ExitStack() as stack:
+        yield _claimed(config, stack)
 
 
-def _made(config: AnalyzeConfig) -> Path:
+def _claimed(config: AnalyzeConfig, stack: ExitStack) -> Path:
     if config.run_name is not None:
         folder = OUTPUTS / config.run_name
-        folder.mkdir(exist_ok=True)
-        if any(folder.iterdir()):
-            raise ConfigError(f"run_name: {folder} is there and is never overwritten; choose another one")
+        if not _claim(folder, stack):
+            raise taken(config.run_name)
         return folder
     for number in itertools.count(1):
         folder = default_folder(config, number)
-        with suppress(FileExistsError):
-            folder.mkdir()
-            return folder
+        with suppress(RunLockedError):
+            if _claim(folder, stack):
+                return folder
     raise AssertionError("there is always a number")
+
+
+def _claim(folder: Path, stack: ExitStack) -> bool:
+    """Own the folder until the stack is closed. False where something was written into it."""
+    if is_used(folder):
+        return False
+    with disk.storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(lock(RunDir(folder)))
+    clean_leftovers(folder)
+    stack.callback(remove_unused, folder)
+    return not is_used(folder)
 
 
 def draw(folder: Path, figures: Mapping[str, Callable[[], Figure]]) -> None:

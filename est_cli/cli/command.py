@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.signals import signals_deferred
+from est_cli.config.setting import Given
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Command:
     schema: type
     usage: str
     """What `--help` says before the settings."""
-    accept: Callable[[Any, set[str]], Any]
+    accept: Callable[[Any, Given], Any]
     """Takes the composed configuration and the keys that the command line decides, and gives the job, or None where
     nothing is left to do. Raises an EstError for whatever can be told without torch."""
     run: str

@@ -1,7 +1,7 @@
 """From a command line to one typed value: Hydra composes conf/, this module checks the keys.
 
-With words.py and sweep/ the only place that imports Hydra. Overrides are checked before Hydra sees them, so that a
-typo is told with the nearest key, also when it is smuggled in with `+`.
+With words.py, own_files.py and sweep/ the only place that imports Hydra. Overrides are checked before Hydra sees them,
+so that a typo is told with the nearest key, also when it is smuggled in with `+`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from est_cli.common.errors import ConfigError
+from est_cli.config.own_files import search_path
 from est_cli.config.run import RunConfig
 from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.config.schema import config_error, leaves_of, plain, typed, unknown_key
-from est_cli.config.setting import Setting, settings_of
+from est_cli.config.setting import Given, Setting, settings_of
 from est_cli.config.stage import StageConfig
 from est_cli.config.words import nesting, refuse_unclear, with_quotes, word_keys
 
@@ -73,8 +74,7 @@ class Composed(NamedTuple, Generic[C]):
 
     config: C
     """Typed, unchecked."""
-    given: set[str]
-    """The keys that the command line decides."""
+    given: Given
     chosen: dict[str, Any]
     """The options that it chooses, by group."""
 
@@ -146,7 +146,7 @@ def _composed(
 ) -> tuple[DictConfig, DictConfig | None]:
     """The configuration, and where an experiment is chosen what it is without any override."""
     store_defaults(config_name, schema)
-    search = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
+    search = [search_path(config_dir)] if config_dir else []
     with _hydra_set_aside(), initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         config = compose(config_name, overrides=[*search, *args])
         experiment = any(arg.startswith("experiment=") for arg in args)
@@ -282,12 +282,12 @@ def groups_of(schema: type, config_dir: str | None) -> dict[str, list[str]]:
     return {group: options for group, options in options_of_groups(config_dir).items() if group in fields}
 
 
-def _given_keys(composed: DictConfig, bare: DictConfig | None, overrides: list[Override]) -> set[str]:
+def _given_keys(composed: DictConfig, bare: DictConfig | None, overrides: list[Override]) -> Given:
     """Keys that the command line decides: those it names, all of a group it chooses, all that an experiment sets.
 
     The last are those that differ from `bare`, what no command line gives; None without an experiment.
     """
-    given: set[str] = set()
+    given = Given()
     leaves = leaves_of(OmegaConf.to_container(composed, resolve=True))
     for override in overrides:
         key = override.key_or_group
@@ -295,4 +295,5 @@ def _given_keys(composed: DictConfig, bare: DictConfig | None, overrides: list[O
     if bare is not None:
         before = leaves_of(OmegaConf.to_container(bare, resolve=True))
         given |= {leaf for leaf, value in leaves.items() if leaf not in before or before[leaf] != value}
+    given.named = frozenset(override.key_or_group for override in overrides) & leaves.keys()
     return given

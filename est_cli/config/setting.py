@@ -34,6 +34,15 @@ class Role(StrEnum):
 
 
 FREE, TRACKED, METHOD, BRANCH = Role.FREE, Role.TRACKED, Role.METHOD, Role.BRANCH
+
+
+class Given(set[str]):
+    """The keys that a command line decides."""
+
+    named: frozenset[str] = frozenset()
+    """Those of them that it names itself, and not by a group's option or a recipe."""
+
+
 NO_RESULT, RECORDED, HASHED, SETTLED = Role.NO_RESULT, Role.RECORDED, Role.HASHED, Role.SETTLED
 
 

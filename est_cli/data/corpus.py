@@ -21,6 +21,7 @@ from est_cli.data.stream import Tokens, TokenSpan, TokenStream, open_token_files
 from est_cli.data.token_cache import EncodeJob, Shard, tokenised
 from est_cli.data.tokenizer import encoder_of, load_tokenizer, token_count, tokenizer_digest
 from est_cli.storage.digest import fingerprint
+from est_cli.storage.run_dir import check_no_file
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def load_corpus(
     tokens (a corpus of one document, say), the end of the token stream is held out instead. Text that is both trained
     and validated on is refused; of a run that has `begun` it is told. Raises DataError, ConfigError, StorageError.
     """
+    check_no_file(cache_root, "tokens are kept in")
     _use_threads(dataset.num_workers)
     opened.cache_clear()
     if dataset.source is Source.tokens:

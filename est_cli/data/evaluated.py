@@ -21,6 +21,7 @@ from est_cli.data.token_cache import EncodeJob, Shard, tokenised
 from est_cli.data.tokenizer import backend, encoder_of, tokenizer_digest
 from est_cli.data.units import file_units
 from est_cli.storage.digest import digest_files
+from est_cli.storage.run_dir import check_no_file
 
 Ids = NDArray[np.integer]
 
@@ -61,6 +62,7 @@ def load_evaluated(
 
     Any number of processes may call it at once. Raises DataError, StorageError.
     """
+    check_no_file(cache_root, "tokens are kept in")
     for path in paths:
         file_kind(path)
     units = file_units(paths, digests, Wanted(fields, key="eval.text_fields"))

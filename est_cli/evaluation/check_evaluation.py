@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from est_cli.common.errors import StorageError
 from est_cli.config import EvalConfig, EvalSettings
 from est_cli.config.eval import check_eval, split_tasks
 from est_cli.config.schema import plain
@@ -15,7 +16,15 @@ from est_cli.config.setting import NO_RESULT, RECORDED, keys_with
 from est_cli.data.sources import expand
 from est_cli.evaluation.glue import file_of, require_files, tasks_in
 from est_cli.storage.digest import fingerprint
-from est_cli.storage.run_dir import OUTPUTS, check_place, check_run_name, local_model
+from est_cli.storage.run_dir import (
+    OUTPUTS,
+    check_place,
+    check_run_name,
+    local_model,
+    model_folder,
+    name_of_model,
+    run_of,
+)
 
 FINETUNE_VERSION = 1
 """To be raised with every change that makes another result of the same settings."""
@@ -33,6 +42,7 @@ def preflight(config: EvalConfig, given: set[str]) -> EvalConfig:
         if name is not None:
             check_run_name(name, key)
     check_inputs(config)
+    _check_place_of_results(config)
     return config
 
 
@@ -51,6 +61,23 @@ def check_inputs(config: EvalConfig) -> None:
     if perplexity:
         expand(config.eval.files, "eval.files")
     check_place(OUTPUTS)
+
+
+def results_folder(config: EvalConfig) -> Path:
+    """outputs/[SWEEP/]RUN_NAME where it is given; else the run's folder; else outputs/eval-NAME."""
+    if config.run_name is not None:
+        return OUTPUTS / (config.sweep or "") / config.run_name
+    checkpoint = str(config.checkpoint)
+    return run_of(Path(model_folder(checkpoint))) or OUTPUTS / f"eval-{name_of_model(checkpoint)}"
+
+
+def _check_place_of_results(config: EvalConfig) -> None:
+    try:
+        check_place(results_folder(config))
+    except StorageError as error:
+        if config.run_name is not None:
+            raise
+        raise StorageError(f"{error}; run_name=NAME writes into {OUTPUTS}/NAME instead") from error
 
 
 def settings_digest(settings: EvalSettings) -> str:

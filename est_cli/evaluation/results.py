@@ -15,12 +15,12 @@ from typing import Any
 
 from est_cli.common.errors import DataError, StorageError
 from est_cli.common.table import csv_bytes
-from est_cli.config import EvalConfig
 from est_cli.evaluation.glue import TASKS
 from est_cli.evaluation.outcomes import Record, differences_of, model_first, summarise
 from est_cli.evaluation.score_table import markdown
 from est_cli.storage import disk, strict_json
-from est_cli.storage.run_dir import OUTPUTS, RunDir, lock, model_folder, name_of_model, run_of, write_json, write_result
+from est_cli.storage.run_dir import RunDir, lock, write_json, write_result
+from est_cli.storage.store import clean_leftovers
 
 MAX_BYTES = 1 << 26
 """Of results.json, 64 MiB: some 40,000 records of three epochs."""
@@ -33,20 +33,13 @@ IDENTITY = ("checkpoint", "task", "settings_digest")
 """What a result is known by in it."""
 
 
-def results_folder(config: EvalConfig) -> Path:
-    """outputs/[SWEEP/]RUN_NAME where it is given; else the run's folder; else outputs/eval-NAME."""
-    if config.run_name is not None:
-        return OUTPUTS / (config.sweep or "") / config.run_name
-    checkpoint = str(config.checkpoint)
-    return run_of(Path(model_folder(checkpoint))) or OUTPUTS / f"eval-{name_of_model(checkpoint)}"
-
-
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Make the folder, and lock it until the end of the block."""
+    """Make the folder, lock it until the end of the block, and clear what killed commands left in it."""
     with disk.storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with lock(RunDir(folder)):
+        clean_leftovers(folder)
         yield
 
 

@@ -18,13 +18,13 @@ from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import TRACKED, keys_with
 from est_cli.data.evaluated import try_tokenizer
 from est_cli.distributed.workers import Processes, meet, memory_enough
-from est_cli.evaluation.check_evaluation import CONTINUES, LESS_MEMORY, request_digest, settings_digest
+from est_cli.evaluation.check_evaluation import CONTINUES, LESS_MEMORY, request_digest, results_folder, settings_digest
 from est_cli.evaluation.classifier import encode, load_classifier
 from est_cli.evaluation.examples import TaskData, load_task
 from est_cli.evaluation.finetune import EncodedTask, finetune, reported, work_of
 from est_cli.evaluation.glue import resolve_tasks, tasks_in
 from est_cli.evaluation.outcomes import Record, score_numbers
-from est_cli.evaluation.results import keep_summary, owned, read_records, require_room, results_folder, write_results
+from est_cli.evaluation.results import keep_summary, owned, read_records, require_room, write_results
 from est_cli.evaluation.score_table import print_results
 from est_cli.evaluation.zero_shot import measure_all, require_harness, run_harness
 from est_cli.models.pretrained import Checkpoint, max_tokens, open_checkpoint

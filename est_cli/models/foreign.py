@@ -32,6 +32,8 @@ CODE_KEYS = (
 ADAPTER = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 INDEX_BYTES = 1 << 26
+HEADER_BYTES = 1 << 24
+"""Of a file of weights: 150,000 tensors. A million that are empty take a GB and minutes."""
 _DROPOUTS = (
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout"),
     *("dropout", "embedding_dropout"),
@@ -118,9 +120,16 @@ def _refuse_odd_folder(folder: Path) -> None:
         raise ValueError(f"{ADAPTER} makes it an adapter of another model; merge the two and give the result")
     if not (folder / INDEX).exists():
         return
-    names = strict_json.read_file(folder / INDEX, INDEX_BYTES).get("weight_map")
+    index = strict_json.read_file(folder / INDEX, INDEX_BYTES)
+    names = index.get("weight_map")
     if not isinstance(names, dict) or not all(_NAME.fullmatch(str(name)) for name in names.values()):
         raise ValueError(f"{INDEX} names files that are no *.safetensors in this folder")
+    if (folder / "model.safetensors").exists():
+        return  # transformers takes that
+    if missing := sorted(name for name in set(names.values()) if not (folder / name).is_file()):
+        raise ValueError(f"{INDEX} names {missing[0]}, which is not there")
+    if not names or not isinstance(index.get("metadata"), dict):
+        raise ValueError(f"{INDEX} has no weights or no `metadata`")
 
 
 def refuse_larger(folder: Path, kind: Any, config: Any) -> None:
@@ -157,6 +166,10 @@ def _held(folder: Path) -> tuple[int, int]:
     for path in folder.glob("*.safetensors"):
         if path.name == _NOT_A_MODEL:
             continue
+        with path.open("rb") as begin:
+            size = int.from_bytes(begin.read(8), "little")
+        if HEADER_BYTES < size < path.stat().st_size:
+            raise ValueError(f"{path.name} has a header of {size:,} bytes, more than {HEADER_BYTES:,}")
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  (not a dict)

@@ -22,6 +22,7 @@ from est_cli.reporting.page import page
 from est_cli.reporting.runs import Axis, find_runs, read_run
 from est_cli.reporting.speed import SAME_SPEED
 from est_cli.storage import disk
+from est_cli.storage.run_dir import check_place
 
 PAGE, NUMBERS = "report.html", "report.json"
 DPI = 300
@@ -46,13 +47,14 @@ def make_report(folders: Sequence[Path], out: Path, title: str) -> Report:
     groups = group_runs([read_run(folder) for folder in find_runs(folders)])
     if not any(run.metrics for group in groups for run in group.runs):
         raise ConfigError(f"{folders[0]}: no run has recorded anything yet; nothing can be shown")
-    with disk.storage_errors(out):  # before the work, if it must fail
-        out.mkdir(parents=True, exist_ok=True)
+    check_place(out)
     maps = heat_maps(groups)
     made = f"{datetime.now():%Y-%m-%d %H:%M}"
     numbers = all_numbers(title, made, groups, claims_of(groups), maps)
     figures = [(name, png_of(figure, DPI), caption) for name, figure, caption in _figures(groups, maps)]
     text = page(numbers, figures, notes(numbers, groups))
+    with disk.storage_errors(out):  # only now: a killed report leaves no folder
+        out.mkdir(parents=True, exist_ok=True)
     for name, png, _ in figures:
         disk.replace_file(out / name, png)
     disk.replace_file(out / NUMBERS, (json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode())

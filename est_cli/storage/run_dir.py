@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -104,13 +104,19 @@ def create_run_dir(outputs: Path, name: str) -> RunDir:
 
 def check_place(folder: Path) -> None:
     """StorageError where `folder` is none and none can be made; makes nothing."""
-    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-    if not os.path.isdir(nearest):
-        what = "a link to nothing" if nearest.is_symlink() and not os.path.exists(nearest) else "no folder"
-        raise StorageError(f"{nearest}: is {what}, and results are written into {folder}; move it away")
+    nearest = check_no_file(folder, "results are written into")
     if not os.access(nearest, os.W_OK | os.X_OK):
         read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
         raise StorageError(f"{folder}: {os.strerror(errno.EROFS if read_only else errno.EACCES)}")
+
+
+def check_no_file(folder: Path, use: str) -> Path:
+    """The folder, or the nearest above it that is there. StorageError where that is none; `use`: `WHAT is kept in`."""
+    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not os.path.isdir(nearest):
+        what = "a link to nothing" if nearest.is_symlink() and not os.path.exists(nearest) else "no folder"
+        raise StorageError(f"{nearest}: is {what}, and {use} {folder}; move it away")
+    return nearest
 
 
 def check_unused(outputs: Path, name: str) -> None:
@@ -187,9 +193,21 @@ def _refuse_used(run: RunDir) -> None:
         )
     if run.is_unfinished():
         raise ConfigError(f"run_name: {root} is an unfinished run; continue it with resume={root}, or choose another")
-    # What a run leaves that was killed before it had written its configuration is as good as nothing.
-    if any(name != _LOCK and not name.startswith(".tmp-") for name in os.listdir(root)):
+    if not holds_nothing(root):
         raise ConfigError(f"run_name: {root} holds files that are no run's; choose another run_name")
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Whether there is nothing in it but what a command leaves that was killed before it had written anything."""
+    return all(name == _LOCK or name.startswith(".tmp-") for name in os.listdir(folder))
+
+
+def remove_unused(folder: Path) -> None:
+    """Take away the folder of a command that has written nothing into it. Call it holding the lock."""
+    with suppress(OSError):  # something was written
+        if os.listdir(folder) == [_LOCK]:
+            (folder / _LOCK).unlink()
+        folder.rmdir()
 
 
 def model_folder(name: str) -> str:

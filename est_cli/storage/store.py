@@ -17,7 +17,8 @@ from est_cli.storage import disk, manifest, strict_json
 from est_cli.storage.manifest import MANIFEST, Manifest, blaming
 
 _STEP = re.compile(r"step-([0-9]{6,})")
-_WRITTEN = r"step-\d{6,}|model|(config\.yaml|metrics\.jsonl|forked_from\.json|(summary|results)\.(json|csv|md))"
+_RECORDS = r"config\.yaml|metrics\.jsonl|(forked_from|zero_shot|analysis)\.json|(summary|results)\.(json|csv|md)"
+_WRITTEN = rf"step-\d{{6,}}|model|{_RECORDS}|[a-z0-9_-]+\.png"
 _LEFTOVER = re.compile(rf"\.tmp-({_WRITTEN})-\d+|\.trash-step-\d{{6,}}-\d+", re.ASCII)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from est_cli.tracking.lost import count_records, kind_of, lost_records
+from est_cli.tracking.lost import count_records, kind_of, lost_records, repeated_records
 from est_cli.tracking.metrics import MetricsFile, read_metrics
 from est_cli.tracking.records import In, Record, record_of
 from est_cli.tracking.wandb_sink import WandbSink, new_run_id
@@ -18,6 +18,7 @@ __all__ = [
     "new_run_id",
     "read_metrics",
     "record_of",
+    "repeated_records",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Whether metrics.jsonl still has what was written to it: a checkpoint counts the records, steps tell the gaps."""
+"""Whether metrics.jsonl has what was written to it, once: a checkpoint counts the records, steps tell the gaps."""
 
 from __future__ import annotations
 
@@ -40,6 +40,13 @@ def lost_records(expected: Mapping[str, int], records: Sequence[Record], step: i
     gaps = [*_gaps(records, step, every)] if lacking[In.step] > 0 else []
     shown = ", ".join(gaps[:_MOST_GAPS]) + (", ..." if len(gaps) > _MOST_GAPS else "")
     return f"records ({', '.join(parts)})" + (f" in steps {shown}" if shown else "")
+
+
+def repeated_records(records: Iterable[Record]) -> str:
+    """`2 records are there more than once, first of step 5`. Empty: none is."""
+    counts = Counter((record["step"], kind_of(record)) for record in records)
+    more = sorted(key for key, count in counts.items() if count > 1)
+    return f"{len(more)} records are there more than once, first of step {more[0][0]}" if more else ""
 
 
 def _gaps(records: Sequence[Record], step: int, every: int) -> Iterator[str]:

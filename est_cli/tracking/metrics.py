@@ -34,8 +34,11 @@ class MetricsFile:
         with disk.storage_errors(self.path, _REFUSED):
             if self._file is None:
                 self._file = self.path.open("ab", buffering=0)
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            while line:  # of a part that was taken nothing is known: the next call tells why, or goes on
+                taken = self._file.write(line)
+                if not taken:  # None: it would have had to wait
+                    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                line = line[taken:]
 
     def sync(self) -> None:
         """Have the disk hold every line: call it before a checkpoint that counts on them. Raises StorageError."""

@@ -49,7 +49,16 @@ from est_cli.models import (
 from est_cli.models.lm_loss import Objective
 from est_cli.reporting.records import check_records
 from est_cli.storage.run_dir import RunDir
-from est_cli.tracking import MetricsFile, Tracker, WandbSink, count_records, lost_records, new_run_id, read_metrics
+from est_cli.tracking import (
+    MetricsFile,
+    Tracker,
+    WandbSink,
+    count_records,
+    lost_records,
+    new_run_id,
+    read_metrics,
+    repeated_records,
+)
 from est_cli.tracking.progress import RunProgress, StagePlan
 from est_cli.training.feed import Feed
 from est_cli.training.folder import owned_folder, restored_state
@@ -252,5 +261,7 @@ def _tell_lost(config: RunConfig, run_dir: RunDir, state: RunState, progress: Ru
     check_records(records, run_dir.metrics)  # now, and not only when all steps are done
     state.records = state.records or count_records(records)
     lost = lost_records(state.records, records, state.step, config.train.log_every)
+    if repeated := repeated_records(records):
+        progress.line(f"warning: {run_dir.metrics}: {repeated}; of each the last one counts")
     if lost:
         progress.line(f"warning: {run_dir.metrics}: {lost} are lost; the summary will say nothing of the stages")

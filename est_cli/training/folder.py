@@ -50,7 +50,8 @@ def owned_folder(start: Start, group: Group) -> Iterator[RunDir]:
             disk.replace_file(run_dir.config, to_yaml(config).encode())
             _fork(run_dir, config)
         _refuse_others_checkpoints(run_dir)
-        clean_leftovers(run_dir.checkpoints, within=run_dir.root)
+        for place in (run_dir.checkpoints, run_dir.plots):
+            clean_leftovers(place, within=run_dir.root)
         group.share(str(run_dir.root))
         yield run_dir
 

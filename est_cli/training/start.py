@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -13,7 +14,7 @@ from est_cli.common.errors import CheckpointError, ConfigError, NumericsError, R
 from est_cli.config import RunConfig
 from est_cli.config.resolve import Resolved, check, depends_on_split, resolve
 from est_cli.config.schema import leaves_of, plain, typed
-from est_cli.config.setting import FREE, SETTLED, keys_with
+from est_cli.config.setting import FREE, SETTLED, Given, keys_with
 from est_cli.config.stored import keys_newer_than, stored_config
 from est_cli.storage import strict_json
 from est_cli.storage.run_dir import (
@@ -27,6 +28,8 @@ from est_cli.storage.run_dir import (
     lock,
 )
 from est_cli.storage.store import clean_leftovers
+
+log = logging.getLogger(__name__)
 
 AUTO = "auto"
 """`resume=auto`: go on if there is something to continue. A run that is continued has its folder there instead."""
@@ -90,16 +93,17 @@ def clean_finished(folder: Path) -> None:
     run_dir = RunDir(folder)
     with suppress(StorageError, RunLockedError), lock(run_dir):
         clean_leftovers(run_dir.root)
-        clean_leftovers(run_dir.checkpoints, within=run_dir.root)
+        for place in (run_dir.checkpoints, run_dir.plots):
+            clean_leftovers(place, within=run_dir.root)
 
 
-def resolve_resume(config: RunConfig, given: set[str]) -> Start:
+def resolve_resume(config: RunConfig, given: Given) -> Start:
     """Find what `resume` means; `given` are the keys that the command line sets.
 
     A continued run keeps its stored configuration, with the free keys of `given` laid over it. Raises ConfigError where
     there is no such run or a frozen key differs, and for whatever check() finds.
     """
-    folder = _folder(config)
+    folder = _folder(config, given)
     if folder is None:
         run = check(config)
         _check_names(config)
@@ -108,7 +112,17 @@ def resolve_resume(config: RunConfig, given: set[str]) -> Start:
         check_place(runs_folder(config) / (config.run_name or ""))
         return Start(run, None)
     merged = _merge(stored_config(folder), config, given, folder)
+    if config.resume == AUTO and config.run_name is None:
+        _tell_settled(folder, merged, config)
     return Start(check(merged), folder)
+
+
+def _tell_settled(folder: Path, merged: RunConfig, config: RunConfig) -> None:
+    """Say what the run that was found computes in, where the command line leaves it open: it may have been chosen."""
+    found, asked = leaves_of(plain(merged)), leaves_of(plain(config))
+    for key in sorted(keys_with(RunConfig, SETTLED)):
+        if asked[key] is None and found[key] is not None:
+            log.info("%s: goes on with %s=%s; give %s, or a run_name, for another run", folder, key, found[key], key)
 
 
 def runs_folder(config: RunConfig) -> Path:
@@ -116,7 +130,7 @@ def runs_folder(config: RunConfig) -> Path:
     return OUTPUTS if config.sweep is None else OUTPUTS / config.sweep
 
 
-def _folder(config: RunConfig) -> Path | None:
+def _folder(config: RunConfig, given: Given) -> Path | None:
     if config.resume is None:
         return None
     if config.resume != AUTO:
@@ -131,7 +145,7 @@ def _folder(config: RunConfig) -> Path | None:
         return folder if RunDir(folder).config.exists() else None
 
     def matches(folder: Path) -> bool:
-        return _same_run(folder, config)
+        return _same_run(folder, config, given)
 
     return find_unfinished(runs, matches) or find_finished(runs, matches)
 
@@ -143,10 +157,10 @@ def _check_names(config: RunConfig) -> None:
         check_run_name(config.run_name)
 
 
-def _same_run(folder: Path, config: RunConfig) -> bool:
+def _same_run(folder: Path, config: RunConfig, given: Given) -> bool:
     """Whether all frozen keys agree, so that `resume=auto` without a run name may take this run."""
     try:
-        stored, newer = _frozen(stored_config(folder)), keys_newer_than(folder)
+        stored, newer = _frozen(stored_config(folder)), keys_newer_than(folder) - given.named
     except CheckpointError:
         return False
     wanted = _frozen(config)
@@ -159,9 +173,9 @@ def _same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)
 
 
-def _merge(stored: RunConfig, config: RunConfig, given: set[str], folder: Path) -> RunConfig:
+def _merge(stored: RunConfig, config: RunConfig, given: Given, folder: Path) -> RunConfig:
     wanted, tree = leaves_of(plain(config)), plain(stored)
-    for key in sorted(given & wanted.keys() - keys_newer_than(folder)):
+    for key in sorted(given & wanted.keys() - (keys_newer_than(folder) - given.named)):
         if key == "resume" or (key == "run_name" and wanted[key] == folder.resolve().name):
             continue
         group, _, name = key.rpartition(".")

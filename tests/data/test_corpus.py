@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from est_cli.common.errors import ConfigError, DataError
+from est_cli.common.errors import ConfigError, DataError, StorageError
 from est_cli.config import DatasetConfig, Source
 from est_cli.config.data import Cut
 from est_cli.data import BlockOrder, Corpus, TokenBlocks, encode, load_corpus, token_cache
@@ -43,6 +43,12 @@ def test_tokens_give_back_the_text_and_validation_is_disjoint(tmp_path: Path) ->
     assert held == [text for text in texts if held_out(text, 0.2)]
     assert 10 < len(held) < 30
     assert sum((folder / TOKENS).stat().st_size for folder in corpus.folders) == 2 * len(all_ids(corpus))
+
+
+def test_a_file_in_the_place_of_the_cache_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with pytest.raises(StorageError, match=r"cache: is no folder, and tokens are kept in .*cache; move it away"):
+        load(files(write_jsonl(tmp_path / "a.jsonl", documents(9))), tmp_path)
 
 
 def test_second_run_reads_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

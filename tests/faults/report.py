@@ -19,6 +19,7 @@ ROWS = {
     "A3": "SIGKILL at chosen points: transitions, accumulation, save, evaluation, export, load",
     "A4": "chains of kills across epochs",
     "A5": "SIGKILL of the real commands",
+    "A6": "est-eval, est-analyze, est-report killed",
     "B1": "resumed at each step, without a fault",
     "B2": "settings that must not change what is trained",
     "B3": "the same step cut into micro-batches and processes",

@@ -21,7 +21,7 @@ from est_cli.models import build_model, hf_config
 from est_cli.models.pretrained import load_language_model, open_checkpoint
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_line, unchanged
-from tests.faults.test_hostile import EVERY, grown_by
+from tests.faults.test_hostile import EVERY, HEADERS, grown_by, parts, whole
 from tests.lab.small_models import save
 from tests.storage.test_content import Canary
 
@@ -81,6 +81,27 @@ def indexed(name: str) -> Spoil:
     return spoil
 
 
+def index_of(name: str, **others: Any) -> Spoil:
+    """The weights lie in shard.safetensors, and an index says that they lie in `name`."""
+
+    def spoil(folder: Path) -> None:
+        names = list(load_file(folder / "model.safetensors"))
+        shutil.move(folder / "model.safetensors", folder / "shard.safetensors")
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": dict.fromkeys(names, name), **others})
+        )
+
+    return spoil
+
+
+def with_header(change: Callable[[dict[str, Any], bytes], bytes]) -> Spoil:
+    def spoil(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        path.write_bytes(change(*parts(path)))
+
+    return spoil
+
+
 def with_code(spoil: Spoil) -> Spoil:
     def both(folder: Path) -> None:
         (folder / "evil.py").write_text(f"import os\nos.mkdir({str(folder.parent / 'canary')!r})\nclass A: pass\n")
@@ -102,6 +123,10 @@ def _edit(path: Path, changes: dict[str, Any]) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+FOREIGN_HEADERS = (
+    *("10^9 x 10^9", "larger than a size can be", "negative", "behind the end", "end before the start"),
+    *("all tensors in one place", "length 2^62", "length 99 MB", "nested", "a tensor lost"),
+)
 CODE = {"AutoConfig": "evil.A", "AutoModelForCausalLM": "evil.A"}
 REFUSED: dict[str, Spoil] = {
     "auto_map": with_code(setting(auto_map=CODE)),
@@ -126,6 +151,10 @@ REFUSED: dict[str, Spoil] = {
     "an index that leads up": indexed("../elsewhere.safetensors"),
     "an absolute index": indexed("absolute"),
     "an index of pickles": indexed("pytorch_model.bin"),
+    "an index of a shard that is not there": index_of("gone.safetensors", metadata={}),
+    "an index without its metadata": index_of("shard.safetensors"),
+    "a header of 20 MB": with_header(lambda header, data: whole(json.dumps(header).encode() + b" " * (20 << 20), data)),
+    **{f"a header: {name}": with_header(HEADERS[name]) for name in FOREIGN_HEADERS},
     "an index that is no object": written("model.safetensors.index.json", "[]"),
     "huge": setting(n_embd=EVERY, vocab_size=EVERY),
     "wide": setting(n_embd=20_000, n_head=20),

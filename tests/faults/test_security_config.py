@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from est_cli.config.schema import typed
 from tests.faults.conftest import Tally
 from tests.faults.refused import Main, told_by_door, unchanged
 from tests.faults.size import either
+from tests.lab.commands import composed
 
 pytestmark = pytest.mark.row("S")
 
@@ -84,6 +86,21 @@ RECIPES = {
     f"{GLOBAL}dataset: {{files: ['https://me:canary@example.org/a.txt']}}": "dataset.files",
 }
 
+
+def grown(first: str, line: str) -> str:
+    """Ten of the former in each of eight lines: 10^8 values in a few hundred bytes."""
+    return first + "".join(line.format(new=f"&a{n}", old=", ".join([f"*a{n - 1}"] * 10)) for n in range(1, 9))
+
+
+BOMBS = {
+    "lists of aliases": grown(f"{GLOBAL}dataset:\n files:\n - &a0 [x]\n", " - {new} [{old}]\n"),
+    "merged keys": grown(f"{GLOBAL}a: &a0 {{k: 1}}\nb:\n", " - {new} {{<<: [{old}]}}\n"),
+    "part of itself": f"{GLOBAL}dataset: &a {{files: [*a]}}",
+    "nested": f"{GLOBAL}run_name: {'[' * 500}",
+    "2 MB": f"{GLOBAL}run_name: {'x' * (2 << 20)}",
+}
+"""What memory or time would not be enough for, if it were loaded."""
+
 COMMANDS: dict[str, tuple[Main, str]] = {
     "est-eval": (eval.main, "eval"),
     "est-plan": (plan.main, "train"),
@@ -130,6 +147,26 @@ def test_recipes(capfd: pytest.CaptureFixture[str], empty: Path, tally: Tally, t
     assert line.startswith(f"{RECIPES[text]}: "), line
     assert "me:canary" not in line and ("resolvers are not allowed" in line) == ("${" in text), line
     tally(inputs=1)
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_recipes_that_grow_without_limit(
+    capfd: pytest.CaptureFixture[str], empty: Path, tally: Tally, case: str
+) -> None:
+    (empty / "experiment").mkdir()
+    (empty / "experiment" / "mine.yaml").write_text(BOMBS[case])
+    begin = time.process_time()
+    line = refuses(capfd, empty, "est-train", train.main, ["--config-dir=.", "experiment=mine"])
+    assert line.startswith("configuration: ") and time.process_time() - begin < 5
+    tally(inputs=1)
+
+
+def test_aliases_in_a_recipe_of_ones_own_are_read(empty: Path) -> None:
+    (empty / "experiment").mkdir()
+    text = f"{GLOBAL}dataset: {{files: [&a b.txt], validation_files: [*a]}}\n"
+    (empty / "experiment" / "mine.yaml").write_text(text)
+    found, _ = composed("--config-dir=.", "experiment=mine")
+    assert found.dataset.files == found.dataset.validation_files == ["b.txt"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

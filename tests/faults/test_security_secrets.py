@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KEY = "c" * 40
 """W&B refuses keys of another form."""
 ENVIRONMENT = {"MY_SECRET": "CANARY-environment", "HF_TOKEN": "hf_CANARYtoken", "WANDB_API_KEY": KEY}
+ENVIRONMENT |= {"AWS_ACCESS_KEY_ID": "AKIACANARYtoken", "AWS_SECRET_ACCESS_KEY": "CANARYtoken-aws"}
 SECRETS = (b"CANARY-argv", b"CANARY-environment", b"CANARYtoken", KEY.encode(), b"CANARY-git", b"CANARY-exception")
 PATH, PROMPT = b"CANARY-path", b"CANARY-config"
 RECORDS = ("config.yaml", "zero_shot.json", "analysis.json")

@@ -119,9 +119,10 @@ class Lab:
         plants: Sequence[Plant] = QUICK,
         environment: dict[str, str] | None = None,
         name: str = "",
+        command: str = "train",
     ) -> int:
-        """Start est-train with exactly these overrides; returns the process id, for `ended` with the same name."""
-        request = {"argv": list(overrides), "cwd": str(self.folder), "plants": list(plants)}
+        """Start est-`command` with exactly these overrides; returns the process id, for `ended` with the same name."""
+        request = {"command": command, "argv": list(overrides), "cwd": str(self.folder), "plants": list(plants)}
         return self.server.ask(**request, environment=environment or {}, name=name)
 
     def ended(self, pid: int, name: str = "") -> Ended:
@@ -153,6 +154,10 @@ class Lab:
 
     def train(self, *overrides: str, plants: Sequence[Plant] = ()) -> Ended:
         return self.ended(self.start(*overrides, plants=[*QUICK, *plants]))
+
+    def tool(self, command: str, *arguments: str, plants: Sequence[Plant] = ()) -> Ended:
+        """est-`command`, another one than est-train."""
+        return self.ended(self.start(*arguments, plants=[*QUICK, *plants], command=command))
 
     def arguments(self, *overrides: str) -> list[str]:
         """The overrides of a tiny run; of a key that is given twice the last counts."""

@@ -1,8 +1,10 @@
 """A fork server: imports what est-train needs once, then forks one victim per request.
 
-`python -m tests.lab.server` reads JSON objects, one a line: {"argv", "cwd", "plants", "environment", "name"} starts a
-victim and answers its process id, {"wait": pid} answers how it ended. A plant is a function of tests/lab/plants.py, or
-of another module that its name says. No torch operation runs in the server itself, so forking it is safe.
+`python -m tests.lab.server` reads JSON objects, one a line: {"command", "argv", "cwd", "plants", "environment", "name"}
+starts a victim and answers its process id, {"wait": pid} answers how it ended. A plant is a function of
+tests/lab/plants.py, or of another module that its name says.
+
+No torch operation runs in the server itself, so forking it is safe.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ def _ended(pid: int) -> int:
 
 
 def _fork(request: dict[str, Any]) -> int:
-    _composed(tuple(request["argv"]))  # here, so that the next victim with these arguments need not do it again
+    if request["command"] == "train":
+        _composed(tuple(request["argv"]))  # here, so that the next victim with these arguments need not do it again
     pid = os.fork()
     if pid:
         return pid
@@ -79,7 +82,10 @@ def _victim(request: dict[str, Any]) -> int:
     for name, *arguments in request["plants"]:
         module, _, function = name.rpartition(".")
         getattr(importlib.import_module(module) if module else plants, function)(*arguments)
-    return enter("est-train", _est_train, request["argv"])
+    command, argv = request["command"], request["argv"]
+    if command == "train":
+        return enter("est-train", _est_train, argv)
+    return enter(f"est-{command}", importlib.import_module(f"est_cli.{command}").main, [f"est-{command}", *argv])
 
 
 def _est_train(argv: Sequence[str]) -> None:

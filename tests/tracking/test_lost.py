@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from est_cli.tracking import Tracker, count_records, lost_records
+from est_cli.tracking import Tracker, count_records, lost_records, repeated_records
 from est_cli.tracking.metrics import MetricsFile
 from est_cli.tracking.records import In
 
@@ -49,3 +49,9 @@ def test_the_tracker_counts_what_it_writes(tmp_path: Any) -> None:
     tracker.event(In.not_finite, {"step": 4, "first_sample": 0, "samples": 1})
     tracker.close(None)
     assert counts == {"step": 4, "validation": 1, "not_finite": 1}
+
+
+def test_records_that_are_there_twice_are_told() -> None:
+    assert repeated_records(records()) == ""
+    again = [record for record in records() if record["step"] == 8]
+    assert repeated_records([*records(), *again]) == "2 records are there more than once, first of step 8"

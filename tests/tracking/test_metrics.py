@@ -1,7 +1,11 @@
+import errno
+import io
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,3 +84,33 @@ def test_a_failing_disk_is_a_storage_error():
 def test_a_missing_file_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="cannot be read"):
         read_metrics(tmp_path / "none.jsonl")
+
+
+class _Short(io.FileIO):
+    """Takes three bytes at once, and after `room` of them what `refuse` does."""
+
+    def __init__(self, path: Path, room: int, refuse: Callable[[], int | None]) -> None:
+        super().__init__(path, "ab")
+        self.left, self.refuse = room, refuse
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        if not self.left:
+            return self.refuse()
+        part = bytes(data)[: min(3, self.left)]
+        self.left -= len(part)
+        return super().write(part)
+
+
+def _no_space() -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(("refuse", "words"), [(_no_space, "No space left"), (lambda: None, "temporarily unavailable")])
+def test_a_line_written_in_parts_is_whole_or_tells_why(tmp_path: Path, refuse: Any, words: str) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file._file = _Short(file.path, 24, refuse)
+    file.append({"step": 1, "a": 12345})
+    with pytest.raises(StorageError, match=words):
+        file.append({"step": 2, "a": 1})
+    file.close()
+    assert read_metrics(file.path) == [{"step": 1, "a": 12345}]

@@ -26,6 +26,7 @@ from est_cli.config import (
     TrainConfig,
     WandbMode,
 )
+from est_cli.config.setting import Given
 from est_cli.storage.store import step_folders
 from est_cli.tracking import read_metrics
 from est_cli.train import COMMAND
@@ -78,7 +79,7 @@ def unsummarised(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def resumed(run: Path) -> dict[str, Any]:
-    train.run(resolve_resume(RunConfig(resume=str(run)), set()))
+    train.run(resolve_resume(RunConfig(resume=str(run)), Given()))
     return summary_of(run)
 
 
@@ -107,7 +108,7 @@ def assert_lost(run: Path, what: str) -> None:
     assert summary["not_finite"] == what.split(" and ") and not (run / "model").exists()
     assert "validation" not in what or summary["final_val_loss"] is summary["perplexity"] is None
     with pytest.raises(NumericsError, match=f"not finite after the last step: {what};"):
-        COMMAND.accept(RunConfig(resume=str(run)), set())
+        COMMAND.accept(RunConfig(resume=str(run)), Given())
 
 
 def test_a_null_at_the_end_loses_a_run_that_is_finished_later(unsummarised: Path) -> None:
@@ -189,7 +190,8 @@ def test_doubled_records_count_once(finished: Path, unsummarised: Path, capsys: 
     lines = (unsummarised / "metrics.jsonl").read_text().splitlines(keepends=True)
     (unsummarised / "metrics.jsonl").write_text("".join([*lines[:4], *lines[2:]]))
     assert without_times(resumed(unsummarised)) == without_times(summary_of(finished / "outputs" / "a"))
-    assert "warning" not in capsys.readouterr().err
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: "))
+    assert "2 records are there more than once, first of step 2; of each the last one counts" in told
 
 
 def test_a_checkpoint_of_an_older_version_counts_no_records(unsummarised: Path) -> None:
@@ -209,7 +211,7 @@ def test_what_a_failing_disk_left_in_a_finished_run_is_removed_at_a_later_start(
     left = [run / ".tmp-model-1", run / "checkpoints" / ".trash-step-000002-0"]
     for folder in left:
         folder.mkdir()
-    assert COMMAND.accept(RunConfig(resume=str(run)), set()) is None
+    assert COMMAND.accept(RunConfig(resume=str(run)), Given()) is None
     assert not any(folder.exists() for folder in left)
 
 

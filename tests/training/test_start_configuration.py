@@ -251,6 +251,29 @@ def test_an_older_run_goes_on_as_it_read_its_text(choice: str) -> None:
     assert start(choice).config.dataset.articles is (choice == "dataset=wikitext103")
 
 
+def test_what_an_older_run_does_not_do_is_refused_where_it_is_named() -> None:
+    make_older()
+    path = X / "config.yaml"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "multiple_of" not in line))
+    for override, was in (("dataset.cut=exact", "'lines'"), ("sampling.multiple_of=4", "1")):
+        for resume in (["resume=outputs/x"], ["resume=auto", "run_name=x"]):
+            with pytest.raises(ConfigError, match=rf"^{override.partition('=')[0]}: .* started with {was}, not "):
+                start(*resume, override)
+        assert start("resume=auto", override).folder is None
+    assert start("resume=outputs/x", "dataset.cut=lines", "sampling.multiple_of=1").folder == X
+
+
+def test_a_precision_that_nobody_asked_for_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    make_run("x", "seed=3", "train.precision=bf16")
+    caplog.set_level("INFO", logger="est_cli")
+    for given in (["run_name=x"], ["train.precision=bf16"]):
+        start("resume=auto", "seed=3", *given)
+    assert not caplog.messages
+    start("resume=auto", "seed=3")
+    (told,) = caplog.messages
+    assert told.startswith("outputs/x: goes on with train.precision=bf16; give train.precision, ")
+
+
 def test_how_a_new_run_reads_its_text_is_frozen() -> None:
     make_run("x")
     with pytest.raises(ConfigError, match=r"^dataset\.cut: .* started with 'exact', not 'lines'"):
@@ -273,10 +296,10 @@ def test_a_stored_configuration_is_the_one_that_was_written() -> None:
 BROKEN: dict[str, tuple[str | bytes, str]] = {
     "empty": ("", "holds no settings"),
     "a list": ("- 1", "holds no settings"),
-    "an alias": ("tokenizer: &x bpe\nrun_name: *x", "holds YAML aliases"),
-    "an anchor": ("tokenizer: &x bpe", "holds YAML aliases"),
+    "an alias": ("tokenizer: &x bpe\nrun_name: *x", "cannot be read as YAML: holds YAML aliases"),
+    "an anchor": ("tokenizer: &x bpe", "cannot be read as YAML: holds YAML aliases"),
     "too large": ("#" * (1 << 20) + "\n", "cannot be read as YAML: larger than 1048576 bytes"),
-    "too deep": ("a: " + "[" * 100_000, "is nested too deeply"),
+    "too deep": ("a: " + "[" * 100_000, "cannot be read as YAML: "),
     "cut off": ("train: {seq_len", "cannot be read as YAML"),
     "not UTF-8": (b"\xff\xfe", "cannot be read as YAML"),
     "a control character": ("a: \x00", "cannot be read as YAML"),

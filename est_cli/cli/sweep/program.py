@@ -8,6 +8,7 @@ from typing import Any
 
 from est_cli.cli.command import Command, command_named
 from est_cli.common.errors import ConfigError
+from est_cli.config.setting import Given
 
 Numbers = Mapping[str, Any]
 """What one job has reached, by key."""
@@ -46,7 +47,7 @@ class Program:
     """Keys that a command line with -m may not have, and why."""
     prefix: Callable[[Any, Collection[str]], list[str]]
     """Words that the sweep's name begins with, given the keys that are swept."""
-    prepare: Callable[[Any, set[str]], str]
+    prepare: Callable[[Any, Given], str]
     """Given also the keys that the command line decides: what a summary.json must hold as `asked` for the job to be
     done, empty where any that is there will do. Raises an EstError for a job that cannot run, and SweepRefused."""
     columns: Callable[[Sequence[Numbers]], Sequence[Column]]

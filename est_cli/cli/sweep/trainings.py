@@ -10,6 +10,7 @@ from est_cli.common.errors import CheckpointError, ConfigError
 from est_cli.config import RunConfig
 from est_cli.config.compose import CommandLine
 from est_cli.config.resolve import check
+from est_cli.config.setting import Given
 from est_cli.tracking.records import FIELDS
 from est_cli.training.start import resolve_resume
 
@@ -23,7 +24,7 @@ def _prefix(config: RunConfig, swept: Collection[str]) -> list[str]:
     return [name for group, name in chosen.items() if not {group, f"{group}.name", "experiment"} & set(swept)]
 
 
-def _prepare(config: RunConfig, given: set[str]) -> str:
+def _prepare(config: RunConfig, given: Given) -> str:
     check(config)
     try:
         resolve_resume(config, given)
