@@ -12,7 +12,7 @@ GPU_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast test-faults test-compile soak lint bench study study-gpu gpu clean
+.PHONY: help install train test test-fast test-faults test-compile test-fake-gpu test-lowest soak lint bench study study-gpu gpu clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +44,24 @@ test-faults: install ## the whole fault suite of docs/faults.md (two CPU cores, 
 
 test-compile: install ## compiled layers in one process, ddp, fsdp, with checkpointing, GPT-2 and Llama: graphs, losses (10 minutes)
 	EST_COMPILE=full $(PYTEST) tests/training/test_compile.py $(PYTEST_ARGS)
+
+test-fake-gpu: $(VENV)-cuda/.installed ## a step on fake CUDA tensors, the code of its kernels; makes an environment of 7 GB (no GPU)
+	OMP_NUM_THREADS=1 $(VENV)-cuda/bin/python -m pytest -q tests/fake_gpu $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)-cuda/bin/python -m pytest -q tests/models/test_triton_softmax.py $(PYTEST_ARGS)
+
+test-lowest: $(VENV)-lowest/.installed ## the fast tests with the lowest versions of constraints-lowest.txt; an environment of 7 GB
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest $(TWO_AT_A_TIME) -m "not processes and not slow" tests $(PYTEST_ARGS)
+
+# torch's build for CUDA, which a plain `torch` is: the newest version that pyproject.toml lets in.
+$(VENV)-cuda/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-cuda
+	$(VENV)-cuda/bin/python -m pip install -q -e '.[test]'
+	touch $@
+
+$(VENV)-lowest/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install -q -c constraints-lowest.txt -e '.[test]'
+	touch $@
 
 soak: install ## 20,000 tiny steps and 400 saves: memory, files and threads must not grow (10 minutes)
 	EST_FAULTS=soak $(PYTEST) tests/faults/test_soak.py $(PYTEST_ARGS)

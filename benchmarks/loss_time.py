@@ -40,6 +40,7 @@ WAYS = {
         **{f"compiled {n}": LmLoss(chunk=n, pad_to=128, compiled=True) for n in (4096, 8192, 16384)},
         "compiled 8192, not padded": LmLoss(chunk=8192, compiled=True),
         "chunked 8192": LmLoss(chunk=8192, pad_to=128),
+        **{f"triton {n}": LmLoss("triton", chunk=n, pad_to=128) for n in (4096, 8192, 16384)},
         "torch 8192": LmLoss("torch", chunk=8192),
     },
 }

@@ -49,3 +49,19 @@ def test_what_the_texts_point_to_is_there(name: str) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (ROOT / target).exists(), target
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= TARGETS
+
+
+def test_the_lowest_versions_are_those_that_are_let_in() -> None:
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()[1:]
+    extras = [
+        requirement for extra in ("test", "slurm", "search") for requirement in PROJECT["optional-dependencies"][extra]
+    ]
+    bounds = dict(re.findall(r"^([\w-]+)>=([\w.]+)", "\n".join([*PROJECT["dependencies"], *extras]), re.MULTILINE))
+    assert {name for name, _ in map(_pair, PROJECT["dependencies"])} <= {name for name, _ in map(_pair, lines)}
+    for name, version in map(_pair, lines):
+        assert (version + ".0.0").startswith(bounds[name]), f"{name}: {version} is not {bounds[name]}"
+
+
+def _pair(requirement: str) -> tuple[str, str]:
+    name, version = re.match(r"([\w-]+)[=>]=([\w.]+)", requirement).groups()  # type: ignore[union-attr]
+    return name, version

@@ -28,6 +28,7 @@ class Precision(StrEnum):
 
 class LmLossKind(StrEnum):
     chunked = "chunked"
+    triton = "triton"
     torch = "torch"
     whole = "whole"
 
@@ -78,20 +79,21 @@ class TrainConfig:
     )
     lm_loss: LmLossKind = setting(
         LmLossKind.chunked,
-        "How the LM head's loss is computed: piece by piece with its gradients (chunked), by torch's own function of "
-        "that kind (torch 2.13 and later), or from the logits of all positions as plain Hugging Face does it (whole).",
+        "How the LM head's loss is computed: piece by piece with its gradients (chunked), the same with a softmax "
+        "written in Triton (on a GPU; not yet run on one), by torch's own function of that kind (torch 2.13 and "
+        "later), or from the logits of all positions as plain Hugging Face does it (whole).",
         FREE,
     )
     lm_chunk: int | None = setting(
         None,
-        "Positions of a piece under lm_loss=chunked and torch; null: as measured for the device.",
+        "Positions of a piece under lm_loss=chunked, triton and torch; null: as measured for the device.",
         FREE,
         within=at_least(1),
     )
     pad_vocab_to: int | None = setting(
         None,
-        "lm_loss=chunked: fill the columns of the LM head's product up to a multiple of this, outside of the model "
-        "and its softmax; null: 128 on CUDA, where odd sizes are slow, else 1 (none).",
+        "lm_loss=chunked and triton: fill the columns of the LM head's product up to a multiple of this, outside of "
+        "the model and its softmax; null: 128 on CUDA, where odd sizes are slow, else 1 (none).",
         FREE,
         within=at_least(1, most=4096),
     )
@@ -165,7 +167,7 @@ def train_problems(config: RunConfig) -> Iterator[str]:
         yield "train.max_tokens: the budget is given twice; set train.max_steps=null or leave max_tokens null"
     if train.lm_loss is LmLossKind.whole and train.lm_chunk is not None:
         yield "train.lm_chunk: has no meaning under train.lm_loss=whole"
-    if train.lm_loss is not LmLossKind.chunked and train.pad_vocab_to is not None:
+    if train.lm_loss not in (LmLossKind.chunked, LmLossKind.triton) and train.pad_vocab_to is not None:
         yield f"train.pad_vocab_to: has no meaning under train.lm_loss={train.lm_loss.value}"
     if train.deterministic and train.attention in (Attention.cudnn, Attention.efficient):
         yield (

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ from est_cli.families.shared.family import Logits
 
 IGNORED = -100
 
+Softmax = Literal["torch", "compiled", "triton"]
+"""What computes the softmax of a piece."""
+
 CHUNK = {"cpu": 512, "cuda": 8192}
 """Positions of a piece where none are given, as measured (docs/performance.md): on a CPU they stay in the cache."""
 
@@ -36,12 +39,14 @@ class LmLoss:
     """How a training loss is computed; call it to compute one."""
 
     kind: str = "chunked"
-    """`chunked`: piece by piece, as above; `torch`: the same by torch's own linear_cross_entropy (torch 2.13 and
-    later); `whole`: Hugging Face's logits of all positions, then torch's cross-entropy, the plain way."""
+    """`chunked`: piece by piece, as above; `triton`: the same, the softmax of a piece by a kernel of ours (see
+    triton_softmax.py); `torch`: the same by torch's own linear_cross_entropy (torch 2.13 and later); `whole`: Hugging
+    Face's logits of all positions, then torch's cross-entropy, the plain way."""
     chunk: int | None = None
     """Positions of a piece; None: CHUNK."""
     pad_to: int = 1
-    """chunked: the product's columns are filled up to a multiple of this; the filling takes no part in the softmax."""
+    """chunked, triton: the product's columns are filled up to a multiple of this; the filling takes no part in the
+    softmax."""
     compiled: bool = False
     """chunked: the softmax of a piece is one compiled kernel."""
 
@@ -68,7 +73,8 @@ class LmLoss:
         if self.kind == "torch":
             return _torch_loss(hidden, head.weight, bias, logits, _labels(tokens, sequences), chunk) / divisor
         counted = tokens.numel() if sequences is None else sequences * tokens.shape[1]
-        how = _How(divisor, counted, chunk, self.pad_to, self.compiled, torch.is_grad_enabled(), logits)
+        softmax: Softmax = "triton" if self.kind == "triton" else "compiled" if self.compiled else "torch"
+        how = _How(divisor, counted, chunk, self.pad_to, softmax, torch.is_grad_enabled(), logits)
         return _Chunked.apply(hidden, head.weight, bias, tokens, how)
 
 
@@ -138,7 +144,7 @@ class _How:
     """Positions, from the first one, that have a loss."""
     chunk: int
     pad_to: int
-    compiled: bool
+    softmax: Softmax
     backward: bool
     logits: Logits
 
@@ -153,6 +159,7 @@ class _Chunked(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         positions, rows = hidden.flatten(0, 1).to(dtype), _padded(weight, dtype, how.pad_to)
         offset = None if bias is None else bias.to(dtype)
+        piece_loss = _loss_by_triton if how.softmax == "triton" else _loss_of_piece
         exact = torch.promote_types(dtype, torch.float32)
         factor = torch.ones((), dtype=exact, device=hidden.device) * (1.0 / how.divisor)
         grad_hidden = torch.empty_like(positions) if how.backward else None
@@ -163,7 +170,7 @@ class _Chunked(torch.autograd.Function):
             here = positions[begin : begin + how.chunk]
             logits = torch.mm(here, rows.t())
             slope = _shape(logits, offset, how.logits)
-            loss += _loss_of_piece(logits, tokens, begin, len(weight), factor, how)
+            loss += piece_loss(logits, tokens, begin, len(weight), factor, how)
             if grad_hidden is None:
                 continue
             if slope is not None:
@@ -216,7 +223,7 @@ def _loss_of_piece(logits: Tensor, tokens: Tensor, begin: int, vocab_size: int, 
     labels = tokens.flatten().roll(-1)[begin : begin + len(logits)].unsqueeze(1)
     logits[:, vocab_size:] = -torch.inf
     label_logits = logits.gather(1, labels).to(factor.dtype)
-    log_sum = (_compiled_softmax() if how.compiled else _softmax)(logits, factor)
+    log_sum = (_compiled_softmax() if how.softmax == "compiled" else _softmax)(logits, factor)
     log_p = label_logits - log_sum
     logits.scatter_(1, labels, (log_p.expm1() * factor).to(logits.dtype))
     without_label = slice((-1 - begin) % seq_len, None, seq_len)  # the last position of each sequence
@@ -224,6 +231,14 @@ def _loss_of_piece(logits: Tensor, tokens: Tensor, begin: int, vocab_size: int, 
         logits[left_out] = 0.0
         log_p[left_out] = 0.0
     return -(log_p.sum() * factor)
+
+
+def _loss_by_triton(logits: Tensor, tokens: Tensor, begin: int, vocab_size: int, factor: Tensor, how: _How) -> Tensor:
+    """See _loss_of_piece."""
+    from est_cli.models.triton_softmax import loss_of_piece  # only here: most builds of torch have no Triton
+
+    labels = _labels(tokens, how.counted // tokens.shape[1])[begin : begin + len(logits)]
+    return loss_of_piece(logits, labels, vocab_size, factor)
 
 
 def _softmax(logits: Tensor, factor: Tensor) -> Tensor:

@@ -133,5 +133,6 @@ def _kept_bytes(model: Any, tokens: Tensor, precision: Precision, lm_loss: LmLos
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         autocast(torch.device("cpu"), precision),
     ):
-        replace(lm_loss, compiled=False)(model, tokens, 1)
+        kind = "chunked" if lm_loss.kind == "triton" else lm_loss.kind  # it keeps the same, and needs a GPU
+        replace(lm_loss, kind=kind, compiled=False)(model, tokens, 1)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

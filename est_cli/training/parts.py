@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -120,5 +121,7 @@ def _lm_loss(train: TrainConfig, device: str, hf: Any, compiled: bool) -> LmLoss
         raise ConfigError(f"train.lm_loss: torch {torch.__version__} has no loss of that kind; use chunked")
     if train.lm_loss is LmLossKind.torch and logits_of(hf).cap is not None:
         raise ConfigError(f"train.lm_loss: torch cannot cap logits, as {hf.model_type} does; use chunked")
+    if train.lm_loss is LmLossKind.triton and (device == "cpu" or find_spec("triton") is None):
+        raise ConfigError("train.lm_loss: triton needs a GPU and the package triton of its build of torch; use chunked")
     pad_to = kind_of(device).pad_vocab_to if train.pad_vocab_to is None else train.pad_vocab_to
     return LmLoss(train.lm_loss.value, train.lm_chunk, pad_to, compiled)
