@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from est_cli.config.setting import EVERY, above, at_least, setting
+from est_cli.config.setting import EVERY, FREE, TRACKED, above, at_least, setting
 
 if TYPE_CHECKING:
     from est_cli.config.run import RunConfig
@@ -19,28 +20,47 @@ MAX_TIMEOUT_S = 1e9
 """30 years; what is much longer has no place in the numbers that timeouts are kept in."""
 
 
+class WireDtype(StrEnum):
+    """In which numbers something is sent that is kept in fp32."""
+
+    bf16 = "bf16"
+
+
 @dataclass
 class LaunchConfig:
+    """What may change on resume is said of each: the others decide bits of a run."""
+
     num_processes: int = setting(
         1,
         "Processes that are started on this machine, one for each GPU where there are GPUs. Leave it at 1 under "
         "torchrun or accelerate launch, which start them themselves.",
+        FREE,
         within=at_least(1),
     )
     strategy: str = setting(
         "ddp",
         "How the processes share a run: ddp, each holds the whole model; fsdp, each holds a share of every weight, "
         "gradient and moment. With one process both are the same.",
+        FREE,
+    )
+    reduce_dtype: WireDtype | None = setting(
+        None,
+        "ddp: the numbers in which gradients are sent and added up over the processes. bf16: half the bytes, and each "
+        "process's sum over its micro-batches is rounded once before; null: as they are (fp32). Nothing is sent with "
+        "one process.",
+        TRACKED,
     )
     timeout_s: float = setting(
         600.0,
         "Seconds that a process waits for the others before it takes one of them for lost.",
+        FREE,
         within=above(0, most=MAX_TIMEOUT_S),
     )
     check_every: int = setting(
         100,
         "Compare the weights of all replicas every so many steps and stop on a difference. Subnetworks are compared "
         "in every step.",
+        FREE,
         within=EVERY,
     )
 
@@ -60,9 +80,16 @@ def launch_problems(config: RunConfig) -> Iterator[str]:
             "sampling.ranks: independent has no meaning under launch.strategy=fsdp, where all processes gather the "
             "weights of the same layer at the same time; use ddp"
         )
+    if launch.strategy == "fsdp" and launch.reduce_dtype is not None:
+        yield (
+            "launch.reduce_dtype: is not there under launch.strategy=fsdp, where torch would add up the micro-batches "
+            "of a step in it, too; leave it null, or use ddp"
+        )
 
 
 def whole_model_problems(launch: LaunchConfig, program: str) -> Iterator[str]:
     """Of a program whose processes hold whole models and share the work in any number."""
     if launch.strategy != "ddp":
         yield f"launch.strategy: {launch.strategy!r} is not for {program}, whose processes hold whole models; use ddp"
+    if launch.reduce_dtype is not None:
+        yield f"launch.reduce_dtype: is of est-train, and has no meaning for {program}; leave it null"

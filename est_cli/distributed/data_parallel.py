@@ -28,8 +28,14 @@ class DataParallel:
 
     packs = True
 
-    def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], wire: torch.dtype | None = None) -> None:
+        """`wire`: the type in which sums are sent and formed, None: the gradients' own.
+
+        Losses are divided by the targets of the whole step before backward, so that the sum is the mean. What a process
+        sends is its sum over its micro-batches, in the gradients' type, rounded once; the result is put back into them.
+        """
         self.reduced_bytes = 0
+        self._wire = wire
         self._layers = layers
         inside = {parameter for layer in layers for parameter in layer.parameters()}
         self._outside = [parameter for parameter in model.parameters() if parameter not in inside]
@@ -77,36 +83,49 @@ class DataParallel:
             self._reduce(sampled_parts(self._layers[number]))
 
     def _reduce(self, parts: Iterable[GradientPart]) -> None:
-        self._reductions.append(_Reduction(list(parts)))
+        self._reductions.append(_Reduction(list(parts), self._wire))
 
 
 class _Reduction:
     """The sum of some gradients, under way from the moment this is made until `finish`."""
 
-    def __init__(self, parts: list[GradientPart]) -> None:
+    def __init__(self, parts: list[GradientPart], wire: torch.dtype | None) -> None:
         for part in parts:
             if part.parameter.grad is None:  # ran elsewhere only
                 part.parameter.grad = torch.zeros_like(part.parameter)
-        direct = [part for part in parts if part.units is None and part.numel >= PACKED_BELOW]
-        self._packed = [part for part in parts if part.units is not None or part.numel < PACKED_BELOW]
-        tensors = [part.parameter.grad for part in direct if part.parameter.grad is not None]
-        if self._packed:
-            sizes = [part.numel for part in self._packed]
-            buffer = self._packed[0].parameter.new_empty(sum(sizes), requires_grad=False)
-            self._pieces = buffer.split(sizes)
-            for part, piece in zip(self._packed, self._pieces, strict=True):
-                part.gather(piece)
-            tensors.append(buffer)
-        self.nbytes = sum(tensor.nbytes for tensor in tensors)
-        self._works = [dist.all_reduce(tensor, async_op=True) for tensor in tensors]
+        own = [part for part in parts if part.units is None and part.numel >= PACKED_BELOW]
+        packed = [part for part in parts if part.units is not None or part.numel < PACKED_BELOW]
+        groups = [[part] for part in own] + ([packed] if packed else [])
+        self._messages = [_Message(group, wire) for group in groups]
+        self.nbytes = sum(message.nbytes for message in self._messages)
 
     def finish(self) -> None:
         """Wait for the sums and put them into the gradients."""
-        for work in self._works:
-            work.wait()
-        if self._packed:
-            for part, piece in zip(self._packed, self._pieces, strict=True):
-                part.scatter(piece)
+        for message in self._messages:
+            message.finish()
+
+
+class _Message:
+    """Gradients that are summed in one collective: one of them where it lies, or several in a buffer."""
+
+    def __init__(self, parts: Sequence[GradientPart], wire: torch.dtype | None) -> None:
+        tensor = parts[0].parameter.grad
+        assert tensor is not None
+        self._copied: list[tuple[GradientPart, Tensor]] = []
+        if len(parts) > 1 or parts[0].units is not None or wire not in (None, tensor.dtype):
+            sizes = [part.numel for part in parts]
+            tensor = tensor.new_empty(sum(sizes), dtype=wire)
+            self._copied = [*zip(parts, tensor.split(sizes), strict=True)]
+        for part, piece in self._copied:
+            part.gather(piece)
+        self.nbytes = tensor.nbytes
+        self._work = dist.all_reduce(tensor, async_op=True)
+
+    def finish(self) -> None:
+        """Wait for the sums and put them into the gradients."""
+        self._work.wait()
+        for part, piece in self._copied:
+            part.scatter(piece)
 
 
 def weight_checksum(model: nn.Module) -> int:

@@ -25,6 +25,7 @@ from est_cli.distributed import (
     peers_answer,
     shard,
     weight_checksum,
+    wire_dtype,
 )
 from est_cli.distributed.device import (
     attention_kernel,
@@ -184,7 +185,7 @@ def _gradient_sync(
     if rank.world_size == 1:
         return NoSync()
     if not _sharded(config, rank):
-        return DataParallel(parts.model, handle.layers)
+        return DataParallel(parts.model, handle.layers, wire_dtype(config.launch.reduce_dtype))
     shard(objective, handle.layers, parts.accelerator.device, rank.world_size)
     return FullySharded(objective, handle.layers)
 

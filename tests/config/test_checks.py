@@ -60,6 +60,11 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
     ((), {"train.seq_len": 100}, "train.tokens_per_step: 4096 is not a multiple of train.seq_len=100"),
     ((), {"train.tokens_per_step": 128}, "train.tokens_per_step: 128 is not a multiple of train.seq_len=256"),
     ((), {"launch.timeout_s": 1e15}, "launch.timeout_s: 1000000000000000.0 is out of range"),
+    (
+        (),
+        {"launch.strategy": "fsdp", "launch.reduce_dtype": "bf16"},
+        "launch.reduce_dtype: is not there under launch.strategy=fsdp",
+    ),
     ((), {"train.max_steps": 3, "train.max_tokens": 9}, "train.max_tokens: the budget is given twice"),
     ((), {"train.tokens_per_step": 0, "train.max_tokens": 9}, "train.tokens_per_step: 0 is out of range"),
     ((), {"stage.t1": 0.5, "stage.t2": 0.4}, "stage.t1: step 150 lies after stage.t2 (step 120)"),

@@ -42,6 +42,7 @@ OUT_OF_RANGE = out_of_range(EvalConfig) | {
     "eval.stride": "0",
     "launch.num_processes": "0",
     "launch.strategy": "fsdp",
+    "launch.reduce_dtype": "bf16",
     "launch.timeout_s": "0",
     "launch.check_every": "-1",
 }
