@@ -1,8 +1,8 @@
 """Data parallel: each process holds the whole model, and only gradients that exist are summed.
 
-A skipped layer has no gradient and costs nothing; of a sampled projection only the units that ran are sent, packed
-into one buffer for each layer. The reduction of a layer starts as soon as its backward is done, while the layers below
-are still at work. torch's DistributedDataParallel cannot do this: its buckets are fixed, and under
+A skipped layer has no gradient and costs nothing; of a sampled projection only the units that ran are sent. Large
+gradients are sent as soon as the backward of their layer is done, while the layers below are still at work; the others
+wait in a bucket until it is full. torch's DistributedDataParallel cannot do this: its buckets are fixed, and under
 find_unused_parameters it sends zeros for what did not run.
 """
 
@@ -19,8 +19,10 @@ from torch.distributed.tensor import DTensor
 from est_cli.distributed.gradient_sync import StepPlan
 from est_cli.est import GradientPart, packed_copies, sampled_parts, whole_parts
 
-PACKED_BELOW = 1 << 18
-"""Whole gradients of fewer entries are packed with others; larger ones are sent where they lie, without a copy."""
+PACKED_BELOW = 1 << 22
+"""Gradients of fewer entries go into a bucket; larger ones are sent by themselves, whole ones where they lie."""
+BUCKET = 1 << 23
+"""The most entries of a bucket: 32 MB in fp32, which is about what torch's DistributedDataParallel takes (25 MB)."""
 
 
 class DataParallel:
@@ -42,13 +44,18 @@ class DataParallel:
         self._plan = StepPlan((), 0, None)
         self._missing: dict[int, int] = {}
         """Gradients that a layer still waits for in the last micro-step."""
-        self._reductions: list[_Reduction] = []
+        self._bucket: list[GradientPart] = []
+        """Complete, and not sent yet."""
+        self._in_bucket = 0
+        """Entries."""
+        self._messages: list[_Message] = []
         for number, layer in enumerate(layers):
             for parameter in layer.parameters():
                 parameter.register_post_accumulate_grad_hook(partial(self._arrived, number))
 
     def begin(self, plan: StepPlan) -> None:
-        self._plan, self._reductions, self._missing = plan, [], {}
+        self._plan, self._missing, self._messages = plan, {}, []
+        self._bucket, self._in_bucket = [], 0
 
     def before(self, micro_step: int) -> None:
         """From now on a layer's gradients are complete when they arrive, if this is the last micro-step."""
@@ -66,11 +73,12 @@ class DataParallel:
         for number in sorted(self._plan.anywhere or (), reverse=True):
             self._reduce(whole_parts(self._layers[number]))
         self._reduce([GradientPart(parameter) for parameter in self._outside if parameter.grad is not None])
+        self._send_bucket()
         summed = dist.all_reduce(header, async_op=True)
-        for reduction in self._reductions:
-            reduction.finish()
-        self.reduced_bytes = sum(reduction.nbytes for reduction in self._reductions)
-        self._reductions = []  # and their buffers, which together may be as large as the gradients
+        for message in self._messages:
+            message.finish()
+        self.reduced_bytes = sum(message.nbytes for message in self._messages)
+        self._messages = []  # and their buffers, which together may be as large as the gradients
         summed.wait()
         return header
 
@@ -83,30 +91,26 @@ class DataParallel:
             self._reduce(sampled_parts(self._layers[number]))
 
     def _reduce(self, parts: Iterable[GradientPart]) -> None:
-        self._reductions.append(_Reduction(list(parts), self._wire))
-
-
-class _Reduction:
-    """The sum of some gradients, under way from the moment this is made until `finish`."""
-
-    def __init__(self, parts: list[GradientPart], wire: torch.dtype | None) -> None:
         for part in parts:
             if part.parameter.grad is None:  # ran elsewhere only
                 part.parameter.grad = torch.zeros_like(part.parameter)
-        own = [part for part in parts if part.units is None and part.numel >= PACKED_BELOW]
-        packed = [part for part in parts if part.units is not None or part.numel < PACKED_BELOW]
-        groups = [[part] for part in own] + ([packed] if packed else [])
-        self._messages = [_Message(group, wire) for group in groups]
-        self.nbytes = sum(message.nbytes for message in self._messages)
+            if part.numel >= PACKED_BELOW:
+                self._messages.append(_Message([part], self._wire))
+                continue
+            if self._in_bucket + part.numel > BUCKET:
+                self._send_bucket()
+            self._bucket.append(part)
+            self._in_bucket += part.numel
 
-    def finish(self) -> None:
-        """Wait for the sums and put them into the gradients."""
-        for message in self._messages:
-            message.finish()
+    def _send_bucket(self) -> None:
+        if self._bucket:
+            self._messages.append(_Message(self._bucket, self._wire))
+        self._bucket, self._in_bucket = [], 0
 
 
 class _Message:
-    """Gradients that are summed in one collective: one of them where it lies, or several in a buffer."""
+    """Gradients that are summed in one collective, under way from the moment this is made until `finish`: one of them
+    where it lies, or several in a buffer."""
 
     def __init__(self, parts: Sequence[GradientPart], wire: torch.dtype | None) -> None:
         tensor = parts[0].parameter.grad

@@ -16,6 +16,7 @@ from est_cli.est import FULL, IndexGenerator, SamplingOptions, SamplingRates, ap
 from est_cli.families import spec_of
 from est_cli.training.step import plan_step
 from tests.lab.est_models import FAMILIES, config_of
+from tests.lab.lab import Lab, Plant
 
 MICRO_STEPS = 2
 STAGES = {"1": SamplingRates(0.5, 0.5, 0.5), "2": SamplingRates(0.5, 0.5, 1.0), "3": SamplingRates()}
@@ -75,6 +76,22 @@ def test_all_ranks_hand_over_the_same(
         assert found[0] == found[3], "one subnetwork, however many there are"
 
 
+@pytest.mark.parametrize("world", [8, 64])
+@pytest.mark.parametrize("stage", STAGES)
+def test_small_gradients_share_a_collective(stage: str, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One and the header's; where buckets are small, no more than they must be, and large gradients go alone."""
+
+    def sent() -> list[int]:
+        return handed_over("gpt2", Rank(1, world), SamplingOptions(), STAGES[stage], monkeypatch)
+
+    (everything, header) = sent()
+    assert header == 2
+    monkeypatch.setattr(data_parallel, "PACKED_BELOW", 1_000)
+    monkeypatch.setattr(data_parallel, "BUCKET", 3_000)
+    *sizes, header = sent()
+    assert sum(sizes) == everything and all(1_000 <= size <= 3_000 for size in sizes[:-1])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_gradients_are_sent_as_they_are(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer entries the smaller the stage, and as many as the subnetwork has."""
@@ -118,3 +135,9 @@ def test_each_process_rounds_its_own_sum_once(limit: int, monkeypatch: pytest.Mo
     for parameter, own in zip(model.parameters(), before, strict=True):
         assert parameter.grad is not None and parameter.grad.dtype == torch.float32
         assert torch.equal(parameter.grad, 2 * own.bfloat16().float()) and not torch.equal(parameter.grad, 2 * own)
+
+
+def test_what_shares_a_bucket_changes_no_bit(lab: Lab) -> None:
+    checks: tuple[Plant, ...] = (("tests.distributed.checks.buckets",),)
+    ended = lab.ranks_ended(lab.start_ranks(2, plants=dict.fromkeys((0, 1), checks)))
+    assert [rank.code for rank in ended] == [0, 0], ended[0].err

@@ -1,0 +1,77 @@
+"""What several processes check together: each function is a plant (see tests/lab/server.py) that ends its process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from est_cli.common.rank import Rank, rank_of_environment
+from est_cli.distributed import DataParallel, GradientSync, NoSync, data_parallel
+from est_cli.est import EstHandle, IndexGenerator, SamplingOptions, SamplingRates, apply_est
+from est_cli.families import spec_of
+from est_cli.training.step import plan_step
+from tests.lab.est_models import config_of
+
+
+def together(check: Callable[[Rank], None]) -> Callable[[], None]:
+    """A plant that meets the other processes over gloo and ends with code 0 where `check` holds."""
+
+    @wraps(check)
+    def planted() -> None:
+        torch.set_num_threads(1)
+        try:
+            dist.init_process_group("gloo")
+            check(rank_of_environment())
+            dist.destroy_process_group()
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(70)
+        os._exit(0)
+
+    return planted
+
+
+def small_model(family: str) -> tuple[nn.Module, EstHandle]:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config_of(family), dtype=torch.float32)
+    return model, apply_est(model, spec_of(model.config))
+
+
+def gradients(model: nn.Module, handle: EstHandle, sync: GradientSync, rank: Rank) -> dict[str, torch.Tensor]:
+    """Of a step of stage 1 in two micro-batches, which differ between the processes."""
+    generator = IndexGenerator(handle.spec, 3, SamplingOptions())
+    plan, _, _ = plan_step(generator, 5, SamplingRates(0.5, 0.5, 0.5), [rank.world_size] * 2, rank)
+    sync.begin(plan)
+    handle.activate(plan.at(0))
+    handle.pack()
+    torch.manual_seed(rank.rank)
+    for micro_step in range(2):
+        sync.before(micro_step)
+        tokens = torch.randint(0, handle.spec.vocab_size, (1, 6))
+        model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+    sync.finish(torch.zeros(2, dtype=torch.float64))
+    handle.unpack()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@together
+def buckets(rank: Rank) -> None:
+    """Bit for bit what an all_reduce of each gradient by itself gives, whatever shares a bucket."""
+    found = []
+    for data_parallel.PACKED_BELOW, data_parallel.BUCKET in ((1, 1), (100, 300), (1 << 30, 1 << 30)):
+        model, handle = small_model("llama")
+        found.append(gradients(model, handle, DataParallel(model, handle.layers), rank))
+    own = gradients(*small_model("llama"), NoSync(), rank)
+    for name, alone in found[0].items():
+        assert torch.equal(found[1][name], alone) and torch.equal(found[2][name], alone)
+        dist.all_reduce(own[name])
+        torch.testing.assert_close(own[name], alone)
