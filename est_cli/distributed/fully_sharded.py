@@ -13,19 +13,35 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from est_cli.distributed.gradient_sync import StepPlan
+from est_cli.config import LaunchConfig
+from est_cli.distributed.gradient_sync import StepPlan, wire_dtype
 
 
-def shard(whole: nn.Module, layers: Sequence[nn.Module], device: torch.device, world_size: int) -> None:
+def shard(
+    whole: nn.Module, layers: Sequence[nn.Module], device: torch.device, world_size: int, launch: LaunchConfig
+) -> None:
     """Spread the parameters of `whole` over the processes, each layer by itself; gradients will be sums, not means.
 
-    `whole` is what is called for a step's loss: its own call gathers what lies outside of the layers.
+    `whole` is what is called for a step's loss: its own call gathers what lies outside of the layers, always as it is
+    kept, so that embeddings and LM head are those of replicas. Of layers that are gathered in other numbers neither the
+    inputs nor the sums of gradients are converted.
     """
-    mesh = init_device_mesh(device.type, (world_size,))
+    size = launch.shard_size or world_size
+    if size == world_size:
+        mesh = init_device_mesh(device.type, (world_size,))
+    else:
+        mesh = init_device_mesh(device.type, (world_size // size, size), mesh_dim_names=("replicate", "shard"))
+    as_kept, gather = MixedPrecisionPolicy(), wire_dtype(launch.gather_dtype)
+    of_layers = MixedPrecisionPolicy(gather, torch.float32, cast_forward_inputs=False) if gather else as_kept
     for module in (*layers, whole):
-        sharded = fully_shard(module, mesh=mesh)
+        sharded = fully_shard(
+            module,
+            mesh=mesh,
+            reshard_after_forward=launch.reshard_after_forward,
+            mp_policy=as_kept if module is whole else of_layers,
+        )
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
 
@@ -61,7 +77,8 @@ class FullySharded:
 
 @contextmanager
 def gathered(whole: nn.Module) -> Iterator[None]:
-    """Have what lies outside of the layers at hand for calls other than that of `whole`, such as generating text."""
+    """For passes without a backward: what lies outside of the layers is at hand for calls other than that of `whole`,
+    such as generating text, and nothing stays gathered behind them, to be read after the weights have changed."""
     if not isinstance(whole, FSDPModule):
         yield
         return
@@ -69,7 +86,9 @@ def gathered(whole: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        whole.reshard()
+        for module in whole.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 def _bytes(module: nn.Module) -> int:

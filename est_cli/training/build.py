@@ -186,7 +186,7 @@ def _gradient_sync(
         return NoSync()
     if not _sharded(config, rank):
         return DataParallel(parts.model, handle.layers, wire_dtype(config.launch.reduce_dtype))
-    shard(objective, handle.layers, parts.accelerator.device, rank.world_size)
+    shard(objective, handle.layers, parts.accelerator.device, rank.world_size, config.launch)
     return FullySharded(objective, handle.layers)
 
 

@@ -15,7 +15,9 @@ from transformers import PreTrainedModel
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
 from est_cli.config import LmLossKind, TrainConfig
+from est_cli.config.launch import gather_problems
 from est_cli.config.resolve import Resolved
+from est_cli.config.setting import refuse
 from est_cli.data import Corpus, TokenBlocks, load_corpus
 from est_cli.distributed import Group
 from est_cli.distributed.device import Accelerator, build_accelerator, missing_for_compiling, own_device
@@ -72,7 +74,9 @@ def settled(run: Resolved, rank: Rank) -> Resolved:
     Raises ConfigError where the device does not compute in what was asked for.
     """
     train = run.config.train
-    train = replace(train, precision=settled_precision(train.precision, own_device(rank)))
+    precision = settled_precision(train.precision, own_device(rank))
+    refuse(gather_problems(run.config.launch, precision))
+    train = replace(train, precision=precision)
     return replace(run, config=replace(run.config, train=train))
 
 

@@ -263,7 +263,9 @@ def evaluate(run: Run) -> float:
     train = run.config.train
     run.handle.activate(run.in_use)
     filled_to = run.micro_batches[max(run.micro_batches)] if run.compiled else 1
-    total, count = run.group.sum(validation_loss(run.objective, run.validation_batches(), run.autocast, filled_to))
+    with gathered(run.objective):
+        found = validation_loss(run.objective, run.validation_batches(), run.autocast, filled_to)
+    total, count = run.group.sum(found)
     loss, step = total / count, run.state.step
     perplexity = math.exp(loss) if loss < 700 else math.inf
     record = {"step": step, "tokens": step * train.tokens_per_step, "val_loss": loss, "perplexity": perplexity}

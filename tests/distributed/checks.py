@@ -11,12 +11,16 @@ from functools import wraps
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from est_cli.common.rank import Rank, rank_of_environment
-from est_cli.distributed import DataParallel, GradientSync, NoSync, data_parallel
+from est_cli.config import LaunchConfig, Precision, WireDtype
+from est_cli.distributed import DataParallel, FullySharded, GradientSync, NoSync, data_parallel, shard
+from est_cli.distributed.device import autocast
 from est_cli.est import EstHandle, IndexGenerator, SamplingOptions, SamplingRates, apply_est
 from est_cli.families import spec_of
+from est_cli.models.lm_loss import LmLoss, Objective
 from est_cli.training.step import plan_step
 from tests.lab.est_models import config_of
 
@@ -75,3 +79,54 @@ def buckets(rank: Rank) -> None:
         assert torch.equal(found[1][name], alone) and torch.equal(found[2][name], alone)
         dist.all_reduce(own[name])
         torch.testing.assert_close(own[name], alone)
+
+
+def passes(
+    launch: LaunchConfig, rank: Rank, precision: Precision, dtype: torch.dtype
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """(loss, gradients) of a step of stage 2 in two micro-batches, which differ between the processes."""
+    model, handle = small_model("llama")
+    model.to(dtype)
+    objective, sync = Objective(model, LmLoss()), DataParallel(model, handle.layers)  # type: ignore[arg-type]
+    if launch.strategy == "fsdp":
+        model, handle = small_model("llama")
+        objective = Objective(model.to(dtype), LmLoss())  # type: ignore[arg-type]
+        shard(objective, handle.layers, torch.device("cpu"), rank.world_size, launch)
+        sync = FullySharded(objective, handle.layers)
+    plan, _, _ = plan_step(
+        IndexGenerator(handle.spec, 3, SamplingOptions()), 5, SamplingRates(0.5, 0.5, 1.0), [4] * 2, rank
+    )
+    sync.begin(plan)
+    torch.manual_seed(rank.rank)
+    loss = torch.zeros(1, dtype=torch.float64)
+    for micro_step in range(2):
+        handle.activate(plan.at(micro_step))
+        sync.before(micro_step)
+        tokens = torch.randint(0, handle.spec.vocab_size, (1, 6))
+        with autocast(torch.device("cpu"), precision):
+            part = objective(tokens, 10 * rank.world_size)
+        part.backward()
+        loss += part.detach()
+    sync.finish(loss)
+    grads = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return loss.item(), {
+        name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in grads.items()
+    }
+
+
+@together
+def sharding(rank: Rank) -> None:
+    """Whatever is gathered when, and shared by how many, losses and gradients are those of replicas."""
+    loss, expected = passes(LaunchConfig(), rank, Precision.fp32, torch.float64)
+    for size, reshard in ((None, None), (2, None), (2, False), (None, True), (4, False)):
+        launch = LaunchConfig(strategy="fsdp", shard_size=size, reshard_after_forward=reshard)
+        found, grads = passes(launch, rank, Precision.fp32, torch.float64)
+        torch.testing.assert_close(found, loss, rtol=1e-12, atol=0)
+        torch.testing.assert_close(grads, expected, rtol=1e-9, atol=1e-12)
+    loss, expected = passes(LaunchConfig(), rank, Precision.bf16, torch.float32)
+    for gather, most in ((None, 1e-6), (WireDtype.bf16, 0.05)):
+        launch = LaunchConfig(strategy="fsdp", shard_size=2, gather_dtype=gather)
+        found, grads = passes(launch, rank, Precision.bf16, torch.float32)
+        worst = max(((grads[name] - own).norm() / own.norm()).item() for name, own in expected.items())
+        assert (found == loss) == (gather is None) and abs(found / loss - 1) < 1e-3
+        assert worst < most

@@ -148,7 +148,8 @@ FREE_VALUES = {
 
 def test_free_keys_are_laid_over_the_stored_ones() -> None:
     assert {"train.micro_batch", "train.keep_last", "tracking.tags", "launch.timeout_s"} <= FREE_VALUES.keys()
-    assert not {"train.precision", "seed", "stage.t1", "optim.lr", "launch.reduce_dtype"} & FREE_VALUES.keys()
+    assert not {"train.precision", "seed", "stage.t1", "optim.lr"} & FREE_VALUES.keys()
+    assert not {"launch.reduce_dtype", "launch.gather_dtype"} & FREE_VALUES.keys()
     make_run("x", "seed=3", "train.keep_last=7")
     args = [f"{key}={value}" for key, value in FREE_VALUES.items()]
     wanted = leaves_of(plain(_composed((*args,))[0]))
