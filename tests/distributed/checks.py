@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from est_cli.common.rank import Rank, rank_of_environment
 from est_cli.config import LaunchConfig, Precision, WireDtype
@@ -20,6 +20,7 @@ from est_cli.distributed import DataParallel, FullySharded, GradientSync, NoSync
 from est_cli.distributed.device import autocast
 from est_cli.est import EstHandle, IndexGenerator, SamplingOptions, SamplingRates, apply_est
 from est_cli.families import spec_of
+from est_cli.models import empty_model
 from est_cli.models.lm_loss import LmLoss, Objective
 from est_cli.training.step import plan_step
 from tests.lab.est_models import config_of
@@ -84,7 +85,7 @@ def buckets(rank: Rank) -> None:
 def passes(
     launch: LaunchConfig, rank: Rank, precision: Precision, dtype: torch.dtype
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """(loss, gradients) of a step of stage 2 in two micro-batches, which differ between the processes."""
+    """(loss, gradients) of a step of stage 1 in two micro-batches, which differ between the processes."""
     model, handle = small_model("llama")
     model.to(dtype)
     objective, sync = Objective(model, LmLoss()), DataParallel(model, handle.layers)  # type: ignore[arg-type]
@@ -94,7 +95,7 @@ def passes(
         shard(objective, handle.layers, torch.device("cpu"), rank.world_size, launch)
         sync = FullySharded(objective, handle.layers)
     plan, _, _ = plan_step(
-        IndexGenerator(handle.spec, 3, SamplingOptions()), 5, SamplingRates(0.5, 0.5, 1.0), [4] * 2, rank
+        IndexGenerator(handle.spec, 3, SamplingOptions()), 5, SamplingRates(0.5, 0.5, 0.5), [rank.world_size] * 2, rank
     )
     sync.begin(plan)
     torch.manual_seed(rank.rank)
@@ -130,3 +131,37 @@ def sharding(rank: Rank) -> None:
         worst = max(((grads[name] - own).norm() / own.norm()).item() for name, own in expected.items())
         assert (found == loss) == (gather is None) and abs(found / loss - 1) < 1e-3
         assert worst < most
+
+
+@together
+def building(rank: Rank) -> None:
+    """Each process gets the first one's weights to the bit, ties and all, and never holds the whole model."""
+    for family in ("gpt2", "llama"):
+        (expected, _), (model, handle) = small_model(family), small_model(family)
+        if not rank.first:
+            model = empty_model(model.config)
+            handle = apply_est(model, spec_of(model.config))
+        shard(Objective(model, LmLoss()), handle.layers, torch.device("cpu"), 2, LaunchConfig(strategy="fsdp"))
+        assert [name for name, _ in model.named_parameters()] == [name for name, _ in expected.named_parameters()]
+        for tensors in ("named_parameters", "named_buffers"):
+            found = dict(getattr(model, tensors)())
+            for name, tensor in getattr(expected, tensors)():
+                own = found[name].detach()
+                assert torch.equal(own.full_tensor() if isinstance(own, DTensor) else own, tensor)
+    before, size = peak_bytes(), 4 * LARGE.hidden_size * LARGE.hidden_size * 14 * LARGE.num_hidden_layers
+    model = AutoModelForCausalLM.from_config(LARGE, dtype=torch.float32) if rank.first else empty_model(LARGE)
+    handle = apply_est(model, spec_of(LARGE))
+    shard(Objective(model, LmLoss()), handle.layers, torch.device("cpu"), 2, LaunchConfig(strategy="fsdp"))
+    share = (peak_bytes() - before) / size
+    assert share > 0.5 and (rank.first or share < 0.85), share
+
+
+LARGE = LlamaConfig(
+    hidden_size=768, intermediate_size=2560, num_hidden_layers=8, num_attention_heads=12, vocab_size=100
+)
+"""14 hidden_size^2 entries in a layer."""
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    return 1024 * int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))

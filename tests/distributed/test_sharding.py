@@ -16,7 +16,7 @@ from est_cli.distributed import gathered, shard
 from est_cli.distributed.device import autocast
 from est_cli.models.lm_loss import LmLoss, Objective
 from tests.distributed.checks import small_model
-from tests.lab.lab import Lab, Plant
+from tests.lab.lab import Lab, Plant, losses
 
 CPU = torch.device("cpu")
 
@@ -101,6 +101,29 @@ def test_weights_are_gathered_inside_of_a_group(
     norm = next(parameter for parameter in objective.parameters() if parameter.dim() == 2)
     assert isinstance(norm, DTensor) and norm.device_mesh.shape == (8, 8)
     assert len(norm.to_local()) == -(-len(norm) // 8)
+
+
+def test_only_the_first_process_builds_the_whole_model(lab: Lab) -> None:
+    checks: tuple[Plant, ...] = (("tests.distributed.checks.building",),)
+    ended = lab.ranks_ended(lab.start_ranks(2, plants=dict.fromkeys(range(2), checks)))
+    assert [rank.code for rank in ended] == [0, 0], ended[0].err + ended[1].err
+
+
+def test_weights_that_the_first_process_has_loaded(shared: Lab, lab: Lab) -> None:
+    shared.golden()
+    comes_with_it = ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions")
+    given = (
+        *(f"model.{key}=null" for key in comes_with_it),
+        "model=hf",
+        f"model.name_or_path={shared.at('golden-0') / 'model'}",
+        "model.pretrained=true",
+    )
+    given = (*given, "train.max_steps=3", "stage.t1=0", "stage.t2=0", "train.sample_every=1", "train.sample_tokens=4")
+    one, *two = lab.tiny("one", *given), *lab.tiny_ranks(2, "two", *given, "launch.strategy=fsdp")
+    assert [ended.code for ended in (one, *two)] == [0, 0, 0], one.err + two[0].err
+    assert losses(lab.at("two")) == pytest.approx(losses(lab.at("one")), rel=1e-5)
+    samples = [[line for line in ended.err.splitlines() if line.startswith("sample")] for ended in (one, two[0])]
+    assert samples[0] == samples[1] and len(samples[0]) == 3
 
 
 def test_losses_and_gradients_are_those_of_replicas(lab: Lab) -> None:
