@@ -101,7 +101,6 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
     (MUON, {"optim.ns_steps": 100}, "optim.ns_steps: 100 is out of range; it must be at least 1 and at most 99"),
     (MUON, {"optim.muon_lr": float("inf")}, "optim.muon_lr: inf is out of range; it must be above 0"),
     (MUON, {"optim.unsampled_rows": "frozen"}, "optim.unsampled_rows: frozen has no meaning under optim.name=muon"),
-    (MUON, {"launch.strategy": "fsdp"}, "optim.name: muon has no meaning under launch.strategy=fsdp"),
     (
         (),
         {"optim.unsampled_rows": "frozen", "launch.strategy": "fsdp"},

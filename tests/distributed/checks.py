@@ -15,13 +15,16 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from est_cli.common.rank import Rank, rank_of_environment
-from est_cli.config import LaunchConfig, Precision, WireDtype
+from est_cli.config import LaunchConfig, OptimConfig, OptimName, Precision, WireDtype
 from est_cli.distributed import DataParallel, FullySharded, GradientSync, NoSync, data_parallel, shard
 from est_cli.distributed.device import autocast
 from est_cli.est import EstHandle, IndexGenerator, SamplingOptions, SamplingRates, apply_est
 from est_cli.families import spec_of
 from est_cli.models import empty_model
 from est_cli.models.lm_loss import LmLoss, Objective
+from est_cli.storage.tensors import model_tensors, optimizer_tensors, own_share
+from est_cli.training.optim import build_optimizer
+from est_cli.training.optim.muon import step_muon
 from est_cli.training.step import plan_step
 from tests.lab.est_models import config_of
 
@@ -165,3 +168,27 @@ LARGE = LlamaConfig(
 def peak_bytes() -> int:
     """The most memory that this process has had."""
     return 1024 * int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+
+
+@together
+def muon(rank: Rank) -> None:
+    """Shares of matrices change as whole ones do, to the bit, and a rejected step changes none."""
+    found = []
+    for strategy in ("ddp", "fsdp"):
+        model, handle = small_model("gpt2")
+        if strategy == "fsdp":
+            shard(Objective(model, LmLoss()), handle.layers, torch.device("cpu"), 2, LaunchConfig(strategy=strategy))
+        optimizer = build_optimizer(model, OptimConfig(name=OptimName.muon), handle)
+        assert optimizer.muon is not None
+        for step in range(3):
+            torch.manual_seed(step)
+            for parameter in (parameter for group in optimizer.muon.param_groups for parameter in group["params"]):
+                parameter.grad = own_share(torch.randn(parameter.shape), parameter)
+            step_muon(optimizer.muon, None if step else torch.tensor(2.0), torch.tensor(float(step == 2)))
+            now = {**model_tensors(model), **optimizer_tensors(model, optimizer)}
+            found.append({key: x.full_tensor() if isinstance(x, DTensor) else x.clone() for key, x in now.items()})
+    replicas, shares = found[:3], found[3:]
+    assert replicas[0].keys() == shares[0].keys() and any(key.endswith("/momentum_buffer") for key in shares[0])
+    for one, other in (*zip(replicas, shares, strict=True), (shares[1], shares[2])):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert not torch.equal(shares[0]["transformer.h.0.mlp.c_fc.weight"], shares[1]["transformer.h.0.mlp.c_fc.weight"])

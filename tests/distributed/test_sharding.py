@@ -130,3 +130,9 @@ def test_losses_and_gradients_are_those_of_replicas(lab: Lab) -> None:
     checks: tuple[Plant, ...] = (("tests.distributed.checks.sharding",),)
     ended = lab.ranks_ended(lab.start_ranks(4, plants=dict.fromkeys(range(4), checks)))
     assert [rank.code for rank in ended] == [0] * 4, ended[0].err
+
+
+def test_muon_on_shares_is_muon_on_matrices(lab: Lab) -> None:
+    checks: tuple[Plant, ...] = (("tests.distributed.checks.muon",),)
+    ended = lab.ranks_ended(lab.start_ranks(2, plants=dict.fromkeys(range(2), checks)))
+    assert [rank.code for rank in ended] == [0, 0], ended[0].err
