@@ -143,7 +143,7 @@ FREE_VALUES = {
     key: another_value(known)
     for key, known in settings_of(RunConfig).items()
     if FREE in known.roles and key not in PLACED
-} | {"train.lm_loss": "chunked", "launch.num_processes": "2", "launch.strategy": "fsdp"}
+} | {"train.lm_loss": "chunked", "launch.num_processes": "2", "launch.strategy": "fsdp", "launch.shard_size": "2"}
 
 
 def test_free_keys_are_laid_over_the_stored_ones() -> None:
