@@ -8,7 +8,7 @@ find_unused_parameters it sends zeros for what did not run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -133,9 +133,10 @@ class _Message:
 
 
 def weight_checksum(model: nn.Module) -> int:
-    """A number below 2**63 that replicas share while all bits of their weights are equal; waits for the device."""
+    """A number below 2**63 that processes share while all bits of their weights, or of their shares of them, are equal;
+    waits for the device."""
     total = torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device)
-    for number, parameter in enumerate(model.parameters(), start=1):
+    for number, parameter in enumerate(_shares(model), start=1):
         bits = parameter.detach().reshape(-1).view(_WORDS[parameter.element_size()])
         total += number * bits.sum(dtype=torch.int64)
     return int(total) & ((1 << 63) - 1)
@@ -143,8 +144,13 @@ def weight_checksum(model: nn.Module) -> int:
 
 def weights_finite(model: nn.Module) -> bool:
     """Whether this process's share of the weights holds no NaN and no infinity; waits for the device."""
-    shares = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters())
-    return all(bool(torch.isfinite(share).all()) for share in shares)
+    return all(bool(torch.isfinite(share).all()) for share in _shares(model))
+
+
+def _shares(model: nn.Module) -> Iterator[Tensor]:
+    """What this process holds of each parameter."""
+    for weight in model.parameters():
+        yield weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

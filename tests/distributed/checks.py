@@ -8,15 +8,26 @@ import traceback
 from collections.abc import Callable
 from functools import wraps
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from est_cli.common.errors import PeerLostError
 from est_cli.common.rank import Rank, rank_of_environment
 from est_cli.config import LaunchConfig, OptimConfig, OptimName, Precision, WireDtype
-from est_cli.distributed import DataParallel, FullySharded, GradientSync, NoSync, data_parallel, shard
+from est_cli.distributed import (
+    DataParallel,
+    FullySharded,
+    GradientSync,
+    Group,
+    NoSync,
+    data_parallel,
+    shard,
+    weight_checksum,
+)
 from est_cli.distributed.device import autocast
 from est_cli.est import EstHandle, IndexGenerator, SamplingOptions, SamplingRates, apply_est
 from est_cli.families import spec_of
@@ -134,6 +145,21 @@ def sharding(rank: Rank) -> None:
         worst = max(((grads[name] - own).norm() / own.norm()).item() for name, own in expected.items())
         assert (found == loss) == (gather is None) and abs(found / loss - 1) < 1e-3
         assert worst < most
+    held_by_two(rank)
+
+
+def held_by_two(rank: Rank) -> None:
+    """Of two groups of two, ranks 1 and 3 hold the same share; a bit that differs is told."""
+    model, handle = small_model("llama")
+    launch = LaunchConfig(strategy="fsdp", shard_size=2)
+    shard(Objective(model, LmLoss()), handle.layers, torch.device("cpu"), 4, launch)
+    group = Group(rank, 60)
+    group.require_same(weight_checksum(model), "its weights are not", 2)
+    if rank.rank == 3:
+        own = next(weight for weight in model.parameters() if isinstance(weight, DTensor)).to_local()
+        own.detach().view(-1)[:1].view(torch.int32).bitwise_xor_(1)
+    with pytest.raises(PeerLostError, match=r"^rank 3: its weights are not rank 1's"):
+        group.require_same(weight_checksum(model), "its weights are not", 2)
 
 
 @together
