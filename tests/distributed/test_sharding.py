@@ -67,8 +67,8 @@ def test_in_bf16_layers_are_gathered_in_half_the_bytes(
     processes(world)
     found = []
     for dtype in (None, WireDtype.bf16):
-        gathers.clear()
         objective, _ = sharded(world, gather_dtype=dtype)
+        gathers.clear()
         run(objective).backward()
         found.append([*gathers])
         assert {parameter.dtype for parameter in objective.parameters()} == {torch.float32}
