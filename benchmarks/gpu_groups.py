@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from measure import RATES, SEED, environment
 
-from est_cli.config import ModelConfig, OptimConfig, Precision
+from est_cli.config import LaunchConfig, ModelConfig, OptimConfig, Precision
 from est_cli.distributed import DataParallel, FullySharded, GradientSync, NoSync, StepPlan, shard
 from est_cli.distributed.device import autocast, compile_layers
 from est_cli.est import IndexGenerator, apply_est
@@ -50,7 +50,7 @@ def losses_of(strategy: str, device: torch.device, compiled: bool) -> dict[str, 
     if strategy == "ddp":
         sync = DataParallel(model, handle.layers)
     elif strategy == "fsdp":
-        shard(objective, handle.layers, device, 1)
+        shard(objective, handle.layers, device, 1, LaunchConfig())
         sync = FullySharded(objective, handle.layers)
     optimizer, generator = build_optimizer(model, OptimConfig(lr=1e-4)), IndexGenerator(handle.spec, SEED)
     torch.manual_seed(SEED)

@@ -9,7 +9,7 @@ here: a wrong setting is told before torch starts. Units stand in the names (`_s
 from est_cli.config.analyze import Analysis, AnalyzeConfig, AnalyzeSettings, Parameters, Part
 from est_cli.config.data import DatasetConfig, Source
 from est_cli.config.eval import EvalConfig, EvalSettings, Select
-from est_cli.config.launch import LaunchConfig
+from est_cli.config.launch import LaunchConfig, WireDtype
 from est_cli.config.method import (
     SamplingConfig,
     SchedulerConfig,
@@ -70,4 +70,5 @@ __all__ = [
     "TrainConfig",
     "UnsampledRows",
     "WandbMode",
+    "WireDtype",
 ]

@@ -128,11 +128,6 @@ def optim_problems(config: RunConfig, steps: int) -> Iterator[str]:
 def _incompatible_choices(config: RunConfig) -> Iterator[str]:
     optim, sharded = config.optim, config.launch.strategy == "fsdp"
     muon, frozen = optim.name is OptimName.muon, optim.unsampled_rows is UnsampledRows.frozen
-    if muon and sharded:
-        yield (
-            "optim.name: muon has no meaning under launch.strategy=fsdp, where no process holds a whole matrix to "
-            "orthogonalise; use ddp"
-        )
     if muon and frozen:
         yield (
             "optim.unsampled_rows: frozen has no meaning under optim.name=muon, whose update of a row depends on all "

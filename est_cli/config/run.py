@@ -47,7 +47,7 @@ class RunConfig:
     optim: OptimConfig = group(OptimConfig, TRACKED)
     train: TrainConfig = group(TrainConfig, TRACKED)
     tracking: TrackingConfig = group(TrackingConfig, FREE, BRANCH)
-    launch: LaunchConfig = group(LaunchConfig, FREE)
+    launch: LaunchConfig = group(LaunchConfig)
 
 
 def run_problems(config: RunConfig) -> Iterator[str]:

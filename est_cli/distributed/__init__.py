@@ -14,7 +14,7 @@ from __future__ import annotations
 from est_cli.distributed.agreement import Agreed, read_header, step_header
 from est_cli.distributed.data_parallel import DataParallel, weight_checksum, weights_finite
 from est_cli.distributed.fully_sharded import FullySharded, gathered, shard
-from est_cli.distributed.gradient_sync import GradientSync, NoSync, StepPlan
+from est_cli.distributed.gradient_sync import GradientSync, NoSync, StepPlan, wire_dtype
 from est_cli.distributed.group import Group, peers_answer
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "step_header",
     "weight_checksum",
     "weights_finite",
+    "wire_dtype",
 ]

@@ -13,21 +13,65 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from est_cli.distributed.gradient_sync import StepPlan
+from est_cli.config import LaunchConfig
+from est_cli.distributed.gradient_sync import StepPlan, wire_dtype
 
 
-def shard(whole: nn.Module, layers: Sequence[nn.Module], device: torch.device, world_size: int) -> None:
-    """Spread the parameters of `whole` over the processes, each layer by itself; gradients will be sums, not means.
+def shard(
+    whole: nn.Module, layers: Sequence[nn.Module], device: torch.device, world_size: int, launch: LaunchConfig
+) -> None:
+    """Spread the first process's parameters of `whole` over all of them; gradients will be sums, not means.
 
-    `whole` is what is called for a step's loss: its own call gathers what lies outside of the layers.
+    The others may have theirs on the meta device. A layer at a time is sent to all, who keep their shares: no process
+    but the first ever has the whole model.
+
+    `whole` is what is called for a step's loss: its own call gathers what lies outside of the layers, always as it is
+    kept, so that embeddings and LM head are those of replicas. Of layers that are gathered in other numbers neither the
+    inputs nor the sums of gradients are converted.
     """
-    mesh = init_device_mesh(device.type, (world_size,))
+    size = launch.shard_size or world_size
+    if size == world_size:
+        mesh = init_device_mesh(device.type, (world_size,))
+    else:
+        mesh = init_device_mesh(device.type, (world_size // size, size), mesh_dim_names=("replicate", "shard"))
+    as_kept, gather = MixedPrecisionPolicy(), wire_dtype(launch.gather_dtype)
+    of_layers = MixedPrecisionPolicy(gather, torch.float32, cast_forward_inputs=False) if gather else as_kept
+    done: set[nn.Module] = set()
     for module in (*layers, whole):
-        sharded = fully_shard(module, mesh=mesh)
+        _fill([part for part in module.modules() if part not in done], device)
+        done.update(module.modules())
+        sharded = fully_shard(
+            module,
+            mesh=mesh,
+            reshard_after_forward=launch.reshard_after_forward,
+            mp_policy=as_kept if module is whole else of_layers,
+        )
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
+    if gather:  # torch looks for the gathered weights of layers that have never run
+        for layer in layers:
+            assert isinstance(layer, FSDPModule)
+            layer.unshard()
+            layer.reshard()
+
+
+def _fill(modules: Sequence[nn.Module], device: torch.device) -> None:
+    """Parameters and buffers of `modules` themselves become those of the first process, on the device; ties stay."""
+    filled: dict[Tensor, Tensor] = {}
+    for tensors in (table for module in modules for table in (module._parameters, module._buffers)):
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                if tensor not in filled:
+                    filled[tensor] = _of_first(tensor, device)
+                tensors[name] = filled[tensor]  # type: ignore[assignment]
+
+
+def _of_first(tensor: Tensor, device: torch.device) -> Tensor:
+    here = torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.detach().to(device)
+    dist.broadcast(here, src=0)
+    return nn.Parameter(here, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else here
 
 
 class FullySharded:
@@ -61,7 +105,8 @@ class FullySharded:
 
 @contextmanager
 def gathered(whole: nn.Module) -> Iterator[None]:
-    """Have what lies outside of the layers at hand for calls other than that of `whole`, such as generating text."""
+    """For passes without a backward: what lies outside of the layers is at hand for calls other than that of `whole`,
+    such as generating text, and nothing stays gathered behind them, to be read after the weights have changed."""
     if not isinstance(whole, FSDPModule):
         yield
         return
@@ -69,7 +114,9 @@ def gathered(whole: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        whole.reshard()
+        for module in whole.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 def _bytes(module: nn.Module) -> int:

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from est_cli.config import WireDtype
 from est_cli.est import Subnetwork
+
+
+def wire_dtype(name: WireDtype | None) -> torch.dtype | None:
+    """torch's type of that name."""
+    return None if name is None else {WireDtype.bf16: torch.bfloat16}[name]
 
 
 @dataclass(frozen=True)

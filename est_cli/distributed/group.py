@@ -69,12 +69,13 @@ class Group:
         if self._group is not None:
             dist.monitored_barrier(self._group, 10 * self._timeout)
 
-    def require_same(self, number: int, what: str) -> None:
-        """Raise PeerLostError unless all processes have the same `number`; `what` it is: `its weights differ from`."""
+    def require_same(self, number: int, what: str, every: int = 1) -> None:
+        """Raise PeerLostError unless all processes, or all whose ranks lie a multiple of `every` apart, have the same
+        `number`; `what` it is: `its weights are not`."""
         numbers = [only for (only,) in self.gather([number])]
-        if set(numbers) != {numbers[0]}:
-            other = next(rank for rank, value in enumerate(numbers) if value != numbers[0])
-            raise PeerLostError(f"rank {other}: {what} rank 0's; {self._continues}")
+        for rank, value in enumerate(numbers):
+            if value != numbers[rank % every]:
+                raise PeerLostError(f"rank {rank}: {what} rank {rank % every}'s; {self._continues}")
 
     def _broadcast(self, tensor: Tensor) -> Tensor:
         dist.broadcast(tensor, src=0, group=self._group)

@@ -38,12 +38,14 @@ class GradientPart:
         return self.parameter.numel() // self.parameter.shape[self.dim] * self.unit_size * len(self.units)
 
     def gather(self, out: Tensor) -> None:
-        """Copy this part of the parameter's gradient into `out`, (numel,)."""
+        """Copy this part of the parameter's gradient into `out`, (numel,), which may be of another type."""
         grad = self._by_unit(self._gradient)
         if self.units is None:
             out.view(grad.shape).copy_(grad)
-        else:
+        elif out.dtype == grad.dtype:
             torch.index_select(grad, self.dim, self.units, out=out.view(self._taken_shape(grad)))
+        else:
+            out.view(self._taken_shape(grad)).copy_(grad.index_select(self.dim, self.units))
 
     def scatter(self, values: Tensor) -> None:
         """The reverse: `values`, (numel,), become this part of the gradient."""
@@ -59,7 +61,7 @@ class GradientPart:
         if self.units is None:
             tensor.copy_(values)
         else:
-            self._by_unit(tensor).index_copy_(self.dim, self.units, values)
+            self._by_unit(tensor).index_copy_(self.dim, self.units, values.to(tensor.dtype))
 
     def pieces(self, tensors: Sequence[Tensor], entries: int) -> Iterator[tuple[GradientPart, Sequence[Tensor]]]:
         """This part of `tensors`, laid out as the parameter, cut into parts of views of about so many entries."""

@@ -57,6 +57,12 @@ def build_model(model: ModelConfig, config: Any, seed: int) -> PreTrainedModel:
         raise ConfigError(f"model.name_or_path: {name} cannot be loaded: {reason(error)}{hint}") from error
 
 
+def empty_model(config: Any) -> PreTrainedModel:
+    """The model of `config` on the meta device: shapes and names, no memory and no weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+
+
 def checkpoint_activations(model: PreTrainedModel) -> None:
     """Recompute each layer in the backward pass instead of keeping its activations."""
     if hasattr(model, "activation_checkpointing_enable"):  # transformers 5.23 renamed it

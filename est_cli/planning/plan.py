@@ -42,7 +42,14 @@ class PlannedStage:
     dense: Flops
     micro_batch: int | None
     """Sequences per forward pass; None: chosen when the run starts."""
+    states: int
+    """Bytes of weights, gradients and moments in each process."""
     activations: Activations
+
+    @property
+    def memory(self) -> int:
+        """Bytes that each process needs."""
+        return self.states + self.activation_bytes
 
     @property
     def activation_bytes(self) -> int:
@@ -149,7 +156,7 @@ def _memory(
 def _stages(
     run: Resolved, spec: ModelSpec, planned: dict[int, SequenceCounts], memory: MemoryEstimate
 ) -> Iterator[PlannedStage]:
-    train, scheduler = run.config.train, run.scheduler
+    train, launch, scheduler = run.config.train, run.config.launch, run.scheduler
     for (number, ran), activations in zip(planned.items(), memory.activations, strict=True):
         steps, ledger = scheduler.stage_steps()[number - 1], ledger_of(spec, [ran], train.seq_len)
         requested = run.micro_batches[number - 1]
@@ -162,5 +169,6 @@ def _stages(
             flops=ledger.used,
             dense=ledger.dense,
             micro_batch=None if requested is None else min(requested, run.sequences_per_step),
+            states=memory.states_under(launch, (requested or 0) * launch.num_processes < run.sequences_per_step),
             activations=activations,
         )

@@ -87,11 +87,11 @@ def _schedule_total(plan: Plan) -> list[str]:
 
 def _cost_row(plan: Plan, stage: PlannedStage) -> list[str]:
     ledger = FlopsLedger(stage.flops, stage.dense)
-    return [str(stage.number), *_cost(ledger, plan.memory.states + stage.activation_bytes)]
+    return [str(stage.number), *_cost(ledger, stage.memory)]
 
 
 def _cost_total(plan: Plan) -> list[str]:
-    return ["all", *_cost(plan.ledger, plan.memory.states + max(stage.activation_bytes for stage in plan.stages))]
+    return ["all", *_cost(plan.ledger, max(stage.memory for stage in plan.stages))]
 
 
 def _cost(ledger: FlopsLedger, memory: int) -> list[str]:
@@ -127,6 +127,12 @@ def _notes(plan: Plan) -> list[str]:
         f"{memory.states / 1e9:.2f} GB, the rest is kept for the backward pass of {sequences} in "
         f"{memory.precision.value}",
     ]
+    states = max(stage.states for stage in plan.stages)
+    if states != memory.states:
+        lines.append(
+            f"launch.strategy=fsdp: of these {memory.states / 1e9:.2f} GB a process holds its share, beside what is "
+            f"gathered and gradients that are not sent yet; at most {states / 1e9:.2f} GB"
+        )
     lines += [*_stage_notes(plan), *([] if plan.step_s is None else [PROBED])]
     return [*lines, *_auto_note([stage for stage in plan.stages if stage.micro_batch is None])]
 

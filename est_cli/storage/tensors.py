@@ -77,7 +77,7 @@ def load_weights(file: Any, model: PreTrainedModel) -> None:
     present = set(file.keys())
     with torch.no_grad():
         for names, tensor in _weights(model):
-            tensor.copy_(_spread(file.get_tensor(next(name for name in names if name in present)), tensor))
+            tensor.copy_(own_share(file.get_tensor(next(name for name in names if name in present)), tensor))
 
 
 def check_optimizer(file: Any, model: PreTrainedModel, optimizer: Stateful) -> None:
@@ -101,10 +101,10 @@ def load_optimizer(file: Any, model: PreTrainedModel, optimizer: Stateful) -> No
         param, group = owners[name]
         # A copy, because what safetensors returns is the file itself, mapped: it would keep a deleted file alive.
         value = file.get_tensor(f"{name}/{key}").to(_device(param, group, key), copy=True)
-        optimizer.state[param][key] = _spread(value, param) if value.shape == param.shape else value
+        optimizer.state[param][key] = own_share(value, param) if value.shape == param.shape else value
 
 
-def _spread(whole: Tensor, like: Tensor) -> Tensor:
+def own_share(whole: Tensor, like: Tensor) -> Tensor:
     """This process's share of `whole`, where `like` is spread over processes; each takes its own, nothing is sent."""
     if not isinstance(like, DTensor):
         return whole

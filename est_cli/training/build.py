@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 import torch.distributed as dist
+from transformers import GenerationConfig
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank, rank_of_environment
@@ -25,6 +26,7 @@ from est_cli.distributed import (
     peers_answer,
     shard,
     weight_checksum,
+    wire_dtype,
 )
 from est_cli.distributed.device import (
     attention_kernel,
@@ -64,7 +66,7 @@ from est_cli.training.feed import Feed
 from est_cli.training.folder import owned_folder, restored_state
 from est_cli.training.micro_batch import rehearse, resolve
 from est_cli.training.optim import LossScale, build_optimizer
-from est_cli.training.parts import Parts, RunInputs, build_parts, configured_corpus, settled
+from est_cli.training.parts import Parts, RunInputs, build_parts, configured_corpus, settled, sharded
 from est_cli.training.processes import check_processes, require_same_run, settle_processes
 from est_cli.training.run import Run, RunState, ledger_at, precision_of
 from est_cli.training.start import Start
@@ -123,6 +125,9 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
     handle = _prepare_model(config, parts, rank)
     objective = Objective(parts.model, parts.lm_loss)
     gradient_sync = _gradient_sync(config, parts, objective, handle, rank)
+    if sharded(config, rank) and parts.model.can_generate():  # samples end together: by what the first process has read
+        shared = group.share(parts.model.generation_config.to_dict() if rank.first else None)
+        parts.model.generation_config = GenerationConfig.from_dict(shared)
     optimizer = build_optimizer(parts.model, config.optim, handle)
     max_steps = parts.run.scheduler.max_steps
     state = restored_state(run_dir, max_steps, parts.model, optimizer, corpus, group) or _fresh_state(corpus)
@@ -176,7 +181,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
 
 def _prepare_model(config: RunConfig, parts: Parts, rank: Rank) -> EstHandle:
     model = parts.model
-    if not _sharded(config, rank):  # shard() takes it to the device piece by piece: the whole may not fit there
+    if not sharded(config, rank):  # shard() takes it to the device piece by piece: the whole may not fit there
         model.to(parts.accelerator.device)
     handle = apply_est(model, parts.spec)
     if config.train.activation_checkpointing:
@@ -192,14 +197,10 @@ def _gradient_sync(
 ) -> GradientSync:
     if rank.world_size == 1:
         return NoSync()
-    if not _sharded(config, rank):
-        return DataParallel(parts.model, handle.layers)
-    shard(objective, handle.layers, parts.accelerator.device, rank.world_size)
+    if not sharded(config, rank):
+        return DataParallel(parts.model, handle.layers, wire_dtype(config.launch.reduce_dtype))
+    shard(objective, handle.layers, parts.accelerator.device, rank.world_size, config.launch)
     return FullySharded(objective, handle.layers)
-
-
-def _sharded(config: RunConfig, rank: Rank) -> bool:
-    return config.launch.strategy == "fsdp" and rank.world_size > 1
 
 
 def _loss_scale(config: RunConfig, state: RunState, device: torch.device) -> LossScale | None:

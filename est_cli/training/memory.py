@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM
 
-from est_cli.config import Attention, OptimConfig, Precision
+from est_cli.config import Attention, LaunchConfig, OptimConfig, Precision
 from est_cli.distributed.device import autocast, repeated_kv_heads
 from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
 from est_cli.est.sizes import SamplingOptions
@@ -49,10 +49,30 @@ class MemoryEstimate:
     """Number of parameters, tied ones once (not bytes)."""
     states: int
     """Parameters, gradients and moments."""
+    layers: tuple[int, ...]
+    """Number of parameters of each layer."""
     activations: list[Activations]
     """Per set of rates."""
     precision: Precision
     """What the passes compute in."""
+
+    def states_under(self, launch: LaunchConfig, accumulates: bool) -> int:
+        """The states that one process holds at most; `accumulates`: whether its step has several micro-batches.
+
+        Under fsdp these are its share, the gathered weights (of a layer and of the one that comes next, or of all that
+        stay), and gradients that are whole: of one layer, or until the last micro-batch of all.
+        """
+        if launch.strategy != "fsdp" or launch.num_processes == 1:
+            return self.states
+        outside, largest = self.parameters - sum(self.layers), max(self.layers)
+        at_hand = sum(self.layers) if launch.reshard_after_forward is False else min(2 * largest, sum(self.layers))
+        gathered = _BYTES * outside + (_BYTES if launch.gather_dtype is None else 2) * at_hand
+        gradients = _BYTES * (self.parameters if accumulates else outside + largest)
+        return self.states // (launch.shard_size or launch.num_processes) + gathered + gradients
+
+
+_BYTES = 4
+"""Of a number in fp32."""
 
 
 def estimate_memory(
@@ -95,9 +115,11 @@ def estimate_memory(
             )
             activations.append(Activations(2 * one - two, two - one))
         moments = missing_moments(build_optimizer(model, optim or OptimConfig(), handle))
+        layers = tuple(sum(parameter.numel() for parameter in layer.parameters()) for layer in handle.layers)
     parameters = list(model.parameters())
     states = moments + sum(2 * parameter.nbytes for parameter in parameters)
-    return MemoryEstimate(sum(parameter.numel() for parameter in parameters), states, activations, precision)
+    count = sum(parameter.numel() for parameter in parameters)
+    return MemoryEstimate(count, states, layers, activations, precision)
 
 
 def available_bytes() -> int:

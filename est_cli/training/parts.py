@@ -15,15 +15,17 @@ from transformers import PreTrainedModel
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
-from est_cli.config import LmLossKind, TrainConfig
+from est_cli.config import LmLossKind, RunConfig, TrainConfig
+from est_cli.config.launch import gather_problems
 from est_cli.config.resolve import Resolved
+from est_cli.config.setting import refuse
 from est_cli.data import Corpus, TokenBlocks, load_corpus
 from est_cli.distributed import Group
 from est_cli.distributed.device import Accelerator, build_accelerator, missing_for_compiling, own_device
 from est_cli.distributed.hardware import device_type, kind_of, settled_precision
 from est_cli.est import ModelSpec
 from est_cli.families import logits_of, spec_of
-from est_cli.models import build_model, hf_config, set_end_of_text
+from est_cli.models import build_model, empty_model, hf_config, set_end_of_text
 from est_cli.models.lm_loss import LmLoss
 from est_cli.storage.run_dir import RunDir
 from est_cli.training.start import AUTO, Start
@@ -51,6 +53,7 @@ class Parts:
 
     corpus: Corpus
     model: PreTrainedModel
+    """On the CPU; where it will be sharded, the weights are in the first process alone (see sharded)."""
     spec: ModelSpec
     run: Resolved
     accelerator: Accelerator
@@ -67,13 +70,20 @@ def configured_corpus(run: Resolved, spec: ModelSpec, verify: bool) -> Corpus:
     return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, CACHE, config.train.seq_len, verify, begun)
 
 
+def sharded(config: RunConfig, rank: Rank) -> bool:
+    """Whether each process will hold a share of the model."""
+    return config.launch.strategy == "fsdp" and rank.world_size > 1
+
+
 def settled(run: Resolved, rank: Rank) -> Resolved:
     """The run with what its configuration leaves to the machine, as its config.yaml is to hold it.
 
     Raises ConfigError where the device does not compute in what was asked for.
     """
     train = run.config.train
-    train = replace(train, precision=settled_precision(train.precision, own_device(rank)))
+    precision = settled_precision(train.precision, own_device(rank))
+    refuse(gather_problems(run.config.launch, precision))
+    train = replace(train, precision=precision)
     return replace(run, config=replace(run.config, train=train))
 
 
@@ -89,9 +99,10 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
     lm_loss = _lm_loss(config.train, device_type(), hf, compiled)
     corpus = place.corpus(run, spec, rank.local_rank == 0)  # verified once on each machine
     set_end_of_text(hf, config.model, corpus.tokenizer.eos_token_id)
+    filled_later = sharded(config, rank) and not rank.first
     return Parts(
         corpus=corpus,
-        model=build_model(config.model, hf, config.seed),
+        model=empty_model(hf) if filled_later else build_model(config.model, hf, config.seed),
         spec=spec,
         run=run,
         accelerator=build_accelerator(rank, config.launch.timeout_s),

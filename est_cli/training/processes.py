@@ -7,8 +7,10 @@ import torch
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
 from est_cli.config import RunConfig
+from est_cli.config.launch import shard_size_problems
 from est_cli.config.resolve import Resolved, depends_on_split
 from est_cli.config.schema import leaves_of, plain
+from est_cli.config.setting import refuse
 from est_cli.data import Corpus
 from est_cli.distributed import Group
 from est_cli.storage.digest import fingerprint
@@ -33,6 +35,7 @@ def check_processes(run: Resolved, rank: Rank) -> None:
             raise ConfigError("sampling.ranks: independent needs launch.strategy=ddp")
         if None in run.micro_batches:
             raise ConfigError("train.micro_batch: auto cannot try what fits under launch.strategy=fsdp; give a number")
+        refuse(shard_size_problems(config.launch, rank.world_size))
 
 
 def require_same_run(group: Group, config: RunConfig, corpus: Corpus) -> None:

@@ -261,11 +261,13 @@ def _end_again(run: Run) -> End:
 
 def evaluate(run: Run) -> float:
     """Validation loss of the complete model, or of the layers that it has so far, recorded at the present step."""
-    train, spread = run.config.train, draw_spread(run)
-    run.handle.activate(run.in_use)
-    filled_to = run.micro_batches[max(run.micro_batches)] if run.compiled else 1
-    batches = run.validation_batches(train.eval_tokens)
-    total, count = run.group.sum(validation_loss(run.objective, batches, run.autocast, filled_to))
+    train, filled_to = run.config.train, run.micro_batches[max(run.micro_batches)] if run.compiled else 1
+    with gathered(run.objective):
+        spread = draw_spread(run)
+        run.handle.activate(run.in_use)
+        batches = run.validation_batches(train.eval_tokens)
+        found = validation_loss(run.objective, batches, run.autocast, filled_to)
+    total, count = run.group.sum(found)
     loss, step = total / count, run.state.step
     perplexity = math.exp(loss) if loss < 700 else math.inf
     record = {"step": step, "tokens": step * train.tokens_per_step, "val_loss": loss, "perplexity": perplexity} | spread

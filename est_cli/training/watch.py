@@ -52,9 +52,10 @@ def compare_replicas(run: Run, step: int, agreed: Agreed) -> None:
         for drawn in (step, min(step + 1, run.scheduler.max_steps - 1)):
             run.group.require_same(run.feed.again(drawn).digest, f"drew another subnetwork in step {drawn + 1} than")
         raise AssertionError("the digests differed and now they do not")
-    every = run.config.launch.check_every
-    if run.config.launch.strategy == "ddp" and every and (step + 1) % every == 0:
-        run.group.require_same(weight_checksum(run.model), f"its weights after step {step + 1} are not")
+    launch, processes = run.config.launch, run.rank.world_size
+    apart = 1 if launch.strategy == "ddp" else launch.shard_size or processes  # ranks that hold the same weights
+    if launch.check_every and (step + 1) % launch.check_every == 0 and apart < processes:
+        run.group.require_same(weight_checksum(run.model), f"its weights after step {step + 1} are not", apart)
 
 
 def watch_graphs(run: Run) -> None:

@@ -56,6 +56,10 @@ OUT_OF_RANGE = out_of_range(AnalyzeConfig) | {
     "analyze.draws": "1",
     "launch.num_processes": "0",
     "launch.strategy": "fsdp",
+    "launch.reduce_dtype": "bf16",
+    "launch.gather_dtype": "bf16",
+    "launch.shard_size": "2",
+    "launch.reshard_after_forward": "true",
     "launch.timeout_s": "0",
     "launch.check_every": "5",
 }

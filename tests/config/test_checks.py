@@ -22,6 +22,7 @@ HF = ("model=hf", "model.name_or_path=somewhere")
 DENSE = ("scheduler=dense",)
 LLAMA = ("model=llama_tiny",)
 MUON = ("optim=muon",)
+FSDP = ("launch.strategy=fsdp",)
 MAMBA, MAMBA2 = ("model=mamba_tiny",), ("model=mamba2_tiny",)
 
 
@@ -60,6 +61,21 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
     ((), {"train.seq_len": 100}, "train.tokens_per_step: 4096 is not a multiple of train.seq_len=100"),
     ((), {"train.tokens_per_step": 128}, "train.tokens_per_step: 128 is not a multiple of train.seq_len=256"),
     ((), {"launch.timeout_s": 1e15}, "launch.timeout_s: 1000000000000000.0 is out of range"),
+    (
+        (),
+        {"launch.strategy": "fsdp", "launch.reduce_dtype": "bf16"},
+        "launch.reduce_dtype: is not there under launch.strategy=fsdp",
+    ),
+    ((), {"launch.gather_dtype": "bf16"}, "launch.gather_dtype: has no meaning under launch.strategy=ddp"),
+    ((), {"launch.shard_size": 2}, "launch.shard_size: has no meaning under launch.strategy=ddp"),
+    ((), {"launch.reshard_after_forward": True}, "launch.reshard_after_forward: has no meaning under launch.strategy"),
+    (FSDP, {"launch.num_processes": 4, "launch.shard_size": 3}, "launch.shard_size: 3 does not divide the 4 processes"),
+    (FSDP, {"launch.shard_size": 1}, "launch.shard_size: 1 is out of range; it must be at least 2"),
+    (
+        FSDP,
+        {"train.precision": "fp32", "launch.gather_dtype": "bf16"},
+        "launch.gather_dtype: bf16 needs train.precision=bf16; fp32 would",
+    ),
     ((), {"train.max_steps": 3, "train.max_tokens": 9}, "train.max_tokens: the budget is given twice"),
     ((), {"train.tokens_per_step": 0, "train.max_tokens": 9}, "train.tokens_per_step: 0 is out of range"),
     ((), {"stage.t1": 0.5, "stage.t2": 0.4}, "stage.t1: step 150 lies after stage.t2 (step 120)"),
@@ -85,7 +101,6 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
     (MUON, {"optim.ns_steps": 100}, "optim.ns_steps: 100 is out of range; it must be at least 1 and at most 99"),
     (MUON, {"optim.muon_lr": float("inf")}, "optim.muon_lr: inf is out of range; it must be above 0"),
     (MUON, {"optim.unsampled_rows": "frozen"}, "optim.unsampled_rows: frozen has no meaning under optim.name=muon"),
-    (MUON, {"launch.strategy": "fsdp"}, "optim.name: muon has no meaning under launch.strategy=fsdp"),
     (
         (),
         {"optim.unsampled_rows": "frozen", "launch.strategy": "fsdp"},

@@ -28,7 +28,7 @@ def go_on(lab: Lab, count: int, *settings: str, until: int | None = None) -> lis
         ((2, 1), (9,), ()),
         ((1, 2), (5,), ()),
         ((2, 1, 2), (6, 14), LLAMA),
-        ((2, 4), (12,), ("launch.strategy=fsdp",)),
+        ((2, 4), (12,), ("launch.strategy=fsdp", "launch.shard_size=2")),
         ((4, 1), (3,), ("launch.strategy=fsdp",)),
     ],
     ids=str,

@@ -33,13 +33,13 @@ def test_layers_that_ran_nowhere_decay_where_they_are_spread(lab: Lab) -> None:
     assert_same_training(lab.at("one"), lab.at("two"), rel=1e-10)
 
 
-def test_muon_in_replicas_and_then_in_one_process(lab: Lab) -> None:
-    """Replicas stay equal (launch.check_every), and their checkpoint goes on alone; bf16 rounds sums of sums anew."""
+def test_muon_in_replicas_and_then_in_shares(lab: Lab) -> None:
+    """Replicas stay equal (launch.check_every), and their checkpoint goes on sharded; bf16 rounds sums of sums anew."""
     settings = (*SHORT, "optim=muon", "train.micro_batch=2", "optim.lr=0.003")
     assert lab.tiny("one", *settings).code == 0
     stop = {1: [("at_step", STEP, 5, "before", "SIGTERM")]}
     assert [rank.code for rank in lab.tiny_ranks(2, "x", *settings, plants=stop)] == [143, 143]
-    assert lab.tiny("x", *settings).code == 0
+    assert [rank.code for rank in lab.tiny_ranks(2, "x", *settings, "launch.strategy=fsdp")] == [0, 0]
     losses = [record["loss"] for record in train_records(lab.at("x"))]
     assert len(losses) == 9 and losses[-1] < losses[0] - 0.2
     assert losses == pytest.approx([record["loss"] for record in train_records(lab.at("one"))], rel=2e-3)

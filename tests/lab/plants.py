@@ -270,8 +270,9 @@ def first_loss_scale(value: float) -> None:
 
 def double() -> None:
     """Train in double precision."""
-    build_model = parts.build_model
+    build_model, empty_model = parts.build_model, parts.empty_model
     parts.build_model = lambda *args: build_model(*args).double()
+    parts.empty_model = lambda *args: empty_model(*args).double()
 
 
 def record_inputs(name: str) -> None:

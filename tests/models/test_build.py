@@ -20,7 +20,7 @@ from est_cli.config.compose import CONF
 from est_cli.config.model import preset_sizes
 from est_cli.est import Kept, ModelSpec, apply_est
 from est_cli.families import spec_of
-from est_cli.models import attention_masks, build_model, hf_config, set_end_of_text
+from est_cli.models import attention_masks, build_model, empty_model, hf_config, set_end_of_text
 from est_cli.models.foreign import CODE_KEYS
 from est_cli.models.lm_loss import LmLoss
 from tests.lab.commands import accepted
@@ -99,6 +99,19 @@ def test_presets_have_the_published_sizes(name: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
     assert told_apart(spec_of(model)) == told_apart(preset_sizes(preset(name)))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [path.stem for path in (CONF / "model").glob("*_tiny.yaml")])
+def test_an_empty_model_lacks_nothing_but_its_memory(name: str) -> None:
+    """Names, sizes and layout of what a process gets from another one, and no tensor that it would not get."""
+    whole, empty = build_model(preset(name), hf_config(preset(name)), 0), empty_model(hf_config(preset(name)))
+    for tensors in ("named_parameters", "named_buffers"):
+        there, here = dict(getattr(whole, tensors)()), dict(getattr(empty, tensors)())
+        assert all(tensor.is_meta for tensor in here.values())
+        told = [{key: (x.shape, x.stride(), x.dtype) for key, x in found.items()} for found in (there, here)]
+        assert [*told[0].items()] == [*told[1].items()]
+    assert not [name for part in empty.modules() for name, x in vars(part).items() if isinstance(x, torch.Tensor)]
 
 
 def test_presets_take_their_numbers() -> None:

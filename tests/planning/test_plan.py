@@ -6,12 +6,13 @@ import dataclasses
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from est_cli.common.errors import ConfigError
-from est_cli.config import PlanConfig
+from est_cli.config import LaunchConfig, PlanConfig, WireDtype
 from est_cli.est import Flops
 from est_cli.planning import Plan, make_plan, print_plan
 from tests.lab.commands import accepted, command, tree
@@ -47,6 +48,25 @@ def test_the_papers_tinyllama_run() -> None:
     found = plan("experiment=paper_tinyllama", "train.micro_batch=1")
     assert found.ledger.saved_pct("blocks") == pytest.approx(25.0, abs=1e-9)
     assert found.memory.parameters == 1_100_048_384
+
+
+def test_what_a_process_holds_of_a_sharded_model() -> None:
+    layer = 2 * 2048**2 + 2 * 2048 * 256 + 3 * 2048 * 5632 + 2 * 2048
+    outside = 2 * 32_000 * 2048 + 2048
+    whole = 22 * layer + outside
+    found = plan("experiment=paper_tinyllama", "train.micro_batch=1", "launch.num_processes=8", "launch.strategy=fsdp")
+    assert {stage.states for stage in found.stages} == {4 * (4 * whole // 8 + outside + 2 * layer + whole)}
+    assert [stage.memory - stage.activation_bytes for stage in found.stages] == [found.stages[0].states] * 3
+
+    def held(accumulates: bool, **launch: Any) -> int:
+        config = LaunchConfig(strategy="fsdp", **{"num_processes": 8, **launch})
+        return found.memory.states_under(config, accumulates)
+
+    assert held(False) == 4 * (4 * whole // 8 + 2 * outside + 3 * layer)
+    assert held(True, shard_size=2) - held(True) == 4 * (4 * whole // 2 - 4 * whole // 8)
+    assert held(True) - held(True, gather_dtype=WireDtype.bf16) == 2 * 2 * layer
+    assert held(True, reshard_after_forward=False) - held(True) == 4 * 20 * layer
+    assert held(True, num_processes=1) == 16 * whole == found.memory.states
 
 
 def test_the_default_stages_are_the_papers_for_any_length() -> None:

@@ -143,12 +143,13 @@ FREE_VALUES = {
     key: another_value(known)
     for key, known in settings_of(RunConfig).items()
     if FREE in known.roles and key not in PLACED
-} | {"train.lm_loss": "chunked", "launch.num_processes": "2", "launch.strategy": "fsdp"}
+} | {"train.lm_loss": "chunked", "launch.num_processes": "2", "launch.strategy": "fsdp", "launch.shard_size": "2"}
 
 
 def test_free_keys_are_laid_over_the_stored_ones() -> None:
     assert {"train.micro_batch", "train.keep_last", "tracking.tags", "launch.timeout_s"} <= FREE_VALUES.keys()
     assert not {"train.precision", "seed", "stage.t1", "optim.lr"} & FREE_VALUES.keys()
+    assert not {"launch.reduce_dtype", "launch.gather_dtype"} & FREE_VALUES.keys()
     make_run("x", "seed=3", "train.keep_last=7")
     args = [f"{key}={value}" for key, value in FREE_VALUES.items()]
     wanted = leaves_of(plain(_composed((*args,))[0]))

@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim._muon import muon as torch_muon
 
 from est_cli.config import DEFAULT_MOMENTUM, DEFAULT_NS_STEPS, AdjustLr, OptimConfig
 from est_cli.est import ModelSpec
+from est_cli.storage.tensors import own_share
 
 
 def matrices_of(layers: Sequence[nn.Module], spec: ModelSpec) -> dict[nn.Parameter, bool]:
@@ -70,13 +72,25 @@ def step_muon(muon: torch.optim.Muon, divisor: Tensor | None, rejected: Tensor) 
 def _step_matrix(
     parameter: nn.Parameter, momentum: Tensor, group: dict[str, Any], divisor: Tensor | None, rejected: Tensor
 ) -> None:
-    """On copies, of which nothing is taken over where the step is rejected."""
+    """On copies, of which nothing is taken over where the step is rejected.
+
+    A matrix that is spread over processes is put together in all of them, which do the same and keep their shares.
+    """
     assert parameter.grad is not None
-    gradient = parameter.grad if divisor is None else parameter.grad / divisor
-    copies = parameter.clone(), gradient, momentum.clone()
+    gradient = _whole(parameter.grad) if divisor is None else _whole(parameter.grad) / divisor
+    copies = _whole(parameter).clone(), gradient, _whole(momentum).clone()
     # The adjusted learning rate depends on which side is the output.
     weight, grad, buffer = (copy.T if group["transposed"] else copy for copy in copies)
     settings = ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "ns_steps", "eps", "adjust_lr_fn")
     torch_muon([weight], [grad], [buffer], has_complex=False, **{key: group[key] for key in settings})
     for tensor, changed in ((parameter, copies[0]), (momentum, copies[2])):
-        torch.where(rejected > 0, tensor, changed, out=tensor)
+        own, new = _local(tensor), _local(own_share(changed, tensor))
+        torch.where(rejected > 0, own, new, out=own)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
