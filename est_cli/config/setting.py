@@ -30,10 +30,11 @@ class Role(StrEnum):
     NO_RESULT = "decides no result: what an evaluation finds is the same whatever it is"
     RECORDED = "is told by an evaluation's records themselves, each with its own value"
     HASHED = "names text; where the hash of that is known it counts instead"
-    SETTLED = "null is settled for the machine when a run begins, whose config.yaml holds what was chosen"
+    SETTLED = "what is left open (null, auto, an empty list) is settled when a run begins, whose config.yaml holds it"
 
 
 FREE, TRACKED, METHOD, BRANCH = Role.FREE, Role.TRACKED, Role.METHOD, Role.BRANCH
+AUTO = "auto"
 NO_RESULT, RECORDED, HASHED, SETTLED = Role.NO_RESULT, Role.RECORDED, Role.HASHED, Role.SETTLED
 
 
@@ -77,6 +78,11 @@ def epsilon(below: float | None = None) -> Range:
     """`at least 1.2e-38 ...`: what is smaller is 0 on some devices, or in fp32 altogether."""
     words = "at least 1.2e-38, the smallest normal number of fp32" + ("" if below is None else f", and below {below:g}")
     return Range(2.0**-126, below, words, high_open=below is not None)
+
+
+def left_open(value: Any) -> bool:
+    """Whether a value of a SETTLED setting leaves the choice to the start of the run."""
+    return value is None or value == AUTO or value == []
 
 
 EVERY = at_least(0, note=" (0 means never)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from est_cli.common.errors import ConfigError, DataError, reason
 from est_cli.data.encode import Encoder
-from est_cli.data.hub import require_hub
+from est_cli.data.hub_access import require_hub
 from est_cli.data.pieces import TextSource, quiet, split
 from est_cli.data.units import read_units
 from est_cli.storage.cache import cached
@@ -24,6 +25,8 @@ MAX_BPE_TOKENS = 50_257
 """A trained BPE stops at the size of GPT-2's, however large the model's vocabulary."""
 TRAINING_CHARACTERS = 50_000_000
 """A BPE is trained on this much text at most, from the start of the corpus or, by their weights, of its sources."""
+PART_CHARACTERS = 4
+"""Of a part of a corpus, for each of its tokens."""
 BPE_VERSION = 2
 """To be raised with every change below that makes another tokenizer of the same text."""
 
@@ -153,9 +156,14 @@ def _training_text(sources: Sequence[TextSource], fraction: float, weights: Sequ
     """The text to train on: of each source its share, or all that it has where that is less."""
     for source, weight in zip(sources, weights or [1.0], strict=True):
         left = round(TRAINING_CHARACTERS * weight / sum(weights or [1.0]))
-        for piece, held in split(read_units(source.train, quiet), 0.0 if source.validation else fraction):
+        documents: float = math.inf
+        if source.part is not None:
+            left = min(left, PART_CHARACTERS * (source.part.tokens or left))
+            documents = source.part.documents or math.inf
+        for piece, held in split(read_units(source.beginning, quiet), 0.0 if source.validation else fraction):
             if not held:
                 yield piece.text[:left]
                 left -= len(piece.text)
-            if left <= 0:
+            documents -= piece.ends
+            if left <= 0 or documents <= 0:
                 break

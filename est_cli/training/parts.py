@@ -16,7 +16,9 @@ from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
 from est_cli.config import LmLossKind, TrainConfig
 from est_cli.config.resolve import Resolved
+from est_cli.config.setting import AUTO
 from est_cli.data import Corpus, TokenBlocks, load_corpus
+from est_cli.data.shares import WINDOW
 from est_cli.distributed import Group
 from est_cli.distributed.device import Accelerator, build_accelerator, missing_for_compiling, own_device
 from est_cli.distributed.hardware import device_type, kind_of, settled_precision
@@ -25,7 +27,7 @@ from est_cli.families import logits_of, spec_of
 from est_cli.models import build_model, hf_config, set_end_of_text
 from est_cli.models.lm_loss import LmLoss
 from est_cli.storage.run_dir import RunDir
-from est_cli.training.start import AUTO, Start
+from est_cli.training.start import Start
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,8 @@ class Parts:
 def configured_corpus(run: Resolved, spec: ModelSpec, verify: bool) -> Corpus:
     config = run.config
     begun = config.resume not in (None, AUTO)
-    return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, CACHE, config.train.seq_len, verify, begun)
+    seq_len, reads = config.train.seq_len, run.max_steps * config.train.tokens_per_step
+    return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, CACHE, seq_len, verify, begun, reads)
 
 
 def settled(run: Resolved, rank: Rank) -> Resolved:
@@ -71,9 +74,17 @@ def settled(run: Resolved, rank: Rank) -> Resolved:
 
     Raises ConfigError where the device does not compute in what was asked for.
     """
-    train = run.config.train
+    train, dataset = run.config.train, run.config.dataset
     train = replace(train, precision=settled_precision(train.precision, own_device(rank)))
-    return replace(run, config=replace(run.config, train=train))
+    if dataset.max_tokens == AUTO:
+        dataset = replace(dataset, max_tokens=_tokens_read(run))
+    return replace(run, config=replace(run.config, train=train, dataset=dataset))
+
+
+def _tokens_read(run: Resolved) -> int:
+    """As many tokens as the run reads; of a mixture whole windows, so that no source falls short of its share."""
+    samples, window = run.max_steps * run.sequences_per_step, 1 if run.config.dataset.weights is None else WINDOW
+    return -(-samples // window) * window * run.config.train.seq_len
 
 
 def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
