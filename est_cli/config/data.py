@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from est_cli.config.setting import AUTO, FREE, HASHED, SEED, SETTLED, TRACKED, at_least, between, setting
 
+NO_REVISION = "-"
+"""What dataset.revision has for a folder."""
 SMALLEST_SHARE = 0.001
 """One sample of a window of data/blocks.py."""
 
@@ -57,8 +59,8 @@ class DatasetConfig:
     )
     revision: list[str] = setting(
         [],
-        "source=hub: the commit, tag or branch of each of hub_ids; none: the newest when it is first read here, which "
-        "config.yaml then names.",
+        "source=hub: commit, tag or branch of each of hub_ids (of a folder `-`); none: the newest when it was first "
+        "read here; config.yaml names the commit.",
         SETTLED,
         TRACKED,
     )
@@ -166,6 +168,11 @@ def _part_problems(data: DatasetConfig) -> Iterator[str]:
         yield "dataset.max_documents: dataset=tokens is a stream of ids; use dataset.max_tokens, its beginning"
     if data.part_seed and (not data.is_part or data.source is Source.tokens):
         yield "dataset.part_seed: draws the part that dataset.max_tokens or max_documents takes of files; leave it 0"
+    if data.revision and data.source is not Source.hub:
+        yield "dataset.revision: is for data sets of the hub (dataset=hub)"
+    elif data.revision and len(data.revision) != len(data.hub_ids):
+        count, ids = len(data.revision), len(data.hub_ids)
+        yield f"dataset.revision: has {count} entries, dataset.hub_ids has {ids}; one for each"
     for key in ("data_files", "data_dir"):
         if getattr(data, key) and data.source is not Source.hub:
             hint = "; name the files in dataset.files" if data.source is not Source.stdlib else ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -30,11 +31,12 @@ class Role(StrEnum):
     NO_RESULT = "decides no result: what an evaluation finds is the same whatever it is"
     RECORDED = "is told by an evaluation's records themselves, each with its own value"
     HASHED = "names text; where the hash of that is known it counts instead"
-    SETTLED = "what is left open (null, auto, an empty list) is settled when a run begins, whose config.yaml holds it"
+    SETTLED = "what is left open (null, auto, a branch) is settled when a run begins, whose config.yaml holds it"
 
 
 FREE, TRACKED, METHOD, BRANCH = Role.FREE, Role.TRACKED, Role.METHOD, Role.BRANCH
 AUTO = "auto"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 NO_RESULT, RECORDED, HASHED, SETTLED = Role.NO_RESULT, Role.RECORDED, Role.HASHED, Role.SETTLED
 
 
@@ -80,9 +82,11 @@ def epsilon(below: float | None = None) -> Range:
     return Range(2.0**-126, below, words, high_open=below is not None)
 
 
-def left_open(value: Any) -> bool:
-    """Whether a value of a SETTLED setting leaves the choice to the start of the run."""
-    return value is None or value == AUTO or value == []
+def left_open(key: str, value: Any) -> bool:
+    """Whether a value of a SETTLED setting leaves the choice to the start of the run; a branch or a tag does, too."""
+    if key.endswith("revision"):
+        return not value or not all(map(COMMIT.fullmatch, value if isinstance(value, list) else [value]))
+    return value is None or value == AUTO
 
 
 EVERY = at_least(0, note=" (0 means never)")

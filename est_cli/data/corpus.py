@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ from est_cli.data.pieces import FEW_BYTES, TextSource, Unit
 from est_cli.data.sources import expand, open_sources
 from est_cli.data.stream import Tokens, TokenSpan, TokenStream, open_token_files, opened
 from est_cli.data.token_cache import EncodeJob, Shard, tokenised
-from est_cli.data.tokenizer import encoder_of, load_tokenizer, token_count, tokenizer_digest
+from est_cli.data.tokenizer import encoder_of, load_tokenizer, token_count, tokenizer_commit, tokenizer_digest
 from est_cli.storage.digest import fingerprint
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,9 @@ class Corpus:
     data_hash: str
     tokenizer_hash: str
     folders: tuple[Path, ...]
+    revisions: tuple[str | None, ...] = ()
+    """The commit of each data set of the hub, None of a folder."""
+    tokenizer_revision: str | None = None
 
 
 def load_corpus(
@@ -54,6 +57,7 @@ def load_corpus(
     verify: bool = True,
     begun: bool = False,
     reads: int | None = None,
+    tokenizer_revision: str | None = None,
 ) -> Corpus:
     """The corpus of `dataset` in tokens, from the cache below `cache_root` or tokenised into it now.
 
@@ -69,10 +73,13 @@ def load_corpus(
     if dataset.max_tokens == AUTO:
         raise ConfigError("dataset.max_tokens: auto means what a run reads; give the number that its config.yaml holds")
     if dataset.source is Source.tokens:
-        return _from_token_files(dataset, tokenizer, vocab_size, cache_root, block_size, verify, begun)
+        loaded = load_tokenizer(tokenizer, vocab_size, (), 0.0, cache_root, revision=tokenizer_revision)
+        found = _from_token_files(dataset, loaded, vocab_size, cache_root, block_size, verify, begun)
+        return replace(found, tokenizer_revision=tokenizer_commit(tokenizer, tokenizer_revision))
     weights = tuple(dataset.weights or ())
     sources = open_sources(dataset, cache_root, verify, begun)
-    loaded = load_tokenizer(tokenizer, vocab_size, sources, dataset.validation_fraction, cache_root, weights)
+    fraction = dataset.validation_fraction
+    loaded = load_tokenizer(tokenizer, vocab_size, sources, fraction, cache_root, weights, tokenizer_revision)
     digest = tokenizer_digest(loaded)
     parts = [
         _part(source, dataset, loaded, digest, cache_root, block_size, verify, share)
@@ -94,6 +101,8 @@ def load_corpus(
         data_hash=parts[0].digest if len(parts) == 1 else fingerprint([part.digest for part in parts], weights),
         tokenizer_hash=digest,
         folders=tuple(folder for part in parts for folder in part.folders),
+        revisions=tuple(revision for source in sources for revision in source.revisions),
+        tokenizer_revision=tokenizer_commit(tokenizer, tokenizer_revision),
     )
 
 
@@ -211,14 +220,13 @@ def _log_shares(sources: Sequence[TextSource], parts: Sequence[_Part], weights: 
 
 def _from_token_files(
     dataset: DatasetConfig,
-    tokenizer: str,
+    loaded: PreTrainedTokenizerBase,
     vocab_size: int,
     cache_root: Path,
     block_size: int,
     verify: bool,
     begun: bool,
 ) -> Corpus:
-    loaded = load_tokenizer(tokenizer, vocab_size, (), 0.0, cache_root)
     train, validation, digest = open_token_files(dataset, vocab_size, token_count(loaded), cache_root, verify, begun)
     if verify:
         for path in expand([*dataset.files, *dataset.validation_files], "dataset.files"):

@@ -19,8 +19,9 @@ from huggingface_hub import constants
 
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
+from est_cli.config.data import NO_REVISION
 from est_cli.data.document_ends import articles
-from est_cli.data.hub_access import data_set_revision, file_sizes, require_hub
+from est_cli.data.hub_access import data_set_revision, file_sizes, refuse_revision, require_hub
 from est_cli.data.hub_text import HubText, data_files, open_text, row_count, rows_of
 from est_cli.data.pieces import (
     MAX_UNITS,
@@ -73,6 +74,7 @@ def hub_source(dataset: DatasetConfig, names: Sequence[str], cache_root: Path, v
         raise ConfigError(f"dataset.hub_validation_split: is {dataset.hub_split!r} as dataset.hub_split; name another")
     settings = Wanted(dataset.text_fields, dataset.exclude, articles=dataset.articles).settings
     revisions = dict(zip(dataset.hub_ids, dataset.revision, strict=False))
+    revisions = {name: wanted for name, wanted in revisions.items() if wanted != NO_REVISION}
 
     def known(split: str, read: _Read, files: Sequence[str] = ()) -> list[_Known]:
         texts = (
@@ -85,9 +87,11 @@ def hub_source(dataset: DatasetConfig, names: Sequence[str], cache_root: Path, v
     if dataset.hub_validation_split is not None:
         held = _units(known(dataset.hub_validation_split, _Read.own), settings)
     name = names[0] if dataset.weights is not None else "dataset.hub_ids"
+    revisions_used = tuple(known.text.revision for known in train)
     if dataset.is_part:
-        return TextSource(name, _drawn_units(train, settings, dataset.part_seed, cache_root, verify), held)
-    return TextSource(name, _units(train, settings), held)
+        taken = _drawn_units(train, settings, dataset.part_seed, cache_root, verify)
+        return TextSource(name, taken, held, revisions=revisions_used)
+    return TextSource(name, _units(train, settings), held, revisions=revisions_used)
 
 
 def read_shard(
@@ -183,8 +187,7 @@ def _looked_up(text: HubText) -> dict[str, Any]:
 
 
 def _of_folder(text: HubText, cache_root: Path, verify: bool, read: _Read) -> _Known:
-    if text.revision is not None:
-        raise ConfigError(f"dataset.revision: {text.name} is a folder, whose content is what counts; leave it out")
+    refuse_revision("dataset.revision", text.name, text.revision)
     folder, parts = Path(text.name), int(open_text(text).num_shards)
     files = data_files(text)
     if len(files) != parts or not all(Path(name).is_file() for name in files):

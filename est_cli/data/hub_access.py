@@ -11,10 +11,11 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from pathlib import Path
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
-from est_cli.common.errors import DataError, reason
+from est_cli.common.errors import ConfigError, DataError, reason
 
 TIMEOUT_S = 5.0
 HUB_TIMEOUT_S = 60.0
@@ -76,6 +77,24 @@ def file_sizes(name: str, revision: str, files: Sequence[str]) -> list[int]:
         return [known[path] for path in paths]
     except Exception:  # they are for telling how long it takes, and nothing else
         return []
+
+
+def commit_here(name: str, revision: str | None, files: Sequence[str]) -> str | None:
+    """The commit of what was loaded of a model or tokenizer of the hub, by the first of `files` that is kept here.
+
+    None of a folder, and where none of them is.
+    """
+    for file in () if Path(name).is_dir() else files:
+        path = try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(path, str):
+            return Path(path).parent.name
+    return None
+
+
+def refuse_revision(key: str, place: str, revision: str | None) -> None:
+    """Raise ConfigError where a folder is to have a revision, which only the hub knows."""
+    if revision is not None and Path(place).is_dir():
+        raise ConfigError(f"{key}: {place} is a folder, which has no revisions; leave it null")
 
 
 def is_gated(error: BaseException) -> bool:

@@ -108,13 +108,14 @@ class TextSource:
     """A corpus, or a part of it that has its own weight in a mixture: the units of its documents, in their order.
 
     `validation` is None where no held-out documents were named. `part`: so much of `train` is taken, whose units are
-    then LaterUnits.
+    then LaterUnits. `revisions`: the commit of each of its data sets of the hub, None of a folder.
     """
 
     name: str
     train: Sequence[Unit]
     validation: tuple[Unit, ...] | None = None
     part: Limit | None = None
+    revisions: tuple[str | None, ...] = ()
 
     @property
     def beginning(self) -> Sequence[Unit]:

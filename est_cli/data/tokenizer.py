@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from est_cli.common.errors import ConfigError, DataError, reason
 from est_cli.data.encode import Encoder
-from est_cli.data.hub_access import require_hub
+from est_cli.data.hub_access import commit_here, how_to_enter, is_gated, refuse_revision, require_hub
 from est_cli.data.pieces import TextSource, quiet, split
 from est_cli.data.units import read_units
 from est_cli.storage.cache import cached
@@ -20,6 +20,7 @@ from est_cli.storage.digest import fingerprint
 
 log = logging.getLogger(__name__)
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "config.json")
 END_OF_TEXT = "<|endoftext|>"
 MAX_BPE_TOKENS = 50_257
 """A trained BPE stops at the size of GPT-2's, however large the model's vocabulary."""
@@ -38,14 +39,17 @@ def load_tokenizer(
     fraction: float,
     cache_root: Path,
     weights: Sequence[float] = (),
+    revision: str | None = None,
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer `name` (`bpe`, a folder or a hub id), fit for a model of `vocab_size` tokens.
+    """The tokenizer `name` (`bpe`, a folder or a hub id at a `revision`), fit for a model of `vocab_size` tokens.
 
     `bpe` is trained on the documents of `sources`, in proportion to their `weights`, that are not held out (`fraction`,
     see pieces.py) and kept in `cache_root`. Raises DataError where it cannot be loaded or used, ConfigError where it is
     larger than the model's.
     """
-    tokenizer = _trained(vocab_size, sources, fraction, cache_root, weights) if name == "bpe" else _existing(name)
+    tokenizer = (
+        _trained(vocab_size, sources, fraction, cache_root, weights) if name == "bpe" else _existing(name, revision)
+    )
     _check(tokenizer, name, vocab_size)
     return tokenizer
 
@@ -95,22 +99,33 @@ def _check(tokenizer: PreTrainedTokenizerBase, name: str, vocab_size: int) -> No
         log.info("tokenizer %s has %d tokens, fewer than the model's %d: the rest stay unused", name, count, vocab_size)
 
 
-def _existing(name: str) -> PreTrainedTokenizerBase:
+def tokenizer_commit(name: str, revision: str | None) -> str | None:
+    """The commit of a tokenizer that was loaded, None of one that is not of the hub."""
+    return None if name == "bpe" else commit_here(name, revision, TOKENIZER_FILES)
+
+
+def _existing(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     """From a folder; from what was downloaded before; or from the hub."""
+    refuse_revision("tokenizer_revision", name, revision)
     try:
-        return _from_pretrained(name, local=True)
+        return _from_pretrained(name, revision, local=True)
     except Exception as error:  # the library raises many kinds, bare Exception among them
         if Path(name).is_dir():
             raise DataError(f"tokenizer: {name!r} holds no tokenizer that can be loaded ({reason(error)})") from error
     require_hub("tokenizer", name, "download it elsewhere and give its folder")
     try:
-        return _from_pretrained(name, local=False)
+        return _from_pretrained(name, revision, local=False)
     except Exception as error:
-        raise DataError(f"tokenizer: {name!r} cannot be loaded from the hub ({reason(error)})") from error
+        if is_gated(error):
+            raise DataError(f"tokenizer: {name!r} {how_to_enter(name)}") from error
+        at = "" if revision is None else f" at tokenizer_revision={revision}"
+        raise DataError(f"tokenizer: {name!r} cannot be loaded from the hub{at} ({reason(error)})") from error
 
 
-def _from_pretrained(name: str, local: bool) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+def _from_pretrained(name: str, revision: str | None, local: bool) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(
+        name, revision=revision or "main", local_files_only=local, trust_remote_code=False
+    )
 
 
 def _trained(
@@ -133,7 +148,7 @@ def _trained(
 
     cached(folder, build)
     try:
-        return _from_pretrained(str(folder), local=True)
+        return _from_pretrained(str(folder), None, local=True)
     except Exception as error:  # it is intact, so the disk refuses
         raise DataError(f"{folder}: cannot be read ({reason(error)})") from error
 

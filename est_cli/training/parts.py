@@ -15,7 +15,9 @@ from transformers import PreTrainedModel
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
 from est_cli.config import LmLossKind, TrainConfig
+from est_cli.config.data import NO_REVISION
 from est_cli.config.resolve import Resolved
+from est_cli.config.run import tokenizer_revision_of
 from est_cli.config.setting import AUTO
 from est_cli.data import Corpus, TokenBlocks, load_corpus
 from est_cli.data.shares import WINDOW
@@ -24,7 +26,7 @@ from est_cli.distributed.device import Accelerator, build_accelerator, missing_f
 from est_cli.distributed.hardware import device_type, kind_of, settled_precision
 from est_cli.est import ModelSpec
 from est_cli.families import logits_of, spec_of
-from est_cli.models import build_model, hf_config, set_end_of_text
+from est_cli.models import build_model, hf_config, pinned, set_end_of_text
 from est_cli.models.lm_loss import LmLoss
 from est_cli.storage.run_dir import RunDir
 from est_cli.training.start import Start
@@ -66,7 +68,8 @@ def configured_corpus(run: Resolved, spec: ModelSpec, verify: bool) -> Corpus:
     config = run.config
     begun = config.resume not in (None, AUTO)
     seq_len, reads = config.train.seq_len, run.max_steps * config.train.tokens_per_step
-    return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, CACHE, seq_len, verify, begun, reads)
+    revision = tokenizer_revision_of(config)
+    return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, CACHE, seq_len, verify, begun, reads, revision)
 
 
 def settled(run: Resolved, rank: Rank) -> Resolved:
@@ -79,6 +82,16 @@ def settled(run: Resolved, rank: Rank) -> Resolved:
     if dataset.max_tokens == AUTO:
         dataset = replace(dataset, max_tokens=_tokens_read(run))
     return replace(run, config=replace(run.config, train=train, dataset=dataset))
+
+
+def with_revisions(run: Resolved, corpus: Corpus) -> Resolved:
+    """The run with the commits of its text and tokenizer, where these are of the hub."""
+    config, found = run.config, corpus.revisions
+    if any(found):
+        revision = [NO_REVISION if commit is None else commit for commit in found]
+        config = replace(config, dataset=replace(config.dataset, revision=revision))
+    commit = corpus.tokenizer_revision or config.tokenizer_revision
+    return replace(run, config=replace(config, tokenizer_revision=commit))
 
 
 def _tokens_read(run: Resolved) -> int:
@@ -97,7 +110,10 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
         log.warning("%s: no run of est on this kind of device is known of (docs/devices.md)", device_type())
     compiled = _compiled(config.train, device_type(), rank)
     lm_loss = _lm_loss(config.train, device_type(), hf, compiled)
+    run = replace(run, config=replace(config, model=pinned(config.model)))
     corpus = place.corpus(run, spec, rank.local_rank == 0)  # verified once on each machine
+    run = with_revisions(run, corpus)
+    config = run.config
     set_end_of_text(hf, config.model, corpus.tokenizer.eos_token_id)
     return Parts(
         corpus=corpus,

@@ -147,7 +147,7 @@ def _same_run(folder: Path, config: RunConfig) -> bool:
     except CheckpointError:
         return False
     wanted = _frozen(config)
-    passed = newer | {key for key in keys_with(RunConfig, SETTLED) if left_open(wanted[key])}
+    passed = newer | {key for key in keys_with(RunConfig, SETTLED) if left_open(key, wanted[key])}
     return all(_same(stored.get(key), value) for key, value in wanted.items() if key not in passed)
 
 
@@ -163,7 +163,7 @@ def _merge(stored: RunConfig, config: RunConfig, given: set[str], folder: Path) 
             continue
         group, _, name = key.rpartition(".")
         parent = tree[group] if group else tree
-        if left_open(wanted[key]) and key in keys_with(RunConfig, SETTLED):
+        if left_open(key, wanted[key]) and key in keys_with(RunConfig, SETTLED):
             continue  # it was settled when the run began
         if not _same(parent[name], wanted[key]) and (key in ("run_name", "sweep") or not _is_free(key, stored)):
             raise ConfigError(

@@ -41,7 +41,8 @@ NOT_NEEDED = {
     *("optim.muon_lr", "optim.momentum", "optim.nesterov", "optim.ns_steps", "optim.adjust_lr"),
     *("dataset.files", "dataset.validation_files", "dataset.weights", "dataset.exclude", "dataset.hub_config"),
     *("dataset.hub_split", "dataset.hub_validation_split", "dataset.text_fields", "dataset.token_dtype"),
-    *("dataset.separator", "dataset.articles"),
+    *("dataset.separator", "dataset.articles", "dataset.revision", "dataset.data_files", "dataset.data_dir"),
+    *("dataset.max_tokens", "dataset.max_documents", "dataset.part_seed", "model.revision", "tokenizer_revision"),
 }
 """Keys of other model families, schedulers, schedules and corpora, and how the same function is computed."""
 
