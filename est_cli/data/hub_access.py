@@ -19,6 +19,8 @@ from est_cli.common.errors import ConfigError, DataError, reason
 
 TIMEOUT_S = 5.0
 HUB_TIMEOUT_S = 60.0
+GATED = re.compile(r"(?<!private or )gated (repo|dataset)")
+"""What messages have; that of a name which nobody knows speaks of `private or gated` ones."""
 PATHS_AT_ONCE = 500
 """Files whose sizes the hub is asked for in one request."""
 
@@ -60,6 +62,8 @@ def data_set_revision(name: str, wanted: str | None = None) -> str:
     try:
         return str(HfApi().dataset_info(name, revision=wanted, timeout=HUB_TIMEOUT_S).sha)
     except Exception as error:  # whatever the network raises
+        if is_gated(error):
+            raise DataError(f"dataset.hub_ids: {name!r} {how_to_enter(f'datasets/{name}')}") from error
         at = "" if wanted is None else f" at dataset.revision={wanted}"
         raise DataError(f"dataset.hub_ids: {name!r} cannot be found on the hub{at} ({reason(error)})") from error
 
@@ -100,7 +104,7 @@ def refuse_revision(key: str, place: str, revision: str | None) -> None:
 def is_gated(error: BaseException) -> bool:
     """Whether something is refused because its terms were not accepted, whatever the libraries made of that."""
     while True:
-        if "gated" in f"{type(error).__name__} {error}".lower():
+        if type(error).__name__ == "GatedRepoError" or GATED.search(str(error)):
             return True
         cause = error.__cause__ or error.__context__
         if cause is None:

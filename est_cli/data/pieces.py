@@ -197,7 +197,8 @@ class Wanted:
             if field in names:
                 return field
         have = ", ".join(repr(name[:40]) for name in names[:10]) or "none"
-        raise DataError(f"{where}: no field {' or '.join(self.fields)} ({self.key}); the fields here are: {have}")
+        ids = "; it holds ids of files, and not their text" if "blob_id" in names else ""
+        raise DataError(f"{where}: no field {' or '.join(self.fields)} ({self.key}); the fields here are: {have}{ids}")
 
 
 def document(row: Any, wanted: Wanted, where: str) -> Piece:
