@@ -313,3 +313,17 @@ def test_what_it_will_read_is_told_before(
     assert "to tokenise" not in caplog.text
     load(KINDS[kind](folder, max_tokens=9000), tokenizer, tmp_path / "cache-2", reads=2000)
     assert "MB of text to tokenise" in caplog.text and "max_tokens=auto" not in caplog.text
+
+
+@pytest.mark.slow
+def test_the_number_of_processes_changes_nothing(
+    tmp_path: Path, tokenizer: str, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "UNIT_BYTES", 6000)
+    monkeypatch.setattr(token_cache, "FEW_BYTES", 0)
+    corpora = []
+    for count in (1, 2):
+        dataset = files(texts / "*.jsonl", validation_fraction=0.1, max_tokens=9000, num_workers=count)
+        corpora.append(load(dataset, tokenizer, tmp_path / str(count)))
+    assert corpora[0].data_hash == corpora[1].data_hash
+    assert (ids(corpora[0].train) == ids(corpora[1].train)).all()

@@ -206,9 +206,40 @@ def test_streamed_set_is_pinned_to_a_revision_and_then_needs_no_hub(
     for broken in ("data_set_revision", "open_text"):
         monkeypatch.setattr(hub, broken, None)
     (again,) = open_sources(from_hub("user/name"), tmp_path / "cache")
-    assert again == source
+    assert again == source and source.revisions == ("c0ffee",)
+    assert open_sources(from_hub("user/name", revision=["c0ffee"]), tmp_path / "cache") == [source]
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     assert open_sources(from_hub("user/name"), tmp_path / "cache") == [source]
+
+
+def test_another_revision_is_another_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Again the hub is a folder; what a branch means is looked up once."""
+    hub_folder(tmp_path / "set", ["a"])
+    real, asked = datasets.load_dataset, []
+
+    def commit_of(name: str, wanted: str | None) -> str:
+        asked.append(wanted)
+        return f"commit of {wanted}"
+
+    def load(name: str, config: str | None, split: str, streaming: bool, revision: str | None) -> object:
+        return real(str(tmp_path / "set"), config, split=split, streaming=streaming)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(hub, "data_files", lambda text: [])
+    monkeypatch.setattr(hub_access, "_answers", lambda url: True)
+    monkeypatch.setattr(hub, "data_set_revision", commit_of)
+    hub.open_text.cache_clear()
+    sources = [
+        open_sources(from_hub("user/name", revision=revision), tmp_path / "cache")[0]
+        for revision in ([], ["v1"], ["v1"], ["v2"])
+    ]
+    assert asked == [None, "v1", "v2"]
+    assert [source.revisions for source in sources] == [(f"commit of {name}",) for name in (None, "v1", "v1", "v2")]
+    assert len({str(source.fingerprints) for source in sources}) == 3
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    assert open_sources(from_hub("user/name", revision=["v2"]), tmp_path / "cache") == [sources[-1]]
+    with pytest.raises(DataError, match=r"^dataset\.revision: of 'user/name' the revision v3 was not read here before"):
+        open_sources(from_hub("user/name", revision=["v3"]), tmp_path / "cache")
 
 
 def test_files_of_a_hub_folder_are_units(tmp_path: Path) -> None:
