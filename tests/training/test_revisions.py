@@ -24,7 +24,7 @@ from est_cli.training.parts import with_revisions
 from est_cli.training.start import resolve_resume
 from tests.lab.commands import accepted
 from tests.lab.lab import Lab
-from tests.lab.small_models import save
+from tests.lab.small_models import byte_tokenizer, save
 
 OLD, NEW = "a" * 40, "b" * 40
 DENSE = SchedulerConfig("dense")
@@ -39,6 +39,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = root / "models--user--model"
     for number, commit in enumerate((OLD, NEW)):
         save(place / "snapshots" / commit, "llama", seed=number)
+    older = byte_tokenizer()
+    older.add_tokens(["<older>"])
+    older.save_pretrained(place / "snapshots" / OLD)
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text(NEW)
     (place / "refs" / "old").write_text(OLD)
@@ -53,7 +56,8 @@ def test_model_and_tokenizer_of_a_revision(hub: Path, revision: str | None, comm
     weight = next(iter(build_model(pinned(model), config, 0).parameters()))
     here = load_file(hub / "snapshots" / commit / "model.safetensors")
     assert (weight == here["model.embed_tokens.weight"]).all()
-    load_tokenizer("user/model", 300, (), 0.0, tmp_path, revision=revision)
+    tokenizer = load_tokenizer("user/model", 300, (), 0.0, tmp_path, revision=revision)
+    assert ("<older>" in tokenizer.get_vocab()) == (commit == OLD)
     assert tokenizer_commit("user/model", revision) == commit
 
 
