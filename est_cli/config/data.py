@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from est_cli.config.setting import FREE, HASHED, TRACKED, at_least, between, setting
+from est_cli.config.setting import AUTO, FREE, HASHED, SEED, SETTLED, TRACKED, at_least, between, setting
 
+NO_REVISION = "-"
+"""What dataset.revision has for a folder."""
 SMALLEST_SHARE = 0.001
 """One sample of a window of data/blocks.py."""
 
@@ -55,6 +57,42 @@ class DatasetConfig:
     hub_validation_split: str | None = setting(
         None, "source=hub: the split to validate on; null: validation_fraction of the documents."
     )
+    revision: list[str] = setting(
+        [],
+        "source=hub: commit, tag or branch of each of hub_ids (of a folder `-`); none: the newest when it was first "
+        "read here; config.yaml names the commit.",
+        SETTLED,
+        TRACKED,
+    )
+    data_files: list[str] = setting(
+        [],
+        "source=hub: names or globs of the data files to train on, as load_dataset's data_files; none: all of the "
+        "split.",
+    )
+    data_dir: str | None = setting(
+        None, "source=hub: the folder of the data set whose files are read, as load_dataset's data_dir; null: all."
+    )
+    max_tokens: int | str | None = setting(
+        None,
+        "Take a part of the text: so many tokens to train on, with the documents that are held out on the way beside "
+        "them; auto: as many as the run reads; null: all. Only the files (hub: data files) that are needed are read.",
+        SETTLED,
+        TRACKED,
+        within=at_least(1),
+    )
+    max_documents: int | None = setting(
+        None,
+        "Take so many documents at most, held-out ones among them; of several sources with weights, of each its share.",
+        TRACKED,
+        within=at_least(1),
+    )
+    part_seed: int = setting(
+        0,
+        "Which part max_tokens and max_documents take: the order of the files is drawn from it. A smaller part is the "
+        "beginning of a larger one.",
+        TRACKED,
+        within=SEED,
+    )
     text_fields: list[str] = setting(
         ["text", "content"], "jsonl, parquet, hub: the first of these fields that a data set has is its text."
     )
@@ -86,6 +124,11 @@ class DatasetConfig:
         within=at_least(1),
     )
 
+    @property
+    def is_part(self) -> bool:
+        """Whether a part of the text is taken."""
+        return self.max_tokens is not None or self.max_documents is not None
+
 
 def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
     """`tokenizer`: the name of the one that reads the text, `bpe` where it is trained on it."""
@@ -112,8 +155,28 @@ def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
         yield "dataset.separator: is some text, such as <|endoftext|>, for .txt files of dataset=text; or null"
     if data.articles and (data.source not in (Source.files, Source.hub) or data.separator is not None):
         yield "dataset.articles: is for lines of wikitext with dataset=text or dataset=hub, without dataset.separator"
+    yield from _part_problems(data)
     if data.weights is not None:
         yield from _weights_problems(data, data.weights)
+
+
+def _part_problems(data: DatasetConfig) -> Iterator[str]:
+    """What takes a part of the text, where the source can serve it."""
+    if isinstance(data.max_tokens, str) and data.max_tokens != AUTO:
+        yield f"dataset.max_tokens: {data.max_tokens!r} is not a number of tokens, auto or null"
+    if data.source is Source.tokens and data.max_documents is not None:
+        yield "dataset.max_documents: dataset=tokens is a stream of ids; use dataset.max_tokens, its beginning"
+    if data.part_seed and (not data.is_part or data.source is Source.tokens):
+        yield "dataset.part_seed: draws the part that dataset.max_tokens or max_documents takes of files; leave it 0"
+    if data.revision and data.source is not Source.hub:
+        yield "dataset.revision: is for data sets of the hub (dataset=hub)"
+    elif data.revision and len(data.revision) != len(data.hub_ids):
+        count, ids = len(data.revision), len(data.hub_ids)
+        yield f"dataset.revision: has {count} entries, dataset.hub_ids has {ids}; one for each"
+    for key in ("data_files", "data_dir"):
+        if getattr(data, key) and data.source is not Source.hub:
+            hint = "; name the files in dataset.files" if data.source is not Source.stdlib else ""
+            yield f"dataset.{key}: is for data sets of the hub (dataset=hub){hint}"
 
 
 def _weights_problems(data: DatasetConfig, weights: list[float]) -> Iterator[str]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from est_cli.config.setting import Items
-
-AUTO = "auto"
-"""The largest micro-batch that fits into the memory, found when the run starts."""
+from est_cli.config.setting import AUTO, Items
 
 _KEY = "train.micro_batch"
+# auto: the largest that fits into the memory, found when the run starts
 SIZES = Items(
     lambda size: size == AUTO or (isinstance(size, int) and not isinstance(size, bool)),
     "an integer or auto, or a list with one of these for each stage, such as [32,24,16]",

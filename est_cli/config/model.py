@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from est_cli.config.setting import above, at_least, between, epsilon, setting
+from est_cli.config.setting import SETTLED, above, at_least, between, epsilon, setting
 from est_cli.est.spec import ModelSpec
 from est_cli.families import family_of
 from est_cli.families.shared.family import Family
@@ -74,6 +74,11 @@ class ModelConfig:
     name_or_path: str | None = setting(
         None, "family=hf: a local config or checkpoint folder, or a hub id.", untracked=True
     )
+    revision: str | None = setting(
+        None,
+        "family=hf: commit, tag or branch of a model of the hub; null: the newest; config.yaml names the commit.",
+        SETTLED,
+    )
     pretrained: bool = setting(
         True,
         "family=hf: continue from the weights found there; false: only the architecture, freshly initialised.",
@@ -90,7 +95,7 @@ class ModelConfig:
     )
 
 
-_NO_NUMBERS = ("name", "family", "dropout", "name_or_path", "pretrained", "fused_activation", "fused_scan")
+_NO_NUMBERS = ("name", "family", "dropout", "name_or_path", "revision", "pretrained", "fused_activation", "fused_scan")
 """The keys that have a meaning in every family, or under hf only."""
 
 
@@ -117,8 +122,9 @@ def model_problems(model: ModelConfig) -> Iterator[str]:
         for key in numbers_given(model):
             yield f"model.{key}: comes from model.name_or_path under model=hf; leave it null"
         return
-    if model.name_or_path is not None:
-        yield "model.name_or_path: has a meaning only with model=hf"
+    for key in ("name_or_path", "revision"):
+        if getattr(model, key) is not None:
+            yield f"model.{key}: has a meaning only with model=hf"
     try:
         family = family_of(model.family)
     except ValueError as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from est_cli.config.data import DatasetConfig
 from est_cli.config.launch import LaunchConfig
 from est_cli.config.method import SamplingConfig, SchedulerConfig
 from est_cli.config.model import HF, ModelConfig
 from est_cli.config.optim import OptimConfig
-from est_cli.config.setting import BRANCH, FREE, METHOD, SEED, TRACKED, group, setting
+from est_cli.config.setting import BRANCH, FREE, METHOD, SEED, SETTLED, TRACKED, group, setting
 from est_cli.config.stage import StageConfig
 from est_cli.config.tracking import TrackingConfig
 from est_cli.config.training import TrainConfig
@@ -39,6 +40,12 @@ class RunConfig:
         "bpe: byte-level BPE trained on the corpus and cached; otherwise a folder or a hub id. auto: that of a "
         "pre-trained model that is continued, else bpe.",
     )
+    tokenizer_revision: str | None = setting(
+        None,
+        "Commit, tag or branch of a tokenizer of the hub; null: the newest; config.yaml names the commit.",
+        SETTLED,
+        TRACKED,
+    )
     model: ModelConfig = group(ModelConfig, TRACKED)
     dataset: DatasetConfig = group(DatasetConfig)
     scheduler: SchedulerConfig = group(SchedulerConfig, TRACKED, METHOD, BRANCH)
@@ -49,10 +56,21 @@ class RunConfig:
     tracking: TrackingConfig = group(TrackingConfig, FREE, BRANCH)
     launch: LaunchConfig = group(LaunchConfig)
 
+    @property
+    def revisions(self) -> dict[str, Any]:
+        """The commits of what comes from the hub."""
+        return {
+            "dataset": self.dataset.revision or None,
+            "model": self.model.revision,
+            "tokenizer": self.tokenizer_revision,
+        }
+
 
 def run_problems(config: RunConfig) -> Iterator[str]:
     if config.share_prefix and config.sweep is None:
         yield "share_prefix: is for the runs of a sweep; set it under -m, or leave it false"
+    if config.tokenizer_revision is not None and tokenizer_of(config) == "bpe":
+        yield "tokenizer_revision: is for a tokenizer of the hub; tokenizer=bpe is trained on the corpus"
 
 
 def tokenizer_of(config: RunConfig) -> str:
@@ -61,3 +79,9 @@ def tokenizer_of(config: RunConfig) -> str:
         return config.tokenizer
     continued = config.model.family == HF and config.model.pretrained
     return str(config.model.name_or_path) if continued else "bpe"
+
+
+def tokenizer_revision_of(config: RunConfig) -> str | None:
+    """Its revision: that of the model whose tokenizer it is, where nothing else is said."""
+    own = config.tokenizer == "auto" and config.tokenizer_revision is None
+    return config.model.revision if own else config.tokenizer_revision

@@ -177,6 +177,8 @@ def _cast(value: Any, hint: Any) -> Any:
             return _cast(value, kinds[0])
         if type(value) in kinds:
             return value
+        if int in kinds and isinstance(value, float):  # 1e9 tokens
+            return _cast_scalar(value, int)
         raise _NotThat(value)
     if typing.get_origin(hint) is list:
         (kind,) = typing.get_args(hint)

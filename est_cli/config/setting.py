@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -30,10 +31,13 @@ class Role(StrEnum):
     NO_RESULT = "decides no result: what an evaluation finds is the same whatever it is"
     RECORDED = "is told by an evaluation's records themselves, each with its own value"
     HASHED = "names text; where the hash of that is known it counts instead"
-    SETTLED = "null is settled for the machine when a run begins, whose config.yaml holds what was chosen"
+    SETTLED = "what is left open (null, auto, a branch) is settled when a run begins, whose config.yaml holds it"
 
 
 FREE, TRACKED, METHOD, BRANCH = Role.FREE, Role.TRACKED, Role.METHOD, Role.BRANCH
+AUTO = "auto"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+NO_RESULT, RECORDED, HASHED, SETTLED = Role.NO_RESULT, Role.RECORDED, Role.HASHED, Role.SETTLED
 
 
 class Given(set[str]):
@@ -41,9 +45,6 @@ class Given(set[str]):
 
     named: frozenset[str] = frozenset()
     """Those of them that it names itself, and not by a group's option or a recipe."""
-
-
-NO_RESULT, RECORDED, HASHED, SETTLED = Role.NO_RESULT, Role.RECORDED, Role.HASHED, Role.SETTLED
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,13 @@ def epsilon(below: float | None = None) -> Range:
     """`at least 1.2e-38 ...`: what is smaller is 0 on some devices, or in fp32 altogether."""
     words = "at least 1.2e-38, the smallest normal number of fp32" + ("" if below is None else f", and below {below:g}")
     return Range(2.0**-126, below, words, high_open=below is not None)
+
+
+def left_open(key: str, value: Any) -> bool:
+    """Whether a value of a SETTLED setting leaves the choice to the start of the run; a branch or a tag does, too."""
+    if key.endswith("revision"):
+        return not value or not all(map(COMMIT.fullmatch, value if isinstance(value, list) else [value]))
+    return value is None or value == AUTO
 
 
 EVERY = at_least(0, note=" (0 means never)")

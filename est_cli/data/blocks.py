@@ -17,22 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from est_cli.common.errors import DataError
+from est_cli.data.shares import WINDOW, shares
 from est_cli.data.stream import Tokens
 
-WINDOW = 1000
 WINDOW_STREAM = 0x77696E64
 """Sets the draws of windows apart from those of epochs, which are numbered from 0."""
 
 Ints = NDArray[np.int64]
-
-
-def shares(weights: Sequence[float]) -> Ints:
-    """Samples of a window that each source gives: the largest remainders are rounded up. int64 of shape (sources,)."""
-    exact = WINDOW * np.asarray(weights, dtype=np.float64) / sum(weights)
-    counts = np.floor(exact).astype(np.int64)
-    largest = np.argsort(counts - exact, kind="stable")  # of equal remainders the first
-    counts[largest[: WINDOW - int(counts.sum())]] += 1
-    return counts
 
 
 class Mixture:

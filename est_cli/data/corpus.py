@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from est_cli.common.errors import DataError
+from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig, Source
+from est_cli.config.setting import AUTO
 from est_cli.data.encode import FEW_TOKENS, TOKENS
+from est_cli.data.estimate import sampled, tell_whole
 from est_cli.data.foreign_tokens import refuse_other_tokenizer
 from est_cli.data.overlap import compare_documents, documents_of
-from est_cli.data.pieces import TextSource
+from est_cli.data.part import Taken, taken
+from est_cli.data.pieces import FEW_BYTES, TextSource, Unit
 from est_cli.data.sources import expand, open_sources
 from est_cli.data.stream import Tokens, TokenSpan, TokenStream, open_token_files, opened
 from est_cli.data.token_cache import EncodeJob, Shard, tokenised
-from est_cli.data.tokenizer import encoder_of, load_tokenizer, token_count, tokenizer_digest
+from est_cli.data.tokenizer import encoder_of, load_tokenizer, token_count, tokenizer_commit, tokenizer_digest
 from est_cli.storage.digest import fingerprint
 from est_cli.storage.run_dir import check_no_file
 
@@ -41,6 +44,9 @@ class Corpus:
     data_hash: str
     tokenizer_hash: str
     folders: tuple[Path, ...]
+    revisions: tuple[str | None, ...] = ()
+    """The commit of each data set of the hub, None of a folder."""
+    tokenizer_revision: str | None = None
 
 
 def load_corpus(
@@ -51,6 +57,8 @@ def load_corpus(
     block_size: int = 1,
     verify: bool = True,
     begun: bool = False,
+    reads: int | None = None,
+    tokenizer_revision: str | None = None,
 ) -> Corpus:
     """The corpus of `dataset` in tokens, from the cache below `cache_root` or tokenised into it now.
 
@@ -58,18 +66,27 @@ def load_corpus(
     be sure that they are as they were; without `verify` (where another process of the machine does it) names, sizes and
     times are believed. Where no validation set is named and the held-out documents do not fill a block of `block_size`
     tokens (a corpus of one document, say), the end of the token stream is held out instead. Text that is both trained
-    and validated on is refused; of a run that has `begun` it is told. Raises DataError, ConfigError, StorageError.
+    and validated on is refused; of a run that has `begun` it is told. Where the text is much more than the `reads`
+    tokens of the run, that is told before it is tokenised. Raises DataError, ConfigError, StorageError.
     """
     check_no_file(cache_root, "tokens are kept in")
     _use_threads(dataset.num_workers)
     opened.cache_clear()
+    if dataset.max_tokens == AUTO:
+        raise ConfigError("dataset.max_tokens: auto means what a run reads; give the number that its config.yaml holds")
     if dataset.source is Source.tokens:
-        return _from_token_files(dataset, tokenizer, vocab_size, cache_root, block_size, verify, begun)
+        loaded = load_tokenizer(tokenizer, vocab_size, (), 0.0, cache_root, revision=tokenizer_revision)
+        found = _from_token_files(dataset, loaded, vocab_size, cache_root, block_size, verify, begun)
+        return replace(found, tokenizer_revision=tokenizer_commit(tokenizer, tokenizer_revision))
     weights = tuple(dataset.weights or ())
     sources = open_sources(dataset, cache_root, verify, begun)
-    loaded = load_tokenizer(tokenizer, vocab_size, sources, dataset.validation_fraction, cache_root, weights)
+    fraction = dataset.validation_fraction
+    loaded = load_tokenizer(tokenizer, vocab_size, sources, fraction, cache_root, weights, tokenizer_revision)
     digest = tokenizer_digest(loaded)
-    parts = [_part(source, dataset, loaded, digest, cache_root, block_size, verify) for source in sources]
+    parts = [
+        _part(source, dataset, loaded, digest, cache_root, block_size, verify, share)
+        for source, share in zip(sources, _shares_of(reads, weights), strict=True)
+    ]
     _log_shares(sources, parts, weights)
     if verify:
         named = [shard.folder for part in parts for shard in part.named_shards]
@@ -86,6 +103,8 @@ def load_corpus(
         data_hash=parts[0].digest if len(parts) == 1 else fingerprint([part.digest for part in parts], weights),
         tokenizer_hash=digest,
         folders=tuple(folder for part in parts for folder in part.folders),
+        revisions=tuple(revision for source in sources for revision in source.revisions),
+        tokenizer_revision=tokenizer_commit(tokenizer, tokenizer_revision),
     )
 
 
@@ -117,17 +136,26 @@ def _part(
     cache_root: Path,
     block_size: int,
     verify: bool,
+    reads: float | None,
 ) -> _Part:
-    encoder = encoder_of(tokenizer, dataset.cut.value)
+    encoder, workers = encoder_of(tokenizer, dataset.cut.value), dataset.num_workers
     fraction = dataset.validation_fraction if source.validation is None else 0.0
-    train = tokenised(
-        source.name, source.train, EncodeJob(encoder, digest, fraction, cache_root), dataset.num_workers, verify
-    )
+    job = EncodeJob(encoder, digest, fraction, cache_root)
+
+    def tell(missing: int, total: int, first: Unit) -> None:
+        if missing >= FEW_BYTES:
+            tell_whole(source.name, missing, total, sampled(source.name, first, None, job, verify), reads)
+
+    part = Taken() if source.part is None else taken(source, job, workers, verify)
+    train = part.shards if source.part else tokenised(source.name, source.train, job, workers, verify, tell)
     job = EncodeJob(encoder, digest, 0.0, cache_root)
     named = tokenised(source.name, source.validation or (), job, dataset.num_workers, verify)
     _log_counts(source.name, [*train, *named], encoder.end_text)
     streams = _stream(train, held=False), _stream(named, held=False) if named else _stream(train, held=True)
     prints = [[shard.counts["sha256"] for shard in shards] for shards in (train, named)]
+    if source.part is not None:  # a unit of which all is taken may have been made as the beginning of itself
+        streams = streams[0].part(0, min(len(streams[0]), source.part.tokens or len(streams[0]))), streams[1]
+        prints[0] = [*part.units, str(len(streams[1]))]
     if not named and min(map(len, streams)) < block_size:
         log.info("too few documents to hold some out: the last %g of the tokens are for validation", fraction)
         streams = _end_held_out(streams[0] + streams[1], fraction, block_size)
@@ -143,6 +171,11 @@ def _span(shard: Shard, held: bool) -> TokenSpan:
     train, validation = shard.counts["train_tokens"], shard.counts["validation_tokens"]
     start, stop = (train, train + validation) if held else (0, train)
     return TokenSpan(shard.folder / TOKENS, shard.counts["dtype"], start, stop)
+
+
+def _shares_of(reads: int | None, weights: Sequence[float]) -> list[float | None]:
+    """How many tokens a run that `reads` so many reads of each source."""
+    return [None if reads is None else reads * weight / sum(weights) for weight in weights] or [reads]
 
 
 def _end_held_out(tokens: TokenStream, fraction: float, block_size: int) -> tuple[TokenStream, TokenStream]:
@@ -189,14 +222,13 @@ def _log_shares(sources: Sequence[TextSource], parts: Sequence[_Part], weights: 
 
 def _from_token_files(
     dataset: DatasetConfig,
-    tokenizer: str,
+    loaded: PreTrainedTokenizerBase,
     vocab_size: int,
     cache_root: Path,
     block_size: int,
     verify: bool,
     begun: bool,
 ) -> Corpus:
-    loaded = load_tokenizer(tokenizer, vocab_size, (), 0.0, cache_root)
     train, validation, digest = open_token_files(dataset, vocab_size, token_count(loaded), cache_root, verify, begun)
     if verify:
         for path in expand([*dataset.files, *dataset.validation_files], "dataset.files"):
@@ -210,6 +242,9 @@ def _from_token_files(
     if validation is None:
         train, validation = _end_held_out(train, dataset.validation_fraction, block_size)
         digest = fingerprint(digest, len(train))
+    if isinstance(dataset.max_tokens, int):
+        train = train.part(0, min(len(train), dataset.max_tokens))
+        digest = fingerprint(digest, "part", len(train))
     return Corpus(Tokens((train,)), Tokens((validation,)), (), loaded, digest, tokenizer_digest(loaded), ())
 
 

@@ -7,8 +7,10 @@ Light: worker processes import this module, and neither torch nor transformers.
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,7 +22,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from est_cli.data.cuts import Cutter, Part, tokenizer_errors
-from est_cli.data.pieces import Advance, Labelled, Unit, split
+from est_cli.data.pieces import Advance, Labelled, Limit, Piece, Unit, split
 from est_cli.data.units import read_unit
 from est_cli.storage.digest import digest_file
 
@@ -79,6 +81,28 @@ class Counts:
     spelled: int = 0
 
 
+class LookedAt:
+    """How much of a unit was read by now, which is up to a batch more than what was tokenised."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance, self._began = advance, time.monotonic()
+        self._files = self._text = 0
+
+    def pieces(self, unit: Unit) -> Iterator[Piece]:
+        """The unit's documents."""
+        for piece in read_unit(unit, self._read):
+            self._text += len(piece.text.encode())
+            yield piece
+
+    def told(self) -> dict[str, Any]:
+        """Bytes of its files (as far as these say how far they are read), of their text in UTF-8, and seconds."""
+        return {"read": self._files, "read_text": self._text, "seconds": time.monotonic() - self._began}
+
+    def _read(self, size: int) -> None:
+        self._files += size
+        self._advance(size)
+
+
 class Encoded(NamedTuple):
     """Ids of a document or a part of one, end-of-text behind its last; `held` out for validation."""
 
@@ -90,8 +114,9 @@ class Encoded(NamedTuple):
 def write_tokens(place: Path, unit: Unit, encoder: Encoder, fraction: float, advance: Advance) -> dict[str, Any]:
     """Write `place`/tokens.bin, ends.bin and documents.bin; returns counts, dtype and the first one's digest.
 
-    `fraction` of the documents is held out. Raises DataError.
+    `fraction` of the documents is held out. Of a unit with a limit also returns what was looked at. Raises DataError.
     """
+    looked = LookedAt(advance)
     dtype, counts, held_path = np.dtype(encoder.dtype), Counts(), place / "held.bin"
     ends: dict[bool, list[int]] = {False: [], True: []}
     document = blake2b(digest_size=8)
@@ -100,23 +125,30 @@ def write_tokens(place: Path, unit: Unit, encoder: Encoder, fraction: float, adv
         held_path.open("wb") as held,
         (place / DOCUMENTS).open("wb") as documents,
     ):
-        for found in document_tokens(split(read_unit(unit, advance), fraction), encoder, counts):
+        for found in document_tokens(split(looked.pieces(unit), fraction), encoder, counts):
             file, data = held if found.held else train, np.array(found.ids, dtype=dtype).tobytes()
             file.write(data)
             if found.ends:
                 ends[found.held].append(file.tell() // dtype.itemsize)
-            if found.held:
-                continue
-            document.update(data)
-            if found.ends:
-                documents.write(document.digest())
-                document = blake2b(digest_size=8)
+            if not found.held:
+                document.update(data)
+                if found.ends:
+                    documents.write(document.digest())
+                    document = blake2b(digest_size=8)
+            if found.ends and unit.limit and _reached(unit.limit, train.tell() // dtype.itemsize, ends):
+                break
         counts.train_tokens = train.tell() // dtype.itemsize
         counts.validation_tokens = held.tell() // dtype.itemsize
     _append(place / TOKENS, held_path)
     all_ends = [*ends[False], *(counts.train_tokens + end for end in ends[True])]
     np.array(all_ends, dtype="<u8").tofile(place / ENDS)
-    return {**asdict(counts), "dtype": dtype.str, "sha256": digest_file(place / TOKENS)}
+    made = {**asdict(counts), "dtype": dtype.str, "sha256": digest_file(place / TOKENS)}
+    return made if unit.limit is None else made | {"documents": len(all_ends), **looked.told()}
+
+
+def _reached(limit: Limit, tokens: int, ends: dict[bool, list[int]]) -> bool:
+    documents = sum(map(len, ends.values()))
+    return tokens >= (limit.tokens or math.inf) or documents >= (limit.documents or math.inf)
 
 
 def document_tokens(pieces: Iterator[Labelled], encoder: Encoder, counts: Counts) -> Iterator[Encoded]:

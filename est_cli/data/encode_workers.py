@@ -215,7 +215,7 @@ def _try(task: dict[str, Any], report: Report) -> None:
 def _do(task: dict[str, Any], advance: Advance) -> dict[str, Any]:
     if task["memory"] is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (task["memory"], task["memory"]))
-    unit, encoder = Unit(**task["unit"]), _encoder(task["tokenizer"], **task["encoder"])
+    unit, encoder = Unit.of(task["unit"]), _encoder(task["tokenizer"], **task["encoder"])
 
     def build(place: Path) -> dict[str, Any]:
         return {**write_tokens(place, unit, encoder, task["fraction"], advance), "tokenizer": task["digest"]}

@@ -6,10 +6,13 @@ Also: which pieces are held out, and which field of a row of a table or a line o
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, overload
 
 from est_cli.common.errors import DataError
 
@@ -40,8 +43,22 @@ Advance = Callable[[int], None]
 
 UNIT_BYTES = 32 * 1024 * 1024
 """Small files are put together up to this size; larger ones are cut, or are a unit each where they cannot be."""
+FEW_BYTES = 32 * 1024 * 1024
+"""Less text than this is tokenised in this process: starting others would take longer."""
+SMALL_DOCUMENT = 200
+"""Bytes: documents have more on the average, packed ones too."""
 MAX_UNITS = 1024
 """Where a corpus has more, its units become twice as large, and so on."""
+
+
+class Limit(NamedTuple):
+    """So much of a text is taken, from its beginning: up to the document with which one of these is reached.
+
+    `tokens` are those to train on; of `documents` some are held out. None: no limit.
+    """
+
+    tokens: int | None = None
+    documents: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,29 +67,71 @@ class Unit:
 
     Plain values only, since another process may do it: units.py reads the documents of `kind` that `arguments` name.
     `fingerprint` changes whenever a byte of the text may have changed. `size` is what its reading reports in all.
+    `limit`: only its beginning is meant; `size` is then a guess.
     """
 
     kind: str
     arguments: dict[str, Any]
     fingerprint: str
     size: int
+    limit: Limit | None = None
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Unit:
+        """From what `asdict` gave, by way of JSON."""
+        limit = values.get("limit")
+        return cls(**{**values, "limit": None if limit is None else Limit(*limit)})
+
+
+class LaterUnits(Sequence[Unit]):
+    """Units of these `sizes`, each made by its number when it is first asked for: before, its files are not opened."""
+
+    def __init__(self, sizes: Sequence[int], make: Callable[[int], Unit]) -> None:
+        self.sizes = sizes
+        self._made = lru_cache(maxsize=None)(make)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @overload
+    def __getitem__(self, number: int) -> Unit: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Unit]: ...
+    def __getitem__(self, number: int | slice) -> Unit | list[Unit]:
+        if isinstance(number, slice):
+            return [self._made(each) for each in range(len(self))[number]]
+        return self._made(range(len(self))[number])
 
 
 @dataclass(frozen=True)
 class TextSource:
     """A corpus, or a part of it that has its own weight in a mixture: the units of its documents, in their order.
 
-    `validation` is None where no held-out documents were named.
+    `validation` is None where no held-out documents were named. `part`: so much of `train` is taken, whose units are
+    then LaterUnits. `revisions`: the commit of each of its data sets of the hub, None of a folder.
     """
 
     name: str
-    train: tuple[Unit, ...]
+    train: Sequence[Unit]
     validation: tuple[Unit, ...] | None = None
+    part: Limit | None = None
+    revisions: tuple[str | None, ...] = ()
 
     @property
-    def fingerprints(self) -> list[list[str]]:
-        """What a cache of anything made of this text depends on."""
-        return [[unit.fingerprint for unit in units] for units in (self.train, self.validation or ())]
+    def beginning(self) -> Sequence[Unit]:
+        """The units that a tokenizer may be trained on: of a part those that are needed in any case."""
+        if not isinstance(self.train, LaterUnits) or self.part is None:
+            return self.train
+        tokens, documents = self.part
+        surely = min(tokens or math.inf, SMALL_DOCUMENT * (documents or math.inf), FEW_BYTES)
+        before = itertools.accumulate(self.train.sizes, initial=0)
+        return self.train[: sum(1 for size in itertools.islice(before, len(self.train)) if size < surely)]
+
+    @property
+    def fingerprints(self) -> list[Any]:
+        """What a tokenizer that is trained on this text depends on."""
+        prints = [[unit.fingerprint for unit in units] for units in (self.beginning, self.validation or ())]
+        return prints if self.part is None else [*prints, list(self.part)]
 
 
 def quiet(units: int) -> None:
@@ -138,7 +197,8 @@ class Wanted:
             if field in names:
                 return field
         have = ", ".join(repr(name[:40]) for name in names[:10]) or "none"
-        raise DataError(f"{where}: no field {' or '.join(self.fields)} ({self.key}); the fields here are: {have}")
+        ids = "; it holds ids of files, and not their text" if "blob_id" in names else ""
+        raise DataError(f"{where}: no field {' or '.join(self.fields)} ({self.key}); the fields here are: {have}{ids}")
 
 
 def document(row: Any, wanted: Wanted, where: str) -> Piece:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -69,6 +70,21 @@ def file_kind(path: Path) -> tuple[str, str]:
 def can_be_cut(path: Path) -> bool:
     """Whether spans of the file can be read alone."""
     return file_kind(path) == (".jsonl", "")
+
+
+def digest_span(path: Path, span: ByteSpan) -> str:
+    """The digest of all bytes that decide which documents a span has: to the end of its last line."""
+    start, stop = max(0, span[0] - 1), span[1]
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            digest, data = hashlib.sha256(), b""
+            while file.tell() < stop and (data := file.read(min(CHUNK, stop - file.tell()))):
+                digest.update(data)
+            digest.update(b"" if data.endswith(b"\n") else file.readline(MAX_LINE + 1))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({reason(error)})") from error
+    return digest.hexdigest()
 
 
 class _Counted(io.FileIO):

@@ -12,15 +12,17 @@ import itertools
 import os
 import sysconfig
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig, Source
 from est_cli.data.hub import hub_source
-from est_cli.data.pieces import TextSource, Unit, Wanted
+from est_cli.data.pieces import LaterUnits, Limit, TextSource, Unit, Wanted
 from est_cli.data.readers import file_kind
 from est_cli.data.repeats import apart, once
-from est_cli.data.units import file_units, stdlib_unit
+from est_cli.data.shares import shared_out
+from est_cli.data.units import drawn_file_units, file_units, stdlib_unit
 from est_cli.storage.digest import remembered_digests
 
 
@@ -32,8 +34,21 @@ def open_sources(
     Without `verify` files that look unchanged are taken to be (see digest.py). Raises DataError and ConfigError;
     `begun`: not for text that is named twice.
     """
+    sources = _whole_or_later(dataset, cache_root, verify, begun)
+    if not dataset.is_part:
+        return sources
+    assert not isinstance(dataset.max_tokens, str), "auto is settled before"
+    limit = Limit(dataset.max_tokens, dataset.max_documents)
+    limits = [limit] if dataset.weights is None else shared_out(limit, dataset.weights)
+    return [replace(source, part=limit) for source, limit in zip(sources, limits, strict=True)]
+
+
+def _whole_or_later(dataset: DatasetConfig, cache_root: Path, verify: bool, begun: bool) -> list[TextSource]:
+    """All sources; where a part will be taken, with units that are made when they are needed."""
     if dataset.source is Source.stdlib:
-        return [_stdlib_source(Path(sysconfig.get_path("stdlib")))]
+        found = _stdlib_source(Path(sysconfig.get_path("stdlib")))
+        unit = found.train[0]
+        return [replace(found, train=LaterUnits([unit.size], lambda _: unit))] if dataset.is_part else [found]
     if dataset.source is Source.files:
         return _files_sources(dataset, cache_root, verify, begun)
     assert dataset.source is Source.hub, dataset.source
@@ -78,9 +93,7 @@ def _files_sources(dataset: DatasetConfig, cache_root: Path, verify: bool, begun
         file_kind(path)
     once([path for paths in trains for path in paths], "dataset.files", begun)
     once(validation, "dataset.validation_files", begun)
-    digests = [dict(zip(paths, remembered_digests(paths, cache_root, verify), strict=True)) for paths in trains]
     held = dict(zip(validation, remembered_digests(validation, cache_root, verify), strict=True)) if validation else {}
-    apart(dict(collections.ChainMap(*digests)), held, begun)
     wanted = Wanted(dataset.text_fields, dataset.exclude, dataset.separator or "", dataset.articles)
     if wanted.separator and not any(file_kind(path)[0] == ".txt" for path in itertools.chain(*trains, validation)):
         raise ConfigError("dataset.separator: none of dataset.files is a .txt file; a row of the others is a document")
@@ -90,6 +103,16 @@ def _files_sources(dataset: DatasetConfig, cache_root: Path, verify: bool, begun
 
     named = units(held) if held else None
     names = ["dataset.files"] if dataset.weights is None else dataset.files
+    if dataset.is_part:
+
+        def digests_of(paths: list[Path]) -> list[str]:
+            return remembered_digests(paths, cache_root, verify)
+
+        once([*itertools.chain(*trains), *validation], "dataset.validation_files", begun)
+        parts = [drawn_file_units(paths, digests_of, wanted, dataset.part_seed) for paths in trains]
+        return [TextSource(name, part, named) for name, part in zip(names, parts, strict=True)]
+    digests = [dict(zip(paths, remembered_digests(paths, cache_root, verify), strict=True)) for paths in trains]
+    apart(dict(collections.ChainMap(*digests)), held, begun)
     return [TextSource(name, units(train), named) for name, train in zip(names, digests, strict=True)]
 
 

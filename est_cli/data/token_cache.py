@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from est_cli.data.cuts import is_tame
 from est_cli.data.encode import Encoder, write_tokens
 from est_cli.data.encode_workers import run_tasks
-from est_cli.data.pieces import Advance, Unit
+from est_cli.data.pieces import FEW_BYTES, Advance, Unit
 from est_cli.storage.cache import cached, clear_leftovers, intact, locked, publish
 from est_cli.storage.digest import fingerprint
 
@@ -32,9 +32,6 @@ log = logging.getLogger(__name__)
 FORMATS = {"lines": 2, "exact": 3}
 """For each value of dataset.cut; to be raised with every change that makes other tokens of the same text and tokenizer,
 or another folder."""
-FEW_BYTES = 32 * 1024 * 1024
-"""Less text than this is tokenised here: starting processes would take longer."""
-
 LIMIT_S = 120.0
 """CPU time that a tokenizer of unknown parts may take for a batch: those of known models take less than a second."""
 LIMIT_BYTES = 4 * 1024**3
@@ -66,13 +63,24 @@ class Shard:
     counts: dict[str, Any]
 
 
-def tokenised(name: str, units: Sequence[Unit], job: EncodeJob, num_workers: int | None, verify: bool) -> list[Shard]:
+Before = Callable[[int, int, Unit], None]
+"""Told before units are made: the size of those that are missing, of all, and the first that is missing."""
+
+
+def tokenised(
+    name: str,
+    units: Sequence[Unit],
+    job: EncodeJob,
+    num_workers: int | None,
+    verify: bool,
+    before: Before | None = None,
+) -> list[Shard]:
     """The tokens of all units, in their order, from the cache or made now.
 
     Without `verify` the folders that are there are taken for intact where sizes and seals are right. Other processes
     that want the same units wait. Raises DataError and StorageError.
     """
-    folders = [_folder(unit, job) for unit in units]
+    folders = [folder_of(unit, job) for unit in units]
     found = _intact(folders, verify)
     if len(found) < len(set(folders)):
         gate = job.cache_root / f"units-{fingerprint([folder.name for folder in folders])[:16]}"
@@ -81,12 +89,17 @@ def tokenised(name: str, units: Sequence[Unit], job: EncodeJob, num_workers: int
             todo = {folder: unit for folder, unit in zip(folders, units, strict=True) if folder not in found}
             if todo:
                 clear_leftovers(folders)
-                found |= _made(name, todo, sum(unit.size for unit in units), job, num_workers)
+                missing, total = (sum(unit.size for unit in some) for some in (todo.values(), units))
+                if before is not None:
+                    before(missing, total, next(iter(todo.values())))
+                found |= _made(name, todo, total, job, num_workers)
     return [Shard(folder, found[folder]) for folder in folders]
 
 
-def _folder(unit: Unit, job: EncodeJob) -> Path:
-    key = fingerprint("tokens", FORMATS[job.encoder.cut], unit.fingerprint, job.digest, job.fraction)
+def folder_of(unit: Unit, job: EncodeJob) -> Path:
+    """Where the tokens of a unit are, or will be."""
+    limit = [] if unit.limit is None else [list(unit.limit)]
+    key = fingerprint("tokens", FORMATS[job.encoder.cut], unit.fingerprint, job.digest, job.fraction, *limit)
     return job.cache_root / key[:16]
 
 

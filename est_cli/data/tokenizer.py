@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from est_cli.common.errors import ConfigError, DataError, reason
 from est_cli.data.encode import Encoder
-from est_cli.data.hub import require_hub
+from est_cli.data.hub_access import commit_here, how_to_enter, is_gated, refuse_revision, require_hub
 from est_cli.data.pieces import TextSource, quiet, split
 from est_cli.data.units import read_units
 from est_cli.storage.cache import cached
@@ -19,11 +20,14 @@ from est_cli.storage.digest import fingerprint
 
 log = logging.getLogger(__name__)
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "config.json")
 END_OF_TEXT = "<|endoftext|>"
 MAX_BPE_TOKENS = 50_257
 """A trained BPE stops at the size of GPT-2's, however large the model's vocabulary."""
 TRAINING_CHARACTERS = 50_000_000
 """A BPE is trained on this much text at most, from the start of the corpus or, by their weights, of its sources."""
+PART_CHARACTERS = 4
+"""Of a part of a corpus, for each of its tokens."""
 BPE_VERSION = 2
 """To be raised with every change below that makes another tokenizer of the same text."""
 
@@ -35,14 +39,17 @@ def load_tokenizer(
     fraction: float,
     cache_root: Path,
     weights: Sequence[float] = (),
+    revision: str | None = None,
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer `name` (`bpe`, a folder or a hub id), fit for a model of `vocab_size` tokens.
+    """The tokenizer `name` (`bpe`, a folder or a hub id at a `revision`), fit for a model of `vocab_size` tokens.
 
     `bpe` is trained on the documents of `sources`, in proportion to their `weights`, that are not held out (`fraction`,
     see pieces.py) and kept in `cache_root`. Raises DataError where it cannot be loaded or used, ConfigError where it is
     larger than the model's.
     """
-    tokenizer = _trained(vocab_size, sources, fraction, cache_root, weights) if name == "bpe" else _existing(name)
+    tokenizer = (
+        _trained(vocab_size, sources, fraction, cache_root, weights) if name == "bpe" else _existing(name, revision)
+    )
     _check(tokenizer, name, vocab_size)
     return tokenizer
 
@@ -92,22 +99,33 @@ def _check(tokenizer: PreTrainedTokenizerBase, name: str, vocab_size: int) -> No
         log.info("tokenizer %s has %d tokens, fewer than the model's %d: the rest stay unused", name, count, vocab_size)
 
 
-def _existing(name: str) -> PreTrainedTokenizerBase:
+def tokenizer_commit(name: str, revision: str | None) -> str | None:
+    """The commit of a tokenizer that was loaded, None of one that is not of the hub."""
+    return None if name == "bpe" else commit_here(name, revision, TOKENIZER_FILES)
+
+
+def _existing(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     """From a folder; from what was downloaded before; or from the hub."""
+    refuse_revision("tokenizer_revision", name, revision)
     try:
-        return _from_pretrained(name, local=True)
+        return _from_pretrained(name, revision, local=True)
     except Exception as error:  # the library raises many kinds, bare Exception among them
         if Path(name).is_dir():
             raise DataError(f"tokenizer: {name!r} holds no tokenizer that can be loaded ({reason(error)})") from error
     require_hub("tokenizer", name, "download it elsewhere and give its folder")
     try:
-        return _from_pretrained(name, local=False)
+        return _from_pretrained(name, revision, local=False)
     except Exception as error:
-        raise DataError(f"tokenizer: {name!r} cannot be loaded from the hub ({reason(error)})") from error
+        if is_gated(error):
+            raise DataError(f"tokenizer: {name!r} {how_to_enter(name)}") from error
+        at = "" if revision is None else f" at tokenizer_revision={revision}"
+        raise DataError(f"tokenizer: {name!r} cannot be loaded from the hub{at} ({reason(error)})") from error
 
 
-def _from_pretrained(name: str, local: bool) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+def _from_pretrained(name: str, revision: str | None, local: bool) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(
+        name, revision=revision or "main", local_files_only=local, trust_remote_code=False
+    )
 
 
 def _trained(
@@ -130,7 +148,7 @@ def _trained(
 
     cached(folder, build)
     try:
-        return _from_pretrained(str(folder), local=True)
+        return _from_pretrained(str(folder), None, local=True)
     except Exception as error:  # it is intact, so the disk refuses
         raise DataError(f"{folder}: cannot be read ({reason(error)})") from error
 
@@ -153,9 +171,14 @@ def _training_text(sources: Sequence[TextSource], fraction: float, weights: Sequ
     """The text to train on: of each source its share, or all that it has where that is less."""
     for source, weight in zip(sources, weights or [1.0], strict=True):
         left = round(TRAINING_CHARACTERS * weight / sum(weights or [1.0]))
-        for piece, held in split(read_units(source.train, quiet), 0.0 if source.validation else fraction):
+        documents: float = math.inf
+        if source.part is not None:
+            left = min(left, PART_CHARACTERS * (source.part.tokens or left))
+            documents = source.part.documents or math.inf
+        for piece, held in split(read_units(source.beginning, quiet), 0.0 if source.validation else fraction):
             if not held:
                 yield piece.text[:left]
                 left -= len(piece.text)
-            if left <= 0:
+            documents -= piece.ends
+            if left <= 0 or documents <= 0:
                 break

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import DataError
-from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, Piece, Unit, Wanted
-from est_cli.data.readers import ByteSpan, can_be_cut, file_kind, read_file
+from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, LaterUnits, Piece, Unit, Wanted
+from est_cli.data.readers import ByteSpan, can_be_cut, digest_span, file_kind, read_file
+from est_cli.data.shares import drawn
 from est_cli.storage.digest import digest_files, fingerprint, stat_of
 
 NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings"}
@@ -38,7 +39,30 @@ def file_units(paths: Sequence[Path], digests: Sequence[str], wanted: Wanted) ->
     while total > MAX_UNITS * size:
         size *= 2
     digest_of = dict(zip(map(str, paths), digests, strict=True))
-    return tuple(_file_unit(group, digest_of, wanted) for group in _groups(paths, size))
+    groups = [*_groups(paths, size)]
+    return tuple(_file_unit(group, [(digest_of[path], span) for path, span in group], wanted) for group in groups)
+
+
+def drawn_file_units(
+    paths: Sequence[Path], digests_of: Callable[[list[Path]], list[str]], wanted: Wanted, seed: int
+) -> LaterUnits:
+    """The same documents in an order of files, and of spans of large ones, that is drawn from `seed`.
+
+    `digests_of` is asked for the files of a unit when that is made; of a span its own bytes count.
+    """
+    parts = drawn([part for group in _groups(paths, UNIT_BYTES) for part in group], seed)
+    units = [*_gathered(parts, UNIT_BYTES)]
+
+    def make(number: int) -> Unit:
+        whole = [Path(path) for path, span in units[number] if span is None]
+        digest_of = dict(zip(map(str, whole), digests_of(whole) if whole else (), strict=True))
+        contents = [
+            (digest_of[path], False) if span is None else (digest_span(Path(path), span), span[0] > 0)
+            for path, span in units[number]
+        ]
+        return _file_unit(units[number], contents, wanted)
+
+    return LaterUnits([sum(map(_part_size, unit)) for unit in units], make)
 
 
 def stdlib_unit(root: Path) -> Unit:
@@ -68,18 +92,38 @@ def _groups(paths: Sequence[Path], size: int) -> Iterator[list[FilePart]]:
         yield group
 
 
-def _file_unit(group: list[FilePart], digest_of: dict[str, str], wanted: Wanted) -> Unit:
-    """What a file is called has no say in the fingerprint, but its kind has."""
-    contents = [[digest_of[path], *file_kind(Path(path)), span] for path, span in group]
-    size = sum(_size(Path(path)) if span is None else span[1] - span[0] for path, span in group)
+def _gathered(parts: Sequence[FilePart], size: int) -> Iterator[list[FilePart]]:
+    """Neighbours together up to about this size, in their order."""
+    group: list[FilePart] = []
+    filled = 0
+    for part in parts:
+        length = _part_size(part)
+        if group and filled + length > size:
+            yield group
+            group, filled = [], 0
+        group.append(part)
+        filled += length
+    if group:
+        yield group
+
+
+def _file_unit(group: list[FilePart], contents: Sequence[tuple[str, Any]], wanted: Wanted) -> Unit:
+    """What a file is called has no say in the fingerprint, but its kind has; `contents`: a digest, and of what."""
+    known = [[digest, *file_kind(Path(path)), span] for (digest, span), (path, _) in zip(contents, group, strict=True)]
+    size = sum(map(_part_size, group))
     settings = wanted.settings
     stats = [stat_of(Path(path)) for path, _ in group]
     arguments = {"parts": group, "stats": stats, **settings, "key": wanted.key}
-    return Unit("files", arguments, fingerprint("files", contents, settings), size)
+    return Unit("files", arguments, fingerprint("files", known, settings), size)
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size
+
+
+def _part_size(part: FilePart) -> int:
+    path, span = part
+    return _size(Path(path)) if span is None else span[1] - span[0]
 
 
 def _python_files(root: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import DataError, reason
-from est_cli.data.hub import HUB_TIMEOUT_S, require_hub
+from est_cli.data.hub_access import HUB_TIMEOUT_S, require_hub
 from est_cli.evaluation.glue import LAYOUTS, Example, Layout, Task, file_of, missing_file, required
 
 MAX_LINE = 1 << 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers.utils import logging
 from est_cli.common.errors import ConfigError, reason
 from est_cli.config import HF, ModelConfig
 from est_cli.config.model import preset_settings
-from est_cli.data.hub import require_hub
+from est_cli.data.hub_access import commit_here, how_to_enter, is_gated, refuse_revision, require_hub
 from est_cli.families import logits_of, spec_of
 from est_cli.models.foreign import TRAINING_DROPOUTS, load_weights, read_config, set_dropout
 
@@ -28,6 +29,14 @@ def hf_config(model: ModelConfig) -> Any:
     if config.model_type in ("mamba", "mamba2"):
         _settle_scan(config, model)
     return config
+
+
+def pinned(model: ModelConfig) -> ModelConfig:
+    """The same with the commit that was loaded, where its config came from the hub."""
+    if model.family != HF:
+        return model
+    commit = commit_here(str(model.name_or_path), model.revision, ["config.json"])
+    return replace(model, revision=commit or model.revision)
 
 
 def set_end_of_text(config: Any, model: ModelConfig, token_id: int) -> None:
@@ -48,7 +57,7 @@ def build_model(model: ModelConfig, config: Any, seed: int) -> PreTrainedModel:
     name = str(model.name_or_path)
     try:
         if model.pretrained:
-            return _pretrained(name, config)
+            return _pretrained(model, config)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except ConfigError:
         raise
@@ -123,12 +132,15 @@ def _preset_config(model: ModelConfig) -> Any:
 def _loaded_config(model: ModelConfig) -> Any:
     name = str(model.name_or_path)
     local = _is_local(name)
+    refuse_revision("model.revision", name, model.revision)
     if local and not os.path.isfile(os.path.join(name, "config.json")):
         why = "holds no config.json, so this is no model; give a folder such as outputs/NAME/model"
         raise ConfigError(f"model.name_or_path: {name} {why}")
     try:
-        config = read_config(name, local)
+        config = read_config(name, local, model.revision)
     except ValueError as error:
+        if is_gated(error):
+            raise ConfigError(f"model.name_or_path: {name} {how_to_enter(name)}") from error
         raise ConfigError(f"model.name_or_path: {name} {error}") from error
     config.return_dict = True  # whatever the caller of that model wanted
     _check_sizes(name, config)
@@ -167,9 +179,10 @@ def _is_local(name: str) -> bool:
     return False
 
 
-def _pretrained(name: str, config: Any) -> PreTrainedModel:
-    """The model with the weights of `name`, which must hold every one of them."""
-    model, wrong = load_weights(AutoModelForCausalLM, name, config)
+def _pretrained(given: ModelConfig, config: Any) -> PreTrainedModel:
+    """The model with the weights of its folder or hub id, which must hold every one of them."""
+    name = str(given.name_or_path)
+    model, wrong = load_weights(AutoModelForCausalLM, name, config, revision=given.revision or "main")
     if wrong:
         raise ConfigError(
             f"model.name_or_path: {name} does not fit its config.json: {len(wrong)} weights are missing or "

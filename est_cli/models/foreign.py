@@ -51,15 +51,16 @@ _NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]+\.safetensors")
 _NOT_A_MODEL = "optim.safetensors"
 
 
-def read_config(place: str, local: bool) -> Any:
+def read_config(place: str, local: bool, revision: str | None = None) -> Any:
     """The config of a model, by its folder (`local`) or its hub id. ValueError: none, or one that would run code."""
+    of = {"local_files_only": local, "revision": revision or "main"}
     try:
         if local:
             _refuse_odd_folder(Path(place))
-        raw, _ = PreTrainedConfig.get_config_dict(place, local_files_only=local)
+        raw, _ = PreTrainedConfig.get_config_dict(place, **of)
         code = code_keys(raw)
         if not code:
-            return AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=local)
+            return AutoConfig.from_pretrained(place, trust_remote_code=False, **of)
     except Exception as error:  # whatever transformers raises for files that are not ours
         raise ValueError(f"holds no config that transformers can read: {reason(error)}") from error
     raise ValueError(f"would choose code to run ({', '.join(code)} in config.json); remove that")

@@ -150,6 +150,8 @@ FIELDS = (
     Field("diagnoses", "what looks wrong, a line each (docs/schedulers.md)", (In.summary,), kind=list),
     Field("data_hash", "digest of the text", (In.summary,), kind=str, checked=(In.summary,)),
     Field("tokenizer_hash", "digest of the tokenizer", (In.summary,), kind=str, checked=(In.summary,)),
+    Field("revisions", "the commits of data sets (a list), model and tokenizer; null of what is not from the hub",
+          (In.summary,), kind=dict),
     Field("hardware", "what it was trained on", (In.summary,), kind=str, checked=(In.summary,)),
     Field("git_commit", "the commit of est", (In.summary,), null="no checkout", kind=str, checked=(In.summary,)),
     Field("versions", "of Python and of the packages", (In.summary,), kind=dict, checked=(In.summary,)),

@@ -91,6 +91,8 @@ def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
         if rank.world_size > 1:
             stack.enter_context(peers_answer(config.launch.timeout_s))
         parts = build_parts(start.run, rank, place)
+        start = replace(start, run=parts.run)  # with the commits of what came from the hub
+        config = start.config
         open_communicator(parts.accelerator.device)
         group = Group(rank, config.launch.timeout_s)
         stack.enter_context(unpacked_sequences())

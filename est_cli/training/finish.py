@@ -137,6 +137,7 @@ def _summary(run: Run, end: End, metrics: list[dict[str, Any]], covered: Coverag
         **stages,
         "data_hash": run.state.data_hash,
         "tokenizer_hash": run.state.tokenizer_hash,
+        "revisions": run.config.revisions,
         "hardware": hardware(run.accelerator.device, run.rank.world_size),
         "git_commit": git_commit(),
         "versions": versions(),

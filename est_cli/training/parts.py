@@ -16,19 +16,22 @@ from transformers import PreTrainedModel
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
 from est_cli.config import LmLossKind, RunConfig, TrainConfig
+from est_cli.config.data import NO_REVISION
 from est_cli.config.launch import gather_problems
 from est_cli.config.resolve import Resolved
-from est_cli.config.setting import refuse
+from est_cli.config.run import tokenizer_revision_of
+from est_cli.config.setting import AUTO, refuse
 from est_cli.data import Corpus, TokenBlocks, load_corpus
+from est_cli.data.shares import WINDOW
 from est_cli.distributed import Group
 from est_cli.distributed.device import Accelerator, build_accelerator, missing_for_compiling, own_device
 from est_cli.distributed.hardware import device_type, kind_of, settled_precision
 from est_cli.est import ModelSpec
 from est_cli.families import logits_of, spec_of
-from est_cli.models import build_model, empty_model, hf_config, set_end_of_text
+from est_cli.models import build_model, empty_model, hf_config, pinned, set_end_of_text
 from est_cli.models.lm_loss import LmLoss
 from est_cli.storage.run_dir import RunDir
-from est_cli.training.start import AUTO, Start
+from est_cli.training.start import Start
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +70,9 @@ class Parts:
 def configured_corpus(run: Resolved, spec: ModelSpec, verify: bool) -> Corpus:
     config = run.config
     begun = config.resume not in (None, AUTO)
-    return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, CACHE, config.train.seq_len, verify, begun)
+    seq_len, reads = config.train.seq_len, run.max_steps * config.train.tokens_per_step
+    revision = tokenizer_revision_of(config)
+    return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, CACHE, seq_len, verify, begun, reads, revision)
 
 
 def sharded(config: RunConfig, rank: Rank) -> bool:
@@ -80,11 +85,29 @@ def settled(run: Resolved, rank: Rank) -> Resolved:
 
     Raises ConfigError where the device does not compute in what was asked for.
     """
-    train = run.config.train
+    train, dataset = run.config.train, run.config.dataset
     precision = settled_precision(train.precision, own_device(rank))
     refuse(gather_problems(run.config.launch, precision))
     train = replace(train, precision=precision)
-    return replace(run, config=replace(run.config, train=train))
+    if dataset.max_tokens == AUTO:
+        dataset = replace(dataset, max_tokens=_tokens_read(run))
+    return replace(run, config=replace(run.config, train=train, dataset=dataset))
+
+
+def with_revisions(run: Resolved, corpus: Corpus) -> Resolved:
+    """The run with the commits of its text and tokenizer, where these are of the hub."""
+    config, found = run.config, corpus.revisions
+    if any(found):
+        revision = [NO_REVISION if commit is None else commit for commit in found]
+        config = replace(config, dataset=replace(config.dataset, revision=revision))
+    commit = corpus.tokenizer_revision or config.tokenizer_revision
+    return replace(run, config=replace(config, tokenizer_revision=commit))
+
+
+def _tokens_read(run: Resolved) -> int:
+    """As many tokens as the run reads; of a mixture whole windows, so that no source falls short of its share."""
+    samples, window = run.max_steps * run.sequences_per_step, 1 if run.config.dataset.weights is None else WINDOW
+    return -(-samples // window) * window * run.config.train.seq_len
 
 
 def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
@@ -97,7 +120,10 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
         log.warning("%s: no run of est on this kind of device is known of (docs/devices.md)", device_type())
     compiled = _compiled(config.train, device_type(), rank)
     lm_loss = _lm_loss(config.train, device_type(), hf, compiled)
+    run = replace(run, config=replace(config, model=pinned(config.model)))
     corpus = place.corpus(run, spec, rank.local_rank == 0)  # verified once on each machine
+    run = with_revisions(run, corpus)
+    config = run.config
     set_end_of_text(hf, config.model, corpus.tokenizer.eos_token_id)
     filled_later = sharded(config, rank) and not rank.first
     return Parts(

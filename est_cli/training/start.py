@@ -14,7 +14,7 @@ from est_cli.common.errors import CheckpointError, ConfigError, NumericsError, R
 from est_cli.config import RunConfig
 from est_cli.config.resolve import Resolved, check, depends_on_split, resolve
 from est_cli.config.schema import leaves_of, plain, typed
-from est_cli.config.setting import FREE, SETTLED, Given, keys_with
+from est_cli.config.setting import AUTO, FREE, SETTLED, Given, keys_with, left_open
 from est_cli.config.stored import keys_newer_than, stored_config
 from est_cli.storage import strict_json
 from est_cli.storage.run_dir import (
@@ -30,9 +30,6 @@ from est_cli.storage.run_dir import (
 from est_cli.storage.store import clean_leftovers
 
 log = logging.getLogger(__name__)
-
-AUTO = "auto"
-"""`resume=auto`: go on if there is something to continue. A run that is continued has its folder there instead."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +161,8 @@ def _same_run(folder: Path, config: RunConfig, given: Given) -> bool:
     except CheckpointError:
         return False
     wanted = _frozen(config)
-    left_open = newer | {key for key in keys_with(RunConfig, SETTLED) if wanted[key] is None}
-    return all(_same(stored.get(key), value) for key, value in wanted.items() if key not in left_open)
+    passed = newer | {key for key in keys_with(RunConfig, SETTLED) if left_open(key, wanted[key])}
+    return all(_same(stored.get(key), value) for key, value in wanted.items() if key not in passed)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -180,7 +177,7 @@ def _merge(stored: RunConfig, config: RunConfig, given: Given, folder: Path) -> 
             continue
         group, _, name = key.rpartition(".")
         parent = tree[group] if group else tree
-        if wanted[key] is None and key in keys_with(RunConfig, SETTLED):
+        if left_open(key, wanted[key]) and key in keys_with(RunConfig, SETTLED):
             continue  # it was settled when the run began
         if not _same(parent[name], wanted[key]) and (key in ("run_name", "sweep") or not _is_free(key, stored)):
             raise ConfigError(

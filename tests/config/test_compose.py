@@ -254,7 +254,7 @@ def test_the_walk_over_conf_sees_the_files() -> None:
         (["model=[gpt2]"], "model: no option ['gpt2']; choose one of "),
         (
             ["experiment=paper_gtp2"],
-            "experiment: no option 'paper_gtp2'; choose one of paper_gpt2, ",
+            "experiment: no option 'paper_gtp2'; choose one of gpt2_fineweb, paper_gpt2, ",
         ),
         (["+experiment=paper_gpt2"], "experiment: is known; write it without the +"),
         (["modle=gpt2"], "modle: unknown key; did you mean 'model'?"),

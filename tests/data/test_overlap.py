@@ -76,7 +76,7 @@ def test_a_run_that_has_begun_goes_on(folder: Path, caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize(("resume", "begun"), [(None, False), ("auto", False), ("outputs/a", True)])
 def test_what_is_continued_has_begun(monkeypatch: pytest.MonkeyPatch, resume: str | None, begun: bool) -> None:
     seen: list[object] = []
-    monkeypatch.setattr(parts, "load_corpus", lambda *args: seen.append(args[-1]))
+    monkeypatch.setattr(parts, "load_corpus", lambda *args: seen.append(args[6]))
     run = resolve(RunConfig(scheduler=SchedulerConfig("dense"), resume=resume))
     parts.configured_corpus(run, spec_of(gpt2_config()), True)
     assert seen == [begun]

@@ -13,7 +13,7 @@ import pytest
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
 from est_cli.config import Source as SourceName
-from est_cli.data import hub, sources
+from est_cli.data import hub, hub_access, sources
 from est_cli.data.pieces import TextSource, Unit, held_out, quiet, split
 from est_cli.data.sources import open_sources
 from est_cli.data.units import read_units
@@ -22,7 +22,7 @@ from tests.lab.corpora import documents, files, write_jsonl
 
 def opened(dataset: DatasetConfig) -> TextSource:
     """The only source of `dataset`."""
-    hub._open.cache_clear()
+    hub.open_text.cache_clear()
     with tempfile.TemporaryDirectory() as cache_root:
         (source,) = open_sources(dataset, Path(cache_root))
     return source
@@ -195,18 +195,51 @@ def test_streamed_set_is_pinned_to_a_revision_and_then_needs_no_hub(
         return real(str(tmp_path / "set"), config, split=split, streaming=streaming)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(hub, "_answers", lambda url: True)
-    monkeypatch.setattr(hub, "_revision", lambda name: "c0ffee")
-    hub._open.cache_clear()
+    monkeypatch.setattr(hub, "data_files", lambda text: [])
+    monkeypatch.setattr(hub_access, "_answers", lambda url: True)
+    monkeypatch.setattr(hub, "data_set_revision", lambda name, wanted: "c0ffee")
+    hub.open_text.cache_clear()
     (source,) = open_sources(from_hub("user/name"), tmp_path / "cache")
     assert [read([unit]) for unit in source.train] == [["0"], ["1"], ["2"]]
     assert asked == [("user/name", True, "c0ffee")]
-    for broken in ("_answers", "_revision", "_open"):
+    monkeypatch.setattr(hub_access, "_answers", None)
+    for broken in ("data_set_revision", "open_text"):
         monkeypatch.setattr(hub, broken, None)
     (again,) = open_sources(from_hub("user/name"), tmp_path / "cache")
-    assert again == source
+    assert again == source and source.revisions == ("c0ffee",)
+    assert open_sources(from_hub("user/name", revision=["c0ffee"]), tmp_path / "cache") == [source]
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     assert open_sources(from_hub("user/name"), tmp_path / "cache") == [source]
+
+
+def test_another_revision_is_another_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Again the hub is a folder; what a branch means is looked up once."""
+    hub_folder(tmp_path / "set", ["a"])
+    real, asked = datasets.load_dataset, []
+
+    def commit_of(name: str, wanted: str | None) -> str:
+        asked.append(wanted)
+        return f"commit of {wanted}"
+
+    def load(name: str, config: str | None, split: str, streaming: bool, revision: str | None) -> object:
+        return real(str(tmp_path / "set"), config, split=split, streaming=streaming)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(hub, "data_files", lambda text: [])
+    monkeypatch.setattr(hub_access, "_answers", lambda url: True)
+    monkeypatch.setattr(hub, "data_set_revision", commit_of)
+    hub.open_text.cache_clear()
+    sources = [
+        open_sources(from_hub("user/name", revision=revision), tmp_path / "cache")[0]
+        for revision in ([], ["v1"], ["v1"], ["v2"])
+    ]
+    assert asked == [None, "v1", "v2"]
+    assert [source.revisions for source in sources] == [(f"commit of {name}",) for name in (None, "v1", "v1", "v2")]
+    assert len({str(source.fingerprints) for source in sources}) == 3
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    assert open_sources(from_hub("user/name", revision=["v2"]), tmp_path / "cache") == [sources[-1]]
+    with pytest.raises(DataError, match=r"^dataset\.revision: of 'user/name' the revision v3 was not read here before"):
+        open_sources(from_hub("user/name", revision=["v3"]), tmp_path / "cache")
 
 
 def test_files_of_a_hub_folder_are_units(tmp_path: Path) -> None:
@@ -242,7 +275,7 @@ def test_weights_make_every_entry_a_source(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("server", ["refuses", "is silent"])
 def test_no_network_is_told_soon(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
-    monkeypatch.setattr(hub, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(hub_access, "TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1] if server == "is silent" else 9
         monkeypatch.setattr(hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")

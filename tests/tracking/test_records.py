@@ -22,7 +22,7 @@ KEPT = {
 SUMMARY = (
     "steps tokens final_val_loss perplexity not_finite flops flops_dense flops_blocks flops_saved_pct_blocks "
     "flops_saved_pct_total time_s time_saved_pct stages transitions coverage diagnoses data_hash tokenizer_hash "
-    "hardware git_commit versions"
+    "revisions hardware git_commit versions"
 )
 REPORT = (
     "final_val_loss flops_total flops_dense_total flops_saved_pct_blocks flops_saved_pct_total train_s time_saved_pct"
