@@ -37,7 +37,8 @@ class DatasetConfig:
     source: Source = setting(Source.stdlib, "Where the text comes from; the presets of dataset= set it.")
     files: list[str] = setting(
         [],
-        "source=files: paths or globs of .txt, .jsonl, .parquet (also .gz, .xz, .zst); source=tokens: a .bin file.",
+        "source=files: paths or globs of .txt, .md, .jsonl, .ndjson, .json, .csv, .tsv (also .gz, .xz, .zst), "
+        ".parquet, .arrow, or folders of save_to_disk; source=tokens: a .bin file.",
         HASHED,
     )
     validation_files: list[str] = setting(

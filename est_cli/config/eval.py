@@ -80,7 +80,7 @@ class EvalSettings:
     )
     files: list[str] = setting(
         [],
-        "task=perplexity: paths or globs of .txt, .jsonl, .parquet (also .gz, .xz, .zst).",
+        "task=perplexity: paths or globs of files as dataset.files takes them.",
         RECORDED,
         untracked=True,
     )
@@ -156,7 +156,7 @@ def _what(config: EvalConfig) -> Iterator[str]:
     if not config.task or "" in config.task or "" in harness:
         yield "task: is empty; name GLUE tasks such as cola,sst2, or glue, perplexity or lm_eval:TASK"
     if perplexity and not config.eval.files:
-        yield "eval.files: is empty; task=perplexity needs .txt, .jsonl or .parquet files, for example ['text/*.txt']"
+        yield "eval.files: is empty; task=perplexity needs files of text or rows, for example ['text/*.txt']"
     for key in ("files", "text_fields"):
         if not perplexity and getattr(config.eval, key) != getattr(EvalSettings(), key):
             yield f"eval.{key}: has a meaning only with task=perplexity"

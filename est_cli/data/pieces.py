@@ -20,6 +20,8 @@ IDENTITY_CHARACTERS = 16_384
 """Documents that begin with the same text of this length stand on the same side of the split."""
 
 
+CHATS = "of chats make texts first (tokenizer.apply_chat_template) and name their field in dataset.text_fields"
+
 MAX_LINE = 64 * 1024 * 1024
 """Bytes of a row: of a line of a .jsonl file, or of the text in any other."""
 
@@ -197,8 +199,10 @@ class Wanted:
             if field in names:
                 return field
         have = ", ".join(repr(name[:40]) for name in names[:10]) or "none"
-        ids = "; it holds ids of files, and not their text" if "blob_id" in names else ""
-        raise DataError(f"{where}: no field {' or '.join(self.fields)} ({self.key}); the fields here are: {have}{ids}")
+        other = "; it holds ids of files, and not their text" if "blob_id" in names else ""
+        other += f"; {CHATS}" if {"messages", "conversations"}.intersection(names) else ""
+        wanted = " or ".join(self.fields)
+        raise DataError(f"{where}: no field {wanted} ({self.key}); the fields here are: {have}{other}")
 
 
 def document(row: Any, wanted: Wanted, where: str) -> Piece:
@@ -209,7 +213,8 @@ def document(row: Any, wanted: Wanted, where: str) -> Piece:
         return Piece("", ends=True, excluded=True)
     text = row[wanted.present(row, where)]
     if not isinstance(text, str):
-        raise DataError(f"{where}: the text must be a string, it is of type {type(text).__name__}")
+        chats = f"; {CHATS}" if isinstance(text, list) else ""
+        raise DataError(f"{where}: the text must be a string, it is of type {type(text).__name__}{chats}")
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:

@@ -1,9 +1,10 @@
-"""One text file to pieces of documents: .txt, .jsonl and .parquet, the first two also as .gz, .xz and .zst.
+"""One text file to pieces of documents, by its suffix; all but .parquet and .arrow also as .gz, .xz and .zst.
 
-.txt: the whole file is one document, unless a separator is named; it is read in pieces that end at a line where a line
-ends in time. A byte order mark is dropped and line ends become "\\n". .jsonl and .parquet: a document a row, its text
-as it stands; of a .jsonl file that is not packed any range of bytes can be read alone: the lines that begin in it.
-Whatever cannot be read exactly is a DataError that says where: `file:line`, or `file:row` for parquet.
+.txt, .md: the whole file is one document, unless a separator is named; it is read in pieces that end at a line where a
+line ends in time. A byte order mark is dropped and line ends become "\\n". .jsonl, .ndjson, .parquet and those of
+tables.py: a document a row, its text as it stands; of a .jsonl file that is not packed any range of bytes can be read
+alone: the lines that begin in it. Whatever cannot be read exactly is a DataError that says where: `file:line`, or
+`file:row`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -23,6 +24,7 @@ from est_cli.common.errors import DataError, reason
 from est_cli.data.document_ends import articles, lines, separated
 from est_cli.data.parquet_pages import largest_page
 from est_cli.data.pieces import MAX_LINE, Advance, Piece, Wanted, document
+from est_cli.data.tables import Row, arrow_rows, csv_rows, json_rows
 
 CHUNK = 256 * 1024
 """Bytes of a .txt file that make a piece."""
@@ -60,10 +62,12 @@ def _documents(pieces: Iterator[Piece], kind: str, wanted: Wanted) -> Iterator[P
 
 def file_kind(path: Path) -> tuple[str, str]:
     """The suffixes that say how a file is read: (".jsonl", ".xz"), or (".txt", "") where it is not packed."""
-    packing = path.suffix if path.suffix in PACKED else ""
-    kind = path.with_suffix("").suffix if packing else path.suffix
-    if kind not in READERS or (packing and kind == ".parquet"):
-        raise DataError(f"{path}: of unknown kind; .txt, .jsonl (also .gz, .xz, .zst of these) and .parquet are read")
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    packing = suffixes.pop() if suffixes and suffixes[-1] in PACKED else ""
+    kind = suffixes[-1] if suffixes else ""
+    kind = SAME.get(kind, kind)
+    if kind not in READERS or (packing and kind in NOT_PACKED):
+        raise DataError(f"{path}: of unknown kind; {READ} are read")
     return kind, packing
 
 
@@ -198,6 +202,10 @@ def _json(line: bytes, where: str) -> Any:
         raise DataError(f"{where}: not JSON that can be read ({type(error).__name__})") from error
 
 
+def _documents_of(rows: Iterable[Row], wanted: Wanted) -> Iterator[Piece]:
+    return (document(row, wanted, where) for where, row in rows)
+
+
 def _read_parquet(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:
     import pyarrow as pa  # only these files need it
     import pyarrow.parquet as parquet
@@ -231,4 +239,17 @@ def _parquet_document(values: dict[str, Any], wanted: Wanted, where: str) -> Pie
 
 
 Reader = Callable[[BinaryIO, str, Wanted], Iterator[Piece]]
-READERS: dict[str, Reader] = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+READERS: dict[str, Reader] = {
+    ".txt": _read_text,
+    ".jsonl": _read_jsonl,
+    ".json": lambda file, name, wanted: _documents_of(json_rows(file, name), wanted),
+    ".csv": lambda file, name, wanted: _documents_of(csv_rows(file, name, tabs=False), wanted),
+    ".tsv": lambda file, name, wanted: _documents_of(csv_rows(file, name, tabs=True), wanted),
+    ".parquet": _read_parquet,
+    ".arrow": lambda file, name, wanted: _documents_of(arrow_rows(file, name, wanted), wanted),
+}
+SAME = {".md": ".txt", ".markdown": ".txt", ".ndjson": ".jsonl"}
+"""Suffixes of files that are read as those of another."""
+NOT_PACKED = (".parquet", ".arrow")
+READ = ".txt, .md, .jsonl, .ndjson, .json, .csv, .tsv (also .gz, .xz, .zst of these), .parquet and .arrow"
+"""For messages."""

@@ -23,6 +23,7 @@ from est_cli.data.readers import file_kind
 from est_cli.data.repeats import apart, once
 from est_cli.data.shares import shared_out
 from est_cli.data.units import drawn_file_units, file_units, stdlib_unit
+from est_cli.storage import strict_json
 from est_cli.storage.digest import remembered_digests
 
 
@@ -63,11 +64,23 @@ def expand(patterns: Sequence[str], key: str) -> list[Path]:
     files: dict[Path, None] = {}
     for pattern in patterns:
         path = Path(pattern).expanduser()
-        found = [path] if path.exists() else _matches(path)
+        found = (_saved(path) or [path]) if path.exists() else _matches(path)
         if not found:
             raise DataError(f"{key}: {pattern!r} matches no file in {Path.cwd()}")
         files.update(dict.fromkeys(map(_regular, found)))
     return list(files)
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The files of a folder that `save_to_disk` of `datasets` wrote; none where it is no such folder."""
+    if (folder / "dataset_dict.json").is_file():
+        splits = ", ".join(sorted(path.parent.name for path in folder.glob("*/state.json"))) or "none"
+        raise DataError(f"{folder}: holds several splits; name the folder of one (found here: {splits})")
+    try:
+        names = [entry["filename"] for entry in strict_json.read_file(folder / "state.json")["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [folder / Path(str(name)).name for name in names]
 
 
 def _matches(pattern: Path) -> list[Path]:
@@ -84,7 +97,7 @@ def _regular(path: Path) -> Path:
 
 def _files_sources(dataset: DatasetConfig, cache_root: Path, verify: bool, begun: bool) -> list[TextSource]:
     if not dataset.files:
-        raise ConfigError("dataset.files: is empty; name .txt, .jsonl or .parquet files, for example ['corpus/*.txt']")
+        raise ConfigError("dataset.files: is empty; name files of text or rows, for example ['corpus/*.jsonl']")
     groups = [dataset.files] if dataset.weights is None else [[entry] for entry in dataset.files]
     trains = [expand(group, "dataset.files") for group in groups]
     _refuse_repeats(trains)

@@ -161,7 +161,7 @@ def test_damaged_file_is_refused(tmp_path: Path, name: str, damage: str) -> None
     refused(path, "")
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a", "a.parquet.gz", "a.gz", "a.txt.bz2"])
+@pytest.mark.parametrize("name", ["a.pdf", "a", "a.parquet.gz", "a.arrow.zst", "a.gz", "a.txt.bz2"])
 def test_unknown_kind_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("text")
     refused(tmp_path / name, ": of unknown kind")

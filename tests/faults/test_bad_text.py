@@ -108,7 +108,7 @@ REFUSED: dict[str, tuple[str, bytes | Make, str]] = {
     "parquet with a null": ("a.parquet", table(text=["a", None]), "a.parquet:2: the text must be a string"),
     "parquet of numbers": ("a.parquet", table(text=[1, 2]), "a.parquet:1: the text must be a string"),
     "parquet of bytes": ("a.parquet", bytes_table, "a.parquet:1: the text must be a string"),
-    "unknown kind": ("a.csv", TEXT, "a.csv: of unknown kind"),
+    "unknown kind": ("a.pdf", TEXT, "a.pdf: of unknown kind"),
     "no suffix": ("a", TEXT, "a: of unknown kind"),
     "folder": ("a.txt", lambda path: path.mkdir(), "a.txt: is a folder"),
     "pipe": ("a.txt", os.mkfifo, "a.txt: is not a regular file"),

@@ -1,0 +1,182 @@
+"""Rows of files that are read row by row but are no .jsonl: .json, .csv, .tsv and .arrow.
+
+.json: one array of objects, or objects one after the other, on a line each or not. .csv: quoted as RFC 4180 says;
+.tsv: without quotes, as IANA registers it; both with the names of their columns in the first line. .arrow: the file and
+the stream form, as `datasets` and others write it.
+
+Each function yields (where, row): `file:row`, the first row being 1, and a dict, or whatever the JSON holds.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Literal
+
+from est_cli.common.errors import DataError, reason
+from est_cli.data.pieces import MAX_LINE, Wanted
+
+CHUNK = 256 * 1024
+"""Bytes of a .json file that are read at once."""
+
+_BLANK = re.compile(r"[ \t\r\n]*")
+
+Row = tuple[str, Any]
+
+
+def json_rows(file: BinaryIO, name: str) -> Iterator[Row]:
+    """The elements of the array that the file is, or its values. Raises DataError."""
+    text = _JsonText(file, name)
+    is_array = text.take("[")
+    while not text.at_end() and not (is_array and text.take("]")):
+        if is_array and text.row and not text.take(","):
+            raise DataError(f"{text.where}: not JSON (no comma or bracket behind the row)")
+        value = text.value()
+        yield text.where, value
+    if is_array and text.last != "]":
+        raise DataError(f"{text.where}: not JSON (the array is not closed)")
+    if not text.at_end():
+        raise DataError(f"{text.where}: not JSON (there is more behind the array)")
+
+
+class _JsonText:
+    """JSON that is decoded as far as it is needed: about as much of it is held as a row takes."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.row = 0
+        """Of the value that was read last; 0 before the first."""
+        self.last = ""
+        """What take() took last."""
+        self._file, self._name = file, name
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._text, self._at, self._ended = "", 0, False
+
+    @property
+    def where(self) -> str:
+        return f"{self._name}:{max(self.row, 1)}"
+
+    def take(self, sign: str) -> bool:
+        """Whether `sign` comes next, blanks aside; it is then behind us."""
+        if self.at_end() or self._text[self._at] != sign:
+            return False
+        self._at += 1
+        self.last = sign
+        return True
+
+    def at_end(self) -> bool:
+        """Whether there are only blanks left."""
+        while True:
+            found = _BLANK.match(self._text, self._at)
+            assert found is not None
+            self._at = found.end()
+            if self._at < len(self._text) or self._ended:
+                return self._at == len(self._text)
+            self._more(CHUNK)
+
+    def value(self) -> Any:
+        """The next value. Raises DataError."""
+        self.row += 1
+        self.at_end()
+        while True:
+            held = len(self._text) - self._at
+            try:
+                value, self._at = json.JSONDecoder().raw_decode(self._text, self._at)
+                return value
+            except json.JSONDecodeError as error:
+                if self._ended:
+                    raise DataError(f"{self.where}: not JSON ({error.msg})") from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+                raise DataError(f"{self.where}: not JSON that can be read ({type(error).__name__})") from error
+            if held > MAX_LINE:
+                raise DataError(f"{self.where}: the row is not JSON, or longer than {MAX_LINE} bytes")
+            self._more(max(CHUNK, held))  # twice as much each time: a long row is not decoded from its start too often
+
+    def _more(self, size: int) -> None:
+        data = self._file.read(size)
+        self._ended = not data
+        try:
+            self._text = self._text[self._at :] + self._decoder.decode(data, final=self._ended)
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise DataError(f"{self._name}:{self.row + 1}: not UTF-8 (byte 0x{byte:02x})") from error
+        self._at = 0
+
+
+def csv_rows(file: BinaryIO, name: str, tabs: bool) -> Iterator[Row]:
+    """The rows under the header, as dicts of strings. Raises DataError."""
+    lines = _Lines(file, name)
+    csv.field_size_limit(MAX_LINE)
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    rows = csv.reader(lines, delimiter="\t" if tabs else ",", quoting=quoting, strict=True)
+    header: list[str] | None = None
+    try:
+        for row in rows:
+            lines.held = 0
+            if not row:
+                continue
+            if header is None:
+                header = row
+            else:
+                yield f"{name}:{lines.number}", _as_dict(header, row, f"{name}:{lines.number}")
+    except csv.Error as error:
+        raise DataError(f"{name}:{lines.number}: not readable as {'.tsv' if tabs else '.csv'} ({error})") from error
+
+
+def _as_dict(header: list[str], row: list[str], where: str) -> Any:
+    if len(row) != len(header):
+        raise DataError(f"{where}: the row has {len(row)} fields, the first line names {len(header)}")
+    return dict(zip(header, row, strict=True))
+
+
+class _Lines:
+    """Lines of text with their ends; as much of them at once as a row may take."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.number = 0
+        self.held = 0
+        """Bytes since the last row began."""
+        self._file, self._name = file, name
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(MAX_LINE + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.held += len(line)
+        where = f"{self._name}:{self.number}"
+        if self.held > MAX_LINE:
+            raise DataError(f"{where}: the row is longer than {MAX_LINE} bytes; is a quote never closed?")
+        if self.number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        try:
+            return line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: not UTF-8 (byte 0x{line[error.start]:02x})") from error
+
+
+def arrow_rows(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Row]:
+    """The rows, of the columns that matter. Raises DataError."""
+    import pyarrow as pa  # a second to import, and only these files need it
+    import pyarrow.ipc as ipc
+
+    try:
+        is_file = file.read(6) == b"ARROW1"
+        file.seek(0)
+        reader = ipc.open_file(file) if is_file else ipc.open_stream(file)
+        columns = wanted.columns(reader.schema.names, name)
+        batches = (reader.get_batch(number) for number in range(reader.num_record_batches)) if is_file else reader
+        row = 0
+        for batch in batches:
+            for values in zip(*(batch.column(column) for column in columns), strict=True):
+                row += 1
+                yield f"{name}:{row}", {column: value.as_py() for column, value in zip(columns, values, strict=True)}
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}:{row}: the text is not UTF-8") from error
+    except (pa.ArrowException, pa.ArrowMemoryError, MemoryError) as error:
+        raise DataError(f"{name}: not readable as .arrow ({reason(error)})") from error

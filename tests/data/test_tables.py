@@ -1,0 +1,169 @@
+"""Files of rows that are no .jsonl, against what their own libraries write."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.feather as feather
+import pytest
+
+from est_cli.common.errors import DataError
+from est_cli.data import pieces, readers, tables
+from est_cli.data.pieces import Wanted, quiet
+from est_cli.data.readers import file_kind, read_file
+from est_cli.data.sources import expand
+
+TEXTS = ['a "quoted", text', "two\nlines\ttabbed", "東京 🦊", ""]
+ROWS = [{"id": number, "text": text} for number, text in enumerate(TEXTS)]
+
+
+def texts(path: Path, *exclude: str) -> list[str]:
+    pieces = list(read_file(path, Wanted(("text",), exclude), quiet))
+    assert all(piece.ends for piece in pieces)
+    return [piece.text for piece in pieces if not piece.excluded]
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(DataError) as error:
+        texts(path)
+    return str(error.value).removeprefix(f"{path}:")
+
+
+JSON = {
+    "array": json.dumps(ROWS),
+    "indented": json.dumps(ROWS, indent=2, ensure_ascii=False),
+    "lines": "\n".join(map(json.dumps, ROWS)) + "\n\n",
+    "objects over lines": "\n".join(json.dumps(row, indent=1) for row in ROWS),
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100_000])
+@pytest.mark.parametrize("form", JSON)
+def test_json(tmp_path: Path, form: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an array and as objects, with a byte order mark, cut anywhere while it is read."""
+    monkeypatch.setattr(tables, "CHUNK", chunk)
+    path = tmp_path / "a.json"
+    path.write_text(JSON[form], "utf-8-sig")
+    assert texts(path) == TEXTS
+    packed = tmp_path / "a.json.gz"
+    packed.write_bytes(gzip.compress(JSON[form].encode()))
+    assert texts(packed) == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'[{"text": "a"}, {"text": }]', "2: not JSON"),
+        (b'[{"text": "a"} {"text": "b"}]', "1: not JSON (no comma"),
+        (b'[{"text": "a"}', "1: not JSON (the array is not closed)"),
+        (b'[{"text": "a"}] 3', "1: not JSON (there is more behind"),
+        (b'{"text": "a"}{"text": "b', "2: not JSON"),
+        (b'[{"text": "a"}, 3]', "2: a row must be a JSON object, this one is of type int"),
+        (b'{"text": "a"}\n{"text": "\xff"}', "1: not UTF-8 (byte 0xff)"),
+        (b'{"text": {"0": "a"}}', "1: the text must be a string, it is of type dict"),
+        (b"[" * 100_000, "1: not JSON"),
+    ],
+    ids=str,
+)
+def test_json_that_is_wrong(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    assert refusal(path).startswith(told)
+
+
+def test_a_row_of_any_length_takes_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_LINE", 1000)
+    (tmp_path / "a.json").write_bytes(b'[{"text": "' + b"a" * 1_000_000)
+    assert "longer than 1000 bytes" in refusal(tmp_path / "a.json")
+    (tmp_path / "a.csv").write_bytes(b'id,text\n1,"' + b"a\n" * 1_000_000)
+    assert "longer than 1000 bytes" in refusal(tmp_path / "a.csv")
+    csv.field_size_limit(pieces.MAX_LINE)
+
+
+def test_csv_as_the_csv_module_writes_it(tmp_path: Path) -> None:
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, ["id", "text"])
+    writer.writeheader()
+    writer.writerows(ROWS)
+    for name in ("a.csv", "A.CSV"):
+        (tmp_path / name).write_text(stream.getvalue(), "utf-8-sig", newline="")
+        assert texts(tmp_path / name) == TEXTS
+    assert texts(tmp_path / "a.csv", "id=1") == [TEXTS[0], *TEXTS[2:]]
+
+
+def test_tsv_has_no_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text('id\ttext\n0\t"only one\n1\t5" wide\n', "utf-8")
+    assert texts(path) == ['"only one', '5" wide']
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"id,text\n1,a,b\n", "2: the row has 3 fields, the first line names 2"),
+        (b'id,text\n1,"a\n2,b\n', "3: not readable as .csv"),
+        (b"id,text\n1,\xff\n", "2: not UTF-8 (byte 0xff)"),
+        (b"id,name\n1,a\n", "2: no field text"),
+    ],
+    ids=str,
+)
+def test_csv_that_is_wrong(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    assert refusal(path).startswith(told)
+
+
+@pytest.mark.parametrize("form", ["stream", "file", "compressed"])
+def test_arrow(tmp_path: Path, form: str) -> None:
+    table, path = pa.Table.from_pylist(ROWS), tmp_path / "a.arrow"
+    if form == "stream":
+        with pa.ipc.new_stream(str(path), table.schema) as writer:
+            writer.write_table(table, max_chunksize=3)
+    else:
+        feather.write_feather(table, str(path), compression="zstd" if form == "compressed" else "uncompressed")
+    assert texts(path) == TEXTS
+    assert texts(path, "id=0") == TEXTS[1:]
+    path.write_bytes(path.read_bytes()[:-200])
+    assert "not readable as .arrow" in refusal(path) or texts(path) != TEXTS
+
+
+def test_a_folder_of_save_to_disk(tmp_path: Path) -> None:
+    data = datasets.Dataset.from_list(ROWS)
+    data.select([2, 0, 1]).save_to_disk(tmp_path / "saved", num_shards=2)
+    files = expand([str(tmp_path / "saved")], "dataset.files")
+    assert [text for path in files for text in texts(path)] == [TEXTS[2], TEXTS[0], TEXTS[1]]
+    datasets.DatasetDict({"train": data, "test": data}).save_to_disk(tmp_path / "splits")
+    with pytest.raises(DataError, match=r"several splits; name the folder of one \(found here: test, train\)"):
+        expand([str(tmp_path / "splits")], "dataset.files")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("A.TXT", (".txt", "")),
+        ("a.MD", (".txt", "")),
+        ("a.ndjson", (".jsonl", "")),
+        ("a.Jsonl.GZ", (".jsonl", ".gz")),
+        ("a.b.csv.zst", (".csv", ".zst")),
+    ],
+)
+def test_kinds(name: str, kind: tuple[str, str]) -> None:
+    assert file_kind(Path(name)) == kind
+
+
+@pytest.mark.parametrize("row", [{"messages": [{"role": "user", "content": "a"}]}, {"text": [{"role": "user"}]}])
+def test_chats_are_refused_with_the_way_out(tmp_path: Path, row: dict[str, Any]) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    assert "apply_chat_template" in refusal(tmp_path / "a.jsonl")
+
+
+def test_every_kind_that_messages_name_is_read() -> None:
+    for suffix in (*readers.READERS, *readers.SAME):
+        assert suffix == ".markdown" or suffix in readers.READ
