@@ -59,7 +59,7 @@ def test_the_lowest_versions_are_those_that_are_let_in() -> None:
     bounds = dict(re.findall(r"^([\w-]+)>=([\w.]+)", "\n".join([*PROJECT["dependencies"], *extras]), re.MULTILINE))
     assert {name for name, _ in map(_pair, PROJECT["dependencies"])} <= {name for name, _ in map(_pair, lines)}
     for name, version in map(_pair, lines):
-        assert (version + ".0.0").startswith(bounds[name]), f"{name}: {version} is not {bounds[name]}"
+        assert (version + ".0.0").startswith(bounds.get(name, version)), name
 
 
 def _pair(requirement: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -34,11 +35,12 @@ from est_cli.distributed.device import (
     deterministic_kernels,
     keep_freed_memory,
     open_communicator,
+    own_device,
     prepare_gpu_environment,
     repeated_kv_heads,
     use_precision,
 )
-from est_cli.distributed.hardware import repeats_kv_heads, runs_ahead
+from est_cli.distributed.hardware import repeats_kv_heads, runs_ahead, settled_precision
 from est_cli.est import EstHandle, IndexGenerator, apply_est, training_flops
 from est_cli.est.flops import flops_of, ledger_of
 from est_cli.est.sizes import SequenceCounts, full_sizes
@@ -72,6 +74,8 @@ from est_cli.training.run import Run, RunState, ledger_at, precision_of
 from est_cli.training.start import Start
 from est_cli.training.step import BatchSource
 
+log = logging.getLogger(__name__)
+
 
 @contextmanager
 def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
@@ -86,6 +90,9 @@ def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
     check_processes(start.run, rank)
     start = replace(start, run=settled(start.run, rank))
     config, precision = start.config, precision_of(start.config)
+    if rank.first and start.precision_left_open and precision != settled_precision(None, own_device(rank)):
+        told = "%s: goes on with train.precision=%s; give train.precision, or a run_name, for another run"
+        log.info(told, start.folder, precision.value)
     use_precision(precision)
     with ExitStack() as stack:
         if rank.world_size > 1:

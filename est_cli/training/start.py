@@ -40,6 +40,8 @@ class Start:
     folder: Path | None
     announce: Callable[[Path], None] | None = None
     """Called by the first process with the run's folder, as soon as it has one."""
+    precision_left_open: bool = False
+    """Whether a run was found by its settings, of which the precision was none: it may have another one than asked."""
 
     @classmethod
     def of(cls, config: RunConfig, folder: Path | None, announce: Callable[[Path], None] | None = None) -> Start:
@@ -109,17 +111,8 @@ def resolve_resume(config: RunConfig, given: Given) -> Start:
         check_place(runs_folder(config) / (config.run_name or ""))
         return Start(run, None)
     merged = _merge(stored_config(folder), config, given, folder)
-    if config.resume == AUTO and config.run_name is None:
-        _tell_settled(folder, merged, config)
-    return Start(check(merged), folder)
-
-
-def _tell_settled(folder: Path, merged: RunConfig, config: RunConfig) -> None:
-    """Say what the run that was found computes in, where the command line leaves it open: it may have been chosen."""
-    found, asked = leaves_of(plain(merged)), leaves_of(plain(config))
-    for key in sorted(keys_with(RunConfig, SETTLED)):
-        if asked[key] is None and found[key] is not None:
-            log.info("%s: goes on with %s=%s; give %s, or a run_name, for another run", folder, key, found[key], key)
+    found = config.resume == AUTO and config.run_name is None and config.train.precision is None
+    return Start(check(merged), folder, precision_left_open=found)
 
 
 def runs_folder(config: RunConfig) -> Path:

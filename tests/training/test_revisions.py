@@ -15,6 +15,7 @@ from est_cli.config import DatasetConfig, ModelConfig, RunConfig, SchedulerConfi
 from est_cli.config.resolve import check, resolve
 from est_cli.config.run import tokenizer_revision_of
 from est_cli.config.schema import to_yaml
+from est_cli.config.setting import Given
 from est_cli.data import Corpus, load_corpus
 from est_cli.data.stream import Tokens
 from est_cli.data.tokenizer import load_tokenizer, tokenizer_commit
@@ -92,9 +93,9 @@ def test_a_resume_keeps_the_commit(
     config = replace(accepted("scheduler=dense", "run_name=a", "resume=auto"), dataset=again)
     if refused:
         with pytest.raises(ConfigError, match=r"^dataset\.revision: the run in .* was started with"):
-            resolve_resume(config, {"dataset.revision", "dataset.max_tokens"})
+            resolve_resume(config, Given({"dataset.revision", "dataset.max_tokens"}))
         return
-    start = resolve_resume(config, {"dataset.revision", "dataset.max_tokens"})
+    start = resolve_resume(config, Given({"dataset.revision", "dataset.max_tokens"}))
     assert start.config.dataset == dataset
 
 

@@ -264,15 +264,12 @@ def test_what_an_older_run_does_not_do_is_refused_where_it_is_named() -> None:
     assert start("resume=outputs/x", "dataset.cut=lines", "sampling.multiple_of=1").folder == X
 
 
-def test_a_precision_that_nobody_asked_for_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_precision_that_nobody_asked_for_is_known() -> None:
     make_run("x", "seed=3", "train.precision=bf16")
-    caplog.set_level("INFO", logger="est_cli")
     for given in (["run_name=x"], ["train.precision=bf16"]):
-        start("resume=auto", "seed=3", *given)
-    assert not caplog.messages
-    start("resume=auto", "seed=3")
-    (told,) = caplog.messages
-    assert told.startswith("outputs/x: goes on with train.precision=bf16; give train.precision, ")
+        assert not start("resume=auto", "seed=3", *given).precision_left_open
+    found = start("resume=auto", "seed=3")
+    assert found.folder == X and found.precision_left_open
 
 
 def test_how_a_new_run_reads_its_text_is_frozen() -> None:
