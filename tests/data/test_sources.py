@@ -13,10 +13,10 @@ import pytest
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
 from est_cli.config import Source as SourceName
-from est_cli.data import hub, hub_access, sources
+from est_cli.data import hub, hub_access, parquet_pages, sources
 from est_cli.data.pieces import TextSource, Unit, held_out, quiet, split
 from est_cli.data.sources import open_sources
-from est_cli.data.units import read_units
+from est_cli.data.units import read_unit, read_units
 from tests.lab.corpora import documents, files, write_jsonl
 
 
@@ -156,6 +156,23 @@ def test_new_content_of_a_hub_folder_is_noticed(tmp_path: Path) -> None:
     after = opened(from_hub(tmp_path / "set"))
     assert after.fingerprints != before.fingerprints
     assert read(after.train) == ["new text"]
+
+
+def test_parquet_of_a_hub_folder_is_read_within_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By our own reader: the same rows in the same order as `datasets` gives, and no page of any size."""
+    folder, rows = tmp_path / "set" / "data", [f"text {number}" for number in range(700)]
+    folder.mkdir(parents=True)
+    for number in range(2):
+        half = pa.table({"id": range(350), "text": rows[350 * number : 350 * (number + 1)]})
+        parquet.write_table(half, folder / f"train-0000{number}-of-00002.parquet", row_group_size=100)
+    (units,) = [source.train for source in open_sources(from_hub(tmp_path / "set"), tmp_path / "cache")]
+    assert [unit.arguments["file"] for unit in units] == sorted(map(str, folder.iterdir()))
+    ours = [piece.text for unit in units for piece in read_unit(unit, quiet)]
+    theirs = [unit.arguments | {"file": None} for unit in units]
+    assert ours == rows == [piece.text for arguments in theirs for piece in hub.read_shard(quiet, **arguments)]
+    monkeypatch.setattr(parquet_pages, "MAX_PAGE", 100)
+    with pytest.raises(DataError, match="has a page of"):
+        list(read_unit(units[0], quiet))
 
 
 def test_several_hub_sets_are_concatenated(tmp_path: Path) -> None:
