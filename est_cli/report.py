@@ -12,6 +12,8 @@ from est_cli.cli.entry import enter, leave
 from est_cli.common.errors import ConfigError
 from est_cli.common.redact import one_line
 from est_cli.common.signals import signals_deferred
+from est_cli.config.paths import PathsConfig, paths_problems
+from est_cli.config.setting import refuse
 
 _USAGE = "est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT] [--version]"
 _DESCRIPTION = """\
@@ -52,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: is no folder; give the folders of runs, or folders that hold runs")
     title = arguments.title or _title(folders)
-    out = Path(arguments.out) if arguments.out else Path("outputs/reports") / f"report-{datetime.now():%Y%m%d-%H%M%S}"
+    out = Path(arguments.out) if arguments.out else _new_folder()
     with signals_deferred():
         from est_cli.reporting.report import make_report  # matplotlib: only once there is something to show
 
@@ -61,6 +63,13 @@ def main(argv: Sequence[str]) -> None:
         first = card["comparisons"][0]
         print(one_line(f"{card['group']}, {first['measure']}: {first['verdict']}"))  # names from other people's runs
     print(f"report    {report.page}")
+
+
+def _new_folder() -> Path:
+    """reports/report-TIME where runs go."""
+    paths = PathsConfig()
+    refuse(paths_problems(paths))
+    return paths.outputs_folder / "reports" / f"report-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _title(folders: Sequence[Path]) -> str:
@@ -72,7 +81,11 @@ def _parser() -> _Parser:
     style = argparse.RawDescriptionHelpFormatter
     parser = _Parser("est-report", _USAGE, _DESCRIPTION, _EPILOG, formatter_class=style, allow_abbrev=False)
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="run folders, or folders that hold runs")
-    parser.add_argument("--out", metavar="DIR", help="a new or empty folder (default: outputs/reports/report-TIME)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="a new or empty folder (default: reports/report-TIME in $EST_OUTPUTS, or else outputs)",
+    )
     parser.add_argument("--title", metavar="TEXT", help="heading of the page (default: made of the folders' names)")
     parser.add_argument("--version", action="store_true", help="print est's version and end")  # answered by the door
     return parser

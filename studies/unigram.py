@@ -19,14 +19,15 @@ from est_cli.config.stored import stored_config
 from est_cli.data import load_corpus
 from est_cli.families import spec_of
 from est_cli.models import hf_config
-from est_cli.training.parts import CACHE
 
 
 def unigram_loss(run: Path) -> float:
     """Validation loss of the unigram model, in the folder where the run was trained (its data/ is used)."""
     config = stored_config(run)
     vocab_size = spec_of(hf_config(config.model)).vocab_size
-    corpus = load_corpus(config.dataset, tokenizer_of(config), vocab_size, CACHE, config.train.seq_len)
+    corpus = load_corpus(
+        config.dataset, tokenizer_of(config), vocab_size, config.paths.data_folder, config.train.seq_len
+    )
     counts = np.bincount(corpus.train.streams[0].read(), minlength=vocab_size) + 1
     log_p = np.log(counts / counts.sum())
     validation = corpus.validation.streams[0].read()[: config.train.eval_tokens]

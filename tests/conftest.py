@@ -1,10 +1,14 @@
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from est_cli.storage.cache import DATA_VARIABLE
+from est_cli.storage.run_dir import OUTPUTS_VARIABLE
 
 HERE = Path(__file__).parent
 PROCESSES = ("faults", "cli/launch", "distributed")
@@ -15,6 +19,12 @@ assert all((HERE / folder).is_dir() for folder in PROCESSES), "a folder in PROCE
 
 
 def pytest_configure() -> None:
+    for name in (OUTPUTS_VARIABLE, DATA_VARIABLE):  # or tests would write into the places of whoever runs them
+        os.environ.pop(name, None)
+    _hear_signals()
+
+
+def _hear_signals() -> None:
     """A shell has its background jobs ignore Ctrl-C, and nohup SIGHUP: tests that send these rely on being heard."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)

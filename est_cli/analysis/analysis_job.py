@@ -25,7 +25,6 @@ from est_cli.distributed import weight_checksum
 from est_cli.distributed.workers import Processes, WorkShare
 from est_cli.models.pretrained import Checkpoint, load_language_model, max_tokens
 from est_cli.tracking.work_progress import WorkProgress
-from est_cli.training.parts import CACHE
 
 Loss = Callable[[int], Tensor]
 """The share of a batch in the mean loss, with its graph."""
@@ -109,7 +108,8 @@ def load_text(config: AnalyzeConfig, checkpoint: Checkpoint, rank: Rank) -> Text
     seq_len = min(max_tokens(checkpoint, settings.seq_len), settings.tokens)
     tokenizer = config.tokenizer or checkpoint.place
     size, verify = checkpoint.config.vocab_size, rank.local_rank == 0
-    corpus = load_corpus(config.dataset, tokenizer, size, CACHE, seq_len, verify, begun=True)  # as it was trained on
+    cache = config.paths.data_folder
+    corpus = load_corpus(config.dataset, tokenizer, size, cache, seq_len, verify, begun=True)  # as it was trained on
     tokens = corpus.validation if settings.part is Part.validation else corpus.train
     if min(map(len, tokens.streams)) < seq_len:
         short = min(map(len, tokens.streams))

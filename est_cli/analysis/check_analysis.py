@@ -13,7 +13,6 @@ from est_cli.config import AnalyzeConfig
 from est_cli.config.analyze import check_analyze
 from est_cli.storage.run_dir import (
     MAX_NAME,
-    OUTPUTS,
     RunDir,
     check_place,
     check_run_name,
@@ -42,13 +41,14 @@ def check_inputs(config: AnalyzeConfig) -> None:
 
     What is on the hub is not looked at.
     """
+    outputs = config.paths.outputs_folder
     for _, place in requested_checkpoints(config):
-        local_model("checkpoint", place)
+        local_model("checkpoint", place, outputs)
     if config.baseline is not None:
-        local_model("baseline", config.baseline)
-    check_place(OUTPUTS)
-    if config.run_name is not None and is_used(OUTPUTS / config.run_name):
-        raise taken(config.run_name)
+        local_model("baseline", config.baseline, outputs)
+    check_place(outputs)
+    if config.run_name is not None and is_used(outputs / config.run_name):
+        raise taken(outputs / config.run_name)
 
 
 def requested_checkpoints(config: AnalyzeConfig) -> list[tuple[int | None, str]]:
@@ -65,14 +65,14 @@ def requested_checkpoints(config: AnalyzeConfig) -> list[tuple[int | None, str]]
 
 
 def default_folder(config: AnalyzeConfig, number: int) -> Path:
-    """outputs/analyze-NAME-ANALYSIS, and where `number` is above 1 with it behind."""
+    """analyze-NAME-ANALYSIS in paths.outputs, and where `number` is above 1 with it behind."""
     name = name_of_model(str(config.checkpoint), MAX_NAME // 2)
-    return OUTPUTS / f"analyze-{name}-{config.analysis.value}{f'-{number}' if number > 1 else ''}"
+    return config.paths.outputs_folder / f"analyze-{name}-{config.analysis.value}{f'-{number}' if number > 1 else ''}"
 
 
-def taken(run_name: str) -> ConfigError:
+def taken(folder: Path) -> ConfigError:
     """What is told of a folder that is used already."""
-    return ConfigError(f"run_name: {OUTPUTS / run_name} is there and is never overwritten; choose another one")
+    return ConfigError(f"run_name: {folder} is there and is never overwritten; choose another one")
 
 
 def is_used(folder: Path) -> bool:

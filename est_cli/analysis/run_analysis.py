@@ -33,7 +33,7 @@ from est_cli.models.pretrained import open_checkpoint
 from est_cli.reporting.drawing import png_of
 from est_cli.storage import disk
 from est_cli.storage.digest import fingerprint
-from est_cli.storage.run_dir import OUTPUTS, RunDir, lock, remove_unused, write_result
+from est_cli.storage.run_dir import RunDir, lock, remove_unused, write_result
 from est_cli.storage.store import clean_leftovers
 from est_cli.storage.versions import git_commit, versions
 from est_cli.tracking.work_progress import progress
@@ -119,9 +119,9 @@ def new_folder(config: AnalyzeConfig) -> Iterator[Path]:
 
 def _claimed(config: AnalyzeConfig, stack: ExitStack) -> Path:
     if config.run_name is not None:
-        folder = OUTPUTS / config.run_name
+        folder = config.paths.outputs_folder / config.run_name
         if not _claim(folder, stack):
-            raise taken(config.run_name)
+            raise taken(folder)
         return folder
     for number in itertools.count(1):
         folder = default_folder(config, number)

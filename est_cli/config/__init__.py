@@ -27,6 +27,7 @@ from est_cli.config.optim import (
     SkippedLayers,
     UnsampledRows,
 )
+from est_cli.config.paths import PathsConfig
 from est_cli.config.plan import Convention, PlanConfig, Target
 from est_cli.config.run import RunConfig
 from est_cli.config.stage import StageConfig
@@ -56,6 +57,7 @@ __all__ = [
     "OptimName",
     "Parameters",
     "Part",
+    "PathsConfig",
     "PlanConfig",
     "Precision",
     "RunConfig",

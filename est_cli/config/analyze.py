@@ -10,6 +10,7 @@ from enum import StrEnum
 from est_cli.config.data import DatasetConfig, dataset_problems
 from est_cli.config.launch import LaunchConfig, whole_model_problems
 from est_cli.config.method import SamplingConfig
+from est_cli.config.paths import PathsConfig, paths_problems
 from est_cli.config.setting import SEED, above, at_least, group, range_problems, refuse, setting, settings_of
 from est_cli.est.schedule import SamplingRates
 
@@ -90,13 +91,16 @@ class AnalyzeConfig:
     )
     analysis: Analysis = setting(Analysis.hessian_trace, "What is analysed.")
     baseline: str | None = setting(None, "compare: the other checkpoint.")
-    run_name: str | None = setting(None, "New folder below outputs/; null: made from the checkpoint and the analysis.")
+    run_name: str | None = setting(
+        None, "New folder below paths.outputs; null: made from the checkpoint and the analysis."
+    )
     seed: int = setting(0, "Decides the random vectors, directions and subnetworks.", within=SEED)
     tokenizer: str | None = setting(None, "A folder or a hub id; null: the checkpoint's own.")
     dataset: DatasetConfig = group(DatasetConfig)
     stage: RatesConfig = group(RatesConfig)
     sampling: SamplingConfig = group(SamplingConfig)
     analyze: AnalyzeSettings = group(AnalyzeSettings)
+    paths: PathsConfig = group(PathsConfig)
     launch: LaunchConfig = group(LaunchConfig)
 
 
@@ -120,6 +124,7 @@ def check_analyze(config: AnalyzeConfig) -> None:
             *_meaningless(config),
             *dataset_problems(config.dataset, "its own"),
             *whole_model_problems(config.launch, "est-analyze"),
+            *paths_problems(config.paths),
         ]
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from est_cli.config.launch import LaunchConfig, whole_model_problems
+from est_cli.config.paths import PathsConfig, paths_problems
 from est_cli.config.setting import (
     FREE,
     NO_RESULT,
@@ -112,17 +113,18 @@ class EvalConfig:
         None, "A second checkpoint, which gets the same tasks and seeds and is compared pair by pair.", FREE
     )
     run_name: str | None = setting(
-        None, "Folder below outputs/; null: that of the run the checkpoint comes from, else eval-NAME.", NO_RESULT
+        None, "Folder below paths.outputs; null: that of the run the checkpoint comes from, else eval-NAME.", NO_RESULT
     )
     sweep: str | None = setting(
         None,
-        "Folder between outputs/ and run_name, which groups the evaluations of a sweep; null: none, or under -m a "
+        "Folder between paths.outputs and run_name, which groups the evaluations of a sweep; null: none, or under -m a "
         "name made from what the command line sets.",
         FREE,
         NO_RESULT,
     )
     eval: EvalSettings = group(EvalSettings, TRACKED)
     tracking: TrackingConfig = group(TrackingConfig, FREE, NO_RESULT)
+    paths: PathsConfig = group(PathsConfig, FREE, NO_RESULT)
     launch: LaunchConfig = group(LaunchConfig, FREE, NO_RESULT)
 
 
@@ -134,6 +136,7 @@ def check_eval(config: EvalConfig) -> None:
             *range_problems(config),
             *_settings(config.eval),
             *whole_model_problems(config.launch, "est-eval"),
+            *paths_problems(config.paths),
         ]
     )
 

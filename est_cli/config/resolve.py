@@ -12,6 +12,7 @@ from est_cli.config.method import SamplingConfig, scheduler_problems
 from est_cli.config.micro_batch import pieces, requested
 from est_cli.config.model import HF, fit_problems, model_problems, preset_sizes
 from est_cli.config.optim import optim_problems
+from est_cli.config.paths import paths_problems
 from est_cli.config.plan import PlanConfig, of_any_length, plan_problems
 from est_cli.config.run import RunConfig, run_problems, tokenizer_of
 from est_cli.config.schedulers import scheduler_named
@@ -82,6 +83,7 @@ def check(config: RunConfig) -> Resolved:
             *optim_problems(config, steps),
             *scheduler_problems(config, steps),
             *launch_problems(config),
+            *paths_problems(config.paths),
             *(plan_problems(given) if isinstance(given, PlanConfig) else ()),
         ]
     )

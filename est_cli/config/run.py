@@ -11,6 +11,7 @@ from est_cli.config.launch import LaunchConfig
 from est_cli.config.method import SamplingConfig, SchedulerConfig
 from est_cli.config.model import HF, ModelConfig
 from est_cli.config.optim import OptimConfig
+from est_cli.config.paths import PathsConfig
 from est_cli.config.setting import BRANCH, FREE, METHOD, SEED, SETTLED, TRACKED, group, setting
 from est_cli.config.stage import StageConfig
 from est_cli.config.tracking import TrackingConfig
@@ -20,12 +21,12 @@ from est_cli.config.training import TrainConfig
 @dataclass
 class RunConfig:
     run_name: str | None = setting(
-        None, "Folder below outputs/; null: made from model, scheduler and time.", FREE, BRANCH
+        None, "Folder below paths.outputs; null: made from model, scheduler and time.", FREE, BRANCH
     )
     sweep: str | None = setting(
         None,
-        "Folder between outputs/ and the run's own, which groups the runs of a sweep; null: none, or under -m a name "
-        "made from what the command line sets.",
+        "Folder between paths.outputs and the run's own, which groups the runs of a sweep; null: none, or under -m a "
+        "name made from what the command line sets.",
         FREE,
     )
     share_prefix: bool = setting(
@@ -54,6 +55,7 @@ class RunConfig:
     optim: OptimConfig = group(OptimConfig, TRACKED)
     train: TrainConfig = group(TrainConfig, TRACKED)
     tracking: TrackingConfig = group(TrackingConfig, FREE, BRANCH)
+    paths: PathsConfig = group(PathsConfig, FREE, BRANCH)
     launch: LaunchConfig = group(LaunchConfig)
 
     @property

@@ -17,7 +17,6 @@ from est_cli.data.sources import expand
 from est_cli.evaluation.glue import file_of, require_files, tasks_in
 from est_cli.storage.digest import fingerprint
 from est_cli.storage.run_dir import (
-    OUTPUTS,
     check_place,
     check_run_name,
     local_model,
@@ -53,22 +52,23 @@ def check_inputs(config: EvalConfig) -> None:
     """
     glue, perplexity, _ = split_tasks(config.task)
     for key, name in _models(config):
-        local_model(key, name)
+        local_model(key, name, config.paths.outputs_folder)
     data_dir = _data_dir(config)
     for task in tasks_in(data_dir, glue):
         if data_dir is not None:
             require_files(task, data_dir)
     if perplexity:
         expand(config.eval.files, "eval.files")
-    check_place(OUTPUTS)
+    check_place(config.paths.outputs_folder)
 
 
 def results_folder(config: EvalConfig) -> Path:
-    """outputs/[SWEEP/]RUN_NAME where it is given; else the run's folder; else outputs/eval-NAME."""
+    """[SWEEP/]RUN_NAME in paths.outputs where it is given; else the run's folder; else eval-NAME there."""
+    outputs = config.paths.outputs_folder
     if config.run_name is not None:
-        return OUTPUTS / (config.sweep or "") / config.run_name
+        return outputs / (config.sweep or "") / config.run_name
     checkpoint = str(config.checkpoint)
-    return run_of(Path(model_folder(checkpoint))) or OUTPUTS / f"eval-{name_of_model(checkpoint)}"
+    return run_of(Path(model_folder(checkpoint))) or outputs / f"eval-{name_of_model(checkpoint)}"
 
 
 def _check_place_of_results(config: EvalConfig) -> None:
@@ -77,7 +77,7 @@ def _check_place_of_results(config: EvalConfig) -> None:
     except StorageError as error:
         if config.run_name is not None:
             raise
-        raise StorageError(f"{error}; run_name=NAME writes into {OUTPUTS}/NAME instead") from error
+        raise StorageError(f"{error}; run_name=NAME writes into {config.paths.outputs_folder}/NAME instead") from error
 
 
 def settings_digest(settings: EvalSettings) -> str:

@@ -30,7 +30,6 @@ from est_cli.evaluation.check_evaluation import LESS_MEMORY, PERPLEXITY_VERSION
 from est_cli.evaluation.results import keep_zero_shot
 from est_cli.models.pretrained import Checkpoint, load_language_model, max_tokens
 from est_cli.storage.digest import digest_files, fingerprint
-from est_cli.training.parts import CACHE
 
 IGNORED = -100
 GROUP_TOKENS = 1 << 20
@@ -76,7 +75,8 @@ def measure_all(
     digests = digest_files(paths)
     numbers: list[dict[str, float]] = []
     for checkpoint in checkpoints:
-        text = load_evaluated(paths, digests, config.eval.text_fields, checkpoint.tokenizer, CACHE)
+        fields, cache = config.eval.text_fields, config.paths.data_folder
+        text = load_evaluated(paths, digests, fields, checkpoint.tokenizer, cache)
         measured = measure(checkpoint, text, config.eval, processes)
         numbers.append({"perplexity": measured.perplexity, "bits_per_byte": measured.bits_per_byte})
         if not processes.first:

@@ -25,6 +25,10 @@ from est_cli.storage.manifest import blaming, check_file, open_plain, opened_fol
 
 log = logging.getLogger(__name__)
 
+DATA = Path("data")
+"""The folder of all caches, unless paths.data is another."""
+DATA_VARIABLE = "EST_DATA_CACHE"
+"""Names another folder, where paths.data does not."""
 META = "meta.json"
 FORGOTTEN_S = 24 * 3600.0
 _REFUSED = "{reason} (errno {errno})"

@@ -16,7 +16,9 @@ from est_cli.common.errors import CheckpointError, ConfigError, RunLockedError, 
 from est_cli.storage import disk, strict_json
 
 OUTPUTS = Path("outputs")
-"""Every run's folder lies here, or in a folder here that groups the runs of a sweep."""
+"""Every run's folder lies here, or in a folder here that groups a sweep's runs, unless paths.outputs is another."""
+OUTPUTS_VARIABLE = "EST_OUTPUTS"
+"""Names another folder, where paths.outputs does not."""
 LAST_PLOT = "coverage.png"
 """What is written last of plots/."""
 MAX_NAME = 200
@@ -223,11 +225,14 @@ def name_of_model(checkpoint: str, longest: int = MAX_NAME) -> str:
     return _IN_NO_NAME.sub("-", name)[-longest:]
 
 
-def local_model(key: str, name: str) -> Path | None:
-    """The model's folder, None for a hub id. Raises ConfigError and CheckpointError where there is no model."""
+def local_model(key: str, name: str, outputs: Path = OUTPUTS) -> Path | None:
+    """The model's folder, None for a hub id; what begins with `outputs` is none.
+
+    Raises ConfigError and CheckpointError where there is no model.
+    """
     place = Path(model_folder(name))
     if not place.is_dir():
-        if name.startswith((".", "/", "~", f"{OUTPUTS}/")) or name.count("/") > 1:
+        if name.startswith((".", "/", "~", f"{outputs}/")) or name.count("/") > 1:
             raise ConfigError(f"{key}: there is no folder {name}")
         return None
     if not (place / "config.json").exists():

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,9 +33,6 @@ from est_cli.storage.run_dir import RunDir
 from est_cli.training.start import Start
 
 log = logging.getLogger(__name__)
-
-CACHE = Path("data")
-"""Tokenised corpora and trained tokenizers, below the current folder."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,8 @@ def configured_corpus(run: Resolved, spec: ModelSpec, verify: bool) -> Corpus:
     config = run.config
     begun = config.resume not in (None, AUTO)
     seq_len, reads = config.train.seq_len, run.max_steps * config.train.tokens_per_step
-    revision = tokenizer_revision_of(config)
-    return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, CACHE, seq_len, verify, begun, reads, revision)
+    revision, cache = tokenizer_revision_of(config), config.paths.data_folder
+    return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, cache, seq_len, verify, begun, reads, revision)
 
 
 def sharded(config: RunConfig, rank: Rank) -> bool:

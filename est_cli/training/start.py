@@ -1,4 +1,4 @@
-"""Which run a command line means: a new one, or one in outputs/ that is continued with its own configuration."""
+"""Which run a command line means: a new one, or one in paths.outputs that is continued with its own configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from est_cli.config.setting import AUTO, FREE, SETTLED, Given, keys_with, left_o
 from est_cli.config.stored import keys_newer_than, stored_config
 from est_cli.storage import strict_json
 from est_cli.storage.run_dir import (
-    OUTPUTS,
     RunDir,
     check_place,
     check_run_name,
@@ -116,18 +115,16 @@ def resolve_resume(config: RunConfig, given: Given) -> Start:
 
 
 def runs_folder(config: RunConfig) -> Path:
-    """Where a run of this configuration has its folder: outputs/, or in it the folder of its sweep."""
-    return OUTPUTS if config.sweep is None else OUTPUTS / config.sweep
+    """Where a run of this configuration has its folder: paths.outputs, or in it the folder of its sweep."""
+    outputs = config.paths.outputs_folder
+    return outputs if config.sweep is None else outputs / config.sweep
 
 
 def _folder(config: RunConfig, given: Given) -> Path | None:
     if config.resume is None:
         return None
     if config.resume != AUTO:
-        folder = Path(config.resume)
-        if not os.path.isfile(RunDir(folder).config):  # unlike Path's, it takes any string for a path
-            raise ConfigError(f"resume: {folder} is not the folder of a run (it has no config.yaml)")
-        return folder
+        return _run_named(config.resume, config.paths.outputs_folder)
     _check_names(config)
     runs = runs_folder(config)
     if config.run_name is not None:
@@ -138,6 +135,16 @@ def _folder(config: RunConfig, given: Given) -> Path | None:
         return _same_run(folder, config, given)
 
     return find_unfinished(runs, matches) or find_finished(runs, matches)
+
+
+def _run_named(name: str, outputs: Path) -> Path:
+    """The folder of a run, or of one in `outputs` that has this name. Raises ConfigError where there is none."""
+    named = [outputs / name] if name == os.path.basename(name) else []
+    for folder in (Path(name), *named):
+        if os.path.isfile(RunDir(folder).config):  # unlike Path's, it takes any string for a path
+            return folder
+    also = f", and there is none of this name in {outputs}" if named else ""
+    raise ConfigError(f"resume: {name} is not the folder of a run (it has no config.yaml){also}")
 
 
 def _check_names(config: RunConfig) -> None:

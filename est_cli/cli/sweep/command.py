@@ -20,8 +20,10 @@ from est_cli.cli.sweep.run_job import perform_all
 from est_cli.cli.sweep.search import Search
 from est_cli.common.errors import ConfigError, EstError, RunLockedError
 from est_cli.config.compose import CommandLine
+from est_cli.config.paths import paths_problems
+from est_cli.config.setting import refuse
 from est_cli.storage import disk
-from est_cli.storage.run_dir import OUTPUTS, RunDir, lock
+from est_cli.storage.run_dir import RunDir, lock
 
 
 class JobFailed(EstError):
@@ -43,13 +45,15 @@ def run_sweep(program: Program, line: CommandLine) -> None:
     if not parts.swept:
         raise ConfigError("--multirun: nothing is swept; give a key several values, KEY=A,B, or one as choice(A)")
     settings = read_settings(program, parts.settings)
-    name = name_of_sweep(program, parts)
+    fixed = fixed_config(parts)
+    refuse(paths_problems(fixed.paths))
+    name = name_of_sweep(program, parts, fixed)
     if settings.search is not None:
-        program.check_search(fixed_config(parts), parts.swept)
+        program.check_search(fixed, parts.swept)
     search = None if settings.search is None else Search(settings.search, program, parts)
     jobs = plan_jobs(program, parts, name) if search is None else []
     run_all = partial(launch_jobs, settings) if settings.launches else perform_all
-    with _owned(program, OUTPUTS / name) as sweep:
+    with _owned(program, fixed.paths.outputs_folder / name) as sweep:
         rows = [planned_row(sweep, job) for job in jobs]
         begin(program, sweep, rows)
         _announce(sweep, rows)

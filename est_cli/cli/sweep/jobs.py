@@ -45,20 +45,19 @@ class Job:
     """By a search, in which a job that its command refuses (exit code 2) is skipped."""
 
 
-def name_of_sweep(program: Program, parts: Parts) -> str:
+def name_of_sweep(program: Program, parts: Parts, fixed: Any) -> str:
     """`sweep=`, or made from words of the program, the swept keys and a hash of the rest of the command line.
 
-    Composes what is fixed, so it raises ConfigError for wrong types too.
+    `fixed`: the configuration without what is swept.
     """
-    config = fixed_config(parts)
     if parts.folder is not None:
         check_run_name(parts.folder, "sweep")
         return parts.folder
-    return sweep_name(program.prefix(config, parts.swept), parts.swept, parts.known, _defining(parts))
+    return sweep_name(program.prefix(fixed, parts.swept), parts.swept, parts.known, _defining(parts))
 
 
 def fixed_config(parts: Parts) -> Any:
-    """The configuration without what is swept."""
+    """The configuration without what is swept. Raises ConfigError for wrong types too."""
     return composed(parts.command.name, parts.command.schema, parts.fixed, parts.config_dir).config
 
 

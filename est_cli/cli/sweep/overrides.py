@@ -75,8 +75,8 @@ def shown(key: str, text: str) -> str:
 
 
 def _check(key: str, override: Override, groups: dict[str, list[str]]) -> None:
-    if key == "sweep":
-        raise ConfigError("sweep: is one folder for all jobs; give one name")
+    if key in ("sweep", "paths.outputs"):
+        raise ConfigError(f"{key}: is one folder for all jobs; give one name")
     if key in groups and override.is_discrete_sweep():
         for text in values_of(override, groups):
             check_choice(key, shown(key, text) if text != "null" else None, groups[key])
