@@ -29,7 +29,7 @@ Usage: est-train [GROUP=OPTION] [KEY=VALUE] ...
 
 Stage boundaries: a float is a fraction of the run, an int a step. Rates are what is kept, in (0, 1].
 Everything is written to outputs/RUN_NAME/: metrics.jsonl, checkpoints/, model/ (opens in plain transformers),
-plots/, summary.json.
+plots/, summary.json. Tokens are cached in data/. paths.outputs=DIR and paths.data=DIR name other places.
 """
 
 

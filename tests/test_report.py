@@ -30,6 +30,11 @@ def test_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert err == "" and first.startswith("three_stage, equal steps: no difference shown at n=2 (")
     page = Path(last.removeprefix("report    "))
     assert page.parent.parent == Path("outputs/reports") and page.name == "report.html"
+    monkeypatch.setenv("EST_OUTPUTS", "elsewhere")
+    assert enter("est-report", main, ["est-report", "outputs/est"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("report    elsewhere/reports/report-")
+    monkeypatch.setenv("EST_OUTPUTS", "~/elsewhere")
+    assert enter("est-report", main, ["est-report", "outputs/est"]) == 2
     assert "<title>est and dense</title>" in page.read_text()
 
 

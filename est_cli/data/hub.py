@@ -168,7 +168,7 @@ def _identified(text: HubText, cache_root: Path, verify: bool, read: _Read) -> _
         known = newest if newest.get("revision") == text.revision else None
     if known is None and constants.HF_HUB_OFFLINE:
         return _downloaded(text)
-    known = known or cached(_remembered(text, cache_root), lambda place: _looked_up(text))
+    known = known or cached(_remembered(text, cache_root), lambda place: _looked_up(text), f"the commit of {text.name}")
     text = replace(text, revision=known["revision"])
     more = {key: known.get(key, ()) for key in ("files", "sizes")}
     return _Known(text, known["identity"], known["parts"], known["size"], **more)

@@ -58,7 +58,7 @@ def documents_of(tokens: TokenStream, key: str, end: int, cache_root: Path) -> P
         _write_digests(place / DOCUMENTS, tokens, end)
         return {}
 
-    cached(folder, build)
+    cached(folder, build, "intact digests of the documents of these token files")
     return folder
 
 

@@ -84,7 +84,7 @@ def tokenised(
     found = _intact(folders, verify)
     if len(found) < len(set(folders)):
         gate = job.cache_root / f"units-{fingerprint([folder.name for folder in folders])[:16]}"
-        with locked(gate):
+        with locked(gate, f"intact tokens of {name} ({len(set(folders)) - len(found)} of {len(set(folders))} parts)"):
             found = _intact(folders, verify, warn=True)
             todo = {folder: unit for folder, unit in zip(folders, units, strict=True) if folder not in found}
             if todo:
@@ -142,7 +142,7 @@ def _tasks(todo: dict[Path, Unit], job: EncodeJob) -> list[dict[str, Any]]:
         job.encoder.tokenizer.save(str(place / TOKENIZER))
         return {}
 
-    cached(folder, save)
+    cached(folder, save, "an intact copy of the tokenizer")
     encoder = {"end": job.encoder.end, "dtype": job.encoder.dtype, "cut": job.encoder.cut}
     encoder |= {"limit_s": LIMIT_S} if job.limited else {}
     shared = {"tokenizer": str(folder / TOKENIZER), "encoder": encoder, "memory": LIMIT_BYTES if job.limited else None}

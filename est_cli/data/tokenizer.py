@@ -146,7 +146,7 @@ def _trained(
         _train(_training_text(sources, fraction, weights), size).save_pretrained(place)
         return {}
 
-    cached(folder, build)
+    cached(folder, build, f"an intact BPE of {size} tokens of this text")
     try:
         return _from_pretrained(str(folder), None, local=True)
     except Exception as error:  # it is intact, so the disk refuses

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from est_cli.common.errors import StorageError, reason
 from est_cli.storage import disk
 from est_cli.storage.digest import fingerprint
 from est_cli.storage.manifest import blaming, check_file, open_plain, opened_folder, seal_files, write_whole
@@ -37,11 +38,14 @@ Build = Callable[[Path], dict[str, Any]]
 """Fills an empty folder; returns what is to be remembered about it (plain values)."""
 
 
-def cached(folder: Path, build: Build) -> dict[str, Any]:
-    """What `build` returned for `folder`, building it first where it is missing or damaged. Raises StorageError."""
+def cached(folder: Path, build: Build, what: str) -> dict[str, Any]:
+    """What `build` returned for `folder`, building it first where it is missing or damaged.
+
+    Nothing is written where it is there. Raises StorageError; `what` says what is kept there, `an intact ...`.
+    """
     if (remembered := intact(folder)) is not None:
         return remembered
-    with locked(folder):
+    with locked(folder, what):
         if (remembered := intact(folder, warn=True)) is not None:
             return remembered
         clear_leftovers([folder])
@@ -59,10 +63,11 @@ def intact(folder: Path, full: bool = True, warn: bool = False) -> dict[str, Any
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Be the only process, on all hosts that share the file system, that builds `folder`. Raises StorageError."""
-    with disk.storage_errors(folder, _REFUSED):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Be the only process, on all hosts that share the file system, that builds `folder`.
+
+    Raises StorageError, which where nothing can be written tells that `what` is missing.
+    """
 
     def wait(_: int) -> None:
         log.info("waiting for another process that builds the same cache in %s", folder.parent)
@@ -73,8 +78,26 @@ def locked(folder: Path) -> Iterator[None]:
             "cache at once; run in a folder on another one"
         )
 
-    with disk.locked(folder.with_name(f".{folder.name}.lock"), wait, refused):
+    with contextlib.ExitStack() as lock:
+        with _missing_where_read_only(folder.parent, what), disk.storage_errors(folder, _REFUSED):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(disk.locked(folder.with_name(f".{folder.name}.lock"), wait, refused))
         yield
+
+
+@contextlib.contextmanager
+def _missing_where_read_only(root: Path, what: str) -> Iterator[None]:
+    """A shared folder of caches may be another user's: then it is of use as far as everything is in it."""
+    try:
+        yield
+    except StorageError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise StorageError(
+            f"{root}: lacks {what}, and cannot be written ({reason(cause)}); paths.data=FOLDER or {DATA_VARIABLE} "
+            "names a place where it can be made"
+        ) from error
 
 
 def publish(folder: Path, build: Build) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from est_cli.common.errors import EstError
 from est_cli.config import RunConfig
 from est_cli.config.schema import to_yaml
 from est_cli.train import main
-from est_cli.training.start import resolve_resume
+from est_cli.training.start import resolve_resume, runs_folder
 from tests.lab.commands import typed_in
 
 Plant = Callable[[JobSignals], JobExit]
@@ -61,7 +61,7 @@ class Lab:
             start = resolve_resume(config, given)
         except EstError as error:
             return JobExit(error.exit_code, str(error))
-        run = Path("outputs", str(config.sweep), str(config.run_name))
+        run = runs_folder(config) / str(config.run_name)
         run.mkdir(parents=True, exist_ok=True)
         if start.folder is None:
             (run / "config.yaml").write_text(to_yaml(config))

@@ -9,6 +9,8 @@ from est_cli.storage import cache
 from est_cli.storage.cache import cached
 from tests.lab.corpora import in_child, kill_at, status
 
+WHAT = "an intact thing"
+
 
 def build(place: Path) -> dict[str, Any]:
     (place / "a.bin").write_bytes(bytes(range(200)))
@@ -25,8 +27,8 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_second_time_nothing_is_built(tmp_path: Path) -> None:
-    assert cached(tmp_path / "new" / "key", build) == {"tokens": 250}
-    assert cached(tmp_path / "new" / "key", never) == {"tokens": 250}
+    assert cached(tmp_path / "new" / "key", build, WHAT) == {"tokens": 250}
+    assert cached(tmp_path / "new" / "key", never, WHAT) == {"tokens": 250}
 
 
 def flip(path: Path, at: int) -> None:
@@ -37,7 +39,7 @@ def flip(path: Path, at: int) -> None:
 
 def test_every_flipped_byte_and_every_truncation_is_noticed(tmp_path: Path) -> None:
     folder = tmp_path / "key"
-    cached(folder, build)
+    cached(folder, build, WHAT)
     good = content(folder)
     harmless = 0
     for name, data in good.items():
@@ -60,13 +62,13 @@ def test_damaged_folder_is_built_again_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     folder = tmp_path / "key"
-    cached(folder, build)
+    cached(folder, build, WHAT)
     good = content(folder)
     if damage == "renamed":
         folder = folder.rename(tmp_path / "other")
     else:
         DAMAGES[damage](folder)
-    assert cached(folder, build) == {"tokens": 250}
+    assert cached(folder, build, WHAT) == {"tokens": 250}
     assert "building it again" in caplog.text
     assert content(folder).keys() == good.keys()
     assert content(folder)["a.bin"] == good["a.bin"]
@@ -90,14 +92,14 @@ def test_killed_at_any_call_it_is_never_taken_for_complete(
     for call in range(1, 20):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, kill_at(call, getattr(os, name)))
-            code = status(in_child(lambda: cached(folder, build)))
+            code = status(in_child(lambda: cached(folder, build, WHAT)))
         if code == 0:
             break
         killed += 1
         assert code == -9
         if folder.exists():
-            assert cached(folder, never) == {"tokens": 250}
-        assert cached(folder, build) == {"tokens": 250}
+            assert cached(folder, never, WHAT) == {"tokens": 250}
+        assert cached(folder, build, WHAT) == {"tokens": 250}
         assert content(folder)["a.bin"] == bytes(range(200))
         assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp-")] == []
         for path in folder.iterdir():
@@ -115,14 +117,14 @@ def test_who_is_later_keeps_what_is_there(tmp_path: Path) -> None:
 
     assert cache.publish(tmp_path / "key", overtaken) == {"tokens": 250}
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
-    assert cached(tmp_path / "key", never) == {"tokens": 250}
+    assert cached(tmp_path / "key", never, WHAT) == {"tokens": 250}
 
 
 def test_who_is_later_replaces_what_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "key").mkdir()
     (tmp_path / "key" / "a.bin").write_bytes(b"half")
     assert cache.publish(tmp_path / "key", build) == {"tokens": 250}
-    assert cached(tmp_path / "key", never) == {"tokens": 250}
+    assert cached(tmp_path / "key", never, WHAT) == {"tokens": 250}
 
 
 def test_error_while_building_leaves_nothing(tmp_path: Path) -> None:
@@ -131,7 +133,7 @@ def test_error_while_building_leaves_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path / "key", broken)
+        cached(tmp_path / "key", broken, WHAT)
     assert [path.name for path in tmp_path.iterdir()] == [".key.lock"]
 
 
@@ -140,7 +142,7 @@ def test_full_disk_is_a_storage_error(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device", str(place / "tokens.bin"))
 
     with pytest.raises(StorageError, match=r"tokens.bin: No space left on device \(errno 28\)"):
-        cached(tmp_path / "key", full)
+        cached(tmp_path / "key", full, WHAT)
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file: "):
-        cached(tmp_path / "file" / "key", build)
+        cached(tmp_path / "file" / "key", build, WHAT)

@@ -54,6 +54,25 @@ def test_the_same_command_again_trains_nothing_twice(lab: Lab) -> None:
     assert column(results(lab.only_sweep()), "status") == ["done before", "done", "skipped", "done before"]
 
 
+def test_a_sweep_goes_where_its_runs_go(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = lab.folder / "scratch"
+    assert lab.sweep("seed=0,1", f"paths.outputs={place}").code == 0
+    assert lab.take_ran() == ["seed=0", "seed=1"]
+    monkeypatch.setenv("EST_OUTPUTS", str(place))
+    assert lab.sweep("seed=0,1,2", "paths.data=d").code == 0
+    assert lab.take_ran() == ["seed=2"]  # the same sweep: its name depends on no place
+    (sweep,) = place.iterdir()
+    assert column(results(sweep), "folder") == [f"{sweep}/seed={seed}" for seed in range(3)]
+    assert not (lab.folder / "outputs").exists()
+
+
+def test_the_place_of_a_sweep_is_not_swept(lab: Lab) -> None:
+    told = "est-train: error: paths.outputs: is one folder for all jobs; give one name"
+    assert lab.sweep("paths.outputs=a,b").last == told
+    assert lab.sweep("paths.outputs=~", "seed=0,1").code == 2
+    assert list(lab.folder.iterdir()) == []
+
+
 def test_a_longer_list_in_another_order_takes_what_is_there(lab: Lab) -> None:
     lab.sweep("seed=0,1", "optim.lr=0.001", "train.seq_len=64", "train.log_every=1")
     assert lab.take_ran() == ["seed=0", "seed=1"]
