@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from est_cli.cli.help import written
-from est_cli.config import AnalyzeConfig, EvalConfig, PlanConfig, RunConfig
+from est_cli.config import AnalyzeConfig, EvalConfig, PlanConfig, RunConfig, SurveyConfig
 from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.config.schema import describe, plain
 from est_cli.config.setting import FREE, Setting, settings_of
@@ -23,6 +23,15 @@ run. On a command line: `KEY=VALUE`, a preset of a group as `GROUP=OPTION`.
 |---|---|---|"""
 
 
+_SCHEMAS = {
+    "train": RunConfig,
+    "plan": PlanConfig,
+    "data": SurveyConfig,
+    "eval": EvalConfig,
+    "analyze": AnalyzeConfig,
+}
+
+
 def page() -> str:
     """The whole page."""
     lines = [HEAD]
@@ -31,11 +40,15 @@ def page() -> str:
         reads = ", ".join([*found.reads, *(f"({key})" for key in found.optional)]) or "nothing"
         lines.append(f"| `{name}` | {found.meaning} | {reads} |")
     shown: set[str] = set()
-    for name, schema in (("train", RunConfig), ("plan", PlanConfig), ("eval", EvalConfig), ("analyze", AnalyzeConfig)):
+    for name, schema in _SCHEMAS.items():
         lines += ["", f"## est-{name}", ""]
-        if name == "plan":
+        if issubclass(schema, RunConfig) and schema is not RunConfig:
             lines += ["Everything of est-train, and:", ""]
-        settings = {key: known for key, known in settings_of(schema).items() if key not in shown or name != "plan"}
+        settings = {
+            key: known
+            for key, known in settings_of(schema).items()
+            if key not in shown or not issubclass(schema, RunConfig)
+        }
         shown |= settings.keys()
         lines += _table(settings)
     return "\n".join([*lines, ""])

@@ -23,9 +23,9 @@ LEVELS = (
     {"models"},
     {"reporting"},
     {"training"},
-    {"planning", "evaluation", "analysis"},
+    {"planning", "evaluation", "analysis", "surveying"},
     {"cli"},
-    {"train", "plan", "eval", "analyze", "report"},
+    {"train", "plan", "eval", "analyze", "report", "corpus"},
 )
 """Modules and packages of est_cli from the bottom up. Each may import what stands below it, and itself."""
 
@@ -80,6 +80,8 @@ LIGHT = (
         "eval",
         "analyze",
         "report",
+        "corpus",
+        "config.survey",
     ),
     *("families", *(f"families.{name}" for name in FAMILIES)),
     *("est", "est.schedule", "est.baselines", "est.stacking", "est.sizes", "est.spec", "est.flops"),

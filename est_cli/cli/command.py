@@ -1,7 +1,7 @@
 """A command is one row: its name, its settings, what is checked, what runs, what -m does.
 
-A module est_cli.NAME with a COMMAND is the command est-NAME. Nothing heavy is imported before a configuration is
-accepted: what runs is named as `module:function`.
+A module est_cli.NAME with a COMMAND is the command est-NAME (_MODULES has the exception). Nothing heavy is imported
+before a configuration is accepted: what runs is named as `module:function`.
 """
 
 from __future__ import annotations
@@ -48,9 +48,13 @@ class Command:
     """What is told after a signal; empty: what the run says itself."""
 
 
+_MODULES = {"data": "corpus"}
+"""Where est_cli.NAME is a room."""
+
+
 def command_named(name: str) -> Command:
     """The command est-NAME."""
-    command: Command = import_module(f"est_cli.{name}").COMMAND
+    command: Command = import_module(f"est_cli.{_MODULES.get(name, name)}").COMMAND
     return command
 
 

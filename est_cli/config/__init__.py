@@ -31,6 +31,7 @@ from est_cli.config.paths import PathsConfig
 from est_cli.config.plan import Convention, PlanConfig, Target
 from est_cli.config.run import RunConfig
 from est_cli.config.stage import StageConfig
+from est_cli.config.survey import SurveyConfig
 from est_cli.config.tracking import TrackingConfig, WandbMode
 from est_cli.config.training import Attention, LmLossKind, Precision, TrainConfig
 
@@ -67,6 +68,7 @@ __all__ = [
     "SkippedLayers",
     "Source",
     "StageConfig",
+    "SurveyConfig",
     "Target",
     "TrackingConfig",
     "TrainConfig",

@@ -44,6 +44,8 @@ class Corpus:
     data_hash: str
     tokenizer_hash: str
     folders: tuple[Path, ...]
+    train_folders: tuple[Path, ...] = ()
+    """Those of `folders` in which nothing but held-out documents is for validation."""
     revisions: tuple[str | None, ...] = ()
     """The commit of each data set of the hub, None of a folder."""
     tokenizer_revision: str | None = None
@@ -103,6 +105,7 @@ def load_corpus(
         data_hash=parts[0].digest if len(parts) == 1 else fingerprint([part.digest for part in parts], weights),
         tokenizer_hash=digest,
         folders=tuple(folder for part in parts for folder in part.folders),
+        train_folders=tuple(shard.folder for part in parts for shard in part.train_shards),
         revisions=tuple(revision for source in sources for revision in source.revisions),
         tokenizer_revision=tokenizer_commit(tokenizer, tokenizer_revision),
     )

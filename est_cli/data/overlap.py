@@ -63,19 +63,26 @@ def documents_of(tokens: TokenStream, key: str, end: int, cache_root: Path) -> P
 
 
 def _write_digests(path: Path, tokens: TokenStream, end: int) -> None:
-    """An end of text with nothing before it is no document, nor is what stands behind the last one."""
-    document, length = blake2b(digest_size=8), 0
     with path.open("wb") as file:
-        for start in range(0, len(tokens), CHUNK_TOKENS):
-            ids = tokens.read(start, min(start + CHUNK_TOKENS, len(tokens)))
-            *whole, rest = np.split(ids.astype("<u4"), np.flatnonzero(ids == end) + 1)
-            for part in whole:
-                document.update(part.tobytes())
-                if length + len(part) > 1:
-                    file.write(document.digest())
-                document, length = blake2b(digest_size=8), 0
-            document.update(rest.tobytes())
-            length += len(rest)
+        file.writelines(digest for digest, _ in documents_in(tokens, end))
+
+
+def documents_in(tokens: TokenStream, end: int) -> Iterator[tuple[bytes, int]]:
+    """The digest of each document that `end` ends, and how many tokens it has with that.
+
+    An end of text with nothing before it is no document, nor is what stands behind the last one.
+    """
+    document, length = blake2b(digest_size=8), 0
+    for start in range(0, len(tokens), CHUNK_TOKENS):
+        ids = tokens.read(start, min(start + CHUNK_TOKENS, len(tokens)))
+        *whole, rest = np.split(ids.astype("<u4"), np.flatnonzero(ids == end) + 1)
+        for part in whole:
+            document.update(part.tobytes())
+            if length + len(part) > 1:
+                yield document.digest(), length + len(part)
+            document, length = blake2b(digest_size=8), 0
+        document.update(rest.tobytes())
+        length += len(rest)
 
 
 def _digests(folders: Sequence[Path]) -> Iterator[NDArray[np.uint64]]:

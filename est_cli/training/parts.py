@@ -81,13 +81,19 @@ def settled(run: Resolved, rank: Rank) -> Resolved:
 
     Raises ConfigError where the device does not compute in what was asked for.
     """
-    train, dataset = run.config.train, run.config.dataset
+    train = run.config.train
     precision = settled_precision(train.precision, own_device(rank))
     refuse(gather_problems(run.config.launch, precision))
     train = replace(train, precision=precision)
+    return with_settled_text(replace(run, config=replace(run.config, train=train)))
+
+
+def with_settled_text(run: Resolved) -> Resolved:
+    """The run with as many tokens as it reads where dataset.max_tokens=auto asks for these."""
+    dataset = run.config.dataset
     if dataset.max_tokens == AUTO:
         dataset = replace(dataset, max_tokens=_tokens_read(run))
-    return replace(run, config=replace(run.config, train=train, dataset=dataset))
+    return replace(run, config=replace(run.config, dataset=dataset))
 
 
 def with_revisions(run: Resolved, corpus: Corpus) -> Resolved:
