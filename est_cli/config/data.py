@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from est_cli.common.urls import is_url, url_problem
 from est_cli.config.setting import AUTO, FREE, HASHED, SEED, SETTLED, TRACKED, at_least, between, setting
 
 NO_REVISION = "-"
@@ -38,7 +39,8 @@ class DatasetConfig:
     files: list[str] = setting(
         [],
         "source=files: paths or globs of .txt, .md, .jsonl, .ndjson, .json, .csv, .tsv (also .gz, .xz, .zst), "
-        ".parquet, .arrow, or folders of save_to_disk; source=tokens: a .bin file.",
+        ".parquet, .arrow, folders of save_to_disk, or addresses of such files (https://, s3://, gs://, hf://); "
+        "source=tokens: a .bin file.",
         HASHED,
     )
     validation_files: list[str] = setting(
@@ -139,6 +141,7 @@ def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
     for key in ("files", "validation_files"):
         if not of_files and getattr(data, key):
             yield f"dataset.{key}: dataset={data.name} reads no files; use dataset=text or dataset=tokens"
+    yield from _far_problems(data)
     if data.source is Source.hub and not data.hub_ids:
         yield "dataset.hub_ids: is empty; name at least one data set of the hub"
     if data.source is not Source.hub and data.hub_ids:
@@ -159,6 +162,16 @@ def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
     yield from _part_problems(data)
     if data.weights is not None:
         yield from _weights_problems(data, data.weights)
+
+
+def _far_problems(data: DatasetConfig) -> Iterator[str]:
+    """Addresses of files that lie elsewhere."""
+    for key in ("files", "validation_files"):
+        for url in filter(is_url, getattr(data, key)):
+            if problem := url_problem(url):
+                yield f"dataset.{key}: {problem}"
+            elif data.source is Source.tokens:
+                yield f"dataset.{key}: {url} lies elsewhere; ids are read from here only, so download it"
 
 
 def _part_problems(data: DatasetConfig) -> Iterator[str]:

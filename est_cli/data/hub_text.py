@@ -89,7 +89,7 @@ def row_count(file: str) -> int | None:
     """The rows of a parquet file, here or on the hub."""
     if not file.endswith(".parquet"):
         return None
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
     import pyarrow.parquet as parquet
 
     try:

@@ -10,6 +10,7 @@ alone: the lines that begin in it. Whatever cannot be read exactly is a DataErro
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
 import hashlib
 import io
@@ -21,10 +22,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from est_cli.common.errors import DataError, reason
+from est_cli.common.urls import is_url
 from est_cli.data.document_ends import articles, lines, separated
+from est_cli.data.far import FarFile, FarReader
+from est_cli.data.far.reader import KEPT
 from est_cli.data.parquet_pages import largest_page
 from est_cli.data.pieces import MAX_LINE, Advance, Piece, Wanted, document
+from est_cli.data.place import Place
 from est_cli.data.tables import Row, arrow_rows, csv_rows, json_rows
+from est_cli.storage.digest import fingerprint
 
 CHUNK = 256 * 1024
 """Bytes of a .txt file that make a piece."""
@@ -38,11 +44,11 @@ ByteSpan = tuple[int, int]
 """Bytes of a file, from the first to before the second. A line belongs to the span in which it begins."""
 
 
-def read_file(path: Path, wanted: Wanted, advance: Advance, span: ByteSpan | None = None) -> Iterator[Piece]:
+def read_file(path: Place, wanted: Wanted, advance: Advance, span: ByteSpan | None = None) -> Iterator[Piece]:
     """The documents of one file, or of a span of a file that `can_be_cut`. Raises DataError."""
     kind, _ = file_kind(path)
     try:
-        with _Counted(path, advance) as raw:
+        with _opened(path, advance) as raw:
             if span is not None:
                 pieces = _read_span(raw, path, span, wanted)
             else:
@@ -60,7 +66,7 @@ def _documents(pieces: Iterator[Piece], kind: str, wanted: Wanted) -> Iterator[P
     return pieces
 
 
-def file_kind(path: Path) -> tuple[str, str]:
+def file_kind(path: Place) -> tuple[str, str]:
     """The suffixes that say how a file is read: (".jsonl", ".xz"), or (".txt", "") where it is not packed."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packing = suffixes.pop() if suffixes and suffixes[-1] in PACKED else ""
@@ -71,13 +77,22 @@ def file_kind(path: Path) -> tuple[str, str]:
     return kind, packing
 
 
-def can_be_cut(path: Path) -> bool:
+def can_be_cut(path: Place) -> bool:
     """Whether spans of the file can be read alone."""
-    return file_kind(path) == (".jsonl", "")
+    return file_kind(path) == (".jsonl", "") and (isinstance(path, Path) or path.ranges)
 
 
-def digest_span(path: Path, span: ByteSpan) -> str:
+def refuse_unordered(path: Place) -> None:
+    """Raise DataError where a file is read here and there, and its server gives it as a whole only."""
+    kind, _ = file_kind(path)
+    if kind in NOT_PACKED and isinstance(path, FarFile) and not path.ranges:
+        raise DataError(f"{path}: the server gives no ranges of bytes, which {kind} needs; download it")
+
+
+def digest_span(path: Place, span: ByteSpan) -> str:
     """The digest of all bytes that decide which documents a span has: to the end of its last line."""
+    if isinstance(path, FarFile):
+        return fingerprint(path.digest, span)
     start, stop = max(0, span[0] - 1), span[1]
     try:
         with path.open("rb") as file:
@@ -89,6 +104,12 @@ def digest_span(path: Path, span: ByteSpan) -> str:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from error
     return digest.hexdigest()
+
+
+def _opened(path: Place, advance: Advance) -> io.RawIOBase:
+    if isinstance(path, FarFile):
+        return FarReader(path, advance, KEPT if file_kind(path)[0] in NOT_PACKED else 1)
+    return _Counted(path, advance)
 
 
 class _Counted(io.FileIO):
@@ -104,7 +125,7 @@ class _Counted(io.FileIO):
         return count
 
 
-def _unpacked(raw: io.FileIO, path: Path) -> BinaryIO:
+def _unpacked(raw: io.RawIOBase, path: Place) -> BinaryIO:
     stream: Any = io.BufferedReader(raw, CHUNK)
     packing = file_kind(path)[1]
     if packing == ".gz":
@@ -153,7 +174,7 @@ def _read_jsonl(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:
         yield from _of_line(line, wanted, where)
 
 
-def _read_span(raw: io.FileIO, path: Path, span: ByteSpan, wanted: Wanted) -> Iterator[Piece]:
+def _read_span(raw: io.RawIOBase, path: Place, span: ByteSpan, wanted: Wanted) -> Iterator[Piece]:
     """The documents of the lines of a .jsonl file that begin in `span`; lines are counted only where one is bad."""
     start, stop = span
     if start == 0:
@@ -166,8 +187,8 @@ def _read_span(raw: io.FileIO, path: Path, span: ByteSpan, wanted: Wanted) -> It
         try:
             yield from _of_line(line if at else line.removeprefix(codecs.BOM_UTF8), wanted, str(path))
         except DataError as error:
-            number = 1 + _line_ends(path, at)
-            raise DataError(f"{path}:{number}{str(error).removeprefix(str(path))}") from error
+            where = f"byte {at}" if isinstance(path, FarFile) else 1 + _line_ends(path, at)
+            raise DataError(f"{path}:{where}{str(error).removeprefix(str(path))}") from error
 
 
 def _skip_line(file: BinaryIO) -> None:
@@ -214,7 +235,7 @@ def _read_parquet(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:
         table = parquet.ParquetFile(file, buffer_size=PARQUET_BUFFER)
         columns = wanted.columns(table.schema_arrow.names, name)
         row = 0
-        for batch in _parquet_batches(table, columns, name):
+        for batch in _parquet_batches(table, columns, name, file):
             for values in zip(*(batch.column(column) for column in columns), strict=True):
                 row += 1
                 yield _parquet_document(dict(zip(columns, values, strict=True)), wanted, f"{name}:{row}")
@@ -222,10 +243,10 @@ def _read_parquet(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:
         raise DataError(f"{name}: not readable as parquet ({reason(error)})") from error
 
 
-def _parquet_batches(table: Any, columns: Sequence[str], name: str) -> Iterator[Any]:
+def _parquet_batches(table: Any, columns: Sequence[str], name: str, file: BinaryIO) -> Iterator[Any]:
     """As many rows at once as memory is sure to hold: none is larger than the page that it is in, or a dictionary's."""
     for number in range(table.num_row_groups):
-        with open(name, "rb") as headers:
+        with contextlib.nullcontext(file) if is_url(name) else open(name, "rb") as headers:
             page = largest_page(headers, table.metadata.row_group(number), columns, name)
         rows = min(PARQUET_ROWS, max(1, MAX_LINE // max(page, 1)))
         yield from table.iter_batches(batch_size=rows, row_groups=[number], columns=columns)

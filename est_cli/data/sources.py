@@ -1,7 +1,7 @@
 """Where the text comes from: the standard library, local files, or the hub (hub.py), as `TextSource`s made of units.
 
-A fingerprint is made of the bytes of the files, never of names or times: new content under an old name is noticed,
-and the same files elsewhere are recognised.
+A fingerprint is made of the bytes of the files here, never of names or times: new content under an old name is noticed,
+and the same files elsewhere are recognised. What far files are known by, far/ says.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from est_cli.common.errors import ConfigError, DataError
+from est_cli.common.urls import is_url, shown
 from est_cli.config import DatasetConfig, Source
 from est_cli.data.hub import hub_source
 from est_cli.data.pieces import LaterUnits, Limit, TextSource, Unit, Wanted
-from est_cli.data.readers import file_kind
+from est_cli.data.place import Place, digests_of, far_files, tell_far
+from est_cli.data.readers import file_kind, refuse_unordered
 from est_cli.data.repeats import apart, once
 from est_cli.data.shares import shared_out
 from est_cli.data.units import drawn_file_units, file_units, stdlib_unit
 from est_cli.storage import strict_json
-from est_cli.storage.digest import remembered_digests
 
 
 def open_sources(
@@ -63,12 +64,25 @@ def expand(patterns: Sequence[str], key: str) -> list[Path]:
     """The files that paths and globs name, each once, the matches of a glob sorted. Raises DataError naming `key`."""
     files: dict[Path, None] = {}
     for pattern in patterns:
+        if is_url(pattern):
+            raise DataError(f"{key}: {shown(pattern)} lies elsewhere, and is read from here only; download it")
         path = Path(pattern).expanduser()
         found = (_saved(path) or [path]) if path.exists() else _matches(path)
         if not found:
             raise DataError(f"{key}: {pattern!r} matches no file in {Path.cwd()}")
         files.update(dict.fromkeys(map(_regular, found)))
     return list(files)
+
+
+def _wherever(entries: Sequence[str], key: str) -> list[Place]:
+    """As `expand`, and addresses of far files among them."""
+    found: dict[Place, None] = {}
+    for entry in entries:
+        far = far_files(entry) if is_url(entry) else expand([entry], key)
+        if not far:
+            raise DataError(f"{key}: {entry!r} matches no file")
+        found.update(dict.fromkeys(far))
+    return list(found)
 
 
 def _saved(folder: Path) -> list[Path]:
@@ -99,41 +113,43 @@ def _files_sources(dataset: DatasetConfig, cache_root: Path, verify: bool, begun
     if not dataset.files:
         raise ConfigError("dataset.files: is empty; name files of text or rows, for example ['corpus/*.jsonl']")
     groups = [dataset.files] if dataset.weights is None else [[entry] for entry in dataset.files]
-    trains = [expand(group, "dataset.files") for group in groups]
+    trains = [_wherever(group, "dataset.files") for group in groups]
     _refuse_repeats(trains)
-    validation = expand(dataset.validation_files, "dataset.validation_files")
+    validation = _wherever(dataset.validation_files, "dataset.validation_files")
     for path in itertools.chain(*trains, validation):
-        file_kind(path)
+        refuse_unordered(path)
+    if verify:
+        tell_far([*itertools.chain(*trains), *validation])
     once([path for paths in trains for path in paths], "dataset.files", begun)
     once(validation, "dataset.validation_files", begun)
-    held = dict(zip(validation, remembered_digests(validation, cache_root, verify), strict=True)) if validation else {}
+    held = dict(zip(validation, digests_of(validation, cache_root, verify), strict=True))
     wanted = Wanted(dataset.text_fields, dataset.exclude, dataset.separator or "", dataset.articles)
     if wanted.separator and not any(file_kind(path)[0] == ".txt" for path in itertools.chain(*trains, validation)):
         raise ConfigError("dataset.separator: none of dataset.files is a .txt file; a row of the others is a document")
 
-    def units(contents: dict[Path, str]) -> tuple[Unit, ...]:
+    def units(contents: dict[Place, str]) -> tuple[Unit, ...]:
         return file_units([*contents], [*contents.values()], wanted)
 
     named = units(held) if held else None
     names = ["dataset.files"] if dataset.weights is None else dataset.files
     if dataset.is_part:
 
-        def digests_of(paths: list[Path]) -> list[str]:
-            return remembered_digests(paths, cache_root, verify)
+        def later(paths: list[Place]) -> list[str]:
+            return digests_of(paths, cache_root, verify)
 
         once([*itertools.chain(*trains), *validation], "dataset.validation_files", begun)
-        parts = [drawn_file_units(paths, digests_of, wanted, dataset.part_seed) for paths in trains]
+        parts = [drawn_file_units(paths, later, wanted, dataset.part_seed) for paths in trains]
         return [TextSource(name, part, named) for name, part in zip(names, parts, strict=True)]
-    digests = [dict(zip(paths, remembered_digests(paths, cache_root, verify), strict=True)) for paths in trains]
+    digests = [dict(zip(paths, digests_of(paths, cache_root, verify), strict=True)) for paths in trains]
     apart(dict(collections.ChainMap(*digests)), held, begun)
     return [TextSource(name, units(train), named) for name, train in zip(names, digests, strict=True)]
 
 
-def _refuse_repeats(groups: list[list[Path]]) -> None:
-    seen: set[Path] = set()
+def _refuse_repeats(groups: list[list[Place]]) -> None:
+    seen: set[Place] = set()
     for group in groups:
-        resolved = {path.resolve() for path in group}
-        for path in sorted(resolved & seen):
+        resolved = {path.resolve() if isinstance(path, Path) else path for path in group}
+        for path in sorted(resolved & seen, key=str):
             raise DataError(f"dataset.files: {path} is in two entries; with dataset.weights each has files of its own")
         seen |= resolved
 

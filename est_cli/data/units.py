@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from est_cli.common.errors import DataError
 from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, LaterUnits, Piece, Unit, Wanted
+from est_cli.data.place import Place, check_unchanged, place, size_of, state_of
 from est_cli.data.readers import ByteSpan, can_be_cut, digest_span, file_kind, read_file
 from est_cli.data.shares import drawn
-from est_cli.storage.digest import digest_files, fingerprint, stat_of
+from est_cli.storage.digest import digest_files, fingerprint
 
 NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings"}
 """Folders below the standard library's that are left out: other people's packages, tests, and generated tables."""
@@ -33,9 +33,9 @@ def read_units(units: Sequence[Unit], advance: Advance) -> Iterator[Piece]:
     return itertools.chain.from_iterable(read_unit(unit, advance) for unit in units)
 
 
-def file_units(paths: Sequence[Path], digests: Sequence[str], wanted: Wanted) -> tuple[Unit, ...]:
+def file_units(paths: Sequence[Place], digests: Sequence[str], wanted: Wanted) -> tuple[Unit, ...]:
     """The documents of these files in units; `digests` are those of their bytes."""
-    total, size = sum(map(_size, paths)), UNIT_BYTES
+    total, size = sum(map(size_of, paths)), UNIT_BYTES
     while total > MAX_UNITS * size:
         size *= 2
     digest_of = dict(zip(map(str, paths), digests, strict=True))
@@ -44,7 +44,7 @@ def file_units(paths: Sequence[Path], digests: Sequence[str], wanted: Wanted) ->
 
 
 def drawn_file_units(
-    paths: Sequence[Path], digests_of: Callable[[list[Path]], list[str]], wanted: Wanted, seed: int
+    paths: Sequence[Place], digests_of: Callable[[list[Place]], list[str]], wanted: Wanted, seed: int
 ) -> LaterUnits:
     """The same documents in an order of files, and of spans of large ones, that is drawn from `seed`.
 
@@ -54,10 +54,10 @@ def drawn_file_units(
     units = [*_gathered(parts, UNIT_BYTES)]
 
     def make(number: int) -> Unit:
-        whole = [Path(path) for path, span in units[number] if span is None]
+        whole = [place(path) for path, span in units[number] if span is None]
         digest_of = dict(zip(map(str, whole), digests_of(whole) if whole else (), strict=True))
         contents = [
-            (digest_of[path], False) if span is None else (digest_span(Path(path), span), span[0] > 0)
+            (digest_of[path], False) if span is None else (digest_span(place(path), span), span[0] > 0)
             for path, span in units[number]
         ]
         return _file_unit(units[number], contents, wanted)
@@ -68,15 +68,15 @@ def drawn_file_units(
 def stdlib_unit(root: Path) -> Unit:
     """Every .py file below `root` but tests, tables of codecs and installed packages, one document each."""
     paths = _python_files(root)
-    return Unit("stdlib", {"root": str(root)}, fingerprint("stdlib", digest_files(paths)), sum(map(_size, paths)))
+    return Unit("stdlib", {"root": str(root)}, fingerprint("stdlib", digest_files(paths)), sum(map(size_of, paths)))
 
 
-def _groups(paths: Sequence[Path], size: int) -> Iterator[list[FilePart]]:
+def _groups(paths: Sequence[Place], size: int) -> Iterator[list[FilePart]]:
     """The parts of the units: neighbouring small files together, spans of about `size` bytes of large ones."""
     group: list[FilePart] = []
     filled = 0
     for path in paths:
-        length = _size(path)
+        length = size_of(path)
         if group and filled + length > size:
             yield group
             group, filled = [], 0
@@ -109,21 +109,17 @@ def _gathered(parts: Sequence[FilePart], size: int) -> Iterator[list[FilePart]]:
 
 def _file_unit(group: list[FilePart], contents: Sequence[tuple[str, Any]], wanted: Wanted) -> Unit:
     """What a file is called has no say in the fingerprint, but its kind has; `contents`: a digest, and of what."""
-    known = [[digest, *file_kind(Path(path)), span] for (digest, span), (path, _) in zip(contents, group, strict=True)]
+    known = [[digest, *file_kind(place(path)), span] for (digest, span), (path, _) in zip(contents, group, strict=True)]
     size = sum(map(_part_size, group))
     settings = wanted.settings
-    stats = [stat_of(Path(path)) for path, _ in group]
+    stats = [state_of(place(path)) for path, _ in group]
     arguments = {"parts": group, "stats": stats, **settings, "key": wanted.key}
     return Unit("files", arguments, fingerprint("files", known, settings), size)
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
 def _part_size(part: FilePart) -> int:
     path, span = part
-    return _size(Path(path)) if span is None else span[1] - span[0]
+    return size_of(place(path)) if span is None else span[1] - span[0]
 
 
 def _python_files(root: Path) -> list[Path]:
@@ -133,9 +129,8 @@ def _python_files(root: Path) -> list[Path]:
 def _read_files(advance: Advance, parts: Sequence[FilePart], stats: Sequence[str], **settings: Any) -> Iterator[Piece]:
     wanted = Wanted(**settings)
     for (path, span), stat in zip(parts, stats, strict=True):
-        yield from read_file(Path(path), wanted, advance, None if span is None else (span[0], span[1]))
-        if stat_of(Path(path)) != stat:  # or these tokens would be kept as those of another text
-            raise DataError(f"{path}: has changed while it was read; start again")
+        yield from read_file(place(path), wanted, advance, None if span is None else (span[0], span[1]))
+        check_unchanged(place(path), stat)
 
 
 def _read_stdlib(advance: Advance, root: str) -> Iterator[Piece]:
