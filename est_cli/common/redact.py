@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 
+_URL_QUERY = re.compile(r"(https?://[^\s?]*)\?[^\s'\",]*")
 _URL_USER = re.compile(r"(?<=://)[^/\s'\"]*@")
 
 
 def without_users(text: str) -> str:
     """`text` without the `user:password@` of the URLs in it."""
     return _URL_USER.sub("", text)
+
+
+def without_secrets(text: str) -> str:
+    """`text` also without what follows ? in the URLs in it, which may be a signature."""
+    return _URL_QUERY.sub(r"\1?...", without_users(text))
 
 
 def has_user(text: str) -> bool:

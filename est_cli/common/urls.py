@@ -25,7 +25,7 @@ def scheme_of(url: str) -> str:
 
 def shown(url: str) -> str:
     """The address without what may be a secret in it: user, password, query."""
-    return without_users(url).partition("?")[0] if scheme_of(url) in WEB else without_users(url)
+    return re.split("[?#]", without_users(url))[0] if scheme_of(url) in WEB else without_users(url)
 
 
 def is_loopback(url: str) -> bool:

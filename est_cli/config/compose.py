@@ -30,6 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from est_cli.common.errors import ConfigError
+from est_cli.common.redact import without_secrets
 from est_cli.config.own_files import search_path
 from est_cli.config.run import RunConfig
 from est_cli.config.schedulers import SCHEDULERS, scheduler_named
@@ -235,8 +236,8 @@ def parsed_override(text: str) -> Override:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
         raise ConfigError(
-            f"{text[:80]}: not an override; write KEY=VALUE, and words with special signs in quotes of their own, "
-            "\"KEY=['a=b']\""
+            f"{without_secrets(text)[:80]}: not an override; write KEY=VALUE, and words with special signs in quotes "
+            "of their own, \"KEY=['a=b']\""
         ) from error
     except ValueError as error:  # of Python, which takes 4,300
         raise ConfigError(f"{text[:40]}...: holds a number with too many digits to be one") from error

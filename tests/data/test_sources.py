@@ -13,6 +13,7 @@ import pytest
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
 from est_cli.config import Source as SourceName
+from est_cli.config.data import dataset_problems
 from est_cli.data import hub, hub_access, parquet_pages, sources
 from est_cli.data.pieces import TextSource, Unit, held_out, quiet, split
 from est_cli.data.sources import open_sources
@@ -317,3 +318,15 @@ def refused(dataset: DatasetConfig, message: str) -> None:
 
 def test_write_jsonl_helper_round_trips(tmp_path: Path) -> None:
     assert texts(files(write_jsonl(tmp_path / "a.jsonl", documents(3)))) == documents(3)
+
+
+def test_addresses_are_for_text_alone() -> None:
+    with pytest.raises(DataError, match=r"eval\.files: https://h/a\.txt lies elsewhere, and is read from here only"):
+        sources.expand(["https://h/a.txt?sig=CANARY"], "eval.files")
+    ids = DatasetConfig(source=SourceName.tokens, files=["s3://b/a.bin"])
+    assert "dataset.files: s3://b/a.bin lies elsewhere; ids are read from here only, so download it" in [
+        *dataset_problems(ids, "gpt2")
+    ]
+    text = DatasetConfig(source=SourceName.files, files=["http://example.com/a.txt"], validation_files=["ftp://h/a"])
+    found = [*dataset_problems(text, "bpe")]
+    assert [problem.partition(":")[0] for problem in found] == ["dataset.files", "dataset.validation_files"]

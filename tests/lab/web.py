@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any
+
+REQUEST = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30")
+REQUEST += ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+"""What openssl is asked for a certificate."""
 
 
 @dataclass
@@ -109,10 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[: len(body) // 2]
             self.close_connection = True
         site.sent[name] += len(body)
-        try:
+        with suppress(OSError):  # whoever asked for the first byte does not wait for the others
             self.wfile.write(body)
-        except OSError:
-            pass  # whoever asked for the first byte does not wait for the others
 
     def _range(self, size: int) -> tuple[int, int]:
         found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"] or "")
@@ -130,26 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def certificate(folder: Path) -> tuple[Path, Path]:
     """A certificate of 127.0.0.1 that only whoever is told of it trusts, and its key."""
-    import subprocess
-
-    files = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "30",
-        ]
-        + ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-        + ["-out", str(files[0]), "-keyout", str(files[1])],
-        check=True,
-        capture_output=True,
-        timeout=30,
-    )
-    return files
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", *REQUEST, "-out", str(cert), "-keyout", str(key)]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    return cert, key
