@@ -31,6 +31,11 @@ class Store(MemoryFileSystem):
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
     tag = 1
+    known: ClassVar[dict[str, int]] = {}
+    """What a listing that is kept says."""
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.known.clear()
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -39,7 +44,8 @@ class Store(MemoryFileSystem):
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
         _fail()
         info = super().info(path, **kwargs)
-        return info | ({"generation": Store.tag} if Store.tag else {"created": None})
+        tag = self.known.setdefault(path, Store.tag)
+        return info | ({"generation": tag} if Store.tag else {"created": None})
 
     def find(self, path: str, *args: Any, **kwargs: Any) -> Any:
         found = super().find(path, *args, **(kwargs | {"detail": True}))
