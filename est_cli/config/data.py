@@ -31,6 +31,13 @@ class Cut(StrEnum):
     lines = "lines"
 
 
+class OnBadRow(StrEnum):
+    """What a row without text does."""
+
+    error = "error"
+    skip = "skip"
+
+
 @dataclass
 class DatasetConfig:
     name: str = setting("stdlib", "Name of the preset; used in messages and run names only.", TRACKED)
@@ -108,6 +115,11 @@ class DatasetConfig:
     articles: bool = setting(
         False, "Rows (or lines of .txt) are lines of wikitext: a document goes from one ` = Title = ` to the next."
     )
+    on_bad_row: OnBadRow = setting(
+        OnBadRow.error,
+        "A row without text (not JSON, no such field, no string, not UTF-8, too long, of a .csv file with another "
+        "number of fields): error: ends the command; skip: is passed over, with a count and the first places told.",
+    )
     cut: Cut = setting(
         Cut.exact,
         "Documents of more than 65,536 characters: exact: their tokens are those of the whole; lines: as in runs "
@@ -129,6 +141,11 @@ class DatasetConfig:
     def is_part(self) -> bool:
         """Whether a part of the text is taken."""
         return self.max_tokens is not None or self.max_documents is not None
+
+    @property
+    def skips_bad_rows(self) -> bool:
+        """Whether rows without text are passed over."""
+        return self.on_bad_row is OnBadRow.skip
 
 
 def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
@@ -156,6 +173,8 @@ def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
         yield "dataset.separator: is some text, such as <|endoftext|>, for .txt files of dataset=text; or null"
     if data.articles and (data.source not in (Source.files, Source.hub) or data.separator is not None):
         yield "dataset.articles: is for lines of wikitext with dataset=text or dataset=hub, without dataset.separator"
+    if data.skips_bad_rows and data.source not in (Source.files, Source.hub):
+        yield f"dataset.on_bad_row: dataset={data.name} has no rows to pass over; use dataset=text or dataset=hub"
     yield from _part_problems(data)
     if data.weights is not None:
         yield from _weights_problems(data, data.weights)
