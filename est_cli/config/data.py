@@ -45,7 +45,7 @@ class DatasetConfig:
     files: list[str] = setting(
         [],
         "source=files: paths or globs of .txt, .md, .jsonl, .ndjson, .json, .csv, .tsv (also .gz, .xz, .zst), "
-        ".parquet, .arrow, or folders of save_to_disk; source=tokens: a .bin file.",
+        ".parquet, .arrow, or folders of save_to_disk; source=tokens: files of ids.",
         HASHED,
     )
     validation_files: list[str] = setting(
@@ -129,7 +129,12 @@ class DatasetConfig:
     validation_fraction: float = setting(
         0.02, "Share of the documents that is held out for validation.", within=between("(0, 1)")
     )
-    token_dtype: str = setting("uint16", "source=tokens: how the ids are stored, uint16 or uint32 (little-endian).")
+    token_dtype: str | None = setting(
+        None,
+        "source=tokens: how raw ids are stored, uint16 or uint32 (little-endian); null: uint16, and in files that tell "
+        "it themselves (.npy, llm.c, Megatron) what they tell.",
+        SETTLED,
+    )
     num_workers: int | None = setting(
         None,
         "Processes that tokenise (threads, where there is little to do); null: one per CPU core.",
@@ -162,8 +167,8 @@ def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
         yield f"dataset.hub_ids: dataset={data.name} does not read the hub; use dataset=hub"
     if data.source is Source.tokens and tokenizer == "bpe":
         yield "tokenizer: dataset=tokens holds ids of a tokenizer that exists; name its folder or hub id"
-    if data.token_dtype not in ("uint16", "uint32"):
-        yield f"dataset.token_dtype: {data.token_dtype!r} is not one of uint16, uint32"
+    if data.token_dtype not in (None, "uint16", "uint32"):
+        yield f"dataset.token_dtype: {data.token_dtype!r} is not one of uint16, uint32, null"
     for entry in data.exclude:
         if not all(entry.partition("=")[:2]):
             yield f"dataset.exclude: {entry!r} is not of the form field=value"

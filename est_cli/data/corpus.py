@@ -20,8 +20,9 @@ from est_cli.data.overlap import compare_documents, documents_of
 from est_cli.data.part import Taken, taken
 from est_cli.data.pieces import FEW_BYTES, TextSource, Unit
 from est_cli.data.sources import expand, open_sources
-from est_cli.data.stream import Tokens, TokenSpan, TokenStream, open_token_files, opened
+from est_cli.data.stream import Tokens, TokenSpan, TokenStream, opened
 from est_cli.data.token_cache import EncodeJob, Shard, tokenised
+from est_cli.data.token_files import open_token_files
 from est_cli.data.tokenizer import encoder_of, load_tokenizer, token_count, tokenizer_commit, tokenizer_digest
 from est_cli.storage.digest import fingerprint
 from est_cli.storage.run_dir import check_no_file
@@ -237,7 +238,9 @@ def _from_token_files(
     verify: bool,
     begun: bool,
 ) -> Corpus:
-    train, validation, digest = open_token_files(dataset, vocab_size, token_count(loaded), cache_root, verify, begun)
+    train, validation, digest = open_token_files(
+        dataset, vocab_size, token_count(loaded), cache_root, verify, begun, loaded.eos_token_id
+    )
     if verify:
         for path in expand([*dataset.files, *dataset.validation_files], "dataset.files"):
             refuse_other_tokenizer(path, tokenizer_digest(loaded), begun)
