@@ -187,11 +187,17 @@ def test_it_is_refused_where_there_are_no_rows(tmp_path: Path) -> None:
         load_corpus(files(tmp_path / "a.txt", on_bad_row=OnBadRow.skip), "bpe", 300, tmp_path / "cache")
 
 
-def test_a_folder_of_the_hubs_layout(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_folder_of_the_hubs_layout(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "set").mkdir()
-    parquet.write_table(pa.table({"text": [*documents(40), None]}), tmp_path / "set" / "train.parquet")
+    table = pa.table({"text": [*documents(40), None]})
+    if kind == "parquet":
+        parquet.write_table(table, tmp_path / "set" / "train.parquet")
+    else:
+        rows = "".join(json.dumps(row) + "\n" for row in table.to_pylist())
+        (tmp_path / "set" / "train.jsonl").write_text(rows)
     config = DatasetConfig(source=Source.hub, hub_ids=[str(tmp_path / "set")])
-    with pytest.raises(DataError, match=rf"\(train\):41: the text must be.*{WAY_OUT}$"):
+    with pytest.raises(DataError, match=rf":41: the text must be.*{WAY_OUT}$"):
         load_corpus(config, "bpe", 300, tmp_path / "cache")
     config.on_bad_row = OnBadRow.skip
     load_corpus(config, "bpe", 300, tmp_path / "cache")
