@@ -130,7 +130,7 @@ def test_which_of_several_files_is_read(tmp_path: Path) -> None:
         ("train.jsonl", b'{"sentence": null, "label": 1}\n', ":1: there is no text in 'sentence'"),
         ("train.jsonl", b'{"sentence": \n', ":1: not JSON"),
         ("train.jsonl", b"[]\n", ":1: a row must be a JSON object"),
-        ("train.tsv.gz", gzip.compress(b"sentence\tlabel\na\t1\n")[:-9], ": cannot be read to the end"),
+        ("train.tsv.gz", gzip.compress(b"sentence\tlabel\na\t1\n", mtime=0)[:-9], ": cannot be read to the end"),
         ("train.tsv.gz", b"sentence\tlabel\n", ": cannot be read to the end"),
         ("train.parquet", b"PAR1", ": not readable as parquet"),
     ],
