@@ -32,6 +32,13 @@ class Cut(StrEnum):
     lines = "lines"
 
 
+class OnBadRow(StrEnum):
+    """What a row without text does."""
+
+    error = "error"
+    skip = "skip"
+
+
 @dataclass
 class DatasetConfig:
     name: str = setting("stdlib", "Name of the preset; used in messages and run names only.", TRACKED)
@@ -40,7 +47,7 @@ class DatasetConfig:
         [],
         "source=files: paths or globs of .txt, .md, .jsonl, .ndjson, .json, .csv, .tsv (also .gz, .xz, .zst), "
         ".parquet, .arrow, folders of save_to_disk, or addresses of such files (https://, s3://, gs://, hf://); "
-        "source=tokens: a .bin file.",
+        "source=tokens: files of ids.",
         HASHED,
     )
     validation_files: list[str] = setting(
@@ -110,6 +117,11 @@ class DatasetConfig:
     articles: bool = setting(
         False, "Rows (or lines of .txt) are lines of wikitext: a document goes from one ` = Title = ` to the next."
     )
+    on_bad_row: OnBadRow = setting(
+        OnBadRow.error,
+        "A row without text (not JSON, no such field, no string, not UTF-8, too long, of a .csv file with another "
+        "number of fields): error: ends the command; skip: is passed over, with a count and the first places told.",
+    )
     cut: Cut = setting(
         Cut.exact,
         "Documents of more than 65,536 characters: exact: their tokens are those of the whole; lines: as in runs "
@@ -119,7 +131,12 @@ class DatasetConfig:
     validation_fraction: float = setting(
         0.02, "Share of the documents that is held out for validation.", within=between("(0, 1)")
     )
-    token_dtype: str = setting("uint16", "source=tokens: how the ids are stored, uint16 or uint32 (little-endian).")
+    token_dtype: str | None = setting(
+        None,
+        "source=tokens: how raw ids are stored, uint16 or uint32 (little-endian); null: uint16, and in files that tell "
+        "it themselves (.npy, llm.c, Megatron) what they tell.",
+        SETTLED,
+    )
     num_workers: int | None = setting(
         None,
         "Processes that tokenise (threads, where there is little to do); null: one per CPU core.",
@@ -131,6 +148,11 @@ class DatasetConfig:
     def is_part(self) -> bool:
         """Whether a part of the text is taken."""
         return self.max_tokens is not None or self.max_documents is not None
+
+    @property
+    def skips_bad_rows(self) -> bool:
+        """Whether rows without text are passed over."""
+        return self.on_bad_row is OnBadRow.skip
 
 
 def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
@@ -148,8 +170,8 @@ def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
         yield f"dataset.hub_ids: dataset={data.name} does not read the hub; use dataset=hub"
     if data.source is Source.tokens and tokenizer == "bpe":
         yield "tokenizer: dataset=tokens holds ids of a tokenizer that exists; name its folder or hub id"
-    if data.token_dtype not in ("uint16", "uint32"):
-        yield f"dataset.token_dtype: {data.token_dtype!r} is not one of uint16, uint32"
+    if data.token_dtype not in (None, "uint16", "uint32"):
+        yield f"dataset.token_dtype: {data.token_dtype!r} is not one of uint16, uint32, null"
     for entry in data.exclude:
         if not all(entry.partition("=")[:2]):
             yield f"dataset.exclude: {entry!r} is not of the form field=value"
@@ -159,6 +181,8 @@ def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
         yield "dataset.separator: is some text, such as <|endoftext|>, for .txt files of dataset=text; or null"
     if data.articles and (data.source not in (Source.files, Source.hub) or data.separator is not None):
         yield "dataset.articles: is for lines of wikitext with dataset=text or dataset=hub, without dataset.separator"
+    if data.skips_bad_rows and data.source not in (Source.files, Source.hub):
+        yield f"dataset.on_bad_row: dataset={data.name} has no rows to pass over; use dataset=text or dataset=hub"
     yield from _part_problems(data)
     if data.weights is not None:
         yield from _weights_problems(data, data.weights)

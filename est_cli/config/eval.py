@@ -40,7 +40,7 @@ class Select(StrEnum):
 class EvalSettings:
     data_dir: str | None = setting(
         None,
-        "Folder of the original GLUE files (CoLA/train.tsv, ...; also .xz); null: nyu-mll/glue of the hub. For "
+        "Folder of GLUE's files (CoLA/train.tsv, ...; or the hub's parquet); null: nyu-mll/glue of the hub. For "
         "lm_eval: a folder with tasks of your own.",
         FREE,
         RECORDED,

@@ -13,15 +13,16 @@ from transformers import PreTrainedTokenizerBase
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig, Source
 from est_cli.config.setting import AUTO
-from est_cli.data.encode import FEW_TOKENS, TOKENS
+from est_cli.data.encode import BAD_PLACES, FEW_TOKENS, TOKENS
 from est_cli.data.estimate import sampled, tell_whole
 from est_cli.data.foreign_tokens import refuse_other_tokenizer
 from est_cli.data.overlap import compare_documents, documents_of
 from est_cli.data.part import Taken, taken
 from est_cli.data.pieces import FEW_BYTES, TextSource, Unit
 from est_cli.data.sources import expand, open_sources
-from est_cli.data.stream import Tokens, TokenSpan, TokenStream, open_token_files, opened
+from est_cli.data.stream import Tokens, TokenSpan, TokenStream, opened
 from est_cli.data.token_cache import EncodeJob, Shard, tokenised
+from est_cli.data.token_files import open_token_files
 from est_cli.data.tokenizer import encoder_of, load_tokenizer, token_count, tokenizer_commit, tokenizer_digest
 from est_cli.storage.digest import fingerprint
 from est_cli.storage.run_dir import check_no_file
@@ -195,15 +196,23 @@ def _log_counts(name: str, shards: Sequence[Shard], end_text: str) -> None:
 
     documents, blank, excluded = total("documents"), total("blank"), total("excluded")
     others = f" and {excluded} excluded ones" if excluded else ""
+    places = [place for shard in shards for place in shard.counts.get("bad_places", ())]
+    if bad := total("bad"):
+        others += f" and {bad} rows without text (dataset.on_bad_row=skip)"
     if not documents:
-        only = f", only {blank} blank documents{others}" if blank or excluded else ""
-        raise DataError(f"{name}: no text in it{only}")
+        only = f", only {blank} blank documents{others}" if blank or excluded or bad else ""
+        raise DataError(f"{name}: no text in it{only}{f'; the first: {places[0]}' if places else ''}")
     spelled = total("spelled")
     as_text = f"; {end_text} is written in it {spelled} times, as plain text" if spelled else ""
     tokens = total("train_tokens") + total("validation_tokens")
     log.info(
         "%s: %d tokens of %d documents; %d blank ones%s left out%s", name, tokens, documents, blank, others, as_text
     )
+    if bad:
+        first = "" if bad <= BAD_PLACES else f", of which these are the first {BAD_PLACES}"
+        log.warning(
+            "%s: %d rows without text are passed over%s:\n  %s", name, bad, first, "\n  ".join(places[:BAD_PLACES])
+        )
     if spelled >= documents:
         log.warning(
             "%s: if it stands between documents in .txt files, dataset.separator='%s' ends them there", name, end_text
@@ -232,7 +241,9 @@ def _from_token_files(
     verify: bool,
     begun: bool,
 ) -> Corpus:
-    train, validation, digest = open_token_files(dataset, vocab_size, token_count(loaded), cache_root, verify, begun)
+    train, validation, digest = open_token_files(
+        dataset, vocab_size, token_count(loaded), cache_root, verify, begun, loaded.eos_token_id
+    )
     if verify:
         for path in expand([*dataset.files, *dataset.validation_files], "dataset.files"):
             refuse_other_tokenizer(path, tokenizer_digest(loaded), begun)

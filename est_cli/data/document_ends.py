@@ -49,11 +49,11 @@ def articles(rows: Iterator[Piece]) -> Iterator[Piece]:
     """
     held: list[str] = []
     blanks: list[str] = []
-    excluded: list[Piece] = []
+    left_out: list[Piece] = []
     begun, size = False, 0
     for row in rows:
-        if row.excluded:
-            excluded.append(row)
+        if row.is_left_out:
+            left_out.append(row)
             continue
         line = row.text.rstrip("\n") + "\n"
         if not line.strip():
@@ -61,8 +61,8 @@ def articles(rows: Iterator[Piece]) -> Iterator[Piece]:
             continue
         if (held or begun) and blanks and TITLE.fullmatch(row.text):
             yield Piece("".join(held), ends=True)
-            yield from excluded
-            held, excluded, blanks, begun, size = [], [], [], False, 0
+            yield from left_out
+            held, left_out, blanks, begun, size = [], [], [], False, 0
         held += [*(blanks if held or begun else ()), line]
         size += len(line) + len(blanks)
         blanks = []
@@ -71,4 +71,4 @@ def articles(rows: Iterator[Piece]) -> Iterator[Piece]:
             held, begun, size = [], True, 0
     if held or begun:
         yield Piece("".join(held), ends=True)
-    yield from excluded
+    yield from left_out

@@ -12,7 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -37,6 +37,10 @@ LINE_CHARACTERS = 65_536
 """Of the parts that `cut: lines` makes."""
 FEW_TOKENS = 20
 """A document of fewer is a short one: often a line where a text was meant."""
+BAD_PLACES = 20
+"""Rows without text that are told one by one."""
+BAD_CHARACTERS = 500
+"""Of what is told of each."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,9 @@ class Encoder:
 class Counts:
     """What the tokens of a unit hold. `blank` documents, without any visible character, were left out.
 
-    So were `excluded` ones (dataset.exclude). `short` documents have fewer than FEW_TOKENS tokens. The text has `bytes`
-    in UTF-8; in it end-of-text is `spelled` so many times, as plain text.
+    So were `excluded` ones (dataset.exclude) and `bad` rows, which have no text (dataset.on_bad_row); `bad_places`
+    tells of the first where they are and what is wrong. `short` documents have fewer than FEW_TOKENS tokens. The text
+    has `bytes` in UTF-8; in it end-of-text is `spelled` so many times, as plain text.
     """
 
     train_tokens: int = 0
@@ -79,6 +84,8 @@ class Counts:
     short: int = 0
     bytes: int = 0
     spelled: int = 0
+    bad: int = 0
+    bad_places: list[str] = field(default_factory=list)
 
 
 class LookedAt:
@@ -177,11 +184,15 @@ def _append(path: Path, tail: Path) -> None:
 
 
 def _visible(pieces: Iterator[Labelled], counts: Counts) -> Iterator[Labelled]:
-    """Leave out blank and excluded documents, and count all kinds."""
+    """Leave out blank and excluded documents and bad rows, and count all kinds."""
     first = True
     for piece, held in pieces:
         if piece.excluded:
             counts.excluded += 1
+        elif piece.bad:
+            counts.bad += 1
+            if len(counts.bad_places) < BAD_PLACES:
+                counts.bad_places.append(piece.bad[:BAD_CHARACTERS])
         elif first and piece.ends and (not piece.text or piece.text.isspace()):
             counts.blank += 1
         else:

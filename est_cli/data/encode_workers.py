@@ -39,6 +39,8 @@ from est_cli.data.pieces import Advance, Unit
 from est_cli.storage.cache import publish
 
 COMMAND = [sys.executable, "-P", "-m", "est_cli.data.encode_workers"]
+NUMBER_KEY = "dataset.num_workers"
+"""How many of these processes a training has."""
 STARTS_S = 300.0
 """Time for a process to start in; its libraries may come through a slow network."""
 SILENT_S = 25.0
@@ -90,19 +92,19 @@ def run_tasks(tasks: Sequence[dict[str, Any]], count: int, threads: int, advance
                 worker.task = -1
                 if not failures:
                     _hand_next(worker, waiting, tasks)
-            _refuse_silent(workers)
+            _refuse_silent(workers, tasks)
     if failures:
         raise failures[min(failures)]
     return [results[index] for index in range(len(tasks))]
 
 
-def _refuse_silent(workers: Sequence[_Worker]) -> None:
+def _refuse_silent(workers: Sequence[_Worker], tasks: Sequence[dict[str, Any]]) -> None:
     """Raise DataError where one that has something to do does not answer."""
     for worker in workers:
         if worker.task >= 0 and time.monotonic() > worker.expected:
             raise DataError(
-                f"dataset.num_workers: process {worker.process.pid}, which tokenises, was stopped and does not answer; "
-                "start again to continue"
+                f"{tasks[worker.task]['key']}: process {worker.process.pid}, which tokenises, was stopped and does not "
+                "answer; start again to continue"
             )
 
 
@@ -160,7 +162,8 @@ def _lost(worker: _Worker, task: dict[str, Any]) -> DataError:
         gigabytes = task["memory"] / 1e9
         return DataError(f"tokenizer: makes so much of a text that {gigabytes:.2g} GB of memory are not enough")
     how = f"was killed by signal {-code}, perhaps for lack of memory" if code < 0 else f"ended with code {code}"
-    return DataError(f"dataset.num_workers: a process that tokenises {how}; start again to continue, with fewer")
+    fewer = ", with fewer" if task["key"] == NUMBER_KEY else ""
+    return DataError(f"{task['key']}: a process that tokenises {how}; start again to continue{fewer}")
 
 
 def _failure(message: dict[str, Any]) -> Exception:

@@ -66,7 +66,7 @@ def load_evaluated(
     for path in paths:
         file_kind(path)
     units = file_units(paths, digests, Wanted(fields, key="eval.text_fields"))
-    job = EncodeJob(encoder_of(tokenizer), tokenizer_digest(tokenizer), 0.0, cache_root)
+    job = EncodeJob(encoder_of(tokenizer), tokenizer_digest(tokenizer), 0.0, cache_root, name)
     return EvaluatedText(tuple(tokenised(name, units, job, None, verify=True)))
 
 

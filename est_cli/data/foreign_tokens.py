@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,14 +26,10 @@ SAMPLE_BYTES = 1 << 18
 FEWEST_IDS = 64
 """A pattern in fewer is chance."""
 
-_LLMC_HEADER_BYTES = 1024
-_LLMC_MAGICS = {20240520: "uint16", 20240801: "uint32"}
-"""First integer of the shards of llm.c and modded-nanogpt, and how the ids behind the header are stored."""
 _UNPACKED = {b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz", b"BZh91AY&SY": "bzip2"}
 _CONTAINERS = {
     b"ARROW1\x00\x00": "an Arrow file",
     b"\x89HDF\r\n\x1a\n": "an HDF5 file",
-    b"MMIDIDX\x00\x00": "the index of a Megatron data set, whose ids lie in the .bin beside it",
 }
 
 
@@ -110,35 +105,6 @@ def _fits(path: Path, dtype: np.dtype, vocab_size: int) -> bool:
     return all(int(piece.min()) >= 0 and int(piece.max()) < vocab_size for piece in _pieces(path, dtype) if len(piece))
 
 
-def _npy(head: bytes, tail: bytes, size: int) -> str | None:
-    if not head.startswith(b"\x93NUMPY"):
-        return None
-    kind = "uint16"
-    try:
-        version = np.lib.format.read_magic(file := io.BytesIO(head))
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        kind = "uint16" if read(file)[2].itemsize == 2 else "uint32"
-    except ValueError:
-        pass
-    return (
-        f"is an array of NumPy (.npy), with a header before its ids; np.load('FILE').ravel().astype('{kind}')"
-        f".tofile('ids.bin') makes a file for dataset.token_dtype={kind}"
-    )
-
-
-def _llmc(head: bytes, tail: bytes, size: int) -> str | None:
-    if len(head) < _LLMC_HEADER_BYTES:
-        return None
-    magic, _, count, *rest = struct.unpack_from("<256i", head)
-    kind = _LLMC_MAGICS.get(magic)
-    if kind is None or (any(rest) and size != _LLMC_HEADER_BYTES + count * np.dtype(kind).itemsize):
-        return None
-    return (
-        "is a shard of llm.c or modded-nanogpt, with a header of 1,024 bytes before its ids; "
-        f"tail -c +1025 FILE > ids.bin makes a file for dataset.token_dtype={kind}"
-    )
-
-
 def _packed(head: bytes, tail: bytes, size: int) -> str | None:
     name = next((name for magic, name in _UNPACKED.items() if head.startswith(magic)), None)
     if name is None and head.startswith(b"\x1f\x8b\x08") and _is_gzip(head):
@@ -179,5 +145,5 @@ def _is_printable(data: bytes) -> bool:
 
 
 _Format = Callable[[bytes, bytes, int], str | None]
-_FORMATS: tuple[_Format, ...] = (_npy, _llmc, _packed, _container, _text)
+_FORMATS: tuple[_Format, ...] = (_packed, _container, _text)
 """(first bytes, last bytes, size) -> what the file is and how to give it; None: not that."""

@@ -73,7 +73,10 @@ def hub_source(dataset: DatasetConfig, names: Sequence[str], cache_root: Path, v
     """The data sets `names`, one after the other. Raises DataError where one cannot be loaded."""
     if dataset.hub_validation_split == dataset.hub_split:
         raise ConfigError(f"dataset.hub_validation_split: is {dataset.hub_split!r} as dataset.hub_split; name another")
-    settings = Wanted(dataset.text_fields, dataset.exclude, articles=dataset.articles).settings
+    wanted = Wanted(
+        dataset.text_fields, dataset.exclude, articles=dataset.articles, skip_bad_rows=dataset.skips_bad_rows
+    )
+    settings = wanted.settings
     revisions = dict(zip(dataset.hub_ids, dataset.revision, strict=False))
     revisions = {name: wanted for name, wanted in revisions.items() if wanted != NO_REVISION}
 

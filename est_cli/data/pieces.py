@@ -20,7 +20,10 @@ IDENTITY_CHARACTERS = 16_384
 """Documents that begin with the same text of this length stand on the same side of the split."""
 
 
-CHATS = "of chats make texts first (tokenizer.apply_chat_template) and name their field in dataset.text_fields"
+CHATS = "of chats make texts first (tokenizer.apply_chat_template) and name their field in"
+"""What to do with rows that have no text but messages; the setting follows."""
+
+TRAINING_KEY = "dataset.text_fields"
 
 MAX_LINE = 64 * 1024 * 1024
 """Bytes of a row: of a line of a .jsonl file, or of the text in any other."""
@@ -29,12 +32,23 @@ MAX_LINE = 64 * 1024 * 1024
 class Piece(NamedTuple):
     """Text of a document; `ends` on its last piece. All but very long .txt files are one piece.
 
-    `excluded`: a row that the configuration leaves out (dataset.exclude), without its text.
+    Two kinds hold no text and stand for a row that is left out: `excluded` is one that the configuration names
+    (dataset.exclude), `bad` tells where one is that has no text, and why (dataset.on_bad_row=skip).
     """
 
     text: str
     ends: bool
     excluded: bool = False
+    bad: str = ""
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether it stands for a row that is left out."""
+        return self.excluded or bool(self.bad)
+
+
+class RowError(DataError):
+    """What is wrong with one row, without its place; those behind it can be read."""
 
 
 Labelled = tuple[Piece, bool]
@@ -166,20 +180,26 @@ class Wanted:
 
     An entry of `exclude` is `field=value`; dots in the field lead into nested objects. A value that is no string is
     compared as JSON writes it (3, true, null). `separator`: what ends a document within a .txt file, if anything does.
-    `articles`: rows are lines of wikitext. `key`: the setting that `fields` are from.
+    `articles`: rows are lines of wikitext. `key`: the setting that `fields` are from. `skip_bad_rows`: rows without
+    text are passed over, and are no error.
     """
 
     fields: Sequence[str]
     exclude: Sequence[str] = ()
     separator: str = ""
     articles: bool = False
-    key: str = "dataset.text_fields"
+    key: str = TRAINING_KEY
+    skip_bad_rows: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides which documents there are, in plain values: what was always there, and what is set."""
         settings: dict[str, Any] = {"fields": list(self.fields), "exclude": list(self.exclude)}
-        others = {"separator": self.separator, "articles": self.articles}
+        others = {
+            "separator": self.separator,
+            "articles": self.articles,
+            "skip_bad_rows": self.skip_bad_rows,
+        }
         return settings | {name: value for name, value in others.items() if value}
 
     @property
@@ -189,38 +209,56 @@ class Wanted:
 
     def columns(self, names: Sequence[str], where: str) -> list[str]:
         """Those of the columns `names` that have to be read: that of the text first. Raises DataError."""
-        text = self.present(names, where)
+        try:
+            text = self.present(names)
+        except RowError as error:
+            raise DataError(f"{where}: {error}") from error
         return [text, *(name for name in names if name != text and name in self.deciding)]
 
-    def present(self, names: Iterable[str], where: str) -> str:
-        """The first of `fields` among `names`. Raises DataError."""
+    def present(self, names: Iterable[str]) -> str:
+        """The first of `fields` among `names`. Raises RowError."""
         names = list(names)
         for field in self.fields:
             if field in names:
                 return field
         have = ", ".join(repr(name[:40]) for name in names[:10]) or "none"
         other = "; it holds ids of files, and not their text" if "blob_id" in names else ""
-        other += f"; {CHATS}" if {"messages", "conversations"}.intersection(names) else ""
+        other += f"; {CHATS} {self.key}" if {"messages", "conversations"}.intersection(names) else ""
         wanted = " or ".join(self.fields)
-        raise DataError(f"{where}: no field {wanted} ({self.key}); the fields here are: {have}{other}")
+        raise RowError(f"no field {wanted} ({self.key}); the fields here are: {have}{other}")
 
 
-def document(row: Any, wanted: Wanted, where: str) -> Piece:
-    """One row as a document. Raises DataError, starting with `where`."""
+def document(row: Any, wanted: Wanted, where: object) -> Piece:
+    """One row as a document; `row` may be the RowError that a reader has in its place.
+
+    Raises DataError, starting with `where` as text, unless rows without text are passed over.
+    """
+    try:
+        return _document(row, wanted)
+    except RowError as error:
+        if wanted.skip_bad_rows:
+            return Piece("", ends=True, bad=f"{where}: {error}")
+        way_out = "; dataset.on_bad_row=skip passes over such rows" if wanted.key == TRAINING_KEY else ""
+        raise DataError(f"{where}: {error}{way_out}") from error
+
+
+def _document(row: Any, wanted: Wanted) -> Piece:
+    if isinstance(row, RowError):
+        raise row
     if not isinstance(row, dict):
-        raise DataError(f"{where}: a row must be a JSON object, this one is of type {type(row).__name__}")
+        raise RowError(f"a row must be a JSON object, this one is of type {type(row).__name__}")
     if any(_has(row, entry) for entry in wanted.exclude):
         return Piece("", ends=True, excluded=True)
-    text = row[wanted.present(row, where)]
+    text = row[wanted.present(row)]
     if not isinstance(text, str):
-        chats = f"; {CHATS}" if isinstance(text, list) else ""
-        raise DataError(f"{where}: the text must be a string, it is of type {type(text).__name__}{chats}")
+        chats = f"; {CHATS} {wanted.key}" if isinstance(text, list) else ""
+        raise RowError(f"the text must be a string, it is of type {type(text).__name__}{chats}")
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: the text has half a surrogate pair, which is no Unicode character") from error
+        raise RowError("the text has half a surrogate pair, which is no Unicode character") from error
     if size > MAX_LINE:
-        raise DataError(f"{where}: the text is longer than {MAX_LINE} bytes")
+        raise RowError(f"the text is longer than {MAX_LINE} bytes")
     return Piece(text, ends=True)
 
 

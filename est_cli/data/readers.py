@@ -27,9 +27,9 @@ from est_cli.data.document_ends import articles, lines, separated
 from est_cli.data.far import FarFile, FarReader
 from est_cli.data.far.reader import KEPT
 from est_cli.data.parquet_pages import largest_page
-from est_cli.data.pieces import MAX_LINE, Advance, Piece, Wanted, document
+from est_cli.data.pieces import MAX_LINE, Advance, Piece, RowError, Wanted, document
 from est_cli.data.place import Place
-from est_cli.data.tables import Row, arrow_rows, csv_rows, json_rows
+from est_cli.data.tables import Row, arrow_rows, csv_rows, json_rows, values_of
 from est_cli.storage.digest import fingerprint
 
 CHUNK = 256 * 1024
@@ -168,15 +168,14 @@ def _decoded(decoder: io.IncrementalNewlineDecoder, data: bytes, name: str, line
 
 def _read_jsonl(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:
     for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
-        where = f"{name}:{number}"
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        yield from _of_line(line, wanted, where)
+        yield from _of_line(
+            file, line if number > 1 else line.removeprefix(codecs.BOM_UTF8), wanted, f"{name}:{number}"
+        )
 
 
 def _read_span(raw: io.RawIOBase, path: Place, span: ByteSpan, wanted: Wanted) -> Iterator[Piece]:
-    """The documents of the lines of a .jsonl file that begin in `span`; lines are counted only where one is bad."""
-    start, stop = span
+    """The documents of the lines of a .jsonl file that begin in `span`."""
+    (start, stop), where = span, _LineNumber(path)
     if start == 0:
         file = cast(BinaryIO, io.BufferedReader(raw, CHUNK))
     else:
@@ -184,11 +183,8 @@ def _read_span(raw: io.RawIOBase, path: Place, span: ByteSpan, wanted: Wanted) -
         file = cast(BinaryIO, io.BufferedReader(raw, CHUNK))
         _skip_line(file)
     while (at := file.tell()) < stop and (line := file.readline(MAX_LINE + 1)):
-        try:
-            yield from _of_line(line if at else line.removeprefix(codecs.BOM_UTF8), wanted, str(path))
-        except DataError as error:
-            where = f"byte {at}" if isinstance(path, FarFile) else 1 + _line_ends(path, at)
-            raise DataError(f"{path}:{where}{str(error).removeprefix(str(path))}") from error
+        where.at = at
+        yield from _of_line(file, line if at else line.removeprefix(codecs.BOM_UTF8), wanted, where)
 
 
 def _skip_line(file: BinaryIO) -> None:
@@ -196,31 +192,46 @@ def _skip_line(file: BinaryIO) -> None:
         pass
 
 
-def _line_ends(path: Path, stop: int) -> int:
-    """How many lines end before byte `stop`."""
-    with path.open("rb") as file:
-        ends = 0
-        while stop > 0 and (data := file.read(min(stop, CHUNK))):
-            ends, stop = ends + data.count(b"\n"), stop - len(data)
-    return ends
+class _LineNumber:
+    """As text `file:line`, of the line that begins at byte `at`: lines are counted, each once, where one is bad.
+
+    Of a file that is far away it is the byte, since counting would read all that lies before it.
+    """
+
+    def __init__(self, path: Place) -> None:
+        self.at = 0
+        self._path, self._counted, self._number = path, 0, 1
+
+    def __str__(self) -> str:
+        if isinstance(self._path, FarFile):
+            return f"{self._path}:byte {self.at}"
+        with self._path.open("rb") as file:
+            file.seek(self._counted)
+            while self._counted < self.at and (data := file.read(min(self.at - self._counted, CHUNK))):
+                self._number += data.count(b"\n")
+                self._counted += len(data)
+        return f"{self._path}:{self._number}"
 
 
-def _of_line(line: bytes, wanted: Wanted, where: str) -> Iterator[Piece]:
+def _of_line(file: BinaryIO, line: bytes, wanted: Wanted, where: object) -> Iterator[Piece]:
     if len(line) > MAX_LINE:
-        raise DataError(f"{where}: the line is longer than {MAX_LINE} bytes")
-    if line and not line.isspace():
-        yield document(_json(line.rstrip(b"\r\n"), where), wanted, where)
+        yield document(RowError(f"the line is longer than {MAX_LINE} bytes"), wanted, where)
+        if not line.endswith(b"\n"):
+            _skip_line(file)
+    elif line and not line.isspace():
+        yield document(_json(line.rstrip(b"\r\n")), wanted, where)
 
 
-def _json(line: bytes, where: str) -> Any:
+def _json(line: bytes) -> Any:
+    """What a line holds, or the RowError that says why that cannot be read."""
     try:
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 (byte 0x{line[error.start]:02x})") from error
+        return RowError(f"not UTF-8 (byte 0x{line[error.start]:02x})")
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
+        return RowError(f"not JSON ({error.msg}, column {error.colno})")
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of nested brackets
-        raise DataError(f"{where}: not JSON that can be read ({type(error).__name__})") from error
+        return RowError(f"not JSON that can be read ({type(error).__name__})")
 
 
 def _documents_of(rows: Iterable[Row], wanted: Wanted) -> Iterator[Piece]:
@@ -238,7 +249,7 @@ def _read_parquet(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:
         for batch in _parquet_batches(table, columns, name, file):
             for values in zip(*(batch.column(column) for column in columns), strict=True):
                 row += 1
-                yield _parquet_document(dict(zip(columns, values, strict=True)), wanted, f"{name}:{row}")
+                yield document(values_of(columns, values), wanted, f"{name}:{row}")
     except (pa.ArrowException, pa.ArrowMemoryError) as error:
         raise DataError(f"{name}: not readable as parquet ({reason(error)})") from error
 
@@ -250,13 +261,6 @@ def _parquet_batches(table: Any, columns: Sequence[str], name: str, file: Binary
             page = largest_page(headers, table.metadata.row_group(number), columns, name)
         rows = min(PARQUET_ROWS, max(1, MAX_LINE // max(page, 1)))
         yield from table.iter_batches(batch_size=rows, row_groups=[number], columns=columns)
-
-
-def _parquet_document(values: dict[str, Any], wanted: Wanted, where: str) -> Piece:
-    try:
-        return document({column: value.as_py() for column, value in values.items()}, wanted, where)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: the text is not UTF-8") from error
 
 
 Reader = Callable[[BinaryIO, str, Wanted], Iterator[Piece]]

@@ -123,9 +123,17 @@ def _files_sources(dataset: DatasetConfig, cache_root: Path, verify: bool, begun
     once([path for paths in trains for path in paths], "dataset.files", begun)
     once(validation, "dataset.validation_files", begun)
     held = dict(zip(validation, digests_of(validation, cache_root, verify), strict=True))
-    wanted = Wanted(dataset.text_fields, dataset.exclude, dataset.separator or "", dataset.articles)
+    wanted = Wanted(
+        dataset.text_fields,
+        dataset.exclude,
+        dataset.separator or "",
+        dataset.articles,
+        skip_bad_rows=dataset.skips_bad_rows,
+    )
     if wanted.separator and not any(file_kind(path)[0] == ".txt" for path in itertools.chain(*trains, validation)):
         raise ConfigError("dataset.separator: none of dataset.files is a .txt file; a row of the others is a document")
+    if wanted.skip_bad_rows and all(file_kind(path)[0] == ".txt" for path in itertools.chain(*trains, validation)):
+        raise ConfigError("dataset.on_bad_row: all of dataset.files are .txt files, which have no rows; leave it out")
 
     def units(contents: dict[Place, str]) -> tuple[Unit, ...]:
         return file_units([*contents], [*contents.values()], wanted)

@@ -4,7 +4,8 @@
 .tsv: without quotes, as IANA registers it; both with the names of their columns in the first line. .arrow: the file and
 the stream form, as `datasets` and others write it.
 
-Each function yields (where, row): `file:row`, the first row being 1, and a dict, or whatever the JSON holds.
+Each function yields (where, row): `file:row`, the first row being 1, and a dict, or whatever the JSON holds; where a
+row cannot be read but those behind it can, the RowError that says why.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import codecs
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal
 
 from est_cli.common.errors import DataError, reason
-from est_cli.data.pieces import MAX_LINE, Wanted
+from est_cli.data.pieces import MAX_LINE, RowError, Wanted
 
 CHUNK = 256 * 1024
 """Bytes of a .json file that are read at once."""
 
 _BLANK = re.compile(r"[ \t\r\n]*")
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
+"""What a byte that is no UTF-8 is decoded to, so that the rows behind it can be read; nothing else is."""
 
 Row = tuple[str, Any]
 
@@ -51,7 +54,7 @@ class _JsonText:
         self.last = ""
         """What take() took last."""
         self._file, self._name = file, name
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
         self._text, self._at, self._ended = "", 0, False
 
     @property
@@ -77,14 +80,14 @@ class _JsonText:
             self._more(CHUNK)
 
     def value(self) -> Any:
-        """The next value. Raises DataError."""
+        """The next value, or the RowError that is in its place. Raises DataError."""
         self.row += 1
         self.at_end()
         while True:
             held = len(self._text) - self._at
             try:
-                value, self._at = json.JSONDecoder().raw_decode(self._text, self._at)
-                return value
+                start, (value, self._at) = self._at, json.JSONDecoder().raw_decode(self._text, self._at)
+                return _no_utf8(self._text[start : self._at]) or value
             except json.JSONDecodeError as error:
                 if self._ended:
                     raise DataError(f"{self.where}: not JSON ({error.msg})") from error
@@ -97,12 +100,13 @@ class _JsonText:
     def _more(self, size: int) -> None:
         data = self._file.read(size)
         self._ended = not data
-        try:
-            self._text = self._text[self._at :] + self._decoder.decode(data, final=self._ended)
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise DataError(f"{self._name}:{self.row + 1}: not UTF-8 (byte 0x{byte:02x})") from error
+        self._text = self._text[self._at :] + self._decoder.decode(data, final=self._ended)
         self._at = 0
+
+
+def _no_utf8(text: str) -> RowError | None:
+    found = _NO_UTF8.search(text)
+    return None if found is None else RowError(f"not UTF-8 (byte 0x{ord(found[0]) & 0xFF:02x})")
 
 
 def csv_rows(file: BinaryIO, name: str, tabs: bool) -> Iterator[Row]:
@@ -117,18 +121,20 @@ def csv_rows(file: BinaryIO, name: str, tabs: bool) -> Iterator[Row]:
             lines.held = 0
             if not row:
                 continue
-            if header is None:
-                header = row
+            if header is not None:
+                yield f"{name}:{lines.number}", _as_dict(header, row)
+            elif error := _no_utf8("".join(row)):
+                raise DataError(f"{name}:{lines.number}: {error}")
             else:
-                yield f"{name}:{lines.number}", _as_dict(header, row, f"{name}:{lines.number}")
+                header = row
     except csv.Error as error:
         raise DataError(f"{name}:{lines.number}: not readable as {'.tsv' if tabs else '.csv'} ({error})") from error
 
 
-def _as_dict(header: list[str], row: list[str], where: str) -> Any:
+def _as_dict(header: list[str], row: list[str]) -> Any:
     if len(row) != len(header):
-        raise DataError(f"{where}: the row has {len(row)} fields, the first line names {len(header)}")
-    return dict(zip(header, row, strict=True))
+        return RowError(f"the row has {len(row)} fields, the first line names {len(header)}")
+    return _no_utf8("".join(row)) or dict(zip(header, row, strict=True))
 
 
 class _Lines:
@@ -149,15 +155,13 @@ class _Lines:
             raise StopIteration
         self.number += 1
         self.held += len(line)
-        where = f"{self._name}:{self.number}"
         if self.held > MAX_LINE:
-            raise DataError(f"{where}: the row is longer than {MAX_LINE} bytes; is a quote never closed?")
+            raise DataError(
+                f"{self._name}:{self.number}: the row is longer than {MAX_LINE} bytes; is a quote never closed?"
+            )
         if self.number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
-        try:
-            return line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{where}: not UTF-8 (byte 0x{line[error.start]:02x})") from error
+        return line.decode("utf-8", "surrogateescape")
 
 
 def arrow_rows(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Row]:
@@ -175,8 +179,14 @@ def arrow_rows(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Row]:
         for batch in batches:
             for values in zip(*(batch.column(column) for column in columns), strict=True):
                 row += 1
-                yield f"{name}:{row}", {column: value.as_py() for column, value in zip(columns, values, strict=True)}
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}:{row}: the text is not UTF-8") from error
+                yield f"{name}:{row}", values_of(columns, values)
     except (pa.ArrowException, pa.ArrowMemoryError, MemoryError) as error:
         raise DataError(f"{name}: not readable as .arrow ({reason(error)})") from error
+
+
+def values_of(columns: Sequence[str], values: Iterable[Any]) -> Any:
+    """A row of Arrow's values as a dict, or the RowError that is in its place."""
+    try:
+        return {column: value.as_py() for column, value in zip(columns, values, strict=True)}
+    except UnicodeDecodeError:
+        return RowError("the text is not UTF-8")

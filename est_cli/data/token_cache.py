@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from est_cli.data.cuts import is_tame
 from est_cli.data.encode import Encoder, write_tokens
-from est_cli.data.encode_workers import run_tasks
+from est_cli.data.encode_workers import NUMBER_KEY, run_tasks
 from est_cli.data.pieces import FEW_BYTES, Advance, Unit
 from est_cli.storage.cache import cached, clear_leftovers, intact, locked, publish
 from est_cli.storage.digest import fingerprint
@@ -42,12 +42,16 @@ TOKENIZER = "tokenizer.json"
 
 @dataclass(frozen=True)
 class EncodeJob:
-    """How units become tokens; `digest` is the tokenizer's, `fraction` of the documents are held out."""
+    """How units become tokens; `digest` is the tokenizer's, `fraction` of the documents are held out.
+
+    `key`: the setting that is named where a process is lost.
+    """
 
     encoder: Encoder
     digest: str
     fraction: float
     cache_root: Path
+    key: str = NUMBER_KEY
 
     @cached_property
     def limited(self) -> bool:
@@ -147,7 +151,14 @@ def _tasks(todo: dict[Path, Unit], job: EncodeJob) -> list[dict[str, Any]]:
     encoder |= {"limit_s": LIMIT_S} if job.limited else {}
     shared = {"tokenizer": str(folder / TOKENIZER), "encoder": encoder, "memory": LIMIT_BYTES if job.limited else None}
     return [
-        {"unit": asdict(unit), "folder": str(folder), "fraction": job.fraction, "digest": job.digest, **shared}
+        {
+            "unit": asdict(unit),
+            "folder": str(folder),
+            "fraction": job.fraction,
+            "digest": job.digest,
+            "key": job.key,
+            **shared,
+        }
         for folder, unit in todo.items()
     ]
 

@@ -179,6 +179,6 @@ def _training_text(sources: Sequence[TextSource], fraction: float, weights: Sequ
             if not held:
                 yield piece.text[:left]
                 left -= len(piece.text)
-            documents -= piece.ends
+            documents -= piece.ends and not piece.bad
             if left <= 0 or documents <= 0:
                 break

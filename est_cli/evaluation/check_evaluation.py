@@ -14,7 +14,7 @@ from est_cli.config.eval import check_eval, split_tasks
 from est_cli.config.schema import plain
 from est_cli.config.setting import NO_RESULT, RECORDED, keys_with
 from est_cli.data.sources import expand
-from est_cli.evaluation.glue import file_of, require_files, tasks_in
+from est_cli.evaluation.glue import files_of, require_files, tasks_in
 from est_cli.storage.digest import fingerprint
 from est_cli.storage.run_dir import (
     check_place,
@@ -112,7 +112,7 @@ def _files(config: EvalConfig) -> Iterator[Path]:
         yield from (path for path in (folder.iterdir() if folder else ()) if path.is_file())
     if data_dir is not None:
         splits = [(task, split) for task in tasks_in(data_dir, glue) for split in ("train", *task.dev_splits)]
-        yield from filter(None, (file_of(data_dir, task, split) for task, split in splits))
+        yield from (path for task, split in splits for path in files_of(data_dir, task, split))
         yield from (path for path in (data_dir.rglob("*") if harness else ()) if path.is_file())
     if perplexity:
         yield from expand(config.eval.files, "eval.files")

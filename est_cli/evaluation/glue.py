@@ -1,4 +1,4 @@
-"""GLUE: what its nine tasks are, and where their original files lie in a folder. Standard library only.
+"""GLUE: what its nine tasks are, and where their files lie in a folder. Standard library only.
 
 Alex Wang et al., "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding", 2019.
 """
@@ -95,6 +95,11 @@ class Layout:
     may_be_short: bool = False
     """Lines with too few columns are left out: QQP's train file has questions with line ends in them."""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All that are read."""
+        return *self.texts, self.label
+
 
 def _numbered(task: str) -> dict[str, str]:
     return {str(number): name for number, name in enumerate(TASKS[task].labels)}
@@ -118,18 +123,44 @@ LAYOUTS = {
 }
 
 
-def file_of(data_dir: Path, task: Task, split: str) -> Path | None:
-    """The file of a split ("train", or one of `Task.dev_splits`), or None where there is none."""
-    folder = data_dir / LAYOUTS[task.name].folder
-    paths = (folder / f"{split}{suffix}" for suffix in (".tsv", ".tsv.xz"))
-    return next((path for path in paths if path.exists()), None)
+HUB_LABEL = "label"
+HUB_LAYOUTS = {
+    name: Layout(name, task.fields, HUB_LABEL, _numbered(name) | _named(name), may_be_short=name == "qqp")
+    for name, task in TASKS.items()
+}
+"""The columns and the classes as nyu-mll/glue has them."""
+
+SUFFIXES = (
+    ".tsv", ".tsv.xz", ".tsv.gz", ".csv", ".csv.xz", ".csv.gz", ".jsonl", ".jsonl.xz", ".jsonl.gz", ".parquet",
+)  # fmt: skip
+"""Of the first of these that there is a split is read."""
+
+
+def files_of(data_dir: Path, task: Task, split: str) -> list[Path]:
+    """The files of a split ("train", or one of `Task.dev_splits`); only the hub has several of one."""
+    for folder in _folders(data_dir, task):
+        for name in (split, split.replace("dev", "validation")):
+            for suffix in SUFFIXES:
+                shards = sorted(folder.glob(f"{name}-[0-9]*-of-[0-9]*{suffix}"))
+                found = [path for path in (folder / f"{name}{suffix}",) if path.exists()] or shards
+                if found:
+                    return found
+    return []
+
+
+def _folders(data_dir: Path, task: Task) -> list[Path]:
+    """Those with the name of the task in GLUE's spelling, the hub's (sst2) or any like them; GLUE's own comes first."""
+    own = LAYOUTS[task.name].folder
+    there = data_dir.iterdir() if data_dir.is_dir() else ()
+    found = [path for path in there if path.name.lower().replace("-", "") == task.name and path.is_dir()]
+    return sorted(found, key=lambda path: (path.name != own, path.name))
 
 
 def available_tasks(data_dir: Path | None) -> list[str]:
     """The tasks with a train and a (first) dev file in the folder; without a folder all, the hub has them."""
     if data_dir is None:
         return list(TASKS)
-    return [name for name, task in TASKS.items() if all(file_of(data_dir, task, s) for s in required(task))]
+    return [name for name, task in TASKS.items() if all(files_of(data_dir, task, s) for s in required(task))]
 
 
 def required(task: Task) -> tuple[str, str]:
@@ -149,7 +180,7 @@ def tasks_in(data_dir: Path | None, names: Sequence[str]) -> list[Task]:
 def require_files(task: Task, data_dir: Path) -> None:
     """Raise DataError where the folder does not hold the task."""
     for split in required(task):
-        if file_of(data_dir, task, split) is None:
+        if not files_of(data_dir, task, split):
             raise missing_file(task, split, data_dir)
 
 
@@ -157,4 +188,4 @@ def missing_file(task: Task, split: str, data_dir: Path) -> DataError:
     path = data_dir / LAYOUTS[task.name].folder / f"{split}.tsv"
     there = ",".join(available_tasks(data_dir))
     complete = f"complete in this folder: task={there}" if there else "no task is complete in this folder"
-    return DataError(f"{path}: there is no such file, nor {path.name}.xz; {complete}")
+    return DataError(f"{path}: there is no such file, in no form; {complete}")

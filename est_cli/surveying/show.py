@@ -26,6 +26,7 @@ _SHOWN = (
     ("duplicates", "  equal to an earlier one", "train_documents"),
     ("blank", "  blank, left out", None),
     ("excluded", "  excluded, left out", None),
+    ("bad", "  without text, passed over", None),
     ("longest_tokens", "  tokens of the longest", None),
     ("tokens", "tokens", None),
     ("train_tokens", "  to train on", "tokens"),

@@ -32,7 +32,7 @@ class Documents:
     """What is known of the documents; a number that nobody has kept is None.
 
     `longest` is in tokens, without end-of-text; `train` are those to train on, `duplicates` those of them that equal an
-    earlier one; the text has `bytes` in UTF-8.
+    earlier one; `bad` rows had no text and were passed over (dataset.on_bad_row); the text has `bytes` in UTF-8.
     """
 
     count: int
@@ -41,6 +41,7 @@ class Documents:
     duplicates: int | None
     blank: int | None = None
     excluded: int | None = None
+    bad: int | None = None
     bytes: int | None = None
 
 
@@ -79,6 +80,7 @@ def _of_cache(corpus: Corpus) -> Documents:
         duplicates,
         blank=total("blank"),
         excluded=total("excluded"),
+        bad=total("bad"),
         bytes=total("bytes"),
     )
 

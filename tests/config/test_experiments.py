@@ -42,7 +42,7 @@ NOT_NEEDED = {
     *("dataset.files", "dataset.validation_files", "dataset.weights", "dataset.exclude", "dataset.hub_config"),
     *("dataset.hub_split", "dataset.hub_validation_split", "dataset.text_fields", "dataset.token_dtype"),
     *("dataset.separator", "dataset.articles", "launch.reduce_dtype", "launch.gather_dtype"),
-    *("dataset.revision", "dataset.data_files", "dataset.data_dir"),
+    *("dataset.revision", "dataset.data_files", "dataset.data_dir", "dataset.on_bad_row"),
     *("dataset.max_tokens", "dataset.max_documents", "dataset.part_seed", "model.revision", "tokenizer_revision"),
 }
 """Keys of other model families, schedulers, schedules and corpora, and how the same function is computed."""

@@ -20,7 +20,7 @@ from est_cli.common.errors import DataError
 from est_cli.config import DatasetConfig, Source
 from est_cli.data import load_corpus
 from est_cli.data.encode import TOKENS
-from est_cli.data.stream import open_token_files
+from est_cli.data.token_files import open_token_files
 from tests.lab.corpora import documents, files, write_jsonl
 
 RNG = np.random.default_rng(0)
@@ -33,26 +33,15 @@ def opened(path: Path, vocab: int, dtype: str = "uint16", known: int | None = No
     return len(open_token_files(dataset, vocab, known or vocab, path.parent / "cache")[0])
 
 
-def llmc(path: Path, magic: int, dtype: str) -> None:
-    header = np.zeros(256, "<i4")
-    header[:3] = magic, 1, len(IDS)
-    path.write_bytes(header.tobytes() + IDS.astype(dtype).tobytes())
-
-
 RAW = IDS.astype("<u2").tobytes()
 FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "npy": (lambda path: np.save(path.open("wb"), IDS.astype("<u2")), r".*\(\.npy\).*astype\('uint16'\)"),
-    "npy of int64": (lambda path: np.save(path.open("wb"), IDS), r".*\(\.npy\).*dataset\.token_dtype=uint32"),
     "npz": (lambda path: np.savez(path.open("wb"), ids=IDS.astype("<u2")), "is a zip archive"),
-    "llm.c": (lambda path: llmc(path, 20240520, "<u2"), r".*llm\.c.*tail -c \+1025 ids > .*uint16"),
-    "llm.c, Llama 3": (lambda path: llmc(path, 20240801, "<u4"), r".*llm\.c.*uint32"),
     "gzip": (lambda path: path.write_bytes(gzip.compress(RAW)), "is packed with gzip; gzip -dc ids > "),
     "zstd": (lambda path: path.write_bytes(pa.compress(RAW, "zstd", asbytes=True)), "is packed with zstd"),
     "xz": (lambda path: path.write_bytes(lzma.compress(RAW)), "is packed with xz"),
     "bzip2": (lambda path: path.write_bytes(bz2.compress(RAW)), "is packed with bzip2"),
     "parquet": (lambda path: pq.write_table(pa.table({"ids": IDS}), path), "is a parquet file"),
     "safetensors": (lambda path: save_file({"ids": IDS}, path), "is a safetensors file"),
-    "Megatron's index": (lambda path: path.write_bytes(b"MMIDIDX\x00\x00" + RAW), "is the index of a Megatron"),
     "English": (lambda path: path.write_text("It was a dark and stormy night.\n" * 5000), "is text"),
     "other text": (lambda path: path.write_text("昔々あるところに — été à l'œuvre\r\n" * 5000), "is text"),
     "JSON lines": (lambda path: path.write_text('{"text": "x\\u00e9"}\n' * 500), "is text"),

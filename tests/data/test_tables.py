@@ -66,7 +66,7 @@ def test_json(tmp_path: Path, form: str, chunk: int, monkeypatch: pytest.MonkeyP
         (b'[{"text": "a"}] 3', "1: not JSON (there is more behind"),
         (b'{"text": "a"}{"text": "b', "2: not JSON"),
         (b'[{"text": "a"}, 3]', "2: a row must be a JSON object, this one is of type int"),
-        (b'{"text": "a"}\n{"text": "\xff"}', "1: not UTF-8 (byte 0xff)"),
+        (b'{"text": "a"}\n{"text": "\xff"}', "2: not UTF-8 (byte 0xff)"),
         (b'{"text": {"0": "a"}}', "1: the text must be a string, it is of type dict"),
         (b"[" * 100_000, "1: not JSON"),
     ],

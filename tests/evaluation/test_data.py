@@ -109,15 +109,15 @@ def test_a_missing_file(tmp_path: Path, task: Task, split: str) -> None:
     (folder / f"{split}.tsv").unlink()
     other = "wnli" if task.name != "wnli" else "rte"
     assert told(task, tmp_path) == (
-        f"{folder}/{split}.tsv: there is no such file, nor {split}.tsv.xz; complete in this folder: task={other}"
+        f"{folder}/{split}.tsv: there is no such file, in no form; complete in this folder: task={other}"
     )
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
-    assert told(TASKS["rte"], tmp_path).endswith("RTE/train.tsv: there is no such file, nor train.tsv.xz; no task is "
+    assert told(TASKS["rte"], tmp_path).endswith("RTE/train.tsv: there is no such file, in no form; no task is "
                                                  "complete in this folder")  # fmt: skip
     assert told(TASKS["rte"], tmp_path / "no") == (
-        f"eval.data_dir: there is no folder {tmp_path}/no; it must hold GLUE's original files"
+        f"eval.data_dir: there is no folder {tmp_path}/no; it must hold GLUE's files"
     )
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from est_cli.common.errors import DataError
-from est_cli.evaluation.examples import MAX_LINE, read_split
 from est_cli.evaluation.glue import LAYOUTS, TASKS, Example, Task
+from est_cli.evaluation.task_files import MAX_LINE, read_split
 from tests.lab.glue_folder import FOLDERS, HEADERS, LABELS, line_of, rows_of, write_split
 
 ALL = pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)

@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from est_cli.cli.entry import enter
 from est_cli.common.errors import CheckpointError, ConfigError, DataError
 from est_cli.common.rank import Rank
 from est_cli.config import EvalSettings
-from est_cli.data import load_corpus
+from est_cli.data import encode_workers, load_corpus, token_cache
 from est_cli.data.evaluated import EvaluatedText, load_evaluated
 from est_cli.distributed import Group
 from est_cli.distributed.workers import Processes
@@ -159,3 +161,17 @@ def test_the_command(
     assert enter("est-eval", main, [*args[:3], "eval.files=[c.jsonl]", "eval.text_fields=[body]"]) == 0
     assert enter("est-eval", main, [args[0], args[1], "task=rte", "eval.text_fields=[body]"]) == 2
     assert "eval.text_fields: has a meaning only with task=perplexity" in capsys.readouterr().err
+
+
+def test_a_lost_process_names_no_setting_of_a_training(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(tasks: list[dict[str, Any]], *_: object) -> None:
+        dead = SimpleNamespace(process=SimpleNamespace(wait=lambda: -9))
+        raise encode_workers._lost(dead, tasks[0])  # type: ignore[arg-type]
+
+    monkeypatch.setattr(token_cache, "run_tasks", lost)
+    monkeypatch.setattr(token_cache.EncodeJob, "limited", True)
+    monkeypatch.setattr(token_cache, "LIMIT_BYTES", None)
+    with pytest.raises(DataError, match=r"^eval\.files: a process that tokenises was .*; start again to continue$"):
+        text_of(checkpoint, TEXTS, tmp_path)

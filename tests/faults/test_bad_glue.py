@@ -21,9 +21,10 @@ from est_cli.common.errors import DataError
 from est_cli.common.rank import Rank
 from est_cli.distributed.workers import Processes
 from est_cli.evaluation.classifier import encode, load_classifier
-from est_cli.evaluation.examples import examples_of, load_task, read_split
+from est_cli.evaluation.examples import load_task
 from est_cli.evaluation.finetune import EncodedTask, predict, score
 from est_cli.evaluation.glue import TASKS, Task
+from est_cli.evaluation.task_files import examples_of, read_split
 from est_cli.models.pretrained import open_checkpoint
 from tests.evaluation.test_hub import data_set
 from tests.faults.conftest import Tally

@@ -30,7 +30,7 @@ def test_documents_that_are_held_out_by_their_hash(tmp_path: Path) -> None:
     kept = texts[:-2]
     ends = ids(corpus.train).tolist().count(corpus.tokenizer.eos_token_id)
     assert 0 < ends < len(kept)
-    assert found.count == len(kept) and found.blank == 2 and found.excluded == 0
+    assert found.count == len(kept) and found.blank == 2 and found.excluded == found.bad == 0
     assert found.longest == max(len(read(corpus, text)) for text in kept)
     assert found.bytes == sum(len(text.encode()) for text in kept)
     trained = corpus.tokenizer.decode(ids(corpus.train)).split(END)[:-1]

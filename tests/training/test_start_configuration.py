@@ -187,6 +187,11 @@ def test_keys_that_define_the_run_are_frozen(override: str, message: str) -> Non
     assert str(error.value).startswith(message) and "cannot change when it is resumed" in str(error.value)
 
 
+def test_runs_of_before_the_type_of_token_ids_could_be_left_open_go_on() -> None:
+    before = make_run("x", "dataset.token_dtype=uint16")
+    assert start("resume=auto").folder == before.resolve().relative_to(Path.cwd())
+
+
 def test_what_was_settled_for_the_machine_is_taken_over() -> None:
     """The precision of a run that did not name one: found again without a name, kept, and no other one is taken."""
     settled = make_run("x", "seed=3", "train.precision=bf16")

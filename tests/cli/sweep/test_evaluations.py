@@ -142,7 +142,10 @@ def test_a_job_whose_files_are_missing_is_skipped(eval_lab: EvalLab) -> None:
         ((*RATES, "model=gpt2"), "model: unknown key"),
         ((*RATES, "eval.batch_size=x"), "eval.batch_size: 'x' is not an integer"),
         ((*RATES, "task=sst,mrpc"), "task: there is no GLUE task 'sst'; did you mean 'sst2'? (and none of the other 1"),
-        ((*RATES, "task=rte"), "glue/RTE/train.tsv: there is no such file, nor train.tsv.xz; complete in this folder"),
+        (
+            (*RATES, "task=rte"),
+            "glue/RTE/train.tsv: there is no such file, in no form; complete in this folder",
+        ),
         ((*RATES, "checkpoint=outputs/none"), "checkpoint: there is no folder outputs/none"),
         ((*FIXED, "eval.lr=-1,0"), "eval.lr: -1.0 is out of range"),
         (("eval.lr=1,2", "task=sst2"), "checkpoint: is missing"),
