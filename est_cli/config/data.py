@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from est_cli.config.setting import AUTO, FREE, HASHED, SEED, SETTLED, TRACKED, at_least, between, setting
+from est_cli.est.spec import ModelSpec
 
 NO_REVISION = "-"
 """What dataset.revision has for a folder."""
@@ -29,6 +30,13 @@ class Cut(StrEnum):
 
     exact = "exact"
     lines = "lines"
+
+
+class Packing(StrEnum):
+    """What a training sequence is of the documents in it."""
+
+    across = "across"
+    document = "document"
 
 
 @dataclass
@@ -114,6 +122,11 @@ class DatasetConfig:
         "before this key, each part as a text of its own.",
         HASHED,
     )
+    packing: Packing = setting(
+        Packing.across,
+        "What tokens of a sequence see: across: all before them in it, whatever document these are of; document: "
+        "those of their own document only, whose positions begin at 0 (docs/data.md).",
+    )
     validation_fraction: float = setting(
         0.02, "Share of the documents that is held out for validation.", within=between("(0, 1)")
     )
@@ -129,6 +142,15 @@ class DatasetConfig:
     def is_part(self) -> bool:
         """Whether a part of the text is taken."""
         return self.max_tokens is not None or self.max_documents is not None
+
+
+def packing_problems(sizes: ModelSpec) -> Iterator[str]:
+    """Of packing=document with such a model."""
+    if not sizes.attention:
+        yield (
+            f"dataset.packing: the family {sizes.family} carries a state over the whole sequence, which no mask parts "
+            "at the ends of documents; use across"
+        )
 
 
 def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
