@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel, masking_utils
+from transformers import AutoModelForCausalLM, PreTrainedModel, masking_utils
 
 from est_cli.common.errors import ConfigError
 from est_cli.config.data import packing_problems
 from est_cli.data.packing import document_positions
 from est_cli.families import spec_of
 
+SMALLEST_FLEX_HEAD = 16
 MARK = "est_documents_apart"
 """In the config of a model: true where its training had dataset.packing=document."""
 
@@ -51,6 +52,23 @@ def check_documents(config: Any, seq_len: int) -> None:
             f"dataset.packing: {config.model_type} with longrope turns all documents of a batch by the longest of them "
             f"where that has more than {longest} positions; use across, or sequences of {longest} tokens"
         )
+
+
+def use_flex_attention(config: Any, device: str) -> None:
+    """Have the model of `config` compute attention block by block, leaving out blocks that no document reaches.
+
+    In place. Raises ConfigError where that cannot be.
+    """
+    family, head_dim = config.model_type, spec_of(config).head_dim
+    if device == "cpu":
+        raise ConfigError("train.attention: flex has no backward pass on a CPU; use auto")
+    if not AutoModelForCausalLM._model_mapping[type(config)]._supports_flex_attn:
+        raise ConfigError(f"train.attention: transformers does not compute {family} by flex; use auto")
+    if head_dim < SMALLEST_FLEX_HEAD:
+        raise ConfigError(
+            f"train.attention: flex needs heads of {SMALLEST_FLEX_HEAD} at least, not {head_dim}; use auto"
+        )
+    config._attn_implementation = "flex_attention"
 
 
 def mark_documents(config: Any, apart: bool) -> None:

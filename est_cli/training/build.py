@@ -123,7 +123,7 @@ def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
 
 def _attention(config: RunConfig, parts: Parts) -> AbstractContextManager[None]:
     train, spec, hf = config.train, parts.spec, parts.model.config
-    if train.attention is not Attention.auto and not uses_kernels(hf):
+    if train.attention not in (Attention.auto, Attention.flex) and not uses_kernels(hf):
         why = "caps its attention logits, which no kernel of torch can"
         raise ConfigError(f"train.attention: {spec.family} {why}; use auto")
     masks = attention_masks(hf, train.seq_len, packed=parts.lm_loss.end_of_text is not None)

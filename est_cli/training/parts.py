@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
-from est_cli.config import LmLossKind, Packing, RunConfig, TrainConfig
+from est_cli.config import Attention, LmLossKind, Packing, RunConfig, TrainConfig
 from est_cli.config.data import NO_REVISION
 from est_cli.config.launch import gather_problems
 from est_cli.config.resolve import Resolved
@@ -28,7 +28,7 @@ from est_cli.distributed.hardware import device_type, kind_of, settled_precision
 from est_cli.est import ModelSpec
 from est_cli.families import logits_of, spec_of
 from est_cli.models import build_model, empty_model, hf_config, pinned, set_end_of_text
-from est_cli.models.documents import check_documents, mark_documents
+from est_cli.models.documents import check_documents, mark_documents, use_flex_attention
 from est_cli.models.lm_loss import LmLoss
 from est_cli.storage.run_dir import RunDir
 from est_cli.training.start import Start
@@ -122,6 +122,8 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
     apart = config.dataset.packing is Packing.document
     if apart:
         check_documents(hf, config.train.seq_len)
+    if config.train.attention is Attention.flex:
+        use_flex_attention(hf, device_type())
     if kind_of(device_type()).never_run and rank.first:
         log.warning("%s: no run of est on this kind of device is known of (docs/devices.md)", device_type())
     compiled = _compiled(config.train, device_type(), rank)

@@ -16,7 +16,13 @@ from est_cli.common.errors import ConfigError
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, apply_est
 from est_cli.families import spec_of
 from est_cli.models import checkpoint_activations, packed_sequences
-from est_cli.models.documents import check_documents, document_inputs, has_documents_apart, mark_documents
+from est_cli.models.documents import (
+    check_documents,
+    document_inputs,
+    has_documents_apart,
+    mark_documents,
+    use_flex_attention,
+)
 from est_cli.models.lm_loss import LmLoss, target_count
 from tests.lab.est_models import ALL_FAMILIES, build, config_of, tokens
 
@@ -76,6 +82,40 @@ def test_each_document_is_read_as_if_it_stood_alone(family: str, monkeypatch: py
             torch.testing.assert_close(together[row, begin:end], alone, **exact(family))
         across = model(input_ids=ids, use_cache=False).logits
     assert not torch.allclose(together[0, 6:], across[0, 6:], atol=1e-3), "documents see each other by default"
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "opt", "phi"])
+def test_flex_attention_is_given_the_same_masks(family: str) -> None:
+    """Forward, uncompiled, as far as a CPU goes: windows, a cap, and the mask that is made for OPT."""
+    ids = batch()
+    flex, plain = (build(config_of(family, attn_implementation=how)).eval() for how in ("flex_attention", "eager"))
+    with torch.no_grad(), packed_sequences(), torch.compiler.set_stance("force_eager"):
+        for model in (flex, plain):
+            model.requires_grad_(False)
+        inputs = [{"input_ids": ids, "use_cache": False, **document_inputs(each, ids, END)} for each in (flex, plain)]
+        found, expected = flex(**inputs[0]).logits, plain(**inputs[1]).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "device", "message"),
+    [
+        (config_of("llama", head_dim=16), "cpu", "has no backward pass on a CPU"),
+        (config_of("gpt2"), "cuda", "transformers does not compute gpt2 by flex"),
+        (config_of("llama"), "cuda", "flex needs heads of 16 at least, not 4"),
+    ],
+)
+def test_where_flex_attention_cannot_be(config: Any, device: str, message: str) -> None:
+    before = config._attn_implementation
+    with pytest.raises(ConfigError, match=f"^train.attention: .*{message}.*; use auto$"):
+        use_flex_attention(config, device)
+    assert config._attn_implementation == before
+
+
+def test_flex_attention_is_what_the_model_is_built_with() -> None:
+    config = config_of("llama", head_dim=16)
+    use_flex_attention(config, "cuda")
+    assert build(config).config._attn_implementation == "flex_attention"
 
 
 def loss_alone(model: Any, ids: Tensor) -> Tensor:
