@@ -129,14 +129,18 @@ def test_pairs_go_with_the_subnetwork_that_read_them(options: dict[str, Any], wo
     generator = IndexGenerator(spec, 0, SamplingOptions(**options))
     rates = SamplingRates(p_l=0.5, layers="chance")
     sequences, pairs = [2 * world_size] * 3, np.arange(1, 6 * world_size + 1) ** 2
-    expected: dict[Any, int] = {}
-    for number in range(world_size):
-        rank = Rank(number, world_size)
-        plan, *_ = plan_step(generator, 4, rates, sequences, rank, pairs)
-        own = pairs[own_samples(len(pairs), 2, rank)].reshape(3, 2).sum(1)
-        for micro_step, count in enumerate(own.tolist()):
-            sizes = sizes_of(spec, plan.at(micro_step))
-            expected[sizes] = expected.get(sizes, 0) + count
-    for number in range(world_size):
-        _, _, ran, found = plan_step(generator, 4, rates, sequences, Rank(number, world_size), pairs)
-        assert found is not None and dict(zip([sizes for sizes, _ in ran], found, strict=True)) == expected
+    kinds = 1
+    for step in range(8):
+        expected: dict[Any, int] = {}
+        for number in range(world_size):
+            plan, *_ = plan_step(generator, step, rates, sequences, Rank(number, world_size), pairs)
+            own = pairs[own_samples(len(pairs), 2, Rank(number, world_size))].reshape(3, 2).sum(1)
+            for micro_step, count in enumerate(own.tolist()):
+                sizes = sizes_of(spec, plan.at(micro_step))
+                expected[sizes] = expected.get(sizes, 0) + count
+        for number in range(world_size):
+            _, _, ran, found = plan_step(generator, step, rates, sequences, Rank(number, world_size), pairs)
+            assert found is not None and dict(zip([sizes for sizes, _ in ran], found, strict=True)) == expected
+        kinds = max(kinds, len(expected))
+    differ = "redraw" in options or ("ranks" in options and world_size > 1)
+    assert (kinds > 1) == differ, "a step of subnetworks of several sizes is among them"
