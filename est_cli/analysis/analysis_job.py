@@ -17,12 +17,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from est_cli.common.errors import DataError, NumericsError
+from est_cli.common.errors import ConfigError, DataError, NumericsError
 from est_cli.common.rank import Rank
-from est_cli.config import AnalyzeConfig, Part
+from est_cli.config import AnalyzeConfig, Packing, Part
 from est_cli.data import TokenBlocks, load_corpus
 from est_cli.distributed import weight_checksum
 from est_cli.distributed.workers import Processes, WorkShare
+from est_cli.models.documents import check_documents, document_inputs, has_documents_apart
 from est_cli.models.pretrained import Checkpoint, load_language_model, max_tokens
 from est_cli.tracking.work_progress import WorkProgress
 
@@ -38,6 +39,8 @@ class Text:
     """(B, T) int64 each."""
     digest: str
     """Of the whole corpus and the tokenizer."""
+    end_of_text: int | None = None
+    """What ends documents that do not see each other; None: all see all before them."""
 
     @property
     def targets(self) -> int:
@@ -117,7 +120,19 @@ def load_text(config: AnalyzeConfig, checkpoint: Checkpoint, rank: Rank) -> Text
     blocks = TokenBlocks(tokens, seq_len, settings.part.value)
     wanted = min(settings.tokens // seq_len, blocks.num_blocks)
     spread = np.arange(wanted) * blocks.num_blocks // wanted
-    return Text(blocks.take(spread).split(settings.batch), f"{corpus.data_hash[:16]}-{corpus.tokenizer_hash[:16]}")
+    digest = f"{corpus.data_hash[:16]}-{corpus.tokenizer_hash[:16]}"
+    end_of_text = corpus.tokenizer.eos_token_id if _apart(config, checkpoint, seq_len) else None
+    return Text(blocks.take(spread).split(settings.batch), digest, end_of_text)
+
+
+def _apart(config: AnalyzeConfig, checkpoint: Checkpoint, seq_len: int) -> bool:
+    """Whether documents are. Raises ConfigError where they cannot be, and where they are not but were in training."""
+    if config.dataset.packing is Packing.document:
+        check_documents(checkpoint.config, seq_len)
+        return True
+    if has_documents_apart(checkpoint.config):
+        raise ConfigError(f"dataset.packing: {checkpoint.place} was trained with document; give that here, too")
+    return False
 
 
 def loss_on(model: PreTrainedModel, text: Text) -> Loss:
@@ -125,7 +140,8 @@ def loss_on(model: PreTrainedModel, text: Text) -> Loss:
 
     def loss(number: int) -> Tensor:
         tokens = text.batches[number].to(model.device)
-        logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
+        apart = document_inputs(model, tokens, text.end_of_text)
+        logits = model(input_ids=tokens, use_cache=False, **apart).logits[:, :-1]
         return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum") / text.targets
 
     return loss

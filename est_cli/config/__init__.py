@@ -7,7 +7,7 @@ here: a wrong setting is told before torch starts. Units stand in the names (`_s
 """
 
 from est_cli.config.analyze import Analysis, AnalyzeConfig, AnalyzeSettings, Parameters, Part
-from est_cli.config.data import DatasetConfig, Source
+from est_cli.config.data import DatasetConfig, Packing, Source
 from est_cli.config.eval import EvalConfig, EvalSettings, Select
 from est_cli.config.launch import LaunchConfig, WireDtype
 from est_cli.config.method import (
@@ -56,6 +56,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "OptimName",
+    "Packing",
     "Parameters",
     "Part",
     "PathsConfig",

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from est_cli.common.urls import is_url, url_problem
 from est_cli.config.setting import AUTO, FREE, HASHED, SEED, SETTLED, TRACKED, at_least, between, setting
+from est_cli.est.spec import ModelSpec
 
 NO_REVISION = "-"
 """What dataset.revision has for a folder."""
@@ -37,6 +38,13 @@ class OnBadRow(StrEnum):
 
     error = "error"
     skip = "skip"
+
+
+class Packing(StrEnum):
+    """What a training sequence is of the documents in it."""
+
+    across = "across"
+    document = "document"
 
 
 @dataclass
@@ -128,6 +136,11 @@ class DatasetConfig:
         "before this key, each part as a text of its own.",
         HASHED,
     )
+    packing: Packing = setting(
+        Packing.across,
+        "What tokens of a sequence see: across: all before them in it, whatever document these are of; document: "
+        "those of their own document only, whose positions begin at 0 (docs/data.md).",
+    )
     validation_fraction: float = setting(
         0.02, "Share of the documents that is held out for validation.", within=between("(0, 1)")
     )
@@ -153,6 +166,15 @@ class DatasetConfig:
     def skips_bad_rows(self) -> bool:
         """Whether rows without text are passed over."""
         return self.on_bad_row is OnBadRow.skip
+
+
+def packing_problems(sizes: ModelSpec) -> Iterator[str]:
+    """Of packing=document with such a model."""
+    if not sizes.attention:
+        yield (
+            f"dataset.packing: the family {sizes.family} carries a state over the whole sequence, which no mask parts "
+            "at the ends of documents; use across"
+        )
 
 
 def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from est_cli.config.data import Packing, packing_problems
 from est_cli.config.setting import SETTLED, above, at_least, between, epsilon, setting
 from est_cli.est.spec import ModelSpec
 from est_cli.families import family_of
@@ -149,6 +150,8 @@ def fit_problems(config: RunConfig, sizes: ModelSpec) -> Iterator[str]:
     seq_len, positions = config.train.seq_len, sizes.max_positions
     if positions is not None and seq_len > positions:
         yield f"train.seq_len: {seq_len} is longer than the model's {positions} positions (model.max_positions)"
+    if config.dataset.packing is Packing.document:
+        yield from packing_problems(sizes)
     if sizes.attention:
         return
     if config.train.attention.value != "auto":

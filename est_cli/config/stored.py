@@ -14,7 +14,12 @@ from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.config.schema import typed
 from est_cli.storage.run_dir import RunDir
 
-BEFORE: dict[str, Any] = {"dataset.cut": "lines", "dataset.articles": False, "sampling.multiple_of": 1}
+BEFORE: dict[str, Any] = {
+    "dataset.cut": "lines",
+    "dataset.articles": False,
+    "dataset.packing": "across",
+    "sampling.multiple_of": 1,
+}
 """What a run did that was begun before est had these keys. It goes on that way, whatever is a new run's default."""
 
 

@@ -34,13 +34,14 @@ class LmLossKind(StrEnum):
 
 
 class Attention(StrEnum):
-    """Which of torch's attention kernels; auto: torch chooses the fastest that can do it."""
+    """Which of torch's attention kernels; auto: torch chooses the fastest that can do it; flex: FlexAttention."""
 
     auto = "auto"
     flash = "flash"
     cudnn = "cudnn"
     efficient = "efficient"
     math = "math"
+    flex = "flex"
 
 
 @dataclass
@@ -70,7 +71,12 @@ class TrainConfig:
         SETTLED,
     )
     compile: bool | None = setting(None, "Regional torch.compile of each layer; null: on CUDA only.", FREE)
-    attention: Attention = setting(Attention.auto, "torch's attention kernel; auto: torch chooses.", FREE)
+    attention: Attention = setting(
+        Attention.auto,
+        "torch's attention kernel; auto: torch chooses; flex: FlexAttention, which leaves out what the documents of "
+        "dataset.packing=document do not see (on a GPU; not yet run on one).",
+        FREE,
+    )
     deterministic: bool = setting(
         False,
         "Kernels that repeat every bit, at a cost (docs/devices.md): on a GPU without it, a resumed run is equal up to "
@@ -174,10 +180,21 @@ def train_problems(config: RunConfig) -> Iterator[str]:
             f"train.attention: {train.attention.value} has no backward pass that repeats every bit, which "
             "train.deterministic=true asks for; use auto, flash or math"
         )
+    if train.attention is Attention.flex:
+        yield from _flex_problems(config)
     if train.spread_draws == 1:
         yield "train.spread_draws: a single draw has no spread; at least 2 are compared, or 0 for none"
     if train.profile_step is not None and train.profile_step > max_steps(config) >= 1:
         yield f"train.profile_step: {train.profile_step} lies behind the last step, {max_steps(config)}"
+
+
+def _flex_problems(config: RunConfig) -> Iterator[str]:
+    if config.dataset.packing.value != "document":
+        yield "train.attention: flex is for dataset.packing=document; use auto"
+    if config.model.dropout:
+        yield f"train.attention: flex knows no model.dropout={config.model.dropout:g}; use auto"
+    if config.train.deterministic:
+        yield "train.attention: flex is not known to repeat every bit, as train.deterministic=true asks for; use auto"
 
 
 def micro_batch_problems(run: Resolved, redrawn: bool) -> Iterator[str]:

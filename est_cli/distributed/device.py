@@ -155,7 +155,7 @@ def attention_kernel(
 
     Raises ConfigError where it cannot do what the run needs of it.
     """
-    if attention is Attention.auto:
+    if attention not in _KERNELS:
         yield
         return
     with sdpa_kernel(_KERNELS[attention]):

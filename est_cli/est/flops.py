@@ -4,7 +4,8 @@ A product of an (m, k) with a (k, n) matrix is 2*m*k*n FLOPs; training is 3 time
 products for each forward one). Two conventions, always named:
 
 - `blocks`: the projections (and convolutions) inside the layers, the paper's convention.
-- `total`: also the LM head over every position and the two attention products, counted full T x T.
+- `total`: also the LM head over every position and the two attention products, counted full T x T; of sequences whose
+  documents do not see each other, full over each document (the sum of the squares of their lengths).
 
 Not counted: the scan of state-space models, norms, activations, softmax, embeddings look-ups, the optimizer,
 recomputation under activation checkpointing, evaluation. The count follows from the model's structure and the sizes
@@ -13,7 +14,7 @@ that really ran, so it does not depend on the attention backend, fused losses or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .schedule import SamplingScheduler
@@ -52,25 +53,31 @@ class FlopsLedger:
         return 100.0 * (dense - getattr(self.used, convention)) / dense if dense else 0.0
 
 
-def forward_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int) -> Flops:
-    """FLOPs of one forward pass over `batch` sequences of `seq_len` tokens."""
+def forward_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int, pairs: int | None = None) -> Flops:
+    """FLOPs of one forward pass over `batch` sequences of `seq_len` tokens.
+
+    `pairs`: of a query and a key that each head multiplies, over all sequences; None: seq_len * seq_len in each.
+    """
     tokens = batch * seq_len
+    pairs = tokens * seq_len if pairs is None else pairs
     full, kept = spec.full, sizes.kept
     products = sum(p.products * p.kept_entries(full, kept) for p in spec.sampled)
-    attention = 2 * (2 * batch * sizes.heads * seq_len * seq_len * spec.head_dim) if spec.attention else 0
+    attention = 2 * (2 * pairs * sizes.heads * spec.head_dim) if spec.attention else 0
     lm_head = 2 * tokens * spec.hidden_size * spec.vocab_size
     blocks = sizes.layers * 2 * tokens * products
     return Flops(blocks, blocks + sizes.layers * attention + lm_head)
 
 
-def training_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int) -> Flops:
+def training_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int, pairs: int | None = None) -> Flops:
     """FLOPs of one forward and backward pass: 3 times forward."""
-    return forward_flops(spec, sizes, batch, seq_len) * 3
+    return forward_flops(spec, sizes, batch, seq_len, pairs) * 3
 
 
-def flops_of(spec: ModelSpec, ran: SequenceCounts, seq_len: int) -> Flops:
-    """What the training of sequences of `seq_len` tokens has cost."""
-    return sum((training_flops(spec, sizes, sequences, seq_len) for sizes, sequences in ran), Flops())
+def flops_of(spec: ModelSpec, ran: SequenceCounts, seq_len: int, pairs: Sequence[int] | None = None) -> Flops:
+    """What the training of sequences of `seq_len` tokens has cost; `pairs`: see forward_flops, for each of `ran`."""
+    each = [None] * len(ran) if pairs is None else pairs
+    costs = (training_flops(spec, sizes, n, seq_len, own) for (sizes, n), own in zip(ran, each, strict=True))
+    return sum(costs, Flops())
 
 
 def planned_counts(

@@ -28,6 +28,7 @@ from est_cli.data.sources import expand
 from est_cli.distributed.workers import Processes, memory_enough
 from est_cli.evaluation.check_evaluation import LESS_MEMORY, PERPLEXITY_VERSION
 from est_cli.evaluation.results import keep_zero_shot
+from est_cli.models.documents import has_documents_apart
 from est_cli.models.pretrained import Checkpoint, load_language_model, max_tokens
 from est_cli.storage.digest import digest_files, fingerprint
 
@@ -83,6 +84,7 @@ def measure_all(
             continue
         length, stride = window_sizes(checkpoint, config.eval)
         settings = {"max_length": length, "stride": stride, "precision": config.eval.precision.value}
+        settings |= {"packing": "document"} if has_documents_apart(checkpoint.config) else {}
         result: dict[str, Any] = {"checkpoint": checkpoint.name, "task": "perplexity", "files": config.eval.files}
         result |= numbers[-1] | {"tokens": measured.tokens, "bytes": measured.bytes, "documents": measured.documents}
         digest = fingerprint(digests, config.eval.text_fields, settings, PERPLEXITY_VERSION)
@@ -105,7 +107,8 @@ def measure(checkpoint: Checkpoint, text: EvaluatedText, settings: EvalSettings,
     if not text.tokens:
         raise DataError("eval.files: hold no text")
     rank = processes.group.rank
-    found = (window for ids in text.documents() for window in windows(start, ids, length, stride))
+    read = windows_apart if has_documents_apart(checkpoint.config) else windows
+    found = (window for ids in text.documents() for window in read(start, ids, length, stride))
     nats, counted = 0.0, 0
     with memory_enough(LESS_MEMORY):
         for own in _groups(islice(found, rank.rank, None, rank.world_size)):
@@ -127,6 +130,14 @@ def windows(start: int, ids: Ids, length: int, stride: int) -> Iterator[Window]:
         done = end
         if end == count:
             return
+
+
+def windows_apart(start: int, ids: Ids, length: int, stride: int) -> Iterator[Window]:
+    """As windows(), for a model whose training never showed it `start` and what is behind it together: only the first
+    of the `ids` is predicted from `start`, and the others as if that were not there."""
+    first = int(ids[0])
+    yield Window([start, first], 1)
+    yield from windows(first, ids[1:], length, stride)
 
 
 def _groups(found: Iterator[Window]) -> Iterator[list[Window]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, masking_utils
 from transformers.utils import logging
 
@@ -85,8 +87,11 @@ def uses_kernels(config: Any) -> bool:
     return str(config._attn_implementation) == "sdpa"
 
 
-def attention_masks(config: Any, seq_len: int) -> tuple[bool, ...]:
-    """For each kind of attention layer, whether it masks more than later tokens: a window shorter than the sequence."""
+def attention_masks(config: Any, seq_len: int, packed: bool = False) -> tuple[bool, ...]:
+    """For each kind of attention layer, whether it masks more than later tokens: other documents (`packed`), or what
+    lies before a window shorter than the sequence."""
+    if packed:
+        return (True,)
     window = getattr(config, "sliding_window", None)
     if window is None or seq_len < window:
         return (False,)
@@ -94,14 +99,28 @@ def attention_masks(config: Any, seq_len: int) -> tuple[bool, ...]:
     return (True,) if kinds is None else tuple(sorted({kind == "sliding_attention" for kind in kinds}))
 
 
-@contextmanager
-def unpacked_sequences() -> Iterator[None]:
+def unpacked_sequences() -> AbstractContextManager[None]:
     """Tell transformers that no row of a batch holds several sequences, instead of letting it look.
 
-    Looking reads values of the position ids, which fake tensors do not have.
+    Looking reads values of the position ids, which fake tensors do not have, and a GPU only when all before is done.
     """
+    return _telling(lambda position_ids: None)
+
+
+def packed_sequences() -> AbstractContextManager[None]:
+    """Tell transformers that rows of a batch hold several sequences: where the position is no successor, one begins."""
+    return _telling(_sequence_numbers)
+
+
+def _sequence_numbers(position_ids: Tensor) -> Tensor:
+    """(B, T) -> (B, T): of each token, how many sequences came before its own in the row."""
+    return F.pad(position_ids.diff(dim=-1) != 1, (1, 0)).cumsum(-1)
+
+
+@contextmanager
+def _telling(answer: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     look = masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    masking_utils.find_packed_sequence_indices = answer
     try:
         yield
     finally:

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from est_cli.families import logits_of
 from est_cli.families.shared.family import Logits
+from est_cli.models.documents import document_inputs
 
 IGNORED = -100
 
@@ -49,6 +50,11 @@ class LmLoss:
     softmax."""
     compiled: bool = False
     """chunked: the softmax of a piece is one compiled kernel."""
+    end_of_text: int | None = None
+    """The token that ends documents which do not see each other (see document_inputs); None: all see all before them.
+
+    Either way all tokens of a sequence but the first are predicted, the first one of a document by the end of text
+    before it: so the targets are as many, the end of text learns to begin a text, and the losses can be compared."""
 
     def __call__(
         self,
@@ -64,11 +70,12 @@ class LmLoss:
         many count; the others fill the batch up to a size that is compiled already.
         """
         divisor = targets if scale is None else targets / scale
+        inputs = {"input_ids": tokens, **document_inputs(model, tokens, self.end_of_text)}
         if self.kind == "whole":
-            return next_token_loss(model(input_ids=tokens, use_cache=False).logits, tokens, sequences) / divisor
+            return next_token_loss(model(**inputs, use_cache=False).logits, tokens, sequences) / divisor
         head, logits = model.get_output_embeddings(), logits_of(model.config)
         bias = getattr(head, "bias", None)
-        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
         chunk = self.chunk or CHUNK.get(tokens.device.type, CHUNK["cuda"])
         if self.kind == "torch":
             return _torch_loss(hidden, head.weight, bias, logits, _labels(tokens, sequences), chunk) / divisor

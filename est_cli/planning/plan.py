@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
-from est_cli.config import LmLossKind, PlanConfig
+from est_cli.config import LmLossKind, Packing, PlanConfig
 from est_cli.config.plan import of_any_length
 from est_cli.config.resolve import Resolved, resolve
 from est_cli.distributed.device import own_device
@@ -21,6 +21,7 @@ from est_cli.est.flops import ledger_of
 from est_cli.est.sizes import RealisedRates, SamplingOptions, SequenceCounts, realised_rates
 from est_cli.families import spec_of
 from est_cli.models import hf_config
+from est_cli.models.documents import check_documents
 from est_cli.models.lm_loss import LmLoss
 from est_cli.planning.targets import TargetSolution, solve_target
 from est_cli.training.memory import Activations, MemoryEstimate, estimate_memory
@@ -66,7 +67,9 @@ class Plan:
     seed: int
     stages: list[PlannedStage]
     ledger: FlopsLedger
-    """What the finished run's ledger will show."""
+    """What the finished run's ledger will show; at most, where documents are apart."""
+    apart: bool
+    """Whether documents of a sequence do not see each other."""
     memory: MemoryEstimate
     seq_len: int
     tokens_per_step: int
@@ -97,6 +100,9 @@ def make_plan(config: PlanConfig) -> Plan:
     hf = hf_config(config.model)
     spec = spec_of(hf)
     resolve(of_any_length(config)).check_fit(spec)
+    apart = config.dataset.packing is Packing.document
+    if apart:
+        check_documents(hf, config.train.seq_len)
     try:
         found = solve_target(config, lambda tried: ledger_for(tried, spec))
         config = config if found is None else found.config
@@ -114,6 +120,7 @@ def make_plan(config: PlanConfig) -> Plan:
         seed=config.seed,
         stages=[*_stages(run, spec, planned, memory)],
         ledger=ledger_of(spec, planned.values(), train.seq_len),
+        apart=apart,
         memory=memory,
         seq_len=train.seq_len,
         tokens_per_step=train.tokens_per_step,
@@ -137,6 +144,8 @@ def _memory(
     config: PlanConfig, hf: Any, spec: ModelSpec, options: SamplingOptions, rates: list[SamplingRates]
 ) -> MemoryEstimate:
     train, device = config.train, own_device(Rank())
+    kind = "whole" if train.lm_loss is LmLossKind.whole else "chunked"  # torch's own keeps what chunked keeps
+    end_of_text = 0 if config.dataset.packing is Packing.document else None  # whichever it is, the masks are as large
     precision = train.precision or settled_precision(None, device)  # a plan may be for another machine
     return estimate_memory(
         hf,
@@ -146,7 +155,7 @@ def _memory(
         train.seq_len,
         precision,
         train.activation_checkpointing,
-        LmLoss("whole" if train.lm_loss is LmLossKind.whole else "chunked"),  # torch's own keeps what chunked keeps
+        LmLoss(kind, end_of_text=end_of_text),
         train.attention,
         config.optim,
         repeats_kv_heads(device, precision),

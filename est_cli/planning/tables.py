@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 WIDTH = 72
 """Characters of a drawing."""
 
+PACKED = (
+    "dataset.packing=document: FLOPs (total) are at most these, counted as if each sequence were one document; what a "
+    "run counts follows from the lengths of its documents"
+)
 PROBED = "seconds: the median of three steps in the middle of each stage, on this machine, as it is now"
 
 
@@ -133,6 +137,8 @@ def _notes(plan: Plan) -> list[str]:
             f"launch.strategy=fsdp: of these {memory.states / 1e9:.2f} GB a process holds its share, beside what is "
             f"gathered and gradients that are not sent yet; at most {states / 1e9:.2f} GB"
         )
+    if plan.apart:
+        lines.append(PACKED)
     lines += [*_stage_notes(plan), *([] if plan.step_s is None else [PROBED])]
     return [*lines, *_auto_note([stage for stage in plan.stages if stage.micro_batch is None])]
 

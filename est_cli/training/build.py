@@ -41,12 +41,13 @@ from est_cli.distributed.device import (
     use_precision,
 )
 from est_cli.distributed.hardware import repeats_kv_heads, runs_ahead, settled_precision
-from est_cli.est import EstHandle, IndexGenerator, apply_est, training_flops
+from est_cli.est import EstHandle, IndexGenerator, apply_est
 from est_cli.est.flops import flops_of, ledger_of
-from est_cli.est.sizes import SequenceCounts, full_sizes
+from est_cli.est.sizes import SequenceCounts
 from est_cli.models import (
     attention_masks,
     checkpoint_activations,
+    packed_sequences,
     unpacked_sequences,
     uses_kernels,
 )
@@ -102,7 +103,7 @@ def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
         config = start.config
         open_communicator(parts.accelerator.device)
         group = Group(rank, config.launch.timeout_s)
-        stack.enter_context(unpacked_sequences())
+        stack.enter_context(unpacked_sequences() if parts.lm_loss.end_of_text is None else packed_sequences())
         stack.enter_context(repeated_kv_heads(repeats_kv_heads(parts.accelerator.device, precision)))
         stack.enter_context(_attention(config, parts))
         if config.train.deterministic and parts.accelerator.device.type != "cpu":  # whose sums have one order anyway
@@ -122,10 +123,11 @@ def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
 
 def _attention(config: RunConfig, parts: Parts) -> AbstractContextManager[None]:
     train, spec, hf = config.train, parts.spec, parts.model.config
-    if train.attention is not Attention.auto and not uses_kernels(hf):
+    if train.attention not in (Attention.auto, Attention.flex) and not uses_kernels(hf):
         why = "caps its attention logits, which no kernel of torch can"
         raise ConfigError(f"train.attention: {spec.family} {why}; use auto")
-    masks, dropout = attention_masks(hf, train.seq_len), config.model.dropout
+    masks = attention_masks(hf, train.seq_len, packed=parts.lm_loss.end_of_text is not None)
+    dropout = config.model.dropout
     return attention_kernel(train.attention, parts.accelerator.device, precision_of(config), spec, dropout, masks)
 
 
@@ -145,7 +147,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         group.require_same(weight_checksum(parts.model), "its weights before the first step are not")
     batch = parts.run.sequences_per_step
     planned = parts.run.planned(parts.spec, rank.world_size)
-    dense_step = training_flops(parts.spec, full_sizes(parts.spec), batch, seq_len)
+    end_of_text = parts.lm_loss.end_of_text
     generator = IndexGenerator(parts.spec, config.seed, parts.run.options)
     micro_batches = _micro_batches_asked_for(parts.run, rank)
     source = BatchSource(
@@ -157,6 +159,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         micro_batches=micro_batches,
         rank=rank,
         pinned=parts.accelerator.device.type == "cuda",
+        end_of_text=end_of_text,
     )
     stage_plans = _stage_plans(parts, planned, seq_len)
     progress = RunProgress(max_steps, state.step, stage_plans, quiet=quiet)
@@ -179,8 +182,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         validation_blocks=parts.validation_blocks,
         feed=Feed(source.inputs_of, runs_ahead(parts.accelerator.device)),
         micro_batches=micro_batches,
-        dense_step=dense_step,
-        ledger=ledger_at(state, dense_step),
+        ledger=ledger_at(state, parts.spec, batch, seq_len, apart=end_of_text is not None),
         planned=ledger_of(parts.spec, planned.values(), seq_len),
         state=state,
         tracker=_tracker(config, run_dir, state, progress) if rank.first else Tracker(None, None),

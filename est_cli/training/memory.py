@@ -22,7 +22,13 @@ from est_cli.config import Attention, LaunchConfig, OptimConfig, Precision
 from est_cli.distributed.device import autocast, repeated_kv_heads
 from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
 from est_cli.est.sizes import SamplingOptions
-from est_cli.models import checkpoint_activations, quiet_transformers, settle_positions, unpacked_sequences
+from est_cli.models import (
+    checkpoint_activations,
+    packed_sequences,
+    quiet_transformers,
+    settle_positions,
+    unpacked_sequences,
+)
 from est_cli.models.lm_loss import LmLoss
 from est_cli.training.optim import build_optimizer, missing_moments
 
@@ -98,7 +104,7 @@ def estimate_memory(
     activations = []
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
-        unpacked_sequences(),
+        unpacked_sequences() if lm_loss.end_of_text is None else packed_sequences(),
         quiet_transformers(),
         kernel,
         repeated_kv_heads(repeated),

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
-from est_cli.config import LmLossKind, RunConfig, TrainConfig
+from est_cli.config import Attention, LmLossKind, Packing, RunConfig, TrainConfig
 from est_cli.config.data import NO_REVISION
 from est_cli.config.launch import gather_problems
 from est_cli.config.resolve import Resolved
@@ -28,6 +28,7 @@ from est_cli.distributed.hardware import device_type, kind_of, settled_precision
 from est_cli.est import ModelSpec
 from est_cli.families import logits_of, spec_of
 from est_cli.models import build_model, empty_model, hf_config, pinned, set_end_of_text
+from est_cli.models.documents import check_documents, mark_documents, use_flex_attention
 from est_cli.models.lm_loss import LmLoss
 from est_cli.storage.run_dir import RunDir
 from est_cli.training.start import Start
@@ -118,6 +119,11 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
     hf = hf_config(config.model)
     spec = spec_of(hf)
     run.check_fit(spec)
+    apart = config.dataset.packing is Packing.document
+    if apart:
+        check_documents(hf, config.train.seq_len)
+    if config.train.attention is Attention.flex:
+        use_flex_attention(hf, device_type())
     if kind_of(device_type()).never_run and rank.first:
         log.warning("%s: no run of est on this kind of device is known of (docs/devices.md)", device_type())
     compiled = _compiled(config.train, device_type(), rank)
@@ -127,6 +133,9 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
     run = with_revisions(run, corpus)
     config = run.config
     set_end_of_text(hf, config.model, corpus.tokenizer.eos_token_id)
+    mark_documents(hf, apart)
+    if apart:
+        lm_loss = replace(lm_loss, end_of_text=corpus.tokenizer.eos_token_id)
     filled_later = sharded(config, rank) and not rank.first
     return Parts(
         corpus=corpus,

@@ -19,7 +19,18 @@ from est_cli.config.resolve import Resolved
 from est_cli.data import Corpus, TokenBlocks
 from est_cli.distributed import GradientSync, Group
 from est_cli.distributed.device import Accelerator, autocast
-from est_cli.est import FULL, EstHandle, Flops, FlopsLedger, IndexGenerator, ModelSpec, SamplingScheduler, Subnetwork
+from est_cli.est import (
+    FULL,
+    EstHandle,
+    Flops,
+    FlopsLedger,
+    IndexGenerator,
+    ModelSpec,
+    SamplingScheduler,
+    Subnetwork,
+    training_flops,
+)
+from est_cli.est.sizes import full_sizes
 from est_cli.models.lm_loss import Objective
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import Tracker
@@ -27,7 +38,7 @@ from est_cli.tracking.progress import RunProgress
 from est_cli.training.feed import Feed
 from est_cli.training.optim import LossScale, Optimizer
 
-SINCE_FORMAT_1 = ("records", "loss_scale", "good_steps")
+SINCE_FORMAT_1 = ("records", "loss_scale", "good_steps", "attention_pairs")
 """Keys of state.json that older checkpoints do without: their defaults hold there."""
 
 
@@ -44,6 +55,8 @@ class RunState:
     """Wall-clock seconds of the whole run so far, evaluation and saving included."""
     flops_blocks: int = 0
     flops_total: int = 0
+    attention_pairs: int = 0
+    """Pairs of a query and a key that a head of the complete model has attended to, where documents are apart."""
     num_processes: int = 1
     """Processes that trained it; another number may go on only where it decides nothing that is drawn."""
     micro_batches: dict[str, int] = field(default_factory=dict)
@@ -112,8 +125,6 @@ class Run:
     feed: Feed[Any]
     micro_batches: dict[int, int]
     """Sequences per forward pass and process, by stage number."""
-    dense_step: Flops
-    """What a step of the complete model costs."""
     ledger: FlopsLedger
     planned: FlopsLedger
     state: RunState
@@ -193,6 +204,8 @@ def precision_of(config: RunConfig) -> Precision:
     return precision
 
 
-def ledger_at(state: RunState, dense_step: Flops) -> FlopsLedger:
-    """The ledger as it stood when `state` was saved."""
-    return FlopsLedger(Flops(state.flops_blocks, state.flops_total), dense_step * state.step)
+def ledger_at(state: RunState, spec: ModelSpec, sequences: int, seq_len: int, apart: bool) -> FlopsLedger:
+    """The ledger as it stood when `state` was saved; `sequences`: of a step, `apart`: whether their documents are."""
+    pairs = state.attention_pairs if apart else None
+    dense = training_flops(spec, full_sizes(spec), state.step * sequences, seq_len, pairs)
+    return FlopsLedger(Flops(state.flops_blocks, state.flops_total), dense)

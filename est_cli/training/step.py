@@ -17,6 +17,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from est_cli.common.rank import Rank
@@ -24,6 +25,7 @@ from est_cli.common.signals import StopRequest
 from est_cli.config import UnsampledRows
 from est_cli.config.micro_batch import pieces
 from est_cli.data import BlockOrder, TokenBlocks
+from est_cli.data.packing import attention_pairs
 from est_cli.distributed import Agreed, StepPlan, read_header, step_header
 from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork, reached_parts
 from est_cli.est.growth import grow
@@ -47,6 +49,8 @@ class StepInputs:
     """Of all subnetworks that the step runs anywhere; 0 where nobody asks."""
     ran: SequenceCounts = ()
     """What the step runs, over all processes."""
+    pairs: tuple[int, ...] | None = None
+    """For each of `ran`, the pairs that a head attends to (see attention_pairs); None: all of T x T."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,26 @@ class BatchSource:
     rank: Rank
     pinned: bool
     """Whether the tokens go to a GPU."""
+    end_of_text: int | None = None
+    """What ends documents that do not see each other; None: all see all before them."""
 
     def inputs_of(self, step: int) -> StepInputs:
         micro_batch = self.micro_batches[self.scheduler.stage_at(step)]
-        samples = self.order.blocks(step * self.batch, self.batch)[own_samples(self.batch, micro_batch, self.rank)]
-        tokens = self.blocks.take(samples)
+        samples = self.order.blocks(step * self.batch, self.batch)
+        tokens, of_each = self._read(samples, own_samples(self.batch, micro_batch, self.rank))
         sequences = pieces(self.batch, micro_batch, self.rank.world_size)
-        plan = plan_step(self.generator, step, self.scheduler.rates_at(step), sequences, self.rank)
+        plan = plan_step(self.generator, step, self.scheduler.rates_at(step), sequences, self.rank, of_each)
         return StepInputs(tokens.pin_memory() if self.pinned else tokens, *plan)
+
+    def _read(self, samples: NDArray[np.int64], own: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64] | None]:
+        """The tokens of this process's `own` of the samples, and where documents are apart the pairs of all of them.
+
+        These every process counts for itself, so that all have the same ledger: integers, and nothing is sent.
+        """
+        if self.end_of_text is None:
+            return self.blocks.take(samples[own]), None
+        tokens = self.blocks.take(samples)
+        return tokens[own], attention_pairs(tokens, self.end_of_text).numpy()
 
 
 def own_samples(batch: int, micro_batch: int, rank: Rank) -> np.ndarray:
@@ -80,16 +96,26 @@ def own_samples(batch: int, micro_batch: int, rank: Rank) -> np.ndarray:
     Micro-step j of all processes together reads the j-th piece of the step: W processes with micro-batches of b
     sequences do what one process does with W * b.
     """
-    ends = np.cumsum(pieces(batch, micro_batch, rank.world_size))
-    parts = np.split(np.arange(batch), ends[:-1])
-    return np.concatenate([part.reshape(rank.world_size, -1)[rank.rank] for part in parts])
+    sequences = pieces(batch, micro_batch, rank.world_size)
+    return np.concatenate(shares(np.arange(batch), sequences, rank.world_size)[rank.rank])
+
+
+def shares(samples: NDArray[np.int64], sequences: Sequence[int], parts: int) -> list[list[NDArray[np.int64]]]:
+    """For each of so many equal `parts` of all micro-steps what it has of `samples`, micro-step by micro-step."""
+    steps = [step.reshape(parts, -1) for step in np.split(samples, np.cumsum(sequences)[:-1])]
+    return [[step[part] for step in steps] for part in range(parts)]
 
 
 def plan_step(
-    generator: IndexGenerator, step: int, rates: SamplingRates, sequences: Sequence[int], rank: Rank
-) -> tuple[StepPlan, int, SequenceCounts]:
-    """What a step runs in this process, a digest of what it runs anywhere (0 for one process: nobody asks), and how
-    much that is. `sequences`: of each micro-step, over all processes."""
+    generator: IndexGenerator,
+    step: int,
+    rates: SamplingRates,
+    sequences: Sequence[int],
+    rank: Rank,
+    pairs: NDArray[np.int64] | None = None,
+) -> tuple[StepPlan, int, SequenceCounts, tuple[int, ...] | None]:
+    """What a step runs in this process, a digest of what it runs anywhere (0 for one process: nobody asks), how much
+    that is, and its attention pairs. `sequences`: of each micro-step, over all processes; `pairs`: of each sequence."""
     options, micro_steps = generator.options, len(sequences)
     draws = micro_steps if options.redraw == "forward" else 1
 
@@ -100,15 +126,16 @@ def plan_step(
     apart = options.ranks == "independent" and rank.world_size > 1
     everyone = [drawn_by(number) for number in range(rank.world_size)] if apart else [own]
     ran = count_sequences(generator, everyone, sequences)
+    attended = None if pairs is None else count_pairs(generator, everyone, sequences, pairs)
     if rank.world_size == 1:
-        return StepPlan(own, micro_steps, None), 0, ran
+        return StepPlan(own, micro_steps, None), 0, ran, attended
     anywhere = [subnetwork for drawn in everyone for subnetwork in drawn]
     digest = crc32(repr([subnetwork.checksum() for subnetwork in anywhere]).encode())
     if len(set(anywhere)) == 1:
-        return StepPlan(own, micro_steps, None), digest, ran
+        return StepPlan(own, micro_steps, None), digest, ran, attended
     every_layer = range(generator.spec.num_layers)
     running = {n for drawn in anywhere for n in (every_layer if drawn.layer_idx is None else drawn.layer_idx)}
-    return StepPlan(own, micro_steps, frozenset(running), anywhere), digest, ran
+    return StepPlan(own, micro_steps, frozenset(running), anywhere), digest, ran, attended
 
 
 def count_sequences(
@@ -124,6 +151,21 @@ def count_sequences(
         for subnetwork, count in zip(drawn, of_each, strict=True):
             counts[sizes_of(generator.spec, subnetwork)] += count // len(everyone)
     return tuple(counts.items())
+
+
+def count_pairs(
+    generator: IndexGenerator,
+    everyone: Sequence[Sequence[Subnetwork]],
+    sequences: Sequence[int],
+    pairs: NDArray[np.int64],
+) -> tuple[int, ...]:
+    """As count_sequences, in its order: the sum of `pairs`, one for each of a step's sequences in their order."""
+    counts: Counter[SampleSizes] = Counter()
+    for drawn, own in zip(everyone, shares(pairs, sequences, len(everyone)), strict=True):
+        of_each = own if len(drawn) > 1 else (np.concatenate(own),)
+        for subnetwork, here in zip(drawn, of_each, strict=True):
+            counts[sizes_of(generator.spec, subnetwork)] += int(here.sum())
+    return tuple(counts.values())
 
 
 @dataclass(frozen=True)
@@ -149,6 +191,8 @@ class StepResult:
     world_size: int
     ran: SequenceCounts
     """What the step ran, over all processes."""
+    pairs: tuple[int, ...] | None
+    """As in StepInputs."""
 
     def read(self) -> StepNumbers:
         """Wait for the numbers, where they are still on their way."""
@@ -226,14 +270,14 @@ def _update(run: Run, step: int, inputs: StepInputs, loss: Tensor, header: Tenso
     numbers = torch.stack([loss, grad_norm, rejected])
     if header is not None:
         numbers = torch.cat([numbers.to(header.dtype), header])
-    return _sent_to_host(lr, numbers, run.rank.world_size, inputs.ran)
+    return _sent_to_host(lr, numbers, run.rank.world_size, inputs)
 
 
-def _sent_to_host(lr: float, numbers: Tensor, world_size: int, ran: SequenceCounts) -> StepResult:
+def _sent_to_host(lr: float, numbers: Tensor, world_size: int, inputs: StepInputs) -> StepResult:
     if numbers.device.type != "cuda":
-        return StepResult(lr, numbers, None, world_size, ran)
+        return StepResult(lr, numbers, None, world_size, inputs.ran, inputs.pairs)
     on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
     on_host.copy_(numbers, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record()
-    return StepResult(lr, on_host, arrived, world_size, ran)
+    return StepResult(lr, on_host, arrived, world_size, inputs.ran, inputs.pairs)

@@ -15,8 +15,8 @@ from est_cli.common.signals import StopRequest, stop_on_signals
 from est_cli.distributed import gathered
 from est_cli.distributed.device import any_attention_kernel, peak_memory_gb
 from est_cli.distributed.hardware import peak_flop_per_s, runs_ahead
-from est_cli.est.flops import flops_of
-from est_cli.est.sizes import realised_rates
+from est_cli.est.flops import flops_of, training_flops
+from est_cli.est.sizes import full_sizes, realised_rates
 from est_cli.tracking import read_metrics
 from est_cli.training.build import build
 from est_cli.training.describe import describe
@@ -147,8 +147,10 @@ def _read(loop: _Loop, leave: int) -> None:
 def _account(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, seconds: float) -> None:
     """Step `step` is done: the ledger, the records, and whether training can go on."""
     run, state = loop.run, loop.run.state
-    used = flops_of(run.spec, result.ran, run.config.train.seq_len)
-    run.ledger.add(used, run.dense_step)
+    seq_len, pairs = run.config.train.seq_len, None if result.pairs is None else sum(result.pairs)
+    used = flops_of(run.spec, result.ran, seq_len, result.pairs)
+    run.ledger.add(used, training_flops(run.spec, full_sizes(run.spec), run.sequences_per_step, seq_len, pairs))
+    state.attention_pairs += pairs or 0
     state.flops_blocks, state.flops_total = run.ledger.used.blocks, run.ledger.used.total
     loop.window.add(seconds, used.total)
     loop.loss = numbers.loss

@@ -68,7 +68,7 @@ def small_model(family: str) -> tuple[nn.Module, EstHandle]:
 def gradients(model: nn.Module, handle: EstHandle, sync: GradientSync, rank: Rank) -> dict[str, torch.Tensor]:
     """Of a step of stage 1 in two micro-batches, which differ between the processes."""
     generator = IndexGenerator(handle.spec, 3, SamplingOptions())
-    plan, _, _ = plan_step(generator, 5, SamplingRates(0.5, 0.5, 0.5), [rank.world_size] * 2, rank)
+    plan, *_ = plan_step(generator, 5, SamplingRates(0.5, 0.5, 0.5), [rank.world_size] * 2, rank)
     sync.begin(plan)
     handle.activate(plan.at(0))
     handle.pack()
@@ -108,7 +108,7 @@ def passes(
         objective = Objective(model.to(dtype), LmLoss())  # type: ignore[arg-type]
         shard(objective, handle.layers, torch.device("cpu"), rank.world_size, launch)
         sync = FullySharded(objective, handle.layers)
-    plan, _, _ = plan_step(
+    plan, *_ = plan_step(
         IndexGenerator(handle.spec, 3, SamplingOptions()), 5, SamplingRates(0.5, 0.5, 0.5), [rank.world_size] * 2, rank
     )
     sync.begin(plan)

@@ -43,7 +43,7 @@ def handed_over(
     model = AutoModelForCausalLM.from_config(config_of(family), dtype=torch.float32)
     handle = apply_est(model, spec_of(model.config))
     sync, generator = DataParallel(model, handle.layers, wire), IndexGenerator(handle.spec, 3, options)
-    plan, _, _ = plan_step(generator, 5, rates, [rank.world_size] * MICRO_STEPS, rank)
+    plan, *_ = plan_step(generator, 5, rates, [rank.world_size] * MICRO_STEPS, rank)
     sync.begin(plan)
     handle.activate(plan.at(0))
     if plan.shared:

@@ -23,6 +23,7 @@ FEW = (*SHORT, f"train.max_steps={STEPS}", f"stage.t1={T1}", f"stage.t2={T2}", "
 """Where each of its steps counts: three in each stage, with a checkpoint at its end; an evaluation every 4."""
 
 LLAMA = ("model=llama_tiny", "model.num_kv_heads=2", "model.mlp_size=88")
+DOCUMENTS = ("dataset.packing=document",)
 DOUBLE: tuple[Plant, ...] = (("double",),)
 EXACT = ("optim.grad_clip=0",)
 """In double precision: torch's optimizer kernel takes the divisor of a clipped gradient in single precision only."""
@@ -92,6 +93,8 @@ CASES = {
     "4 fsdp gpt2 forward": (4, "fsdp", (), 1, "forward"),
     "2 fsdp llama forward": (2, "fsdp", LLAMA, 1, "forward"),
     "4 fsdp llama": (4, "fsdp launch.shard_size=2", LLAMA, 1, "step"),
+    "2 ddp documents forward": (2, "ddp", DOCUMENTS, 1, "forward"),
+    "2 fsdp documents": (2, "fsdp", DOCUMENTS, 2, "step"),
     "2 ddp gpt2 uneven": (2, "ddp", (), 3, "step"),
     "2 fsdp gpt2 uneven": (2, "fsdp launch.reshard_after_forward=false", (), 3, "forward"),
 }

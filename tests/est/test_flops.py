@@ -85,6 +85,25 @@ def test_training_flops_are_what_pytorch_counts(
     assert flops.blocks == products - lm_head_flops(model.config) and type(flops.blocks) is int
 
 
+@pytest.mark.parametrize("rates", [SamplingRates(), HALF], ids=str)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_documents_that_do_not_see_each_other_count_as_each_alone(family: str, rates: SamplingRates) -> None:
+    """Against PyTorch's count of one document after the other, which together fill BATCH sequences."""
+    lengths, model, options = (LENGTH, 4, 2, 1, 6, 1), build(config_of(family)), SamplingOptions()
+    assert sum(lengths) == BATCH * LENGTH
+    spec = spec_of(model)
+    sizes = sample_sizes(spec, rates, options)
+    apply_est(model, spec).activate(IndexGenerator(spec, 0, options).draw(0, rates))
+    total = 0
+    for length in lengths:
+        ids = tokens(1, length)
+        with FlopCounterMode(display=False) as counter:
+            F.cross_entropy(model(ids, use_cache=False).logits.flatten(0, 1), ids.flatten()).backward()
+        total += counter.get_total_flops()
+    flops, whole = (training_flops(spec, sizes, BATCH, LENGTH, pairs) for pairs in (sum(n * n for n in lengths), None))
+    assert flops.total == total < whole.total and flops.blocks == whole.blocks
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_the_full_count_is_that_of_the_untouched_model(family: str) -> None:
     model = build(config_of(family))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 
 from est_cli.cli.entry import enter
@@ -27,7 +28,8 @@ from est_cli.distributed import Group
 from est_cli.distributed.workers import Processes
 from est_cli.eval import main
 from est_cli.evaluation import zero_shot
-from est_cli.evaluation.zero_shot import first_token, measure, windows
+from est_cli.evaluation.zero_shot import first_token, measure, windows, windows_apart
+from est_cli.models.documents import mark_documents
 from est_cli.models.pretrained import Checkpoint, load_language_model, open_checkpoint
 from est_cli.storage.digest import digest_files
 from tests.lab.corpora import all_ids, files, write_jsonl
@@ -51,6 +53,31 @@ def test_each_token_is_predicted_once_from_all_that_its_window_holds() -> None:
                 assert [i for w in found for i in w.ids[-w.predicted :]] == ids[1:]
                 assert all(len(w.ids) <= length and w.predicted < len(w.ids) for w in found)
                 assert all(w.ids == ids[w.ids[0] : w.ids[0] + length] for w in found)
+
+
+def test_a_model_of_documents_apart_sees_their_beginning_alone() -> None:
+    """What training put before a document it never showed with it: only the first token is predicted from there."""
+    for count in range(2, 15):
+        ids = list(range(count))
+        first, *others = windows_apart(0, np.arange(1, count), 5, 2)
+        assert (first.ids, first.predicted) == ([0, 1], 1) and all(0 not in window.ids for window in others)
+        assert [i for w in (first, *others) for i in w.ids[-w.predicted :]] == ids[1:]
+
+
+def test_such_a_checkpoint_says_so_itself(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    config = copy.deepcopy(checkpoint.config)
+    mark_documents(config, apart=True)
+    apart, text = replace(checkpoint, config=config), text_of(checkpoint, [text[:40] for text in TEXTS], tmp_path)
+    model, nats = load_language_model(checkpoint).eval(), 0.0
+    for ids in map(np.ndarray.tolist, text.documents()):
+        for behind, predicted in (([1], ids[:1]), (ids[:-1], ids[1:])):
+            with torch.no_grad():
+                logits = model(torch.tensor([behind])).logits[0]
+            nats += F.cross_entropy(logits, torch.tensor(predicted), reduction="sum").item()
+    settings = EvalSettings(max_length=POSITIONS, stride=POSITIONS - 1)
+    assert max(map(len, text.documents())) <= POSITIONS, "each fits in a window"
+    assert measure(apart, text, settings, ALONE).nats == pytest.approx(nats, rel=1e-5)
+    assert measure(checkpoint, text, settings, ALONE).nats != pytest.approx(nats, rel=1e-3)
 
 
 def by_hand(checkpoint: Checkpoint, text: str, length: int, stride: int) -> float:

@@ -293,10 +293,10 @@ def micro_batches_as_ranks() -> None:
     """Have one process draw for its j-th micro-batch what rank j draws."""
 
     def plan_step(
-        generator: Any, step: int, rates: Any, sequences: Any, rank: Any
-    ) -> tuple[StepPlan, int, SequenceCounts]:
+        generator: Any, step: int, rates: Any, sequences: Any, rank: Any, pairs: Any
+    ) -> tuple[StepPlan, int, SequenceCounts, None]:
         drawn = tuple(generator.draw(step, rates, 0, number) for number in range(len(sequences)))
-        return StepPlan(drawn, len(drawn), None), 0, count_sequences(generator, [drawn], sequences)
+        return StepPlan(drawn, len(drawn), None), 0, count_sequences(generator, [drawn], sequences), None
 
     step.plan_step = plan_step
 

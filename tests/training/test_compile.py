@@ -26,6 +26,7 @@ NO_COMPILER = pytest.mark.skipif(
 WAYS = {
     "one process": (),
     "checkpointing": ("train.activation_checkpointing=true",),
+    "documents": ("dataset.packing=document", "train.activation_checkpointing=true"),
     "ddp": ("launch.strategy=ddp", "launch.timeout_s=500"),
     "fsdp": ("launch.strategy=fsdp", "launch.timeout_s=500"),
 }

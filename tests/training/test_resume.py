@@ -100,6 +100,7 @@ def test_killed_at_one_point_after_the_other(lab: Lab, golden: Golden, where: st
         ["model.dropout=0.1"],
         ["model=llama_tiny", "model.mlp_size=64", "model.num_kv_heads=2"],
         ["train.precision=bf16"],
+        ["dataset.packing=document", "sampling.redraw=forward"],
         ["train.activation_checkpointing=true", "model.dropout=0.1", "sampling.redraw=forward"],
         ["scheduler=dense", "stage.t1=null", "stage.t2=null"],
     ],
