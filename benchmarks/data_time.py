@@ -18,7 +18,7 @@ import numpy as np
 
 from est_cli.config import ModelConfig, OptimConfig
 from est_cli.data import BlockOrder, TokenBlocks
-from est_cli.data.stream import Tokens, TokenSpan, TokenStream
+from est_cli.data.tokens.stream import Tokens, TokenSpan, TokenStream
 from est_cli.est import apply_est
 from est_cli.families import spec_of
 from est_cli.models import build_model, hf_config

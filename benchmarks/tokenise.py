@@ -23,11 +23,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from est_cli.data import tokenizer as bpe
-from est_cli.data.encode import TOKENS, Encoder
-from est_cli.data.pieces import TextSource, Unit, Wanted
-from est_cli.data.token_cache import EncodeJob, tokenised
-from est_cli.data.units import file_units
+from est_cli.data.text.pieces import TextSource, Unit, Wanted
+from est_cli.data.text.units import file_units
+from est_cli.data.tokens import tokenizer as bpe
+from est_cli.data.tokens.encode import TOKENS, Encoder
+from est_cli.data.tokens.token_cache import EncodeJob, tokenised
 from est_cli.storage.digest import digest_files
 
 VOCAB, TRAINING_CHARACTERS, KILL_AT = 50_257, 10_000_000, 0.5

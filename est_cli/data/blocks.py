@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from est_cli.common.errors import DataError
-from est_cli.data.shares import WINDOW, shares
-from est_cli.data.stream import Tokens
+from est_cli.data.text.shares import WINDOW, shares
+from est_cli.data.tokens.stream import Tokens
 
 WINDOW_STREAM = 0x77696E64
 """Sets the draws of windows apart from those of epochs, which are numbered from 0."""

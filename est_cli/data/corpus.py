@@ -13,17 +13,17 @@ from transformers import PreTrainedTokenizerBase
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig, Source
 from est_cli.config.setting import AUTO
-from est_cli.data.encode import BAD_PLACES, FEW_TOKENS, TOKENS
-from est_cli.data.estimate import sampled, tell_whole
-from est_cli.data.foreign_tokens import refuse_other_tokenizer
-from est_cli.data.overlap import compare_documents, documents_of
-from est_cli.data.part import Taken, taken
-from est_cli.data.pieces import FEW_BYTES, TextSource, Unit
-from est_cli.data.sources import expand, open_sources
-from est_cli.data.stream import Tokens, TokenSpan, TokenStream, opened
-from est_cli.data.token_cache import EncodeJob, Shard, tokenised
-from est_cli.data.token_files import open_token_files
-from est_cli.data.tokenizer import encoder_of, load_tokenizer, token_count, tokenizer_commit, tokenizer_digest
+from est_cli.data.text.pieces import FEW_BYTES, TextSource, Unit
+from est_cli.data.text.sources import expand, open_sources
+from est_cli.data.tokens.encode import BAD_PLACES, FEW_TOKENS, TOKENS
+from est_cli.data.tokens.estimate import sampled, tell_whole
+from est_cli.data.tokens.foreign_tokens import refuse_other_tokenizer
+from est_cli.data.tokens.overlap import compare_documents, documents_of
+from est_cli.data.tokens.part import Taken, taken
+from est_cli.data.tokens.stream import Tokens, TokenSpan, TokenStream, opened
+from est_cli.data.tokens.token_cache import EncodeJob, Shard, tokenised
+from est_cli.data.tokens.token_files import open_token_files
+from est_cli.data.tokens.tokenizer import encoder_of, load_tokenizer, token_count, tokenizer_commit, tokenizer_digest
 from est_cli.storage.digest import fingerprint
 from est_cli.storage.run_dir import check_no_file
 

@@ -13,7 +13,7 @@ from est_cli.config import EvalConfig, EvalSettings
 from est_cli.config.eval import check_eval, split_tasks
 from est_cli.config.schema import plain
 from est_cli.config.setting import NO_RESULT, RECORDED, keys_with
-from est_cli.data.sources import expand
+from est_cli.data.text.sources import expand
 from est_cli.evaluation.glue import files_of, require_files, tasks_in
 from est_cli.storage.digest import fingerprint
 from est_cli.storage.run_dir import (

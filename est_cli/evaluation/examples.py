@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from est_cli.common.errors import DataError, reason
-from est_cli.data.hub_access import HUB_TIMEOUT_S, require_hub
+from est_cli.data.text.hub_access import HUB_TIMEOUT_S, require_hub
 from est_cli.evaluation.glue import Example, Task, files_of, missing_file, required
 from est_cli.evaluation.task_files import examples_of, read_split
 

@@ -16,7 +16,7 @@ from est_cli.config import EvalConfig, EvalSettings
 from est_cli.config.eval import split_tasks
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import TRACKED, keys_with
-from est_cli.data.evaluated import try_tokenizer
+from est_cli.data.tokens.evaluated import try_tokenizer
 from est_cli.distributed.workers import Processes, meet, memory_enough
 from est_cli.evaluation.check_evaluation import CONTINUES, LESS_MEMORY, request_digest, results_folder, settings_digest
 from est_cli.evaluation.classifier import encode, load_classifier

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from est_cli.common.errors import DataError, reason
-from est_cli.data.parquet_pages import largest_page
-from est_cli.data.pieces import RowError
-from est_cli.data.tables import Row, csv_rows
+from est_cli.data.text.parquet_pages import largest_page
+from est_cli.data.text.pieces import RowError
+from est_cli.data.text.tables import Row, csv_rows
 from est_cli.evaluation.glue import HUB_LABEL, HUB_LAYOUTS, LAYOUTS, Example, Layout, Task
 
 MAX_LINE = 1 << 20

@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 
 from est_cli.common.errors import CheckpointError, ConfigError, DataError, install_hint
 from est_cli.config import EvalConfig, EvalSettings
-from est_cli.data.evaluated import EvaluatedText, Ids, load_evaluated
-from est_cli.data.sources import expand
+from est_cli.data.text.sources import expand
+from est_cli.data.tokens.evaluated import EvaluatedText, Ids, load_evaluated
 from est_cli.distributed.workers import Processes, memory_enough
 from est_cli.evaluation.check_evaluation import LESS_MEMORY, PERPLEXITY_VERSION
 from est_cli.evaluation.results import keep_zero_shot

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from est_cli.common.errors import ConfigError, reason
 from est_cli.config import HF, ModelConfig
 from est_cli.config.model import preset_settings
-from est_cli.data.hub_access import commit_here, how_to_enter, is_gated, refuse_revision, require_hub
+from est_cli.data.text.hub_access import commit_here, how_to_enter, is_gated, refuse_revision, require_hub
 from est_cli.families import logits_of, spec_of
 from est_cli.models.foreign import TRAINING_DROPOUTS, load_weights, read_config, set_dropout
 

@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from est_cli.common.errors import CheckpointError, reason
-from est_cli.data.hub_access import require_hub
-from est_cli.data.tokenizer import token_count
+from est_cli.data.text.hub_access import require_hub
+from est_cli.data.tokens.tokenizer import token_count
 from est_cli.models.foreign import FINETUNE_DROPOUTS, load_weights, quiet_transformers, read_config, set_dropout
 from est_cli.storage.digest import digest_files, fingerprint
 from est_cli.storage.run_dir import local_model

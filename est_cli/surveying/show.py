@@ -11,7 +11,7 @@ from est_cli.common.table import print_lines, table_console
 from est_cli.config import SurveyConfig
 from est_cli.config.resolve import Resolved, resolve
 from est_cli.data import Corpus
-from est_cli.data.tokenizer import token_count
+from est_cli.data.tokens.tokenizer import token_count
 from est_cli.families import spec_of
 from est_cli.models import hf_config
 from est_cli.storage.run_dir import write_result

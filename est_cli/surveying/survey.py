@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from est_cli.common.errors import StorageError
 from est_cli.common.redact import one_line
 from est_cli.data import Corpus
-from est_cli.data.encode import DOCUMENTS, ENDS
-from est_cli.data.overlap import documents_in
-from est_cli.data.stream import CHUNK_TOKENS, Tokens
-from est_cli.data.tokenizer import backend, token_count
+from est_cli.data.tokens.encode import DOCUMENTS, ENDS
+from est_cli.data.tokens.overlap import documents_in
+from est_cli.data.tokens.stream import CHUNK_TOKENS, Tokens
+from est_cli.data.tokens.tokenizer import backend, token_count
 from est_cli.storage.cache import intact
 
 SAMPLE_TOKENS = 128

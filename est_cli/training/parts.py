@@ -21,7 +21,7 @@ from est_cli.config.resolve import Resolved
 from est_cli.config.run import tokenizer_revision_of
 from est_cli.config.setting import AUTO, refuse
 from est_cli.data import Corpus, TokenBlocks, load_corpus
-from est_cli.data.shares import WINDOW
+from est_cli.data.text.shares import WINDOW
 from est_cli.distributed import Group
 from est_cli.distributed.device import Accelerator, build_accelerator, missing_for_compiling, own_device
 from est_cli.distributed.hardware import device_type, kind_of, settled_precision

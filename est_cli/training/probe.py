@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from est_cli.config import OptimConfig, RunConfig, SamplingConfig, StageConfig, WandbMode
 from est_cli.config.resolve import Resolved, resolve
 from est_cli.data import Corpus
-from est_cli.data.stream import Tokens, TokenSpan, TokenStream
+from est_cli.data.tokens.stream import Tokens, TokenSpan, TokenStream
 from est_cli.distributed import Group
 from est_cli.distributed.hardware import runs_ahead
 from est_cli.est import ModelSpec

@@ -15,11 +15,11 @@ import yaml
 
 from est_cli.common.errors import DataError
 from est_cli.config import RunConfig
-from est_cli.data import hub_access
-from est_cli.data.hub_text import HubText, open_text
-from est_cli.data.pieces import quiet
-from est_cli.data.sources import open_sources
-from est_cli.data.units import read_units
+from est_cli.data.text import hub_access
+from est_cli.data.text.hub_text import HubText, open_text
+from est_cli.data.text.pieces import quiet
+from est_cli.data.text.sources import open_sources
+from est_cli.data.text.units import read_units
 from tests.lab.commands import accepted
 
 pytestmark = pytest.mark.slow

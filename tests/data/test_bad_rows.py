@@ -15,11 +15,12 @@ import pytest
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig, Source
 from est_cli.config.data import OnBadRow, dataset_problems
-from est_cli.data import load_corpus, readers
-from est_cli.data import pieces as pieces_module
-from est_cli.data.encode import BAD_PLACES
-from est_cli.data.pieces import Piece, Wanted, quiet
-from est_cli.data.readers import read_file
+from est_cli.data import load_corpus
+from est_cli.data.text import pieces as pieces_module
+from est_cli.data.text import readers
+from est_cli.data.text.pieces import Piece, Wanted, quiet
+from est_cli.data.text.readers import read_file
+from est_cli.data.tokens.encode import BAD_PLACES
 from tests.lab.corpora import documents, files, write_jsonl
 
 WAY_OUT = "; dataset.on_bad_row=skip passes over such rows"

@@ -8,7 +8,7 @@ import torch
 
 from est_cli.common.errors import DataError
 from est_cli.data.blocks import BlockOrder, TokenBlocks
-from est_cli.data.stream import Tokens
+from est_cli.data.tokens.stream import Tokens
 from tests.lab.corpora import token_file
 
 

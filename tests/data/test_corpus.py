@@ -10,10 +10,11 @@ import pytest
 from est_cli.common.errors import ConfigError, DataError, StorageError
 from est_cli.config import DatasetConfig, Source
 from est_cli.config.data import Cut
-from est_cli.data import BlockOrder, Corpus, TokenBlocks, encode, load_corpus, token_cache
-from est_cli.data.cuts import Part
-from est_cli.data.encode import TOKENS
-from est_cli.data.pieces import Piece, held_out
+from est_cli.data import BlockOrder, Corpus, TokenBlocks, load_corpus
+from est_cli.data.text.pieces import Piece, held_out
+from est_cli.data.tokens import encode, token_cache
+from est_cli.data.tokens.cuts import Part
+from est_cli.data.tokens.encode import TOKENS
 from tests.lab.corpora import all_ids, documents, files, ids, in_child, kill_at, status, write_jsonl
 
 VOCAB = 300

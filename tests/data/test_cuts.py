@@ -8,9 +8,9 @@ from itertools import chain
 import pytest
 
 from est_cli.common.errors import DataError
-from est_cli.data import cuts
-from est_cli.data.cuts import Cutter
-from est_cli.data.pieces import Piece
+from est_cli.data.text.pieces import Piece
+from est_cli.data.tokens import cuts
+from est_cli.data.tokens.cuts import Cutter
 from tests.lab.tokenizer_layouts import LAYOUTS, TEXT, UNKNOWN, tokenizer
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,10 @@ import pytest
 
 from est_cli.common.errors import ConfigError
 from est_cli.config.data import dataset_problems
-from est_cli.data import document_ends, load_corpus
-from est_cli.data.document_ends import articles, lines, separated
-from est_cli.data.pieces import Piece
+from est_cli.data import load_corpus
+from est_cli.data.text import document_ends
+from est_cli.data.text.document_ends import articles, lines, separated
+from est_cli.data.text.pieces import Piece
 from tests.lab.corpora import all_ids, documents, files, write_jsonl
 
 END = "<|endoftext|>"

@@ -15,10 +15,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from est_cli.common.errors import DataError
-from est_cli.data.far import reader, stores
-from est_cli.data.pieces import quiet
-from est_cli.data.sources import open_sources
-from est_cli.data.units import read_units
+from est_cli.data.text.far import reader, stores
+from est_cli.data.text.pieces import quiet
+from est_cli.data.text.sources import open_sources
+from est_cli.data.text.units import read_units
 from tests.lab.corpora import documents, files, write_jsonl
 
 FAILURES: deque[Exception | None] = deque()

@@ -16,11 +16,11 @@ import pytest
 
 from est_cli.common.errors import DataError
 from est_cli.config import DatasetConfig
-from est_cli.data import units
-from est_cli.data.far import FarReader, ask, reader, web
-from est_cli.data.pieces import Limit, quiet
-from est_cli.data.sources import open_sources
-from est_cli.data.units import read_units
+from est_cli.data.text import units
+from est_cli.data.text.far import FarReader, ask, reader, web
+from est_cli.data.text.pieces import Limit, quiet
+from est_cli.data.text.sources import open_sources
+from est_cli.data.text.units import read_units
 from tests.lab.corpora import documents, files, write_jsonl
 from tests.lab.web import Site, certificate, serving
 

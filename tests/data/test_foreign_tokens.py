@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 from est_cli.common.errors import DataError
 from est_cli.config import DatasetConfig, Source
 from est_cli.data import load_corpus
-from est_cli.data.encode import TOKENS
-from est_cli.data.token_files import open_token_files
+from est_cli.data.tokens.encode import TOKENS
+from est_cli.data.tokens.token_files import open_token_files
 from tests.lab.corpora import documents, files, write_jsonl
 
 RNG = np.random.default_rng(0)

@@ -10,9 +10,10 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from est_cli.common.errors import DataError
-from est_cli.data import evaluated, load_corpus, token_cache
-from est_cli.data.cuts import is_tame
-from est_cli.data.evaluated import try_tokenizer
+from est_cli.data import load_corpus
+from est_cli.data.tokens import evaluated, token_cache
+from est_cli.data.tokens.cuts import is_tame
+from est_cli.data.tokens.evaluated import try_tokenizer
 from tests.lab.corpora import files, write_jsonl
 from tests.lab.tokenizer_layouts import LAYOUTS, tokenizer
 

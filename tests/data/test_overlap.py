@@ -14,8 +14,9 @@ import pytest
 from est_cli.common.errors import DataError
 from est_cli.config import DatasetConfig, RunConfig, SchedulerConfig, Source
 from est_cli.config.resolve import resolve
-from est_cli.data import Corpus, load_corpus, overlap
-from est_cli.data.encode import DOCUMENTS
+from est_cli.data import Corpus, load_corpus
+from est_cli.data.tokens import overlap
+from est_cli.data.tokens.encode import DOCUMENTS
 from est_cli.families import spec_of
 from est_cli.training import parts
 from tests.lab.corpora import all_ids, documents, files, write_jsonl
@@ -107,7 +108,7 @@ def test_the_same_documents_in_another_order_and_form_are_refused(folder: Path) 
 def test_a_document_in_pieces_has_one_digest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = load(files(folder / "a.jsonl", folder / "other.jsonl"), folder)
     (digests,) = (np.fromfile(path / DOCUMENTS, "<u8") for path in whole.folders)
-    monkeypatch.setattr("est_cli.data.cuts.PART_CHARACTERS", 16)
+    monkeypatch.setattr("est_cli.data.tokens.cuts.PART_CHARACTERS", 16)
     cut = load_corpus(files(folder / "a.jsonl", folder / "other.jsonl"), "bpe", 300, folder / "again")
     assert digests.tolist() == np.fromfile(cut.folders[0] / DOCUMENTS, "<u8").tolist() and len(digests) <= 70
 

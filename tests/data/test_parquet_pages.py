@@ -12,10 +12,10 @@ import pyarrow.parquet as parquet
 import pytest
 
 from est_cli.common.errors import DataError
-from est_cli.data import parquet_pages, pieces, readers
-from est_cli.data.parquet_pages import _header, _page_sizes, largest_page
-from est_cli.data.pieces import Wanted, quiet
-from est_cli.data.readers import read_file
+from est_cli.data.text import parquet_pages, pieces, readers
+from est_cli.data.text.parquet_pages import _header, _page_sizes, largest_page
+from est_cli.data.text.pieces import Wanted, quiet
+from est_cli.data.text.readers import read_file
 
 WANTED = Wanted(["text"])
 

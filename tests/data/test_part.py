@@ -17,8 +17,10 @@ import pytest
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig, RunConfig, SchedulerConfig, Source, TrainConfig
 from est_cli.config.resolve import check, resolve
-from est_cli.data import Corpus, estimate, hub_text, load_corpus, part, pieces, token_cache, units
+from est_cli.data import Corpus, load_corpus
 from est_cli.data import corpus as corpus_module
+from est_cli.data.text import hub_text, pieces, units
+from est_cli.data.tokens import estimate, part, token_cache
 from est_cli.training.parts import _tokens_read
 from tests.lab.corpora import documents, files, ids, write_jsonl
 

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from est_cli.data.pieces import Wanted, document, quiet
-from est_cli.data.readers import read_file
+from est_cli.data.text.pieces import Wanted, document, quiet
+from est_cli.data.text.readers import read_file
 
 ROW = {"text": "t", "n": 3, "yes": True, "no": None, "meta": {"set": "Github", "deep": {"er": "x"}}, "x=y": "z"}
 

@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from est_cli.data import token_cache as module
-from est_cli.data.token_cache import progress
+from est_cli.data.tokens import token_cache as module
+from est_cli.data.tokens.token_cache import progress
 
 
 @pytest.mark.slow

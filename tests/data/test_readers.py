@@ -9,9 +9,9 @@ import pyarrow.parquet as parquet
 import pytest
 
 from est_cli.common.errors import DataError
-from est_cli.data import readers
-from est_cli.data.pieces import Wanted, quiet
-from est_cli.data.readers import read_file
+from est_cli.data.text import readers
+from est_cli.data.text.pieces import Wanted, quiet
+from est_cli.data.text.readers import read_file
 
 WANTED = Wanted(("text", "content"))
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from est_cli.common.errors import StorageError
-from est_cli.data import Corpus, load_corpus, token_cache, units
+from est_cli.data import Corpus, load_corpus
+from est_cli.data.text import units
+from est_cli.data.tokens import token_cache
 from tests.lab.corpora import bound_by_modes, documents, files, in_child, status, write_jsonl
 
 ROOMS = "data"

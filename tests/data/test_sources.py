@@ -14,10 +14,10 @@ from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
 from est_cli.config import Source as SourceName
 from est_cli.config.data import dataset_problems
-from est_cli.data import hub, hub_access, parquet_pages, sources
-from est_cli.data.pieces import TextSource, Unit, held_out, quiet, split
-from est_cli.data.sources import open_sources
-from est_cli.data.units import read_unit, read_units
+from est_cli.data.text import hub, hub_access, parquet_pages, sources
+from est_cli.data.text.pieces import TextSource, Unit, held_out, quiet, split
+from est_cli.data.text.sources import open_sources
+from est_cli.data.text.units import read_unit, read_units
 from tests.lab.corpora import documents, files, write_jsonl
 
 

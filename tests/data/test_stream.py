@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from est_cli.common.errors import DataError
-from est_cli.data import TokenBlocks, stream
-from est_cli.data.stream import Tokens, TokenSpan, TokenStream
+from est_cli.data import TokenBlocks
+from est_cli.data.tokens import stream
+from est_cli.data.tokens.stream import Tokens, TokenSpan, TokenStream
 from tests.lab.corpora import token_file
 
 

@@ -15,10 +15,10 @@ import pyarrow.feather as feather
 import pytest
 
 from est_cli.common.errors import DataError
-from est_cli.data import pieces, readers, tables
-from est_cli.data.pieces import Wanted, quiet
-from est_cli.data.readers import file_kind, read_file
-from est_cli.data.sources import expand
+from est_cli.data.text import pieces, readers, tables
+from est_cli.data.text.pieces import Wanted, quiet
+from est_cli.data.text.readers import file_kind, read_file
+from est_cli.data.text.sources import expand
 
 TEXTS = ['a "quoted", text', "two\nlines\ttabbed", "東京 🦊", ""]
 ROWS = [{"id": number, "text": text} for number, text in enumerate(TEXTS)]

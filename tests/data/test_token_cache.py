@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from est_cli.common.errors import DataError, StorageError
-from est_cli.data import Corpus, encode, encode_workers, load_corpus, token_cache, units
-from est_cli.data.encode import TOKENS
-from est_cli.data.tokenizer import backend
+from est_cli.data import Corpus, load_corpus
+from est_cli.data.text import units
+from est_cli.data.tokens import encode, encode_workers, token_cache
+from est_cli.data.tokens.encode import TOKENS
+from est_cli.data.tokens.tokenizer import backend
 from est_cli.storage import cache, manifest
 from tests.lab.build_tokens import UNIT_BYTES
 from tests.lab.corpora import all_ids, documents, files, in_child, status, write_jsonl
@@ -138,7 +140,7 @@ def test_a_worker_ends_with_its_stdin_whatever_it_is_doing(tmp_path: Path, train
 
 
 def test_workers_are_light() -> None:
-    code = "import sys, est_cli.data.encode_workers; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import sys, est_cli.data.tokens.encode_workers; print(*{name.partition('.')[0] for name in sys.modules})"
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert "tokenizers" in names.split()
     assert not {"torch", "transformers", "datasets", "pyarrow", "pandas", "rich"} & set(names.split())

@@ -13,9 +13,9 @@ import pytest
 
 from est_cli.common.errors import ConfigError, DataError, EstError
 from est_cli.config import DatasetConfig, Source
-from est_cli.data import token_forms
-from est_cli.data.stream import TokenStream
-from est_cli.data.token_files import open_token_files
+from est_cli.data.tokens import token_forms
+from est_cli.data.tokens.stream import TokenStream
+from est_cli.data.tokens.token_files import open_token_files
 from est_cli.storage.digest import digest_file, fingerprint
 
 IDS = np.minimum(np.random.default_rng(0).zipf(1.3, 4000), 50_256)

@@ -6,11 +6,11 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from est_cli.common.errors import ConfigError, DataError
-from est_cli.data import hub
-from est_cli.data import tokenizer as module
-from est_cli.data.pieces import TextSource
-from est_cli.data.sources import open_sources
-from est_cli.data.tokenizer import END_OF_TEXT, load_tokenizer, token_count, tokenizer_digest
+from est_cli.data.text import hub
+from est_cli.data.text.pieces import TextSource
+from est_cli.data.text.sources import open_sources
+from est_cli.data.tokens import tokenizer as module
+from est_cli.data.tokens.tokenizer import END_OF_TEXT, load_tokenizer, token_count, tokenizer_digest
 from tests.lab.corpora import documents, files, write_jsonl
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from est_cli.common.errors import DataError
-from est_cli.data import units as module
-from est_cli.data.pieces import Unit, Wanted, quiet
-from est_cli.data.units import file_units, read_units
+from est_cli.data.text import units as module
+from est_cli.data.text.pieces import Unit, Wanted, quiet
+from est_cli.data.text.units import file_units, read_units
 from est_cli.storage.digest import digest_files
 from tests.lab.corpora import documents, write_jsonl
 

@@ -22,8 +22,9 @@ from est_cli.cli.entry import enter
 from est_cli.common.errors import CheckpointError, ConfigError, DataError
 from est_cli.common.rank import Rank
 from est_cli.config import EvalSettings
-from est_cli.data import encode_workers, load_corpus, token_cache
-from est_cli.data.evaluated import EvaluatedText, load_evaluated
+from est_cli.data import load_corpus
+from est_cli.data.tokens import encode_workers, token_cache
+from est_cli.data.tokens.evaluated import EvaluatedText, load_evaluated
 from est_cli.distributed import Group
 from est_cli.distributed.workers import Processes
 from est_cli.eval import main

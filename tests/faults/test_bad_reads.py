@@ -27,7 +27,9 @@ pytestmark = pytest.mark.row("D2")
 
 trained = test_token_cache.trained
 STEP = "est_cli.training.train.train_step"
-TRAIN_TOKENIZER = "est_cli.data.tokenizer._train"
+READ_LINE = "est_cli.data.text.readers._of_line"
+WRITE_TOKENS = "est_cli.data.tokens.token_cache.write_tokens"
+TRAIN_TOKENIZER = "est_cli.data.tokens.tokenizer._train"
 
 
 @pytest.fixture
@@ -38,16 +40,28 @@ def bare(shared: Lab, tmp_path: Path) -> Lab:
 
 BEFORE: dict[str, tuple[Plant, str]] = {
     "the digest of the text": (failing("est_cli.storage.digest.sha256", 1, "EIO"), "corpus.jsonl: cannot be read"),
-    "the text": (failing("est_cli.data.readers._of_line", 5, "EIO"), "corpus.jsonl: cannot be read to the end"),
-    "the text of the tokens": (failing("est_cli.data.readers._of_line", 25, "EIO"), "corpus.jsonl: cannot be read to"),
-    "a network drive": (failing("est_cli.data.readers._of_line", 5, "ESTALE"), "corpus.jsonl: cannot be read to the"),
+    "the text": (failing(READ_LINE, 5, "EIO"), "corpus.jsonl: cannot be read to the end"),
+    "the text of the tokens": (
+        failing(READ_LINE, 25, "EIO"),
+        "corpus.jsonl: cannot be read to",
+    ),
+    "a network drive": (
+        failing(READ_LINE, 5, "ESTALE"),
+        "corpus.jsonl: cannot be read to the",
+    ),
     "the text is gone": (losing(TRAIN_TOKENIZER, 1, "corpus.jsonl"), "corpus.jsonl: cannot be read to the end (No suc"),
-    "the text is cut": (losing("est_cli.data.token_cache.write_tokens", 1, "corpus.jsonl", 1000), "corpus.jsonl:"),
+    "the text is cut": (
+        losing(WRITE_TOKENS, 1, "corpus.jsonl", 1000),
+        "corpus.jsonl:",
+    ),
     "the text is empty": (
-        losing("est_cli.data.token_cache.write_tokens", 1, "corpus.jsonl", 0),
+        losing(WRITE_TOKENS, 1, "corpus.jsonl", 0),
         "corpus.jsonl: has changed while it was read",
     ),
-    "the tokenizer": (failing("est_cli.data.tokenizer._from_pretrained", 1, "EIO"), "cannot be read (Input/output er"),
+    "the tokenizer": (
+        failing("est_cli.data.tokens.tokenizer._from_pretrained", 1, "EIO"),
+        "cannot be read (Input/output er",
+    ),
     "the tokens": (failing("os.pread", 1, "EIO"), "tokens.bin: cannot be read (Input/output error)"),
 }
 """What goes wrong before the first step."""
@@ -143,7 +157,7 @@ def test_a_process_that_tokenises_is_stopped(tmp_path: Path, trained: Path, tall
 def test_a_text_that_changes_while_it_is_read(bare: Lab, tally: Tally) -> None:
     """Between two of its lines: its tokens are never kept as those of what it was when it was looked at."""
     lines = bare.corpus.read_bytes().splitlines(keepends=True)
-    plant = losing("est_cli.data.token_cache.write_tokens", 1, "corpus.jsonl", sum(map(len, lines[:15])))
+    plant = losing(WRITE_TOKENS, 1, "corpus.jsonl", sum(map(len, lines[:15])))
     check_ended(bare.tiny("x", *SHORT, plants=[plant]), 3, "corpus.jsonl: has changed while it was read")
     kept = [json.loads(path.read_text()) for path in (bare.folder / "data").glob("[!.]*/meta.json")]
     assert kept and not any("tokens.bin" in meta["files"] for meta in kept)

@@ -27,7 +27,7 @@ from tests.training.test_start import SHORT
 pytestmark = pytest.mark.row("F5")
 
 CACHE, MANIFEST = "est_cli.storage.cache", "est_cli.storage.manifest"
-SHARDS, TOKENIZER = "est_cli.data.token_cache", "est_cli.data.tokenizer"
+SHARDS, TOKENIZER = "est_cli.data.tokens.token_cache", "est_cli.data.tokens.tokenizer"
 POINTS = [
     (f"{TOKENIZER}._train", 1, "before"),
     (f"{TOKENIZER}._train", 1, "after"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.data.far import reader, web
+from est_cli.data.text.far import reader, web
 from tests.faults.conftest import Tally
 from tests.faults.refused import check_ended
 from tests.faults.size import either

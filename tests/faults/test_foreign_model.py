@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from est_cli.common.errors import CheckpointError, ConfigError, DataError, EstError
 from est_cli.config import ModelConfig
-from est_cli.data.tokenizer import load_tokenizer
+from est_cli.data.tokens.tokenizer import load_tokenizer
 from est_cli.models import build_model, hf_config
 from est_cli.models.pretrained import load_language_model, open_checkpoint
 from tests.faults.conftest import Tally

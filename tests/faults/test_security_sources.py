@@ -45,6 +45,7 @@ CALLS = (
 """Functions of that kind; those of torch.distributed pickle what they send."""
 SETTLED = {"trust_remote_code": False, "use_safetensors": True, "allow_pickle": False, "shell": False}
 """Keywords that have one value wherever they are given."""
+NPY = "est_cli/data/tokens/token_forms.py"
 EXCEPTIONS = {
     ("benchmarks/contenders/nanogpt.py", "pickle"): "nanoGPT, which is measured against, wants its vocabulary so",
     ("benchmarks/contenders/nanogpt.py", "pickle.dumps"): "it writes a number and reads nothing",
@@ -52,10 +53,10 @@ EXCEPTIONS = {
     ("est_cli/cli/command.py", "importlib.import_module"): "names of a command's row, and of the commands",
     ("est_cli/config/schedulers/__init__.py", "importlib.import_module"): "names of the files of that folder",
     ("est_cli/data/__init__.py", "importlib.import_module"): "names of a table in that file",
-    ("est_cli/data/foreign_tokens.py", "numpy.lib.format"): "the shape and type in a .npy header, which are literals",
-    ("est_cli/data/foreign_tokens.py", "numpy.lib.format.read_magic"): "six bytes and a version",
-    ("est_cli/data/foreign_tokens.py", "numpy.lib.format.read_array_header_1_0"): "literals, of a limited length",
-    ("est_cli/data/foreign_tokens.py", "numpy.lib.format.read_array_header_2_0"): "literals, of a limited length",
+    (NPY, "numpy.lib.format"): "the shape and type in a .npy header, which are literals",
+    (NPY, "numpy.lib.format.read_magic"): "six bytes and a version",
+    (NPY, "numpy.lib.format.read_array_header_1_0"): "literals, of a limited length",
+    (NPY, "numpy.lib.format.read_array_header_2_0"): "literals, of a limited length",
     ("est_cli/est/__init__.py", "importlib.import_module"): "names of a table in that file",
 }
 

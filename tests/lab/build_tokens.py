@@ -7,10 +7,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from est_cli.data import encode_workers, token_cache, units
-from est_cli.data.encode import Encoder
-from est_cli.data.pieces import Wanted
-from est_cli.data.token_cache import EncodeJob, tokenised
+from est_cli.data.text import units
+from est_cli.data.text.pieces import Wanted
+from est_cli.data.tokens import encode_workers, token_cache
+from est_cli.data.tokens.encode import Encoder
+from est_cli.data.tokens.token_cache import EncodeJob, tokenised
 from est_cli.storage.digest import digest_files
 
 UNIT_BYTES = 40_000

@@ -15,7 +15,7 @@ import numpy as np
 
 from est_cli.config import DatasetConfig, Source
 from est_cli.data import Corpus
-from est_cli.data.stream import Tokens, TokenSpan, TokenStream
+from est_cli.data.tokens.stream import Tokens, TokenSpan, TokenStream
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "früh", "東京", "counts:", "one,\n", "🦊"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from est_cli.cli.entry import enter
 from est_cli.corpus import main
-from est_cli.data import token_cache
+from est_cli.data.tokens import token_cache
 from est_cli.training.parts import configured_corpus
 from tests.lab.commands import accepted, command, poisoned_path
 from tests.lab.corpora import documents, write_jsonl

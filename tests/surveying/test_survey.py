@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from est_cli.config import DatasetConfig, Source
 from est_cli.data import Corpus, load_corpus
-from est_cli.data.encode import DOCUMENTS, ENDS
+from est_cli.data.tokens.encode import DOCUMENTS, ENDS
 from est_cli.surveying.survey import Documents, documents_of, odd_tokens, samples_of
 from tests.lab.corpora import documents, files, ids, write_jsonl
 
@@ -48,7 +48,7 @@ def test_duplicates_are_those_to_train_on(tmp_path: Path) -> None:
 
 
 def test_two_files_of_the_same_text_are_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("est_cli.data.units.UNIT_BYTES", 1)
+    monkeypatch.setattr("est_cli.data.text.units.UNIT_BYTES", 1)
     for name in ("a", "b"):
         write_jsonl(tmp_path / f"{name}.jsonl", documents(10))
     corpus = load_corpus(files(tmp_path / "*.jsonl", validation_fraction=0.01), "bpe", 300, tmp_path / "data")

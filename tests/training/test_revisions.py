@@ -17,8 +17,8 @@ from est_cli.config.run import tokenizer_revision_of
 from est_cli.config.schema import to_yaml
 from est_cli.config.setting import Given
 from est_cli.data import Corpus, load_corpus
-from est_cli.data.stream import Tokens
-from est_cli.data.tokenizer import load_tokenizer, tokenizer_commit
+from est_cli.data.tokens.stream import Tokens
+from est_cli.data.tokens.tokenizer import load_tokenizer, tokenizer_commit
 from est_cli.models import build_model, hf_config, pinned
 from est_cli.storage.run_dir import RunDir
 from est_cli.training.parts import with_revisions

@@ -18,13 +18,13 @@ from pathlib import Path
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.common.urls import is_url, shown
 from est_cli.config import DatasetConfig, Source
-from est_cli.data.hub import hub_source
-from est_cli.data.pieces import LaterUnits, Limit, TextSource, Unit, Wanted
-from est_cli.data.place import Place, digests_of, far_files, tell_far
-from est_cli.data.readers import file_kind, refuse_unordered
-from est_cli.data.repeats import apart, once
-from est_cli.data.shares import shared_out
-from est_cli.data.units import drawn_file_units, file_units, stdlib_unit
+from est_cli.data.text.hub import hub_source
+from est_cli.data.text.pieces import LaterUnits, Limit, TextSource, Unit, Wanted
+from est_cli.data.text.place import Place, digests_of, far_files, tell_far
+from est_cli.data.text.readers import file_kind, refuse_unordered
+from est_cli.data.text.repeats import apart, once
+from est_cli.data.text.shares import shared_out
+from est_cli.data.text.units import drawn_file_units, file_units, stdlib_unit
 from est_cli.storage import strict_json
 
 

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from est_cli.data.cuts import Cutter, Part, tokenizer_errors
-from est_cli.data.pieces import Advance, Labelled, Limit, Piece, Unit, split
-from est_cli.data.units import read_unit
+from est_cli.data.text.pieces import Advance, Labelled, Limit, Piece, Unit, split
+from est_cli.data.text.units import read_unit
+from est_cli.data.tokens.cuts import Cutter, Part, tokenizer_errors
 from est_cli.storage.digest import digest_file
 
 TOKENS = "tokens.bin"

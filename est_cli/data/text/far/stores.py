@@ -13,7 +13,7 @@ from typing import Any
 from est_cli.common.errors import DataError, install_hint
 from est_cli.common.redact import one_line
 from est_cli.common.urls import scheme_of
-from est_cli.data.far.file import Broken, FarFile
+from est_cli.data.text.far.file import Broken, FarFile
 
 TIMEOUT_S = 300.0
 """For a listing, or a block of a file; the libraries have shorter ones for connections."""

@@ -34,11 +34,11 @@ from tokenizers import Tokenizer
 
 from est_cli.common.child import end_children, end_with_parent, start_child
 from est_cli.common.errors import DataError, EstError, StorageError
-from est_cli.data.encode import Encoder, write_tokens
-from est_cli.data.pieces import Advance, Unit
+from est_cli.data.text.pieces import Advance, Unit
+from est_cli.data.tokens.encode import Encoder, write_tokens
 from est_cli.storage.cache import publish
 
-COMMAND = [sys.executable, "-P", "-m", "est_cli.data.encode_workers"]
+COMMAND = [sys.executable, "-P", "-m", "est_cli.data.tokens.encode_workers"]
 NUMBER_KEY = "dataset.num_workers"
 """How many of these processes a training has."""
 STARTS_S = 300.0

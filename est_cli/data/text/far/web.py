@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from est_cli.common.errors import DataError
 from est_cli.common.redact import one_line
 from est_cli.common.urls import is_loopback, scheme_of
-from est_cli.data.far.file import Broken, FarFile, changed
+from est_cli.data.text.far.file import Broken, FarFile, changed
 
 TIMEOUT_S = 30.0
 """For a connection, and for each answer on it."""

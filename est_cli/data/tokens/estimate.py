@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
-from est_cli.data.pieces import FEW_BYTES, Limit, Unit
-from est_cli.data.token_cache import EncodeJob, tokenised
+from est_cli.data.text.pieces import FEW_BYTES, Limit, Unit
+from est_cli.data.tokens.token_cache import EncodeJob, tokenised
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from est_cli.common.errors import DataError
-from est_cli.data.repeats import refuse_or_tell
+from est_cli.data.text.repeats import refuse_or_tell
 from est_cli.storage.cache import intact
 
 HEAD_BYTES = 1 << 16

@@ -11,10 +11,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from est_cli.common.errors import ConfigError, DataError, reason
-from est_cli.data.encode import Encoder
-from est_cli.data.hub_access import commit_here, how_to_enter, is_gated, refuse_revision, require_hub
-from est_cli.data.pieces import TextSource, quiet, split
-from est_cli.data.units import read_units
+from est_cli.data.text.hub_access import commit_here, how_to_enter, is_gated, refuse_revision, require_hub
+from est_cli.data.text.pieces import TextSource, quiet, split
+from est_cli.data.text.units import read_units
+from est_cli.data.tokens.encode import Encoder
 from est_cli.storage.cache import cached
 from est_cli.storage.digest import fingerprint
 

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from est_cli.common.errors import DataError, is_panic, reason
-from est_cli.data.pieces import Labelled
+from est_cli.data.text.pieces import Labelled
 
 PART_CHARACTERS = 65_536
 WHOLE_CHARACTERS = 8_000_000

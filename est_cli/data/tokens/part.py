@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NamedTuple
 
-from est_cli.data.estimate import SAMPLE_TOKENS, Sample, sampled, tell_part
-from est_cli.data.pieces import FEW_BYTES, LaterUnits, Limit, TextSource, Unit
-from est_cli.data.token_cache import EncodeJob, Shard, folder_of, tokenised
+from est_cli.data.text.pieces import FEW_BYTES, LaterUnits, Limit, TextSource, Unit
+from est_cli.data.tokens.estimate import SAMPLE_TOKENS, Sample, sampled, tell_part
+from est_cli.data.tokens.token_cache import EncodeJob, Shard, folder_of, tokenised
 
 log = logging.getLogger(__name__)
 

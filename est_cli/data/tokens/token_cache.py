@@ -20,10 +20,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from est_cli.data.cuts import is_tame
-from est_cli.data.encode import Encoder, write_tokens
-from est_cli.data.encode_workers import NUMBER_KEY, run_tasks
-from est_cli.data.pieces import FEW_BYTES, Advance, Unit
+from est_cli.data.text.pieces import FEW_BYTES, Advance, Unit
+from est_cli.data.tokens.cuts import is_tame
+from est_cli.data.tokens.encode import Encoder, write_tokens
+from est_cli.data.tokens.encode_workers import NUMBER_KEY, run_tasks
 from est_cli.storage.cache import cached, clear_leftovers, intact, locked, publish
 from est_cli.storage.digest import fingerprint
 

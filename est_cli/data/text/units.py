@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from est_cli.data.pieces import MAX_UNITS, UNIT_BYTES, Advance, LaterUnits, Piece, Unit, Wanted
-from est_cli.data.place import Place, check_unchanged, place, size_of, state_of
-from est_cli.data.readers import ByteSpan, can_be_cut, digest_span, file_kind, read_file
-from est_cli.data.shares import drawn
+from est_cli.data.text.pieces import MAX_UNITS, UNIT_BYTES, Advance, LaterUnits, Piece, Unit, Wanted
+from est_cli.data.text.place import Place, check_unchanged, place, size_of, state_of
+from est_cli.data.text.readers import ByteSpan, can_be_cut, digest_span, file_kind, read_file
+from est_cli.data.text.shares import drawn
 from est_cli.storage.digest import digest_files, fingerprint
 
 NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings"}
@@ -144,7 +144,7 @@ def _read_stdlib(advance: Advance, root: str) -> Iterator[Piece]:
 
 
 def _read_hub(advance: Advance, **arguments: Any) -> Iterator[Piece]:
-    from est_cli.data.hub import read_shard  # for those only who need it
+    from est_cli.data.text.hub import read_shard  # for those only who need it
 
     return read_shard(advance, **arguments)
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from est_cli.common.errors import DataError
 from est_cli.common.urls import WEB, scheme_of
-from est_cli.data.far import stores, web
-from est_cli.data.far.file import Broken, FarFile
+from est_cli.data.text.far import stores, web
+from est_cli.data.text.far.file import Broken, FarFile
 
 log = logging.getLogger(__name__)
 

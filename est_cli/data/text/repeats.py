@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import DataError
-from est_cli.data.place import Place, size_of
-from est_cli.data.readers import file_kind
+from est_cli.data.text.place import Place, size_of
+from est_cli.data.text.readers import file_kind
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from est_cli.data.pieces import Piece
+from est_cli.data.text.pieces import Piece
 
 HELD_CHARACTERS = 1_000_000
 """A longer document leaves in several pieces."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import ConfigError, DataError, reason
-from est_cli.data.hub_access import how_to_enter, is_gated
-from est_cli.data.pieces import Wanted
+from est_cli.data.text.hub_access import how_to_enter, is_gated
+from est_cli.data.text.pieces import Wanted
 
 SLICE = re.compile(r"(?P<split>[^\[]+)\[(:(?P<rows>\d+)|.*)\]")
 """`train[:1%]`, `train[:1000]`, `train[10%:20%]`."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from est_cli.common.errors import DataError
 from est_cli.common.urls import is_url
-from est_cli.data.far import FarFile, ask, find
-from est_cli.data.far.file import changed
+from est_cli.data.text.far import FarFile, ask, find
+from est_cli.data.text.far.file import changed
 from est_cli.storage.digest import remembered_digests, stat_of
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal
 
 from est_cli.common.errors import DataError, reason
-from est_cli.data.pieces import MAX_LINE, RowError, Wanted
+from est_cli.data.text.pieces import MAX_LINE, RowError, Wanted
 
 CHUNK = 256 * 1024
 """Bytes of a .json file that are read at once."""

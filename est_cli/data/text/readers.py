@@ -23,13 +23,13 @@ from typing import Any, BinaryIO, cast
 
 from est_cli.common.errors import DataError, reason
 from est_cli.common.urls import is_url
-from est_cli.data.document_ends import articles, lines, separated
-from est_cli.data.far import FarFile, FarReader
-from est_cli.data.far.reader import KEPT
-from est_cli.data.parquet_pages import largest_page
-from est_cli.data.pieces import MAX_LINE, Advance, Piece, RowError, Wanted, document
-from est_cli.data.place import Place
-from est_cli.data.tables import Row, arrow_rows, csv_rows, json_rows, values_of
+from est_cli.data.text.document_ends import articles, lines, separated
+from est_cli.data.text.far import FarFile, FarReader
+from est_cli.data.text.far.reader import KEPT
+from est_cli.data.text.parquet_pages import largest_page
+from est_cli.data.text.pieces import MAX_LINE, Advance, Piece, RowError, Wanted, document
+from est_cli.data.text.place import Place
+from est_cli.data.text.tables import Row, arrow_rows, csv_rows, json_rows, values_of
 from est_cli.storage.digest import fingerprint
 
 CHUNK = 256 * 1024

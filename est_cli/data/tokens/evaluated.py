@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from est_cli.data.cuts import is_tame
-from est_cli.data.encode import ENDS, TOKENS
-from est_cli.data.pieces import Wanted
-from est_cli.data.readers import file_kind
-from est_cli.data.token_cache import EncodeJob, Shard, tokenised
-from est_cli.data.tokenizer import backend, encoder_of, tokenizer_digest
-from est_cli.data.units import file_units
+from est_cli.data.text.pieces import Wanted
+from est_cli.data.text.readers import file_kind
+from est_cli.data.text.units import file_units
+from est_cli.data.tokens.cuts import is_tame
+from est_cli.data.tokens.encode import ENDS, TOKENS
+from est_cli.data.tokens.token_cache import EncodeJob, Shard, tokenised
+from est_cli.data.tokens.tokenizer import backend, encoder_of, tokenizer_digest
 from est_cli.storage.digest import digest_files
 from est_cli.storage.run_dir import check_no_file
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from est_cli.data.pieces import Limit
+from est_cli.data.text.pieces import Limit
 
 if TYPE_CHECKING:
     import numpy as np

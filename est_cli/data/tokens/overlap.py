@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from est_cli.common.errors import DataError, reason
-from est_cli.data.encode import DOCUMENTS
-from est_cli.data.repeats import refuse_or_tell
-from est_cli.data.stream import CHUNK_TOKENS, TokenStream
+from est_cli.data.text.repeats import refuse_or_tell
+from est_cli.data.tokens.encode import DOCUMENTS
+from est_cli.data.tokens.stream import CHUNK_TOKENS, TokenStream
 from est_cli.storage.cache import cached
 from est_cli.storage.digest import fingerprint
 

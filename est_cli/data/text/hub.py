@@ -20,10 +20,10 @@ from huggingface_hub import constants
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
 from est_cli.config.data import NO_REVISION
-from est_cli.data.document_ends import articles
-from est_cli.data.hub_access import data_set_revision, file_sizes, refuse_revision, require_hub
-from est_cli.data.hub_text import HubText, data_files, open_text, row_count, rows_of
-from est_cli.data.pieces import (
+from est_cli.data.text.document_ends import articles
+from est_cli.data.text.hub_access import data_set_revision, file_sizes, refuse_revision, require_hub
+from est_cli.data.text.hub_text import HubText, data_files, open_text, row_count, rows_of
+from est_cli.data.text.pieces import (
     MAX_UNITS,
     UNIT_BYTES,
     Advance,
@@ -34,8 +34,8 @@ from est_cli.data.pieces import (
     Wanted,
     document,
 )
-from est_cli.data.readers import read_file
-from est_cli.data.shares import drawn
+from est_cli.data.text.readers import read_file
+from est_cli.data.text.shares import drawn
 from est_cli.storage.cache import cached, intact
 from est_cli.storage.digest import fingerprint, remembered_digests
 

@@ -3,7 +3,7 @@
 `file.py` says what such a file is, `web.py` and `stores.py` ask for its bytes, `reader.py` holds the patience.
 """
 
-from est_cli.data.far.file import FarFile
-from est_cli.data.far.reader import FarReader, ask, find
+from est_cli.data.text.far.file import FarFile
+from est_cli.data.text.far.reader import FarReader, ask, find
 
 __all__ = ["FarFile", "FarReader", "ask", "find"]

@@ -11,11 +11,11 @@ import numpy as np
 
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig
-from est_cli.data.foreign_tokens import fitting_types, refuse_other_formats, refuse_wider
-from est_cli.data.repeats import once, refuse_or_tell
-from est_cli.data.sources import expand
-from est_cli.data.stream import CHUNK_TOKENS, TokenSpan, TokenStream
-from est_cli.data.token_forms import RAW, TokenFile, token_file, without_index
+from est_cli.data.text.repeats import once, refuse_or_tell
+from est_cli.data.text.sources import expand
+from est_cli.data.tokens.foreign_tokens import fitting_types, refuse_other_formats, refuse_wider
+from est_cli.data.tokens.stream import CHUNK_TOKENS, TokenSpan, TokenStream
+from est_cli.data.tokens.token_forms import RAW, TokenFile, token_file, without_index
 from est_cli.storage.digest import fingerprint, remembered_digests
 
 log = logging.getLogger(__name__)
