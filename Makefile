@@ -12,7 +12,7 @@ GPU_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast test-faults test-compile test-fake-gpu test-lowest soak lint bench study study-gpu gpu clean
+.PHONY: help install train test test-fast test-faults test-long test-compile test-fake-gpu test-lowest soak lint bench study study-gpu gpu clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ test-fast: install ## ruff and the tests that start no training (two CPU cores, 
 
 test-faults: install ## the whole fault suite of docs/faults.md (two CPU cores, a quarter of an hour)
 	EST_FAULTS=full EST_FAULT_REPORT=outputs/faults.md $(PYTEST) $(TWO_AT_A_TIME) tests/faults $(PYTEST_ARGS)
+
+test-long: install ## the cases of several processes, kills and comparisons that make test leaves out (five minutes)
+	EST_LONG=1 $(PYTEST) $(TWO_AT_A_TIME) -m long tests $(PYTEST_ARGS)
 
 test-compile: install ## compiled layers in one process, ddp, fsdp, with checkpointing, GPT-2 and Llama: graphs, losses (10 minutes)
 	EST_COMPILE=full $(PYTEST) tests/training/test_compile.py $(PYTEST_ARGS)

@@ -39,6 +39,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             getattr(item, "fixturenames", ())
         ):
             item.add_marker("processes")
+        if item.get_closest_marker("long") and os.environ.get("EST_LONG") != "1":
+            item.add_marker(pytest.mark.skip(reason="a long case: make test-long"))
     started = {item.path for item in items if item.get_closest_marker("processes")}
     items.sort(key=lambda item: item.path not in started)  # or the longest files come last, and one core waits
 

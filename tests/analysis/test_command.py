@@ -253,6 +253,7 @@ def started(place: Path, folder: Path, *launcher: str) -> dict[str, Any]:
     return json.loads((folder / "outputs" / "x" / "analysis.json").read_text())["result"]
 
 
+@pytest.mark.long
 def test_two_processes_find_what_one_finds(place: Path, tmp_path: Path) -> None:
     """To the last bit: every cell is one process's."""
     assert started(place, tmp_path / "two", *ACCELERATE) == started(place, tmp_path / "one")

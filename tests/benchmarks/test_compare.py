@@ -113,6 +113,7 @@ def test_wall_clock_is_what_the_lines_say(tmp_path: Path) -> None:
     assert found[3].clock_s - found[1].clock_s == pytest.approx(0.03 + 0.04)
 
 
+@pytest.mark.long
 def test_one_that_dies_is_named_and_the_others_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     dies = script(tmp_path, "if number == 2: sys.exit('no luck')")
     code, found = run(tmp_path, ["ours-stage2", "nanogpt"], "--nanogpt", dies, "--sequential")
@@ -126,6 +127,7 @@ def test_one_that_dies_is_named_and_the_others_go_on(tmp_path: Path, capfd: pyte
     assert line.startswith("compare.py: nanogpt ended with 1: RuntimeError") and "ended with 1;" in line
 
 
+@pytest.mark.long
 def test_one_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
     hangs = script(tmp_path, "time.sleep(600)")
     code, found = run(tmp_path, ["nanogpt"], "--nanogpt", hangs, "--limit-s", "8")

@@ -25,11 +25,11 @@ def go_on(lab: Lab, count: int, *settings: str, until: int | None = None) -> lis
 @pytest.mark.parametrize(
     ("counts", "steps", "settings"),
     [
-        ((2, 1), (9,), ()),
+        pytest.param((2, 1), (9,), (), marks=pytest.mark.long),
         ((1, 2), (5,), ()),
         ((2, 1, 2), (6, 14), LLAMA),
         ((2, 4), (12,), ("launch.strategy=fsdp", "launch.shard_size=2")),
-        ((4, 1), (3,), ("launch.strategy=fsdp",)),
+        pytest.param((4, 1), (3,), ("launch.strategy=fsdp",), marks=pytest.mark.long),
     ],
     ids=str,
 )
@@ -50,7 +50,10 @@ def test_any_number_of_processes_goes_on(
     assert losses == pytest.approx([record["loss"] for record in train_records(lab.at("one"))], rel=1e-5)
 
 
-@pytest.mark.parametrize("setting", ["sampling.redraw=forward", "sampling.ranks=independent", "model.dropout=0.1"])
+ONE_NUMBER = ("sampling.redraw=forward", "sampling.ranks=independent", "model.dropout=0.1")
+
+
+@pytest.mark.parametrize("setting", [ONE_NUMBER[0], *(pytest.param(x, marks=pytest.mark.long) for x in ONE_NUMBER[1:])])
 def test_where_the_processes_decide_what_is_drawn_their_number_stays(lab: Lab, setting: str) -> None:
     settings = (*SHORT, setting)
     assert go_on(lab, 2, *settings, until=9) == [143, 143]

@@ -28,9 +28,14 @@ POINTS: dict[str, Plant] = {
 STRATEGY = {"SIGKILL": "ddp", "SIGSTOP": "fsdp"}
 
 
-@pytest.mark.parametrize("signum", ["SIGKILL", "SIGSTOP"])
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("half", [0, 1])
+CASES = [
+    *((rank, "SIGKILL", half) for rank in (0, 1) for half in (0, 1)),
+    *((0, "SIGSTOP", 1), (1, "SIGSTOP", 0)),
+    *(pytest.param(*case, marks=pytest.mark.long) for case in ((0, "SIGSTOP", 0), (1, "SIGSTOP", 1))),
+]
+
+
+@pytest.mark.parametrize(("rank", "signum", "half"), CASES)
 def test_a_lost_process_ends_the_run(lab: Lab, rank: int, signum: str, half: int) -> None:
     """Three points at once, since most of the time is waiting."""
     points = list(POINTS.items())[3 * half : 3 * half + 3]

@@ -14,7 +14,10 @@ AS_RANKS: tuple[Plant, ...] = (("dropout_as_ranks",),)
 """Two processes cut a step into two parts with random numbers of their own; so must one, or the masks are others."""
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+SOME = ("gradual_stacking", "pld", "early_dropout")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n not in SOME)) for n in SCHEDULERS])
 def test_two_processes_train_what_one_trains(lab: Lab, name: str) -> None:
     parts = name == "early_dropout"
     size = "train.micro_batch=2" if parts else "train.micro_batch=4"

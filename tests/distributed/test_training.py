@@ -101,7 +101,11 @@ CASES = {
 """Processes, strategy, model, micro-batch of each process, redraw; with 8 sequences a step all accumulate."""
 
 
-@pytest.mark.parametrize("case", CASES)
+LONG = ("4 ddp gpt2 forward", "2 ddp llama forward", "4 fsdp gpt2 forward", "2 fsdp documents", "2 ddp gpt2 uneven")
+"""Each pairs what others have one by one."""
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.long] * (case in LONG)) for case in CASES])
 def test_several_processes_train_what_one_trains(lab: Lab, alone: Callable[..., Alone], case: str) -> None:
     count, strategy, model, size, redraw = CASES[case]
     settings = (*FEW, *EXACT, *model, f"sampling.redraw={redraw}")
@@ -116,8 +120,15 @@ def test_several_processes_train_what_one_trains(lab: Lab, alone: Callable[..., 
     assert all(rank.out == "" and rank.last_words == [] for rank in ended[1:])
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("model", [(), LLAMA], ids=["gpt2", "llama"])
+@pytest.mark.parametrize(
+    ("model", "strategy"),
+    [
+        pytest.param((), "ddp", id="gpt2-ddp"),
+        pytest.param(LLAMA, "fsdp", id="llama-fsdp"),
+        pytest.param((), "fsdp", id="gpt2-fsdp", marks=pytest.mark.long),
+        pytest.param(LLAMA, "ddp", id="llama-ddp", marks=pytest.mark.long),
+    ],
+)
 def test_in_single_precision_the_losses_agree_to_rounding(lab: Lab, model: Any, strategy: str) -> None:
     assert lab.tiny("one", *FEW, *model).code == 0
     ended = lab.tiny_ranks(2, "two", *FEW, *model, f"launch.strategy={strategy}")

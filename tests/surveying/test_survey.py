@@ -62,7 +62,7 @@ def test_what_an_older_version_has_not_kept_is_not_known(tmp_path: Path, monkeyp
     monkeypatch.setattr("est_cli.surveying.survey.intact", lambda folder, full: {"documents": 10})
     for name in (DOCUMENTS, ENDS):
         (corpus.folders[0] / name).unlink()
-    assert documents_of(corpus) == Documents(10, None, None, None, 0, 0, 0)
+    assert documents_of(corpus) == Documents(10, None, None, None, 0, 0, 0, 0)
 
 
 def test_token_files(tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ def workers(launcher: int) -> dict[int, int]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for the workers in /proc")
-@pytest.mark.parametrize(("rank", "signum"), [(1, signal.SIGKILL), (0, signal.SIGSTOP)])
+@pytest.mark.parametrize(
+    ("rank", "signum"), [(1, signal.SIGKILL), pytest.param(0, signal.SIGSTOP, marks=pytest.mark.long)]
+)
 def test_a_lost_worker_is_named_and_the_run_can_go_on(tmp_path: Path, rank: int, signum: int) -> None:
     write_corpus(tmp_path / "corpus.jsonl")
     launcher = start(tmp_path, *SETTINGS)

@@ -28,6 +28,7 @@ def start(folder: Path, *args: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_in_the_middle_and_typed_again(tmp_path: Path) -> None:
     """The second command has two processes for the job: how a job is run does not make it another one."""
     save(tmp_path / "model")
