@@ -89,6 +89,7 @@ class Report:
     def pytest_sessionfinish(self) -> None:
         path = os.environ.get("EST_FAULT_REPORT")
         if path and self.rows and "PYTEST_XDIST_WORKER" not in os.environ:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_text("\n".join(self.page()) + "\n")
 
     def page(self) -> list[str]:
