@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 train: install ## pre-train a tiny GPT-2 with EST on Python's own source text (CPU, about two minutes)
 	$(BIN)/est-train $(TRAIN_ARGS)
 
-test: install ## ruff, mypy and all tests (two CPU cores, under 15 minutes)
+test: install ## ruff, mypy and all tests (two CPU cores, about 15 minutes)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -39,7 +39,7 @@ test-fast: install ## ruff and the tests that start no training (two CPU cores, 
 	$(BIN)/ruff check .
 	$(PYTEST) $(TWO_AT_A_TIME) -m "not processes and not slow" tests $(PYTEST_ARGS)
 
-test-faults: install ## the whole fault suite of docs/faults.md (two CPU cores, a quarter of an hour)
+test-faults: install ## the whole fault suite of docs/faults.md (two CPU cores, 20 minutes)
 	EST_FAULTS=full EST_FAULT_REPORT=outputs/faults.md $(PYTEST) $(TWO_AT_A_TIME) tests/faults $(PYTEST_ARGS)
 
 test-long: install ## the cases of several processes, kills and comparisons that make test leaves out (five minutes)

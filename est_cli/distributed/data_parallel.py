@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from est_cli.distributed.gradient_sync import StepPlan
 from est_cli.est import GradientPart, packed_copies, sampled_parts, whole_parts
 
-PACKED_BELOW = 1 << 22
+SHARED_BELOW = 1 << 22
 """Gradients of fewer entries go into a bucket; larger ones are sent by themselves, whole ones where they lie."""
 BUCKET = 1 << 23
 """The most entries of a bucket: 32 MB in fp32, which is about what torch's DistributedDataParallel takes (25 MB)."""
@@ -94,7 +94,7 @@ class DataParallel:
         for part in parts:
             if part.parameter.grad is None:  # ran elsewhere only
                 part.parameter.grad = torch.zeros_like(part.parameter)
-            if part.numel >= PACKED_BELOW:
+            if part.numel >= SHARED_BELOW:
                 self._messages.append(_Message([part], self._wire))
                 continue
             if self._in_bucket + part.numel > BUCKET:

@@ -166,7 +166,11 @@ class _Chunked(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         positions, rows = hidden.flatten(0, 1).to(dtype), _padded(weight, dtype, how.pad_to)
         offset = None if bias is None else bias.to(dtype)
-        piece_loss = _loss_by_triton if how.softmax == "triton" else _loss_of_piece
+        seq_len = tokens.shape[1]
+        if how.softmax == "triton":
+            piece_loss, labels = _loss_by_triton, _labels(tokens, how.counted // seq_len)
+        else:
+            piece_loss, labels = _loss_of_piece, tokens.flatten().roll(-1)
         exact = torch.promote_types(dtype, torch.float32)
         factor = torch.ones((), dtype=exact, device=hidden.device) * (1.0 / how.divisor)
         grad_hidden = torch.empty_like(positions) if how.backward else None
@@ -177,7 +181,8 @@ class _Chunked(torch.autograd.Function):
             here = positions[begin : begin + how.chunk]
             logits = torch.mm(here, rows.t())
             slope = _shape(logits, offset, how.logits)
-            loss += piece_loss(logits, tokens, begin, len(weight), factor, how)
+            own = labels[begin : begin + how.chunk]
+            loss += piece_loss(logits, own, begin, len(weight), seq_len, factor, how)
             if grad_hidden is None:
                 continue
             if slope is not None:
@@ -224,10 +229,14 @@ def _padded(weight: Tensor, dtype: torch.dtype, pad_to: int) -> Tensor:
     return rows
 
 
-def _loss_of_piece(logits: Tensor, tokens: Tensor, begin: int, vocab_size: int, factor: Tensor, how: _How) -> Tensor:
-    """The loss of positions `begin` ..., times `factor`; logits (n, V or more) become the gradient of it."""
-    seq_len = tokens.shape[1]
-    labels = tokens.flatten().roll(-1)[begin : begin + len(logits)].unsqueeze(1)
+def _loss_of_piece(
+    logits: Tensor, labels: Tensor, begin: int, vocab_size: int, seq_len: int, factor: Tensor, how: _How
+) -> Tensor:
+    """The loss of positions `begin` ..., times `factor`; logits (n, V or more) become the gradient of it.
+
+    labels (n,): the next token of each; of a position that has none, any token.
+    """
+    labels = labels.unsqueeze(1)
     logits[:, vocab_size:] = -torch.inf
     label_logits = logits.gather(1, labels).to(factor.dtype)
     log_sum = (_compiled_softmax() if how.softmax == "compiled" else _softmax)(logits, factor)
@@ -240,11 +249,12 @@ def _loss_of_piece(logits: Tensor, tokens: Tensor, begin: int, vocab_size: int, 
     return -(log_p.sum() * factor)
 
 
-def _loss_by_triton(logits: Tensor, tokens: Tensor, begin: int, vocab_size: int, factor: Tensor, how: _How) -> Tensor:
-    """See _loss_of_piece."""
+def _loss_by_triton(
+    logits: Tensor, labels: Tensor, begin: int, vocab_size: int, seq_len: int, factor: Tensor, how: _How
+) -> Tensor:
+    """See _loss_of_piece; of a position that has no next token, or does not count, the label is IGNORED."""
     from est_cli.models.triton_softmax import loss_of_piece  # only here: most builds of torch have no Triton
 
-    labels = _labels(tokens, how.counted // tokens.shape[1])[begin : begin + len(logits)]
     return loss_of_piece(logits, labels, vocab_size, factor)
 
 

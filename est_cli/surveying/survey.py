@@ -114,7 +114,7 @@ def _of_token_files(corpus: Corpus) -> Documents:
     count = longest = 0
     for held, tokens in enumerate((corpus.train, corpus.validation)):
         for stream in tokens.streams:
-            for digest, length in documents_in(stream, int(corpus.tokenizer.eos_token_id or 0)):
+            for digest, length in documents_in(stream, int(corpus.tokenizer.eos_token_id)):
                 count, longest = count + 1, max(longest, length - 1)
                 if not held:
                     digests.append(digest)

@@ -184,8 +184,8 @@ class Run:
         return self.generator.draw(0, rates) if rates.layers == "first" else FULL
 
     def validation_batches(self, tokens: int | None) -> Iterator[Tensor]:
-        """(B, T) int64 blocks from the start of the validation set, at most `tokens` of them (None: all; but one block)
-        over all processes, which get as many batches each; a batch may be empty (B = 0).
+        """(B, T) int64 blocks from the start of the validation set, of so many `tokens` at most, one block at
+        least (None: all), over all processes, which get as many batches each; a batch may be empty (B = 0).
 
         In pieces as large as the last stage's micro-batches, since evaluation runs the complete model as that does.
         """

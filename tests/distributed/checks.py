@@ -86,7 +86,7 @@ def gradients(model: nn.Module, handle: EstHandle, sync: GradientSync, rank: Ran
 def buckets(rank: Rank) -> None:
     """Bit for bit what an all_reduce of each gradient by itself gives, whatever shares a bucket."""
     found = []
-    for data_parallel.PACKED_BELOW, data_parallel.BUCKET in ((1, 1), (100, 300), (1 << 30, 1 << 30)):
+    for data_parallel.SHARED_BELOW, data_parallel.BUCKET in ((1, 1), (100, 300), (1 << 30, 1 << 30)):
         model, handle = small_model("llama")
         found.append(gradients(model, handle, DataParallel(model, handle.layers), rank))
     own = gradients(*small_model("llama"), NoSync(), rank)

@@ -86,7 +86,7 @@ def test_small_gradients_share_a_collective(stage: str, world: int, monkeypatch:
 
     (everything, header) = sent()
     assert header == 2
-    monkeypatch.setattr(data_parallel, "PACKED_BELOW", 1_000)
+    monkeypatch.setattr(data_parallel, "SHARED_BELOW", 1_000)
     monkeypatch.setattr(data_parallel, "BUCKET", 3_000)
     *sizes, header = sent()
     assert sum(sizes) == everything and all(1_000 <= size <= 3_000 for size in sizes[:-1])
@@ -123,7 +123,7 @@ def test_each_process_rounds_its_own_sum_once(limit: int, monkeypatch: pytest.Mo
         return SimpleNamespace(wait=lambda: None)
 
     monkeypatch.setattr(data_parallel.dist, "all_reduce", all_reduce)
-    monkeypatch.setattr(data_parallel, "PACKED_BELOW", limit)
+    monkeypatch.setattr(data_parallel, "SHARED_BELOW", limit)
     model = torch.nn.Linear(7, 5)
     sync = DataParallel(model, (), torch.bfloat16)
     sync.begin(StepPlan((FULL,), 2, frozenset()))

@@ -78,7 +78,7 @@ def hub_source(dataset: DatasetConfig, names: Sequence[str], cache_root: Path, v
     )
     settings = wanted.settings
     revisions = dict(zip(dataset.hub_ids, dataset.revision, strict=False))
-    revisions = {name: wanted for name, wanted in revisions.items() if wanted != NO_REVISION}
+    revisions = {name: revision for name, revision in revisions.items() if revision != NO_REVISION}
 
     def known(split: str, read: _Read, files: Sequence[str] = ()) -> list[_Known]:
         texts = (
@@ -91,7 +91,7 @@ def hub_source(dataset: DatasetConfig, names: Sequence[str], cache_root: Path, v
     if dataset.hub_validation_split is not None:
         held = _units(known(dataset.hub_validation_split, _Read.own), settings)
     name = names[0] if dataset.weights is not None else "dataset.hub_ids"
-    revisions_used = tuple(known.text.revision for known in train)
+    revisions_used = tuple(each.text.revision for each in train)
     if dataset.is_part:
         taken = _drawn_units(train, settings, dataset.part_seed, cache_root, verify)
         return TextSource(name, taken, held, revisions=revisions_used)
@@ -116,11 +116,11 @@ def read_shard(
 
     Parquet on the disk is read by our own reader, which knows limits: the same rows in the same order.
     """
-    part = "" if count == 1 else f", part {index + 1} of {count}"
     wanted = Wanted(**settings)
     if file is not None and file.endswith(".parquet") and Path(file).is_file():
         yield from read_file(Path(file), wanted, advance)
         return
+    part = "" if count == 1 else f", part {index + 1} of {count}"
     shard = open_text(HubText(name, config, split, revision, tuple(files), folder)).shard(num_shards=count, index=index)
     counted = _counted(rows_of(shard, wanted, name), advance, size, None if file is None else row_count(file))
     rows = enumerate(counted, start=1)

@@ -19,7 +19,6 @@ from est_cli.common.errors import DataError
 IDENTITY_CHARACTERS = 16_384
 """Documents that begin with the same text of this length stand on the same side of the split."""
 
-
 CHATS = "of chats make texts first (tokenizer.apply_chat_template) and name their field in"
 """What to do with rows that have no text but messages; the setting follows."""
 
@@ -55,7 +54,6 @@ Labelled = tuple[Piece, bool]
 """A piece, and whether it is held out for validation."""
 Advance = Callable[[int], None]
 """Told how many bytes of a unit (see `Unit.size`) were read since the last call; feeds the progress bar."""
-
 
 UNIT_BYTES = 32 * 1024 * 1024
 """Small files are put together up to this size; larger ones are cut, or are a unit each where they cannot be."""

@@ -6,7 +6,7 @@ A unit is small enough that little is lost when its reading is interrupted, and 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def file_units(paths: Sequence[Place], digests: Sequence[str], wanted: Wanted) -
     while total > MAX_UNITS * size:
         size *= 2
     digest_of = dict(zip(map(str, paths), digests, strict=True))
-    groups = [*_groups(paths, size)]
+    groups = [*_gathered(_parts(paths, size), size, spans_alone=True)]
     return tuple(_file_unit(group, [(digest_of[path], span) for path, span in group], wanted) for group in groups)
 
 
@@ -50,7 +50,7 @@ def drawn_file_units(
 
     `digests_of` is asked for the files of a unit when that is made; of a span its own bytes count.
     """
-    parts = drawn([part for group in _groups(paths, UNIT_BYTES) for part in group], seed)
+    parts = drawn([*_parts(paths, UNIT_BYTES)], seed)
     units = [*_gathered(parts, UNIT_BYTES)]
 
     def make(number: int) -> Unit:
@@ -71,34 +71,26 @@ def stdlib_unit(root: Path) -> Unit:
     return Unit("stdlib", {"root": str(root)}, fingerprint("stdlib", digest_files(paths)), sum(map(size_of, paths)))
 
 
-def _groups(paths: Sequence[Place], size: int) -> Iterator[list[FilePart]]:
-    """The parts of the units: neighbouring small files together, spans of about `size` bytes of large ones."""
-    group: list[FilePart] = []
-    filled = 0
+def _parts(paths: Sequence[Place], size: int) -> Iterator[FilePart]:
+    """The files, large ones in spans of about `size` bytes where that can be."""
     for path in paths:
         length = size_of(path)
-        if group and filled + length > size:
-            yield group
-            group, filled = [], 0
-        if length > size and can_be_cut(path):
-            count = -(-length // size)
-            edges = [length * number // count for number in range(count + 1)]
-            for span in itertools.pairwise(edges):
-                yield [(str(path), span)]
-        else:
-            group.append((str(path), None))
-            filled += length
-    if group:
-        yield group
+        if length <= size or not can_be_cut(path):
+            yield str(path), None
+            continue
+        count = -(-length // size)
+        for span in itertools.pairwise(length * number // count for number in range(count + 1)):
+            yield str(path), span
 
 
-def _gathered(parts: Sequence[FilePart], size: int) -> Iterator[list[FilePart]]:
-    """Neighbours together up to about this size, in their order."""
+def _gathered(parts: Iterable[FilePart], size: int, spans_alone: bool = False) -> Iterator[list[FilePart]]:
+    """Neighbours together up to about this size, in their order; `spans_alone`: whole files only."""
     group: list[FilePart] = []
     filled = 0
     for part in parts:
         length = _part_size(part)
-        if group and filled + length > size:
+        alone = spans_alone and group and (part[1] is not None or group[-1][1] is not None)
+        if group and (alone or filled + length > size):
             yield group
             group, filled = [], 0
         group.append(part)
