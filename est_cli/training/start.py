@@ -99,7 +99,8 @@ def resolve_resume(config: RunConfig, given: Given) -> Start:
     """Find what `resume` means; `given` are the keys that the command line sets.
 
     A continued run keeps its stored configuration, with the free keys of `given` laid over it. Raises ConfigError where
-    there is no such run or a frozen key differs, and for whatever check() finds.
+    there is no such run or a frozen key differs, and for whatever check() finds; CheckpointError where the stored
+    configuration is at fault.
     """
     folder = _folder(config, given)
     if folder is None:
@@ -109,9 +110,22 @@ def resolve_resume(config: RunConfig, given: Given) -> Start:
             check_unused(runs_folder(config), config.run_name)
         check_place(runs_folder(config) / (config.run_name or ""))
         return Start(run, None)
-    merged = _merge(stored_config(folder), config, given, folder)
+    stored = stored_config(folder)
+    run = _checked(_merge(stored, config, given, folder), stored, folder)
     found = config.resume == AUTO and config.run_name is None and config.train.precision is None
-    return Start(check(merged), folder, precision_left_open=found)
+    return Start(run, folder, precision_left_open=found)
+
+
+def _checked(merged: RunConfig, stored: RunConfig, folder: Path) -> Resolved:
+    """Of a wrong setting the file is told where it is wrong by itself, and the command line where that made it so."""
+    try:
+        return check(merged)
+    except ConfigError:
+        try:
+            check(stored)
+        except ConfigError as error:
+            raise CheckpointError(f"{RunDir(folder).config}: {error}") from error
+        raise
 
 
 def runs_folder(config: RunConfig) -> Path:

@@ -339,12 +339,15 @@ def test_a_pipe_in_the_place_of_the_configuration_is_not_waited_for() -> None:
         stored_config(folder)
 
 
-def test_a_stored_configuration_out_of_range_is_refused() -> None:
+def test_a_stored_configuration_out_of_range_is_the_files_fault() -> None:
     config: Any = copy.deepcopy(_composed(())[0])
     config.train.seq_len = 0
     (make_run("x") / "config.yaml").write_text(to_yaml(config))
-    with pytest.raises(ConfigError, match=r"^train\.seq_len: 0 is out of range"):
+    with pytest.raises(CheckpointError, match=r"^outputs/x/config\.yaml: train\.seq_len: 0 is out of range"):
         start("resume=outputs/x")
+    make_run("y")
+    with pytest.raises(ConfigError, match=r"^train\.log_every: -1 is out of range"):
+        start("resume=outputs/y", "train.log_every=-1")
 
 
 @pytest.mark.slow
