@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from est_cli.config.command_line import CONFIG_DIR_VARIABLE
 from est_cli.storage.cache import DATA_VARIABLE
 from est_cli.storage.run_dir import OUTPUTS_VARIABLE
 
@@ -19,7 +20,11 @@ assert all((HERE / folder).is_dir() for folder in PROCESSES), "a folder in PROCE
 
 
 def pytest_configure() -> None:
-    for name in (OUTPUTS_VARIABLE, DATA_VARIABLE):  # or tests would write into the places of whoever runs them
+    for name in (
+        OUTPUTS_VARIABLE,
+        DATA_VARIABLE,
+        CONFIG_DIR_VARIABLE,
+    ):  # or tests would write into the places of whoever runs them
         os.environ.pop(name, None)
     _hear_signals()
 

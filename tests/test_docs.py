@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from est_cli.config import PlanConfig
-from est_cli.config.compose import checked_overrides, options_of_groups, parsed_override
+from est_cli.config.compose import checked_overrides, parsed_override
+from est_cli.config.groups import options_of_groups
 
 ROOT = Path(__file__).parent.parent
 OTHERS = {ROOT / "docs" / "glue.md", ROOT / "docs" / "settings.md"}

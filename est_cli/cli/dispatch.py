@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,9 @@ from est_cli.cli.command import Command, execute, function_of
 from est_cli.cli.help import help_page
 from est_cli.cli.launch.environment import refuse_wrong_launch
 from est_cli.common.errors import StoppedBySignal
-from est_cli.config.compose import CommandLine, Composed, answer, composed, groups_of, parse
+from est_cli.config.command_line import CommandLine, parse
+from est_cli.config.compose import Composed, answer, composed
+from est_cli.config.groups import groups_of
 from est_cli.config.method import refuse_stage_option
 
 
@@ -19,18 +22,21 @@ def dispatch(command: Command, argv: Sequence[str]) -> None:
     """Do what the command line says. Any EstError may come out of it, and StoppedBySignal."""
     no_sweep = f"est-{command.name} takes one value of each key; est-train -m sweeps"
     line = parse(argv, command.schema, None if command.sweep else no_sweep)
+    if line.asks:
+        _answer(command, line)
+        return
     if line.multirun:
         assert command.sweep is not None
         function_of(command.sweep)(line)
-        return
-    if line.asks:
-        _answer(command, line)
         return
     found: Composed[Any] = composed(command.name, command.schema, line.overrides, line.config_dir)
     if command.launches:
         chosen = found.config.launch.num_processes if "launch.num_processes" in found.given else None
         refuse_wrong_launch(os.environ, chosen, command.name)
     refuse_stage_option(found.chosen)
+    if found.swept:
+        keys = ", ".join(found.swept)
+        print(f"est-{command.name}: one run; -m makes the recipe's sweep over {keys}", file=sys.stderr, flush=True)
     job = command.accept(found.config, found.given)
     if job is None:
         return
@@ -43,6 +49,11 @@ def dispatch(command: Command, argv: Sequence[str]) -> None:
 
 
 def _answer(command: Command, line: CommandLine) -> None:
+    """Of a sweep the answer is about what its jobs share."""
+    if line.multirun:
+        from est_cli.cli.sweep.overrides import without_sweeps
+
+        line = without_sweeps(command, line)
     found: Composed[Any] = composed(command.name, command.schema, line.overrides, line.config_dir)
     if not line.help:
         answer(command.name, command.schema, line.argv)

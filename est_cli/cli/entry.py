@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import est_cli
+from est_cli.cli.completion import is_query, offered
 from est_cli.common.errors import (
     ConfigError,
     DataError,
@@ -96,6 +97,9 @@ def enter(
 
 def run_command(command: Command, argv: Sequence[str]) -> None:
     """Do what the command line says. Any EstError may come out of it, and StoppedBySignal."""
+    if is_query(argv):
+        print("\n".join(offered(command.schema, os.environ)))
+        return
     with signals_deferred():
         from est_cli.cli.dispatch import dispatch  # Hydra, which --version has no need of
 

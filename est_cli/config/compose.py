@@ -6,21 +6,16 @@ so that a typo is told with the nearest key, also when it is smuggled in with `+
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import difflib
-import io
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra import main as hydra_main
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -31,43 +26,35 @@ from omegaconf.errors import OmegaConfBaseException
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.redact import without_secrets
+from est_cli.config.groups import CONF, WITH_A_DEFAULT, check_choice, groups_of
 from est_cli.config.own_files import search_path
+from est_cli.config.placeholders import NAMES, filled
 from est_cli.config.run import RunConfig
 from est_cli.config.schedulers import SCHEDULERS, scheduler_named
-from est_cli.config.schema import config_error, leaves_of, plain, typed, unknown_key
+from est_cli.config.schema import RECIPES_OF_HYDRA, config_error, leaves_of, plain, typed, unknown_key
 from est_cli.config.setting import Given, Setting, settings_of
 from est_cli.config.stage import StageConfig
-from est_cli.config.words import nesting, refuse_unclear, with_quotes, word_keys
+from est_cli.config.words import nesting, refuse_unclear, word_keys
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-"""The config folder: inside the wheel, or beside the package in a checkout."""
-
-_QUESTIONS = ("help", "hydra_help", "cfg", "info", "shell_completion")
-"""Flags that Hydra itself answers."""
-
-_WITH_A_DEFAULT = ("launch", "sampling", "tracking", "train")
-"""Groups whose usual option is what the dataclass says."""
+_INSTEAD = {
+    "hydra.run.dir": "a run's folder is paths.outputs with run_name in it; set these two",
+    "hydra.sweep.dir": "a sweep's folder is paths.outputs with sweep in it; set these two",
+    "hydra.sweep.subdir": "the folders of a sweep's runs are named after what is swept",
+    "hydra.output_subdir": "a run's configuration is always in its folder, config.yaml",
+    "hydra.job.chdir": "a command stays in its folder; paths.outputs=DIR names another place for what it writes",
+    "hydra.job.name": "run_name=NAME names a run",
+    "hydra.mode": "-m makes a sweep of a command line",
+    "hydra.searchpath": "--config-dir=FOLDER, or EST_CONFIG_DIR, adds presets of your own",
+    "hydra.verbose": "EST_DEBUG=1 shows where an error comes from",
+    "hydra/launcher": "goes with -m: a launcher takes the jobs of a sweep",
+    "hydra/sweeper": "goes with -m",
+}
+"""What does what some of Hydra's own settings do."""
 
 MAX_NESTING = 20
 """Brackets within brackets on a command line; the deepest setting has two."""
 
 C = TypeVar("C")
-
-
-@dataclass(frozen=True)
-class CommandLine:
-    """A command line, parsed once."""
-
-    argv: list[str]
-    """As it was typed, words that look like numbers in quotes."""
-    overrides: list[str]
-    """Of these, the settings."""
-    config_dir: str | None
-    multirun: bool = False
-    asks: bool = False
-    """Whether it asks Hydra something and starts nothing (--help, --cfg job, --info and the like)."""
-    help: bool = False
 
 
 class Composed(NamedTuple, Generic[C]):
@@ -78,20 +65,8 @@ class Composed(NamedTuple, Generic[C]):
     given: Given
     chosen: dict[str, Any]
     """The options that it chooses, by group."""
-
-
-def parse(argv: Sequence[str], schema: type, no_sweep: str | None = None) -> CommandLine:
-    """The command line of a command with these settings.
-
-    Raises ConfigError for options that there are not; `no_sweep`: why -m is refused, None where it is taken.
-    """
-    arguments = _parsed(argv)
-    if arguments.multirun and no_sweep is not None:
-        raise ConfigError(f"--multirun: {no_sweep}")
-    asks = any(getattr(arguments, flag) for flag in _QUESTIONS)
-    words = word_keys(settings_of(schema), groups_of(schema, arguments.config_dir))
-    quoted, overrides = ([with_quotes(arg, words) for arg in args] for args in (argv, arguments.overrides))
-    return CommandLine(quoted, overrides, arguments.config_dir, arguments.multirun, asks, arguments.help)
+    swept: dict[str, str]
+    """What -m sweeps because a recipe says so, by key: its hydra.sweeper.params."""
 
 
 def composed(config_name: str, schema: type[C], args: list[str], config_dir: str | None) -> Composed[C]:
@@ -102,12 +77,20 @@ def composed(config_name: str, schema: type[C], args: list[str], config_dir: str
     groups = groups_of(schema, config_dir)
     overrides = checked_overrides(args, schema, groups)
     with _told_in_one_line(schema):
-        config, bare = _composed(config_name, schema, args, config_dir)
+        config, bare, swept = _composed(config_name, schema, args, config_dir)
+    _fill_in_names(config, [*settings_of(schema)])
     of_files = word_keys(settings_of(schema), ()) - {it.key_or_group for it in overrides}
     folders = [CONF, *([Path(config_dir)] if config_dir else [])]
     refuse_unclear(OmegaConf.to_container(config, resolve=False), of_files, folders)
     chosen = {it.key_or_group: it.value() for it in overrides if it.key_or_group in groups}
-    return Composed(typed(config, schema), _given_keys(config, bare, overrides), chosen)
+    return Composed(typed(config, schema), _given_keys(config, bare, overrides), chosen, swept)
+
+
+def _fill_in_names(config: DictConfig, known: Collection[str]) -> None:
+    for key in NAMES:
+        text = OmegaConf.to_container(config, resolve=False)[key] if key in known else None  # type: ignore[index,call-overload]
+        if isinstance(text, str):
+            config[key] = filled(key, text)
 
 
 @contextlib.contextmanager
@@ -115,6 +98,8 @@ def _told_in_one_line(schema: type) -> Iterator[None]:
     """ConfigError for whatever Hydra finds wrong."""
     try:
         yield
+    except ConfigError:
+        raise
     except (HydraException, OmegaConfBaseException) as error:
         raise config_error(error, schema) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -144,14 +129,30 @@ def answer(config_name: str, schema: type, argv: Sequence[str]) -> None:
 
 def _composed(
     config_name: str, schema: type, args: list[str], config_dir: str | None
-) -> tuple[DictConfig, DictConfig | None]:
-    """The configuration, and where an experiment is chosen what it is without any override."""
+) -> tuple[DictConfig, DictConfig | None, dict[str, str]]:
+    """The configuration; where an experiment is chosen also what it is without any override, and what it sweeps."""
     store_defaults(config_name, schema)
     search = [search_path(config_dir)] if config_dir else []
     with _hydra_set_aside(), initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = compose(config_name, overrides=[*search, *args])
-        experiment = any(arg.startswith("experiment=") for arg in args)
-        return config, compose(config_name) if experiment else None
+        if not any(arg.startswith("experiment=") for arg in args):
+            return compose(config_name, overrides=[*search, *args]), None, {}
+        config, bare = (compose(config_name, chosen, return_hydra_config=True) for chosen in ([*search, *args], []))
+    swept = _sweep_of_files(config.hydra, bare.hydra)
+    return _without_hydra(config), _without_hydra(bare), swept
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def _sweep_of_files(hydra: DictConfig, usual: DictConfig) -> dict[str, str]:
+    """hydra.sweeper.params of the recipes. ConfigError for anything else that they set of Hydra's own."""
+    found, before = (leaves_of(OmegaConf.to_container(it, resolve=False)) for it in (hydra, usual))
+    for key, value in found.items():
+        told = key.startswith(("overrides.", "runtime.", "job.", "searchpath", "sweeper.params"))
+        if not told and value != before.get(key):
+            raise ConfigError(f"hydra.{key}: {RECIPES_OF_HYDRA}")
+    return {key: str(value) for key, value in (hydra.sweeper.get("params") or {}).items()}
 
 
 def store_defaults(config_name: str, schema: type) -> None:
@@ -163,7 +164,7 @@ def store_defaults(config_name: str, schema: type) -> None:
     store = ConfigStore.instance()
     store.store(name=f"settings_of_{config_name}", node=plain(schema()))
     for name, value in plain(schema()).items():
-        if name in _WITH_A_DEFAULT:
+        if name in WITH_A_DEFAULT:
             store.store(group=name, name="default", node=value)
     if issubclass(schema, RunConfig):
         store.store(name="settings_of_train", node=plain(RunConfig()))  # conf/plan.yaml goes on from conf/train.yaml
@@ -181,29 +182,6 @@ def _hydra_set_aside() -> Iterator[None]:
         yield
     finally:
         GlobalHydra.instance().hydra = outer
-
-
-def _parsed(argv: Sequence[str]) -> argparse.Namespace:
-    """What Hydra's own parser finds in the command line; its usage text is cut down to the error."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            arguments = get_args_parser().parse_args(list(argv[1:]))
-    except SystemExit as stop:
-        if not stop.code:  # --version
-            raise
-        problem = said.getvalue().rpartition("error: ")[2].strip()
-        raise ConfigError(f"command line: {problem}; options come before the settings, see --help") from None
-    for flag in ("experimental_rerun", "config_name", "config_path"):
-        if getattr(arguments, flag):
-            raise ConfigError(f"--{flag.replace('_', '-')}: is not supported; one command is one run, with -m a sweep")
-    if arguments.multirun and any(getattr(arguments, flag) for flag in _QUESTIONS):
-        raise ConfigError("--multirun: does not go with --help, --cfg and the like; leave it out to ask")
-    if arguments.resolve and not (arguments.cfg or arguments.help):
-        raise ConfigError("--resolve: goes with --cfg or --help")
-    if arguments.config_dir and not os.path.isdir(arguments.config_dir):
-        raise ConfigError(f"--config-dir: there is no folder {arguments.config_dir}")
-    return arguments
 
 
 def checked_overrides(
@@ -243,44 +221,21 @@ def parsed_override(text: str) -> Override:
         raise ConfigError(f"{text[:40]}...: holds a number with too many digits to be one") from error
 
 
+def refused_of_hydra(key: str) -> ConfigError:
+    """What is told of a setting of Hydra's own."""
+    return ConfigError(f"{key}: {_INSTEAD.get(key, 'Hydra has it, and it is fixed here')}")
+
+
 def _check_override(override: Override, arg: str, leaves: Mapping[str, Setting], groups: dict[str, list[str]]) -> None:
     key = override.get_key_element().lstrip("+~")
     if key.split(".")[0].split("/")[0] == "hydra":
-        raise ConfigError(f"{key}: Hydra's own settings are fixed; a run writes to outputs/RUN_NAME only")
+        raise refused_of_hydra(key)
     if override.is_delete():
         raise ConfigError(f"{key}: settings cannot be removed; set a value, or null where the setting allows it")
     if key not in leaves and key not in groups:
         raise ConfigError(unknown_key(key or arg, [*leaves, *groups]))
     if override.is_add():
         raise ConfigError(f"{key}: is known; write it without the +")
-
-
-def check_choice(group: str, choice: Any, options: list[str]) -> None:
-    """ConfigError unless the group has this option."""
-    if (choice is None and group == "experiment") or (isinstance(choice, str) and choice in options):
-        return
-    shown = "null" if choice is None else repr(choice)
-    hint = difflib.get_close_matches(str(choice), options, n=1)
-    did = f"; did you mean {hint[0]!r}?" if hint else ""
-    raise ConfigError(f"{group}: no option {shown}; choose one of {', '.join(options)}{did}")
-
-
-def options_of_groups(config_dir: str | None) -> dict[str, list[str]]:
-    """Config groups and their options, those of --config-dir included."""
-    groups: dict[str, set[str]] = {}
-    for root in [CONF, *([Path(config_dir)] if config_dir else [])]:
-        for file in root.glob("*/*.yaml"):
-            groups.setdefault(file.parent.name, set()).add(file.stem)
-    for group in _WITH_A_DEFAULT:
-        groups.setdefault(group, set()).add("default")
-    return {group: sorted(options) for group, options in sorted(groups.items()) if group != "hydra"}
-
-
-def groups_of(schema: type, config_dir: str | None) -> dict[str, list[str]]:
-    """The groups that a command with this schema has; one without a model has no recipes either."""
-    fields = {key.partition(".")[0] for key in settings_of(schema)}
-    fields |= {"experiment"} if "model" in fields else set()
-    return {group: options for group, options in options_of_groups(config_dir).items() if group in fields}
 
 
 def _given_keys(composed: DictConfig, bare: DictConfig | None, overrides: list[Override]) -> Given:

@@ -21,6 +21,8 @@ from est_cli.config.setting import Setting, settings_of
 
 C = TypeVar("C")
 
+RECIPES_OF_HYDRA = "of Hydra's own settings a recipe may have hydra.sweeper.params alone"
+
 
 def typed(tree: DictConfig | dict[str, Any], schema: type[C]) -> C:
     """The tree as `schema`. Raises ConfigError for unknown keys, wrong types and missing values."""
@@ -75,11 +77,16 @@ def config_error(error: Exception, schema: type) -> ConfigError:
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
+    inner = cause.__context__
+    if not isinstance(cause, OmegaConfBaseException) and isinstance(inner, OmegaConfBaseException):
+        cause = inner  # Hydra's own words of it name no key
     key = re.sub(r"\[\d+\]$", "", str(getattr(cause, "full_key", None) or ""))  # of an item: the list's key
     known = settings_of(schema)
     first_line = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
     if not key:
         return ConfigError(f"configuration: {first_line}")
+    if key.startswith("hydra."):
+        return ConfigError(f"{key}: {RECIPES_OF_HYDRA}")
     if key not in known and type(cause).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
         return ConfigError(unknown_key(key, [*known, *{leaf.partition(".")[0] for leaf in known}]))
     if key in known and "Interpolation" not in type(cause).__name__:

@@ -6,6 +6,8 @@ word gets the quotes it needs; of a file, where it is a number already, it is re
 
 from __future__ import annotations
 
+import os
+import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -33,6 +35,8 @@ _BEFORE = (OverrideLexer.COMMA, OverrideLexer.BRACKET_OPEN, OverrideLexer.POPEN)
 _BEHIND = (OverrideLexer.COMMA, OverrideLexer.BRACKET_CLOSE, OverrideLexer.PCLOSE)
 _OPENING = (OverrideLexer.BRACKET_OPEN, OverrideLexer.BRACE_OPEN, OverrideLexer.POPEN)
 _CLOSING = (OverrideLexer.BRACKET_CLOSE, OverrideLexer.BRACE_CLOSE, OverrideLexer.PCLOSE)
+_QUOTED = re.compile(r"['\"\[\](){}\\]")
+"""What a value holds that is more than a plain word."""
 _OF_NUMBERS = ("range", "interval", "int", "float", "bool")
 """Functions of Hydra whose arguments are no words, whatever the key."""
 
@@ -42,11 +46,24 @@ def word_keys(known: Mapping[str, Setting], groups: Iterable[str]) -> frozenset[
     return frozenset(key for key, setting in known.items() if _is_word(setting.hint)).union(groups)
 
 
-def with_quotes(arg: str, words: Collection[str]) -> str:
-    """An override as it was typed, with quotes about whatever Hydra would not give back as it was typed."""
+def single_words(known: Mapping[str, Setting]) -> frozenset[str]:
+    """The keys of `word_keys` whose value is one word, and may be the path of a folder named `t1=0.1,t2=0.4`."""
+    return frozenset(
+        key for key, setting in known.items() if _is_word(setting.hint) and typing.get_origin(setting.hint) is not list
+    )
+
+
+def with_quotes(arg: str, words: Collection[str], singles: Collection[str] = (), sweeping: bool = False) -> str:
+    """An override as it was typed, with quotes about whatever Hydra would not give back as it was typed.
+
+    `singles`: keys of one word. In a sweep a comma stands between values, except in the name of what there is.
+    """
     key, equals, value = arg.partition("=")
     if key.lstrip("+~") not in words:
         return arg
+    one = not sweeping or "," not in value or os.path.exists(value)
+    if key in singles and "=" in value and one and not _QUOTED.search(value):
+        return f"{key}='{value}'"
     done, parts = 0, [key, equals]
     for start, end in _rewritten(value):
         parts += [value[done:start], f"'{value[start:end]}'"]
@@ -112,7 +129,7 @@ def _tokens(value: str) -> list[Token]:
 
 def _spellings(value: Any, folder: Path) -> Iterator[str]:
     """How the YAML files of a folder of groups write this value."""
-    for file in sorted(folder.glob("*/*.yaml")):
+    for file in sorted(folder.glob("*/**/*.yaml")):
         with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):  # a file that was not chosen
             tokens = yaml.scan(file.read_text(encoding="utf-8"))
             plain = {token.value for token in tokens if isinstance(token, yaml.ScalarToken) and token.plain}

@@ -19,7 +19,8 @@ from est_cli.cli.launch.handover import load_job, save_job
 from est_cli.common.errors import ConfigError
 from est_cli.config import Analysis, AnalyzeConfig, AnalyzeSettings, Parameters, Part, SamplingConfig
 from est_cli.config.analyze import READS, RatesConfig, check_analyze
-from est_cli.config.compose import checked_overrides, groups_of
+from est_cli.config.compose import checked_overrides
+from est_cli.config.groups import groups_of
 from est_cli.config.schema import leaves_of, plain, typed
 from est_cli.config.setting import settings_of
 from tests.lab.commands import command, poisoned_path, tree, typed_in

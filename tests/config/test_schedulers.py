@@ -13,7 +13,7 @@ import pytest
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import PlanConfig, RunConfig, SamplingConfig, StageConfig
-from est_cli.config.compose import CONF
+from est_cli.config.groups import CONF
 from est_cli.config.resolve import check, drops_entries, resolve
 from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.config.schema import plain, typed

@@ -21,7 +21,7 @@ from est_cli import analyze, plan, train
 from est_cli import eval as evaluation
 from est_cli.common.errors import ConfigError
 from est_cli.config import AnalyzeConfig, EvalConfig, PlanConfig, RunConfig
-from est_cli.config.compose import CONF
+from est_cli.config.groups import CONF
 from est_cli.config.setting import Setting, settings_of
 from tests.analysis import test_settings as analyze_settings
 from tests.config import test_checks, test_compose

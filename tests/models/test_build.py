@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import ModelConfig
-from est_cli.config.compose import CONF
+from est_cli.config.groups import CONF
 from est_cli.config.model import preset_sizes
 from est_cli.est import Kept, ModelSpec, apply_est
 from est_cli.families import spec_of

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from est_cli.config.compose import CONF
+from est_cli.config.groups import CONF
 from est_cli.families import FAMILIES, family_of
 from tests.lab.lab import T2, Lab, cached_tokens, outcome, train_records
 from tests.training.test_resume import before_step

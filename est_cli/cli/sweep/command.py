@@ -19,7 +19,7 @@ from est_cli.cli.sweep.results import Row, Status, begin, planned_row, print_tab
 from est_cli.cli.sweep.run_job import perform_all
 from est_cli.cli.sweep.search import Search
 from est_cli.common.errors import ConfigError, EstError, RunLockedError
-from est_cli.config.compose import CommandLine
+from est_cli.config.command_line import CommandLine
 from est_cli.config.paths import paths_problems
 from est_cli.config.setting import refuse
 from est_cli.storage import disk
@@ -42,9 +42,9 @@ def run_sweep(program: Program, line: CommandLine) -> None:
     """
     _refuse_launchers(program)
     parts = take_apart(program.command, program.no_place, line)
-    if not parts.swept:
-        raise ConfigError("--multirun: nothing is swept; give a key several values, KEY=A,B, or one as choice(A)")
     settings = read_settings(program, parts.settings)
+    if settings.search is not None and not parts.swept:
+        raise ConfigError("--multirun: nothing is searched; give a key several values, KEY=A,B or KEY=interval(A,B)")
     fixed = fixed_config(parts)
     refuse(paths_problems(fixed.paths))
     name = name_of_sweep(program, parts, fixed)

@@ -9,7 +9,7 @@ from est_cli.cli.sweep.command import run_sweep
 from est_cli.cli.sweep.program import Column, Numbers, Program
 from est_cli.common.errors import ConfigError
 from est_cli.config import EvalConfig
-from est_cli.config.compose import CommandLine
+from est_cli.config.command_line import CommandLine
 from est_cli.config.eval import LM_EVAL, check_eval, split_tasks
 from est_cli.evaluation.check_evaluation import check_inputs, request_digest
 from est_cli.evaluation.glue import TASKS

@@ -122,12 +122,13 @@ def _is_free(key: str, schema: type) -> bool:
 def job_name(swept: Mapping[str, str], known: Collection[str]) -> str:
     """`t1=0.1,t2=0.4` for the swept keys and their values as overrides; `known` are all keys and groups that there are.
 
-    A key stands without its group where no other key has the same last word. Where a value has characters that a
+    A key stands without its group where no other key has the same last word; the one job of a command line that sweeps
+    nothing is `job`. Where a value has characters that a
     folder's name may not have, or the name is too long, a hash of all values keeps it unique.
     """
     words = [f"{short_key(key, known)}={_word(value)}" for key, value in swept.items()]
     lossy = any(_LOST.search(value) for value in swept.values())
-    return _fitted(",".join(words), [f"{key}={value}" for key, value in swept.items()], lossy)
+    return _fitted(",".join(words) or "job", [f"{key}={value}" for key, value in swept.items()], lossy)
 
 
 def sweep_name(parts: Iterable[str], keys: Iterable[str], known: Collection[str], fixed: Collection[str]) -> str:
@@ -136,7 +137,7 @@ def sweep_name(parts: Iterable[str], keys: Iterable[str], known: Collection[str]
     The hash does not depend on the order of `fixed`, and nothing depends on the values that are swept.
     """
     keys = list(keys)
-    name = "-".join([*map(_word, parts), ",".join(short_key(key, known) for key in keys)])
+    name = "-".join(filter(None, [*map(_word, parts), ",".join(short_key(key, known) for key in keys)]))
     return _fitted(name.lstrip("-_.") or "sweep", sorted(fixed) + (keys if len(name) > MAX_NAME else []), bool(fixed))
 
 

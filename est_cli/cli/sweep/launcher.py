@@ -30,12 +30,13 @@ from est_cli.cli.sweep.program import Program
 from est_cli.cli.sweep.results import is_done
 from est_cli.cli.sweep.run_job import perform_all
 from est_cli.common.errors import ConfigError, EstError, StoppedBySignal, install_hint
-from est_cli.config.compose import CONF, parsed_override, store_defaults
+from est_cli.config.compose import parsed_override, refused_of_hydra, store_defaults
+from est_cli.config.groups import CONF
 
 _KEY = re.compile(r"hydra/(launcher|sweeper)(/[a-z]\w*)?|hydra\.(launcher|sweeper)(\.[A-Za-z]\w*)+")
 _SEARCH = ("hydra/sweeper", "hydra.sweeper")
 _CODE = ("hydra.sweeper.params", "hydra.sweeper.search_space", "hydra.sweeper.custom_search_space")
-_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "optuna": "search"}
+_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "joblib": "joblib", "optuna": "search"}
 """Options that an extra of this package installs."""
 _FOLDER = "launcher"
 """What a plugin writes itself lies here, inside the sweep's folder."""
@@ -121,7 +122,7 @@ def _parsed(text: str) -> Override:
     override = parsed_override(text)
     key = override.get_key_element()
     if not _KEY.fullmatch(key):
-        raise ConfigError(f"{key}: Hydra's own settings are fixed, but for hydra.launcher and hydra.sweeper under -m")
+        raise refused_of_hydra(key)
     if any(key == code or key.startswith(f"{code}.") for code in _CODE):
         raise ConfigError(f"{key}: is not supported; write what to search on the command line, KEY=interval(A,B)")
     if override.is_sweep_override():

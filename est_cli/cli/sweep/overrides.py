@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
@@ -12,7 +12,10 @@ from hydra.errors import HydraException
 
 from est_cli.cli.command import Command
 from est_cli.common.errors import ConfigError
-from est_cli.config.compose import CommandLine, check_choice, checked_overrides, groups_of
+from est_cli.config.command_line import CommandLine
+from est_cli.config.compose import checked_overrides, composed, parsed_override
+from est_cli.config.groups import check_choice, groups_of
+from est_cli.config.placeholders import filled
 from est_cli.config.setting import settings_of
 
 
@@ -44,6 +47,7 @@ def take_apart(command: Command, no_place: Mapping[str, str], line: CommandLine)
     settings = [arg for arg in line.overrides if arg.lstrip("+~").startswith(("hydra.", "hydra/"))]
     args = [arg for arg in line.overrides if arg not in settings]
     groups = groups_of(command.schema, line.config_dir)
+    args = _swept_by_recipes(command, args, line.config_dir) + args
     overrides = checked_overrides(args, command.schema, groups, sweeping=True)
     keys = [override.key_or_group for override in overrides]
     for key, override in zip(keys, overrides, strict=True):
@@ -57,8 +61,26 @@ def take_apart(command: Command, no_place: Mapping[str, str], line: CommandLine)
             raise ConfigError(f"{key}: is given twice; give all its values at once, {key}=A,B")
     folder = [override.value() for override in overrides if override.key_or_group == "sweep"]
     fixed = [arg for arg, key in zip(args, keys, strict=True) if key not in swept and key != "sweep"]
-    name = None if not folder or folder[-1] is None else str(folder[-1])
+    name = None if not folder or folder[-1] is None else filled("sweep", str(folder[-1]))
     return Parts(command, settings, fixed, swept, name, groups, line.config_dir)
+
+
+def without_sweeps(command: Command, line: CommandLine) -> CommandLine:
+    """A command line with -m as all its jobs have it: without what is swept and where."""
+    parts = take_apart(command, {}, line)
+    options = [arg for arg in line.argv if arg not in line.overrides]
+    return replace(line, argv=[*options, *parts.fixed], overrides=parts.fixed)
+
+
+def _swept_by_recipes(command: Command, args: list[str], config_dir: str | None) -> list[str]:
+    """What hydra.sweeper.params of the chosen experiments sweep and the command line does not name, as overrides."""
+    overrides = [parsed_override(arg) for arg in args]
+    fixed = {it.key_or_group: arg for it, arg in zip(overrides, args, strict=True) if not it.is_sweep_override()}
+    if "experiment" not in fixed:
+        return []
+    recipes = composed(command.name, command.schema, [fixed["experiment"]], config_dir).swept
+    named = {override.key_or_group for override in overrides}
+    return [f"{key}={values}" for key, values in recipes.items() if key not in named]
 
 
 def combinations(parts: Parts) -> Iterator[dict[str, str]]:

@@ -7,7 +7,8 @@ from est_cli.cli.sweep.overrides import Parts, combinations, shown, take_apart
 from est_cli.common.errors import ConfigError
 from est_cli.common.signals import signals_deferred
 from est_cli.config import PlanConfig
-from est_cli.config.compose import CommandLine, composed
+from est_cli.config.command_line import CommandLine
+from est_cli.config.compose import composed
 from est_cli.config.method import refuse_stage_option
 from est_cli.config.resolve import check
 
@@ -25,8 +26,6 @@ def compare_plans(line: CommandLine) -> None:
     parts = take_apart(command_named("plan"), _NO_PLACE, line)
     if parts.settings:
         raise ConfigError(f"{parts.settings[0].partition('=')[0]}: est-plan -m plans every combination itself")
-    if not parts.swept:
-        raise ConfigError("--multirun: nothing is compared; give a key several values, KEY=A,B")
     if "plot" in parts.swept:
         raise ConfigError("plot: is one picture of all plans; give one name")
     chosen = {_label(values, parts): _checked(values, parts) for values in combinations(parts)}
@@ -41,7 +40,8 @@ def compare_plans(line: CommandLine) -> None:
 def _label(values: dict[str, str], parts: Parts) -> str:
     """`raptr, seed=1`: options of groups speak for themselves."""
     words = {key: shown(key, text) for key, text in values.items()}
-    return ", ".join(word if key in parts.groups else f"{key}={word}" for key, word in words.items())
+    named = ", ".join(word if key in parts.groups else f"{key}={word}" for key, word in words.items())
+    return named or "as given"
 
 
 def _checked(values: dict[str, str], parts: Parts) -> _Checked:

@@ -8,7 +8,7 @@ from est_cli.cli.sweep.command import run_sweep
 from est_cli.cli.sweep.program import Column, Program, SweepRefused
 from est_cli.common.errors import CheckpointError, ConfigError
 from est_cli.config import RunConfig
-from est_cli.config.compose import CommandLine
+from est_cli.config.command_line import CommandLine
 from est_cli.config.resolve import check
 from est_cli.config.setting import Given
 from est_cli.tracking.records import FIELDS

@@ -169,6 +169,31 @@ def test_a_second_sweep_of_the_same_folder_is_told(lab: Lab) -> None:
     assert "sweep=" in result.last and result.err.count("\n") == 1 and result.out == ""
 
 
+def test_one_value_is_a_sweep_of_one(lab: Lab) -> None:
+    assert lab.sweep("seed=1").code == 0 and lab.take_ran() == ["job"]
+    assert lab.only_sweep().name.startswith("gpt2_tiny-three_stage-")
+    assert lab.sweep("seed=1").code == 0 and lab.take_ran() == []
+
+
+def test_a_recipe_holds_its_sweep(lab: Lab) -> None:
+    recipe = lab.folder / "own" / "experiment" / "grid.yaml"
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text("# @package _global_\nhydra: {sweeper: {params: {stage.t1: '0.1,0.2', seed: '0,1'}}}\n")
+    args = (f"--config-dir={lab.folder / 'own'}", "experiment=grid", "sweep=s")
+    assert lab.sweep(*args).code == 0
+    assert lab.take_ran() == [f"t1={t1},seed={seed}" for t1 in ("0.1", "0.2") for seed in (0, 1)]
+    assert lab.sweep(*args, "seed=0", "stage.t1=0.3").code == 0  # a command line decides before its recipe does
+    assert lab.take_ran() == ["job"]
+
+
+def test_what_the_jobs_of_a_sweep_share_is_shown(lab: Lab) -> None:
+    for asked, told in ((("--cfg", "job"), "lr: 0.5"), (("--help",), "optim.lr=0.5 ")):
+        result = lab.sweep("seed=7,8", "optim.lr=0.5", "sweep=s", *asked)
+        assert result.code == 0 and told in result.out and lab.ran == []
+        assert "seed: 0" in result.out or "seed=0 " in result.out
+    assert list(lab.folder.iterdir()) == []
+
+
 def refused(lab: Lab, *args: str) -> str:
     before = tree(lab.folder)
     result = lab.sweep(*args)
@@ -181,13 +206,11 @@ def refused(lab: Lab, *args: str) -> str:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "--multirun: nothing is swept; "),
-        (["seed=1"], "--multirun: nothing is swept; "),
-        (["--help", "seed=1,2"], "--multirun: does not go with --help"),
         (["seeed=1,2"], "seeed: unknown key; did you mean 'seed'?"),
         (["seed=1,2", "train.lrr=1"], "train.lrr: unknown key"),
         (["+seed=1,2"], "seed: is known"),
-        (["scheduler=dense,dence"], "scheduler: no option 'dence'; choose one of "),
+        (["scheduler=dense,dence"], "scheduler: no option 'dence'; did you mean 'dense'? "),
+        (["hydra/sweeper=optuna", "seed=1"], "--multirun: nothing is searched; "),
         (["model=gpt2,null"], "model: no option null"),
         (["model=glob(x*)"], "model: model=glob(x*) has no values"),
         (["seed=glob(*)"], "seed: seed=glob(*) has no values"),
@@ -203,9 +226,9 @@ def refused(lab: Lab, *args: str) -> str:
         (["seed=1,2", "sweep=../a"], "sweep: '../a' is no folder name"),
         (["stage.t1=0.6,0.7", "stage.t2=0.5"], "stage.t1: step 180 lies after stage.t2 (step 150)"),
         (["seed=-1,-2"], "seed: -1 is out of range"),
-        (["seed=1,2", "hydra.run.dir=x"], "hydra.run.dir: Hydra's own settings are fixed"),
-        (["seed=1,2", "hydra.sweep.dir=x"], "hydra.sweep.dir: Hydra's own settings are fixed"),
-        (["seed=1,2", "hydra.launcher._target_=os.system"], "hydra.launcher._target_: Hydra's own settings are fixed"),
+        (["seed=1,2", "hydra.run.dir=x"], "hydra.run.dir: a run's folder is"),
+        (["seed=1,2", "hydra.sweep.dir=x"], "hydra.sweep.dir: a sweep's folder is"),
+        (["seed=1,2", "hydra.launcher._target_=os.system"], "hydra.launcher._target_: Hydra has it, and it is fixed"),
         (["seed=1,2", "hydra.sweeper.params.seed=1"], "hydra.sweeper.params.seed: is not supported"),
         (["seed=1,2", "hydra.launcher.name=${oc.env:HOME}"], "hydra.launcher.name: resolvers and _target_"),
         (["seed=1,2", "hydra.launcher.name=a,b"], "hydra.launcher.name: takes one value"),

@@ -14,14 +14,19 @@ from est_cli.cli.sweep.results import Status, begin, planned_row, rows_of
 from est_cli.cli.sweep.run_job import JobExit
 from est_cli.cli.sweep.trainings import TRAININGS
 from est_cli.common.errors import install_hint
-from est_cli.config.compose import CommandLine
+from est_cli.config.command_line import CommandLine
 from est_cli.storage.run_dir import RunDir
 from tests.lab.lab import TINY, write_corpus
 from tests.lab.sweep_lab import Lab, column, results
 
-installed = importlib.util.find_spec("hydra_plugins") is not None and (
-    importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is not None
-)
+
+def has_plugin(name: str) -> bool:
+    plugins = importlib.util.find_spec("hydra_plugins")
+    return plugins is not None and importlib.util.find_spec(f"hydra_plugins.{name}") is not None
+
+
+installed = has_plugin("hydra_submitit_launcher")
+needs_joblib = pytest.mark.skipif(not has_plugin("hydra_joblib_launcher"), reason="pip install 'est-cli[joblib]'")
 needs_slurm = pytest.mark.skipif(not installed, reason="pip install 'est-cli[slurm]'")
 
 
@@ -84,12 +89,20 @@ def test_without_slurm_no_job_runs_and_it_is_told(lab: Lab, monkeypatch: pytest.
     assert column(results(lab.only_sweep()), "status") == ["not run", "not run"]
 
 
-@needs_slurm
-def test_submitit_runs_the_jobs_in_processes_of_its_own(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+PLUGINS = [
+    pytest.param("submitit_local", "hydra.launcher.timeout_min=3", marks=needs_slurm),
+    pytest.param("joblib", "hydra.launcher.n_jobs=2", marks=[needs_joblib, pytest.mark.long]),
+]
+
+
+@pytest.mark.parametrize(("launcher", "setting"), PLUGINS)
+def test_a_plugin_runs_the_jobs_in_processes_of_its_own(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, launcher: str, setting: str
+) -> None:
     monkeypatch.setenv("SOME_TOKEN", "canary-value")
     corpus = write_corpus(lab.folder / "corpus.jsonl")
     args = [*TINY, f"dataset.files={corpus}", "train.max_steps=20", "train.eval_every=0", "train.checkpoint_every=0"]
-    result = lab.sweep(*args, "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=3", "seed=1,2", "sweep=s")
+    result = lab.sweep(*args, f"hydra/launcher={launcher}", setting, "seed=1,2", "sweep=s")
     assert result.code == 0, result.err
     rows = results(lab.folder / "outputs" / "s")
     assert column(rows, "status") == ["done", "done"] and column(rows, "steps") == ["20", "20"]
