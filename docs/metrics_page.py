@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from est_cli.evaluation.outcomes import Record
-from est_cli.tracking.records import Field, In, fields_of, wandb_name
+from est_cli.tracking.names import tracker_name
+from est_cli.tracking.records import Field, In, fields_of
 
 HEAD = """\
 # What runs record
@@ -19,6 +20,7 @@ IN_FILES = {
     In.step: "A line for each logged step (`train.log_every`, and around each transition); it has a `loss`.",
     In.validation: "A line for each evaluation (`train.eval_every`); it has a `val_loss`.",
     In.transition: "A line for the first step of each stage after the first one.",
+    In.sample: "A line for each sample (`train.sample_every`); in W&B a row of the table `est/samples`.",
     In.not_finite: "A line for each step that was left out because its loss or gradient was not finite.",
 }
 
@@ -29,8 +31,8 @@ def page() -> Iterator[str]:
     for record, about in IN_FILES.items():
         yield f"### `{record.value}`\n\n{about}\n"
         declared = fields_of(record)
-        rows = [[f"`{one.name}`", one.unit, f"`{wandb_name(one.name)}`", _meaning(one)] for one in declared]
-        yield _table(["key", "unit", "in W&B", "meaning"], rows)
+        rows = [[f"`{one.name}`", one.unit, f"`{tracker_name(one.name)}`", _meaning(one)] for one in declared]
+        yield _table(["key", "unit", "in trackers", "meaning"], rows)
     yield "## summary.json\n\nWritten last: a run that has it is done. Its numbers are the summary of the run in W&B.\n"
     yield _plain(fields_of(In.summary))
     yield "## report.json\n\nest-report's numbers of each run; of `groups` the mean, and as KEY_sd the spread.\n"

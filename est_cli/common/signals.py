@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -22,6 +22,15 @@ def handled_signals() -> tuple[signal.Signals, ...]:
     """
     always = (signal.SIGTERM, signal.SIGINT)
     return tuple(number for number in STOPPING if number in always or signal.getsignal(number) is not signal.SIG_IGN)
+
+
+def is_preemption(signum: int, environ: Mapping[str, str]) -> bool:
+    """Whether a cluster takes the machine away, and the run should go on elsewhere: SIGUSR1, SIGUSR2 or SIGTERM.
+
+    W&B's agent, too, ends with SIGTERM what shall not go on; so under one it counts only where Slurm may have sent it.
+    """
+    by_agent = "WANDB_SWEEP_ID" in environ and "SLURM_JOB_ID" not in environ
+    return signum in (signal.SIGUSR1, signal.SIGUSR2) or (signum == signal.SIGTERM and not by_agent)
 
 
 @contextmanager

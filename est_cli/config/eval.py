@@ -22,7 +22,7 @@ from est_cli.config.setting import (
     refuse,
     setting,
 )
-from est_cli.config.tracking import TrackingConfig
+from est_cli.config.tracking import TrackingConfig, tracking_problems
 from est_cli.config.training import Precision
 
 PERPLEXITY = "perplexity"
@@ -137,6 +137,7 @@ def check_eval(config: EvalConfig) -> None:
             *_settings(config.eval),
             *whole_model_problems(config.launch, "est-eval"),
             *paths_problems(config.paths),
+            *tracking_problems(config.tracking, config.sweep, trains=False),
         ]
     )
 

@@ -14,7 +14,7 @@ from est_cli.config.optim import OptimConfig
 from est_cli.config.paths import PathsConfig
 from est_cli.config.setting import BRANCH, FREE, METHOD, SEED, SETTLED, TRACKED, group, setting
 from est_cli.config.stage import StageConfig
-from est_cli.config.tracking import TrackingConfig
+from est_cli.config.tracking import TrackingConfig, tracking_problems
 from est_cli.config.training import TrainConfig
 
 
@@ -69,6 +69,7 @@ class RunConfig:
 
 
 def run_problems(config: RunConfig) -> Iterator[str]:
+    yield from tracking_problems(config.tracking, config.sweep)
     if config.share_prefix and config.sweep is None:
         yield "share_prefix: is for the runs of a sweep; set it under -m, or leave it false"
     if config.tokenizer_revision is not None and tokenizer_of(config) == "bpe":

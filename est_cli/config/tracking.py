@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from est_cli.config.setting import setting
+from est_cli.config.setting import above, setting
+
+RUN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
 class WandbMode(StrEnum):
@@ -18,8 +22,41 @@ class WandbMode(StrEnum):
 @dataclass
 class TrackingConfig:
     wandb: WandbMode = setting(
-        WandbMode.auto, "W&B mirrors metrics.jsonl; auto: online where a key is configured, otherwise offline."
+        WandbMode.auto,
+        "W&B mirrors metrics.jsonl; auto: as WANDB_MODE says, else online where a key is configured, else offline.",
     )
-    project: str = setting("est", "The W&B project.")
-    entity: str | None = setting(None, "The W&B user or team; null: the key's own.")
-    tags: list[str] = setting([], "W&B tags of the run.")
+    project: str | None = setting(None, "The W&B project; null: WANDB_PROJECT, else est.")
+    entity: str | None = setting(None, "The W&B user or team; null: WANDB_ENTITY, else the key's own.")
+    name: str | None = setting(None, "The run's name in W&B; null: WANDB_NAME, else run_name.")
+    tags: list[str] = setting([], "W&B tags of the run; []: those of WANDB_TAGS, with commas between them.")
+    group: str | None = setting(None, "The group in W&B; null: WANDB_RUN_GROUP, else the sweep, if it is of one.")
+    job_type: str | None = setting(None, "The job type in W&B; null: WANDB_JOB_TYPE, else train or eval.")
+    notes: str | None = setting(None, "Notes to the run in W&B; null: WANDB_NOTES, else none.")
+    run_id: str | None = setting(
+        None, "The run's id in W&B; null: WANDB_RUN_ID of a run by itself, else the checkpoint's, else a new one."
+    )
+    dir: str | None = setting(None, "Where W&B keeps its files, in DIR/wandb; null: WANDB_DIR, else the run's folder.")
+    timeout_s: float = setting(
+        90.0,
+        "Seconds in which W&B's server must open the run, while training goes on, before it is recorded offline (and "
+        "sent later, should the server answer); and at the end for the rows that are still on their way.",
+        within=above(0, 86400),
+    )
+    system: bool = setting(True, "W&B gets use, memory and power of the GPUs, and CPU, memory, disk and network.")
+    console: bool = setting(True, "W&B gets what the run tells on the terminal, without paths, users and secrets.")
+    commit: bool = setting(True, "W&B gets the commit of est, and whether its checkout has changes.")
+    requirements: bool = setting(True, "W&B gets names and versions of the installed packages.")
+    alerts: bool = setting(
+        True, "W&B alerts of changes of stage, of steps that were not finite, and of what looks wrong at the end."
+    )
+    log_model: bool = setting(False, "W&B gets the final model as an artifact.")
+
+
+def tracking_problems(config: TrackingConfig, sweep: str | None, trains: bool = True) -> Iterator[str]:
+    """What of `tracking` cannot be; `sweep`: the one that the run belongs to, `trains`: whether it makes a model."""
+    if config.run_id is not None and not RUN_ID.fullmatch(config.run_id):
+        yield f"tracking.run_id: {config.run_id[:80]!r} is no id; use up to 64 letters, digits, _ and -"
+    if config.run_id is not None and sweep is not None:
+        yield "tracking.run_id: is of one run, and a sweep has several; leave it null"
+    if config.log_model and not trains:
+        yield "tracking.log_model: only est-train makes a model; leave it false"

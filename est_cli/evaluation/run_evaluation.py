@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,9 +27,12 @@ from est_cli.evaluation.glue import resolve_tasks, tasks_in
 from est_cli.evaluation.outcomes import Record, score_numbers
 from est_cli.evaluation.results import keep_summary, owned, read_records, require_room, write_results
 from est_cli.evaluation.score_table import print_results
+from est_cli.evaluation.trained_run import training_run
 from est_cli.evaluation.zero_shot import measure_all, require_harness, run_harness
 from est_cli.models.pretrained import Checkpoint, max_tokens, open_checkpoint
-from est_cli.tracking import WandbSink, new_run_id
+from est_cli.storage.run_dir import model_folder
+from est_cli.storage.versions import versions
+from est_cli.tracking import Ending, Job, WandbSink, chosen_run_id, new_run_id
 from est_cli.tracking.work_progress import WorkProgress, progress
 
 log = logging.getLogger(__name__)
@@ -187,16 +191,19 @@ def _line(record: Record, left: str) -> str:
 @contextmanager
 def _tracked(config: EvalConfig, folder: Path, warn: Callable[[str], None]) -> Iterator[WandbSink]:
     """W&B until the end of the block."""
-    tracked = keys_with(EvalConfig, TRACKED)
+    tracked, trained = keys_with(EvalConfig, TRACKED), training_run(model_folder(str(config.checkpoint)))
     settings = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
     name = "-".join(filter(None, ("eval", config.sweep, folder.name)))
-    sink = WandbSink(config.tracking, folder, name, new_run_id(), settings, warn)
+    run_id = chosen_run_id(config.tracking, config.sweep, os.environ) or new_run_id()
+    job = Job(name, run_id, folder, config.sweep, "eval", None if trained is None else trained["sweep"])
+    facts = {"trained_as": trained, "versions": versions()}
+    sink = WandbSink(config.tracking, job, settings | {"est": facts}, warn=warn)
     try:
         yield sink
     except BaseException:
-        sink.finish(None)
+        sink.finish(Ending())
         raise
-    sink.finish({})
+    sink.finish(Ending({}))
 
 
 def _log(sink: WandbSink | None, record: Record, number: int, group: str) -> None:

@@ -90,7 +90,7 @@ def loss_figure(metrics: list[Record], title: str) -> Figure:
 
 def saving_figure(metrics: list[Record], title: str) -> Figure:
     """Above: FLOPs saved so far in percent, both conventions. Below: FLOPs used so far against a dense run."""
-    train = by_step(record for record in metrics if "flops" in record)
+    train = by_step(record for record in metrics if "flops_dense" in record)
     steps = column(train, "step")
     figure = new_figure(WIDTH, 6.0)
     above, below = figure.subplots(2, 1, sharex=True)

@@ -17,11 +17,22 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate",
 @cache
 def git_commit() -> str | None:
     """The commit of the checkout this file stands in; None if it is installed elsewhere or git does not answer."""
+    return _git("rev-parse", "--verify", "HEAD")
+
+
+@cache
+def git_dirty() -> bool | None:
+    """Whether files of that checkout differ from the commit; None as git_commit()."""
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return None if changed is None else bool(changed)
+
+
+def _git(*arguments: str) -> str | None:
     root = Path(__file__).resolve().parents[2]
     # Without this test git would look further up and find a repository that only contains our environment.
     if not (root / ".git").exists():
         return None
-    command = ["git", f"--git-dir={root / '.git'}", "rev-parse", "--verify", "HEAD"]
+    command = ["git", f"--git-dir={root / '.git'}", f"--work-tree={root}", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -30,9 +41,10 @@ def git_commit() -> str | None:
 
 
 @cache
-def _versions() -> tuple[tuple[str, str], ...]:
+def versions_of(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """(name, version) of est, Python and those of the packages that are installed."""
     found = [("est-cli", est_cli.__version__), ("python", platform.python_version())]
-    for name in LIBRARIES:
+    for name in names:
         try:
             found.append((name, version(name)))
         except PackageNotFoundError:
@@ -42,7 +54,7 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 def versions() -> dict[str, str]:
     """Versions of est, of Python and of each library that numbers can depend on; those not installed are left out."""
-    return dict(_versions())
+    return dict(versions_of(LIBRARIES))
 
 
 def differences(then: Mapping[str, object], now: Mapping[str, object]) -> str | None:

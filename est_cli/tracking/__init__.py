@@ -5,14 +5,19 @@ from __future__ import annotations
 from est_cli.tracking.lost import count_records, kind_of, lost_records, repeated_records
 from est_cli.tracking.metrics import MetricsFile, read_metrics
 from est_cli.tracking.records import In, Record, record_of
-from est_cli.tracking.wandb_sink import WandbSink, new_run_id
+from est_cli.tracking.wandb_identity import Job, chosen_run_id, new_run_id
+from est_cli.tracking.wandb_mirror import Ending
+from est_cli.tracking.wandb_sink import WandbSink
 
 __all__ = [
+    "Ending",
     "In",
+    "Job",
     "MetricsFile",
     "Record",
     "Tracker",
     "WandbSink",
+    "chosen_run_id",
     "count_records",
     "lost_records",
     "new_run_id",
@@ -23,7 +28,7 @@ __all__ = [
 
 
 class Tracker:
-    """Writes each record to the file first and to W&B second; the keys are declared in records.py.
+    """Writes each record to the file, which W&B follows; the keys are declared in records.py.
 
     Rank 0 tells; the tracker of any other rank has neither file nor W&B.
     """
@@ -52,12 +57,16 @@ class Tracker:
         """Anything else that happened at `record["step"]`."""
         self._write(record_of(event, {"event": event.value} | record))
 
-    def close(self, summary: Record | None) -> None:
-        """End the record. `summary` is that of a finished run, None where the run stopped before its end."""
+    def end_record(self) -> None:
+        """The file is whole."""
         if self.metrics is not None:
             self.metrics.close()
+
+    def close(self, ending: Ending) -> None:
+        """End the record and what mirrors it; may be called again."""
+        self.end_record()
         if self.wandb is not None:
-            self.wandb.finish(summary)
+            self.wandb.finish(ending)
 
     def sync(self) -> None:
         """Have the disk hold every record so far. Raises StorageError."""
@@ -68,5 +77,3 @@ class Tracker:
         if self.metrics is not None:
             self.metrics.append(record)
             self.counts[kind_of(record)] = self.counts.get(kind_of(record), 0) + 1
-        if self.wandb is not None:
-            self.wandb.log(record)

@@ -15,6 +15,8 @@ from est_cli.common.errors import StorageError
 from est_cli.storage import disk
 from est_cli.tracking.records import Record
 
+TAIL_BYTES = 2 << 20
+
 _REFUSED = "cannot be written ({reason}); a writable disk with free space is needed"
 
 
@@ -62,6 +64,33 @@ class MetricsFile:
         file, self._file = self._file, None
         if file is not None:
             file.close()
+
+
+class MetricsTail:
+    """Reads on in a metrics file that somebody else appends to: what follows step `after`."""
+
+    def __init__(self, path: Path, after: int = 0) -> None:
+        self._path, self._after = path, after
+        self._position = 0
+
+    def new(self) -> list[Record]:
+        """The records of the lines that are whole by now and were not returned before, at most some megabytes of them.
+
+        A line that is damaged is passed over: readers of the whole file tell of it.
+        """
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            lines, found = file.readlines(TAIL_BYTES), []
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            self._position += len(line)
+            record = _parse(line)
+            if record is not None and record["step"] > self._after:
+                found.append(record)
+        return found
 
 
 def read_metrics(path: Path) -> list[Record]:

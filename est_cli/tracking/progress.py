@@ -39,6 +39,7 @@ class RunProgress:
     ) -> None:
         """`first_step`: steps done before this process began (0 unless resumed). Writes to stderr by default, and under
         `quiet`, for the other ranks, nowhere."""
+        self.echo: Callable[[str], None] = lambda text: None  # gets every line too
         self._total, self._stages, self._clock = total_steps, stages, clock
         self._console = console or _Stderr(stderr=True, quiet=quiet)
         self._observed_s = {stage.number: deque[float](maxlen=MEDIAN_OVER_STEPS) for stage in stages}
@@ -75,6 +76,7 @@ class RunProgress:
 
     def line(self, text: str) -> None:
         """Write one message, above the bar where there is one."""
+        self.echo(text)
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Every number that a run of est-train records, told once: what it is, its unit, its name in W&B, how tables show it.
+"""Every number that a run of est-train records, told once: what it is, its unit, its name in trackers, its form.
 
 From here come the order of the keys in metrics.jsonl and summary.json, the names in W&B, the table at the end of a run,
 the columns of a sweep, the rows of est-report, what a reader refuses, and docs/metrics.md. A new number is a `Field`
@@ -25,6 +25,7 @@ class In(StrEnum):
     validation = "validation"
     transition = "stage_transition"
     not_finite = "not_finite"
+    sample = "sample"
     summary = "summary"
     report = "report"
 
@@ -57,7 +58,9 @@ class Field:
     null: str = ""
     """When it is null; empty where it never is."""
     wandb: str = "perf"
-    """Its group in W&B, `perf/NAME`; empty: it is an axis there, without a group. Never change it: old runs have it."""
+    """Its group in trackers (names.py); empty: an axis there, without a group. Never change it: old runs have it."""
+    extreme: str = ""
+    """`min` or `max`: what trackers show of the whole run beside the last value."""
     kind: type = float
     above: float | None = None
     """What it is more than."""
@@ -72,11 +75,11 @@ class Field:
 
 
 FIELDS = (
-    Field("event", "which one", (In.transition, In.not_finite), kind=str, wandb="est"),
+    Field("event", "which one", (In.transition, In.not_finite, In.sample), kind=str, wandb="est"),
     Field(
         "step",
         "optimizer steps done",
-        (In.step, In.validation, In.transition, In.not_finite),
+        (In.step, In.validation, In.transition, In.not_finite, In.sample),
         wandb="",
         checked=(In.step, In.validation, In.summary),
     ),
@@ -88,16 +91,17 @@ FIELDS = (
     Field("p_m", "the same of MLP columns", (In.step,), "0-1", wandb="est", checked=(In.step,)),
     Field("p_l", "the same of layers", (In.step,), "0-1", wandb="est", checked=(In.step,)),
     Field("loss", "training loss of the step, the mean over all its tokens, of the subnetwork that ran", (In.step,),
-          "nats per token", null="not finite", wandb="train", checked=(In.step,)),
+          "nats per token", extreme="min", null="not finite", wandb="train", checked=(In.step,)),
     Field("lr", "learning rate of the step", (In.step,), wandb="train"),
-    Field("grad_norm", "norm of the whole gradient before clipping", (In.step,), null="not finite", wandb="train"),
+    Field("grad_norm", "norm of the whole gradient before clipping", (In.step,), null="not finite", extreme="max",
+          wandb="train"),
     Field("val_loss", "validation loss of the complete model", (In.validation,), "nats per token", null="not finite",
-          wandb="val", checked=(In.validation,)),
+          extreme="min", wandb="val", checked=(In.validation,)),
     Field("final_val_loss", "validation loss after the last step", (In.summary, In.report), "nats per token",
           null="not finite", end=Cell("final validation loss", ".4f"), sweep=Cell("val loss", ".4f"),
           report=Cell("final validation loss", ".4f"), best=min),
     Field("perplexity", "exp of the validation loss", (In.validation, In.summary), null="it would overflow",
-          wandb="val", end=Cell("perplexity", ".2f"), sweep=Cell("perplexity", ".2f")),
+          extreme="min", wandb="val", end=Cell("perplexity", ".2f"), sweep=Cell("perplexity", ".2f")),
     Field("draw_spread", "where subnetworks are trained: standard deviation of the loss over `train.spread_draws` "
           "draws at the rates of the step before, of the same `train.spread_tokens` validation tokens",
           (In.validation,), "nats per token", null="a draw's loss was not finite", wandb="est",
@@ -107,7 +111,8 @@ FIELDS = (
     Field("not_finite", "which of training loss, validation loss and weights was not finite after the last step; where "
           "any was, the run is lost and has no model/", (In.summary,), kind=list),
     Field("flops", "training FLOPs used so far, convention total: three times the forward pass of what really ran",
-          (In.step, In.summary), wandb="flops", above=0, checked=(In.step,), end=Cell("FLOPs (total)", ".3e")),
+          (In.step, In.validation, In.summary), wandb="flops", above=0, checked=(In.step,),
+          end=Cell("FLOPs (total)", ".3e")),
     Field("flops_dense", "FLOPs (total) of dense training of as many steps", (In.step, In.summary), wandb="flops",
           checked=(In.summary,), end=Cell("FLOPs (total)", ".3e", " of {} dense")),
     Field("flops_blocks", "training FLOPs used so far, convention blocks", (In.summary,), checked=(In.summary,)),
@@ -120,12 +125,14 @@ FIELDS = (
     Field("flops_saved_pct_total", "the same, convention total", TOTALS, "%", wandb="flops", below=100,
           checked=(In.step,), end=Cell("FLOPs saved", ".2f", ", {} % total"), sweep=Cell("total %", ".2f"),
           report=Cell("saved, total %", ".2f")),
-    Field("tokens_per_s", "speed of the steps since the last record, of all processes", (In.step,), "tokens/s"),
+    Field("tokens_per_s", "speed of the steps since the last record, of all processes", (In.step,), "tokens/s",
+          extreme="max"),
     Field("step_s", "mean time of these steps; evaluation and saving do not count", (In.step,), "s", above=0,
-          checked=(In.step,)),
+          checked=(In.step,), extreme="min"),
     Field("mfu", "FLOPs (total) per second in these steps over the peak of all devices at this precision", (In.step,),
-          "0-1", null="the device's peak is not known"),
-    Field("mem_gb", "most memory used so far, of the device, or on a CPU of the process", (In.step,), "1e9 bytes"),
+          "0-1", extreme="max", null="the device's peak is not known"),
+    Field("mem_gb", "most memory used so far, of the device, or on a CPU of the process", (In.step,), "1e9 bytes",
+          extreme="max"),
     Field("time_s", "wall-clock time of the whole run, evaluation and saving included", (In.summary,), "s",
           end=Cell("time", "clock"), sweep=Cell("time s", ".1f")),
     Field("train_s", "time of the training steps alone: the sum of `step_s`", (In.report,), "s", null="not recorded",
@@ -142,6 +149,8 @@ FIELDS = (
           wandb="est"),
     Field("first_sample", "number of the step's first sequence", (In.not_finite,)),
     Field("samples", "sequences of the step", (In.not_finite,)),
+    Field("prompt", "`train.sample_prompt`", (In.sample,), kind=str, wandb="est"),
+    Field("text", "the prompt and what the complete model drew after it", (In.sample,), kind=str, wandb="est"),
     Field("stages", "of each stage its steps, rates, median step time and last losses", (In.summary,), kind=list),
     Field("transitions", "of each transition the losses around it and the steps until the loss was back",
           (In.summary,), kind=list),
@@ -168,13 +177,3 @@ def record_of(record: In, values: Mapping[str, Any]) -> Record:
     found = {field.name: values[field.name] for field in fields_of(record) if field.name in values}
     assert len(found) == len(values), f"{sorted(set(values) - set(found))} in no Field of {record.value}"
     return found
-
-
-def wandb_name(key: str) -> str:
-    """`train/loss`, `perf/step_s`, ...; what stands under no group yet is `perf/`, and `a/b` is a name already."""
-    return key if "/" in key else _WANDB_NAMES.get(key, f"perf/{key}")
-
-
-_WANDB_NAMES = {field.name: f"{field.wandb}/{field.name}" if field.wandb else field.name for field in FIELDS}
-WANDB_AXES = tuple(field.name for field in FIELDS if not field.wandb)
-WANDB_GROUPS = tuple(dict.fromkeys(field.wandb for field in FIELDS if field.wandb))

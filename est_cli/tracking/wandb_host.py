@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import http.client
+import json
 import netrc
 import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 PROBE_TIMEOUT_S = 3.0
+MOST_BYTES = 1 << 20
 
 SAME_KEY = {"api.forge.coreweave.com": "api.wandb.ai"}
 """Newer releases of wandb reach the public server under another name; keys in netrc keep the old one."""
@@ -33,12 +35,33 @@ def key_configured(base_url: str, environ: Mapping[str, str]) -> bool:
 
 def reachable(base_url: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
     """Whether anything answers at `base_url` in time, be it an error; proxies of the environment are used."""
+    return _in_time(lambda: _answers(base_url, timeout_s), timeout_s)
+
+
+def serves(base_url: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+    """Whether what answers is in order, as far as can be told without a key: it takes a query and answers in JSON."""
+    body = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
+    request = urllib.request.Request(f"{base_url.rstrip('/')}/graphql", body, {"Content-Type": "application/json"})
+    return _in_time(lambda: _answers_json(request, timeout_s), timeout_s)
+
+
+def _in_time(ask: Callable[[], bool], timeout_s: float) -> bool:
+    """What `ask` says, or False where it takes too long: looking a name up has no time limit of its own."""
     answered: list[bool] = []
-    # In a thread, for looking a name up has no time limit of its own.
-    probe = threading.Thread(target=lambda: answered.append(_answers(base_url, timeout_s)), daemon=True)
+    probe = threading.Thread(target=lambda: answered.append(ask()), daemon=True)
     probe.start()
     probe.join(timeout_s)
     return answered == [True]
+
+
+def _answers_json(request: urllib.request.Request, timeout_s: float) -> bool:
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return isinstance(json.loads(answer.read(MOST_BYTES)), dict)
+    except urllib.error.HTTPError as error:
+        return error.code < 500 and error.code != 429
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
 
 
 def _answers(url: str, timeout_s: float) -> bool:

@@ -1,56 +1,71 @@
 """The mirror of the metrics in Weights & Biases: never needed, never a prompt, never a reason for a run to stop.
 
-wandb is imported only where it is used. What it collects by itself (command line, environment, git, code, machine,
-console) is switched off; it receives the metrics and the configuration that the caller chose to send.
+W&B receives the metrics, the configuration and the facts that the caller chose to send, redacted lines of the terminal,
+and of its own collection what `tracking.*` asks for. All of it happens in a thread (wandb_mirror.py).
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import secrets
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from est_cli.common.redact import without_users
 from est_cli.config import TrackingConfig, WandbMode
-from est_cli.tracking.records import WANDB_AXES, WANDB_GROUPS, Record, wandb_name
-from est_cli.tracking.wandb_host import key_configured, reachable
+from est_cli.storage.versions import git_commit
+from est_cli.tracking import wandb_api
+from est_cli.tracking.console import redacted
+from est_cli.tracking.metrics import MetricsTail
+from est_cli.tracking.names import NAMES
+from est_cli.tracking.records import Record
+from est_cli.tracking.wandb_host import reachable
+from est_cli.tracking.wandb_identity import Job, identity_of, requested_mode
+from est_cli.tracking.wandb_mirror import Ending, Mirror
 
-INIT_TIMEOUT_S = 5.0
-FINISH_TIMEOUT_S = 5.0
-
-QUIET: dict[str, Any] = {
-    "console": "off",
-    "silent": True,
-    "symlink": False,
-    "use_dot_wandb": False,
-    "disable_code": True,
-    "disable_git": True,
-    "save_code": False,
-    "label_disable": True,
-    "host": "",
-    "program": "",
-    "x_executable": "python",
-    "x_disable_meta": True,
-    "x_disable_machine_info": True,
-    "x_disable_stats": True,
-    "x_save_requirements": False,
-    "init_timeout": INIT_TIMEOUT_S,
-    # Less than FINISH_TIMEOUT_S: W&B gives up first and leaves in order, the thread's limit is the second net.
-    "finish_timeout": FINISH_TIMEOUT_S - 2,
-}
+OPEN_S = 5.0
+"""At the end of a run: how long one waits for a server that has not given it yet."""
+FINISH_S = 5.0
+"""The same for W&B to put down what it has, where no server is waited for."""
+TOLD_S = 3.0
+"""After so long a wait it is told."""
+LOOK_S = 5.0
+"""Between two looks whether the server that one waits for is still there."""
 
 _SECRET_KEY = re.compile(r"(token|secret|password|passwd|api_?key)$", re.IGNORECASE)
 
 
-def new_run_id() -> str:
-    """A fresh W&B run id, to be kept in the checkpoint and given again on resume."""
-    return secrets.token_hex(4)
+@dataclass
+class _Kept:
+    """Rows of something that has no metrics.jsonl."""
+
+    records: list[Record]
+    after: int
+    position: int = 0
+
+    def new(self) -> list[Record]:
+        begin, self.position = self.position, len(self.records)
+        return [record for record in self.records[begin : self.position] if record["step"] > self.after]
+
+
+@dataclass
+class _Stop:
+    """Somebody stopped the run on its page: the process gets the signal that a scheduler would send."""
+
+    warn: Callable[[str], None]
+    asked: bool = field(default=False)
+
+    def __call__(self) -> None:
+        self.asked = True
+        self.warn("W&B: the run is stopped on its page")
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class WandbSink:
@@ -59,93 +74,100 @@ class WandbSink:
     def __init__(
         self,
         tracking: TrackingConfig,
-        run_dir: Path,
-        run_name: str,
-        run_id: str,
+        job: Job,
         config: Mapping[str, Any],
+        metrics: Path | None = None,
         warn: Callable[[str], None] | None = None,
+        names: int = NAMES,
+        first_step: int = 0,
     ) -> None:
-        """Open the run: online, offline below `run_dir`/wandb, or not at all; see `mode` for which it became.
+        """Begin to open the run, online or offline; see `mode` for which it became.
 
-        `config` is sent as it is, apart from keys that name secrets and users in URLs: pass an allowlist.
+        `config` is sent as it is, apart from keys that name secrets and users in URLs: pass an allowlist. `metrics`:
+        the file that is mirrored; None: what is given to log(). `first_step`: steps done before this process began.
         """
-        self.run_id = run_id
-        self.mode = requested_mode(tracking.wandb, os.environ.get("WANDB_MODE"))
+        self.run_id, self._tracking, self._job = job.run_id, tracking, job
         self._warn = warn or _print_warning
-        self._run: Any = None
-        self._opened = self.mode is not WandbMode.off
-        if not self._opened:
+        self._kept: list[Record] = []
+        self._stop = _Stop(self._warn)
+        self._mode = requested_mode(tracking.wandb, os.environ.get("WANDB_MODE"))
+        self._worker: threading.Thread | None = None
+        self._mirror: Mirror | None = None
+        if self._mode is WandbMode.off:
             return
-        identity: dict[str, Any] = {"project": tracking.project, "entity": tracking.entity, "tags": tracking.tags}
-        identity |= {"id": run_id, "name": run_name, "dir": str(run_dir), "config": clean_config(config)}
-        self._guarded("init", lambda: self._open(identity))
+        identity = identity_of(tracking, job, os.environ)
+        opening = wandb_api.Opening(identity, clean_config(config), tracking, git_commit(), names, self._stop)
+
+        def rows_after(step: int) -> MetricsTail | _Kept:
+            return _Kept(self._kept, step) if metrics is None else MetricsTail(metrics, step)
+
+        self._mirror = Mirror(opening, self._mode, rows_after, self._warn, first_step)
+        self._worker = threading.Thread(target=self._guarded, args=(self._mirror,), name="wandb-mirror", daemon=True)
+        self._worker.start()
+
+    @property
+    def mode(self) -> WandbMode:
+        """What was asked for until the run is open, then what it became."""
+        return self._mode if self._mirror is None or self._mode is WandbMode.off else self._mirror.mode
 
     def log(self, record: Record) -> None:
-        """Mirror one record. Records of one step share a row; a step sent before a resume is not sent twice."""
-        if self._run is not None:
-            self._guarded("log", lambda: self._run.log(prefixed(record), step=record["step"]))
+        """Mirror one row of something that has no metrics file."""
+        if self._worker is not None:
+            self._kept.append(record)
 
-    def finish(self, summary: Record | None) -> None:
-        """Upload what is left, at most FINISH_TIMEOUT_S; without a `summary` the run is marked as failed."""
-        run, self._run = self._run, None
-        if not self._opened:
+    def line(self, text: str) -> None:
+        """Mirror a line of the terminal, redacted."""
+        if self._mirror is not None and self._tracking.console:
+            self._mirror.lines.append(redacted(text.replace(str(self._job.run_dir), self._job.run_dir.name)))
+
+    def finish(self, ending: Ending) -> None:
+        """Send what is left: as long as a server takes it, at most `tracking.timeout_s`, and else some seconds."""
+        worker, self._worker = self._worker, None
+        if worker is None:
             return
-        self._opened = False
-        worker = threading.Thread(target=self._guarded, args=("finish", lambda: _finish(run, summary)), daemon=True)
-        worker.start()
-        worker.join(FINISH_TIMEOUT_S)
-        if worker.is_alive():
-            self._warn(f"W&B: not finished after {FINISH_TIMEOUT_S:g} s and left alone; metrics.jsonl is complete")
+        if ending.preempted and self._stop.asked:
+            ending = Ending(ending.summary, ending.images, ending.model)
+        assert self._mirror is not None
+        self._mirror.ending = ending
+        self._mirror.closing.set()
+        if not self._wait(worker, self._mirror, ending):
+            _leave_alone()
+            self._warn(f"W&B: not finished after {self._waited:.0f} s and left alone; metrics.jsonl is complete")
 
-    def _open(self, identity: dict[str, Any]) -> None:
-        _prepare_environment()
-        import wandb
+    def _wait(self, worker: threading.Thread, mirror: Mirror, ending: Ending) -> bool:
+        """Whether the run has ended in W&B in time."""
+        begin = looked = time.monotonic()
+        told, limit = False, OPEN_S + FINISH_S
+        while worker.is_alive():
+            worker.join(0.05)
+            now = time.monotonic()
+            self._waited = now - begin
+            if not mirror.opened.is_set():
+                if self._waited > OPEN_S and not mirror.given_up.is_set():
+                    begin = now
+                    mirror.given_up.set()
+                    if mirror.asking.is_set():
+                        _leave_alone()  # whereupon the mirror goes on offline
+            elif mirror.mode is WandbMode.online and ending.summary is not None:
+                limit = self._tracking.timeout_s
+                if self._waited > TOLD_S and not told:
+                    told = True
+                    self._warn(f"W&B: the last rows are on their way, for {limit:g} s at most")
+                if now - looked > LOOK_S:
+                    looked = now
+                    limit = limit if reachable(mirror.url) else 0.0
+            else:
+                limit = FINISH_S
+            if self._waited > limit:
+                return False
+        return True
 
-        base_url = wandb.setup(wandb.Settings(**QUIET)).settings.base_url
-        self.mode, reason = choose_mode(self.mode, base_url)
-        if self.mode is WandbMode.online:
-            try:
-                self._run = _init(identity, "online")
-                return
-            except Exception as exc:  # whatever the server or the client came up with: the run goes on
-                wandb.teardown()
-                self.mode, reason = WandbMode.offline, f"the server gave no run ({type(exc).__name__})"
-        if reason:
-            self._warn(f"W&B: {reason}; recording offline, to be sent later with `wandb sync`")
-        self._run = _init(identity, "offline")
-
-    def _guarded(self, what: str, action: Callable[[], None]) -> None:
+    def _guarded(self, mirror: Mirror) -> None:
         try:
-            action()
-        except Exception as exc:  # the mirror must never stop the run; its text may hold secrets, so only its type
-            self._run, self.mode = None, WandbMode.off
-            self._warn(f"W&B: {what} failed ({type(exc).__name__}); tracking goes on in metrics.jsonl only")
-
-
-def requested_mode(setting: WandbMode, environment: str | None) -> WandbMode:
-    """`setting`, or where it is `auto` what WANDB_MODE (`environment`) says; `auto` where that says nothing."""
-    if setting is not WandbMode.auto:
-        return setting
-    modes = {"run": WandbMode.online, "dryrun": WandbMode.offline, "disabled": WandbMode.off}
-    modes |= {"online": WandbMode.online, "offline": WandbMode.offline}
-    return modes.get((environment or "").strip().lower(), WandbMode.auto)
-
-
-def choose_mode(wanted: WandbMode, base_url: str) -> tuple[WandbMode, str]:
-    """Online or offline for `auto` and `online`, and the reason where offline is not what was to be expected."""
-    if wanted is WandbMode.offline:
-        return WandbMode.offline, ""
-    if not key_configured(base_url, os.environ):
-        no_key = "no API key is configured (`wandb login`)"
-        return WandbMode.offline, no_key if wanted is WandbMode.online else ""
-    if not reachable(base_url):
-        return WandbMode.offline, "the server cannot be reached"
-    return WandbMode.online, ""
-
-
-def prefixed(record: Record) -> Record:
-    """The record under its W&B names (`train/loss`, `perf/step_s`, ...), without what is null."""
-    return {wandb_name(key): value for key, value in record.items() if value is not None}
+            mirror.work()
+        except Exception as error:  # the mirror must never stop the run; its text may hold secrets, so only its type
+            self._mode = WandbMode.off
+            self._warn(f"W&B: it failed ({type(error).__name__}); tracking goes on in metrics.jsonl only")
 
 
 def clean_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,35 +183,16 @@ def _clean(value: Any) -> Any:
     return without_users(value) if isinstance(value, str) else value
 
 
-def _prepare_environment() -> None:
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # exception texts are not sent to W&B
-    if os.environ.get("WANDB_MODE") == "":
-        del os.environ["WANDB_MODE"]  # W&B refuses an empty value; everybody else takes it as unset
-    logging.raiseExceptions = False  # on a full disk each line of W&B's own log would be a traceback on stderr
+def _leave_alone() -> None:
+    """Have W&B's process end by itself, and nobody wait for it."""
 
+    def teardown() -> None:
+        with suppress(Exception):
+            wandb_api.teardown()
 
-def _init(identity: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
-    import wandb
-
-    run = wandb.init(mode=mode, resume="allow", settings=wandb.Settings(**QUIET), **identity)
-    for axis in (*WANDB_AXES, "flops/flops"):
-        run.define_metric(axis)
-    for group in WANDB_GROUPS:
-        run.define_metric(f"{group}/*", step_metric="step")
-    return run
-
-
-def _finish(run: Any, summary: Record | None) -> None:
-    import wandb
-
-    try:
-        if run is not None:
-            run.summary.update(
-                {key: value for key, value in (summary or {}).items() if isinstance(value, (int, float))}
-            )
-            run.finish(exit_code=0 if summary is not None else 1)
-    finally:
-        wandb.teardown()  # also after a failure: otherwise it is tried, unguarded and unbounded, when Python exits
+    thread = threading.Thread(target=teardown, daemon=True)
+    thread.start()
+    thread.join(0.5)
 
 
 def _print_warning(text: str) -> None:

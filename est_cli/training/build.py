@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from transformers import GenerationConfig
 
-from est_cli.common.errors import ConfigError
+from est_cli.common.errors import ConfigError, StoppedBySignal
 from est_cli.common.rank import Rank, rank_of_environment
+from est_cli.common.signals import is_preemption
 from est_cli.config import Attention, Precision, RunConfig
 from est_cli.config.resolve import Resolved
-from est_cli.config.schema import leaves_of, plain
-from est_cli.config.setting import TRACKED, keys_with
 from est_cli.data import BlockOrder, Corpus
 from est_cli.distributed import (
     DataParallel,
@@ -55,16 +56,21 @@ from est_cli.models.lm_loss import Objective
 from est_cli.reporting.records import check_records
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import (
+    Ending,
+    Job,
     MetricsFile,
     Tracker,
     WandbSink,
+    chosen_run_id,
     count_records,
     lost_records,
     new_run_id,
     read_metrics,
     repeated_records,
 )
+from est_cli.tracking.names import NAMES
 from est_cli.tracking.progress import RunProgress, StagePlan
+from est_cli.training.facts import facts_of, tracked_settings
 from est_cli.training.feed import Feed
 from est_cli.training.folder import owned_folder, restored_state
 from est_cli.training.micro_batch import rehearse, resolve
@@ -113,12 +119,21 @@ def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
         run = _assemble(config, parts, run_dir, group, quiet=place.quiet or not rank.first)
         stack.callback(run.feed.close)
         stack.callback(run.progress.close)
-        stack.callback(run.tracker.close, None)
+        stack.push(_stopped(run.tracker))
         _settle_micro_batches(run)
         rehearse(run)
         yield run
         if dist.is_initialized():  # as it is for the only process of a launcher, too
             dist.destroy_process_group()  # not after an exception: it may wait for a process that is gone
+
+
+def _stopped(tracker: Tracker) -> Callable[[object, BaseException | None, object], None]:
+    """Ends the record of a run that has not come to its end."""
+
+    def close(kind: object, error: BaseException | None, trace: object) -> None:
+        tracker.close(Ending(preempted=isinstance(error, StoppedBySignal) and is_preemption(error.signum, os.environ)))
+
+    return close
 
 
 def _attention(config: RunConfig, parts: Parts) -> AbstractContextManager[None]:
@@ -163,6 +178,8 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
     )
     stage_plans = _stage_plans(parts, planned, seq_len)
     progress = RunProgress(max_steps, state.step, stage_plans, quiet=quiet)
+    ledger = ledger_of(parts.spec, planned.values(), seq_len)
+    facts = facts_of(config, parts, state, ledger, rank) if rank.first else {}
     return Run(
         resolved=parts.run,
         dir=run_dir,
@@ -183,9 +200,9 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         feed=Feed(source.inputs_of, runs_ahead(parts.accelerator.device)),
         micro_batches=micro_batches,
         ledger=ledger_at(state, parts.spec, batch, seq_len, apart=end_of_text is not None),
-        planned=ledger_of(parts.spec, planned.values(), seq_len),
+        planned=ledger,
         state=state,
-        tracker=_tracker(config, run_dir, state, progress) if rank.first else Tracker(None, None),
+        tracker=_tracker(config, run_dir, state, progress, facts) if rank.first else Tracker(None, None),
         progress=progress,
     )
 
@@ -221,7 +238,12 @@ def _loss_scale(config: RunConfig, state: RunState, device: torch.device) -> Los
 
 
 def _fresh_state(corpus: Corpus) -> RunState:
-    return RunState(wandb_run_id=new_run_id(), data_hash=corpus.data_hash, tokenizer_hash=corpus.tokenizer_hash)
+    return RunState(
+        wandb_run_id=new_run_id(),
+        tracker_names=NAMES,
+        data_hash=corpus.data_hash,
+        tokenizer_hash=corpus.tokenizer_hash,
+    )
 
 
 def _stage_plans(parts: Parts, planned: dict[int, SequenceCounts], seq_len: int) -> list[StagePlan]:
@@ -253,14 +275,20 @@ def _micro_batches_asked_for(run: Resolved, rank: Rank) -> dict[int, int]:
     return {number: min(run.micro_batches[number - 1] or batch, batch) for number in run.scheduler.occupied()}
 
 
-def _tracker(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress) -> Tracker:
+def _tracker(
+    config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress, facts: Mapping[str, Any]
+) -> Tracker:
     metrics = MetricsFile(run_dir.metrics)
     metrics.truncate_after(state.step)
     _tell_lost(config, run_dir, state, progress)
-    tracked = keys_with(RunConfig, TRACKED)
-    settings = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
     assert config.run_name is not None
-    sink = WandbSink(config.tracking, run_dir.root, config.run_name, state.wandb_run_id, settings, progress.line)
+    state.wandb_run_id = chosen_run_id(config.tracking, config.sweep, os.environ) or state.wandb_run_id or new_run_id()
+    job = Job(config.run_name, state.wandb_run_id, run_dir.root, config.sweep, "train")
+    told = tracked_settings(config) | {"est": facts}
+    sink = WandbSink(
+        config.tracking, job, told, run_dir.metrics, progress.line, names=state.tracker_names, first_step=state.step
+    )
+    progress.echo = sink.line
     return Tracker(metrics, sink, state.records)
 
 

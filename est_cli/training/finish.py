@@ -26,7 +26,7 @@ from est_cli.storage.run_dir import RunDir, lock, write_json
 from est_cli.storage.store import is_intact
 from est_cli.storage.tensors import take_snapshot
 from est_cli.storage.versions import git_commit, versions
-from est_cli.tracking import In, lost_records, read_metrics, record_of
+from est_cli.tracking import Ending, In, lost_records, read_metrics, record_of
 from est_cli.training.run import Run
 from est_cli.training.start import ENDINGS, Start, lost_at_its_end
 
@@ -84,14 +84,22 @@ def _conclude(run: Run, end: End) -> dict[str, Any]:
     summary = _summary(run, end, told, covered)
     if lost:
         summary["diagnoses"].append(f"metrics.jsonl: {lost} are lost; nothing is said of stages and time saved")
-    run.tracker.close(summary)
+    run.tracker.end_record()
     write_json(run.dir.summary, summary)
     try:
         print_summary(summary, told, run.dir.root)
     finally:  # a table that cannot be shown is no reason for missing pictures
         with _guarded(run.dir):
             _draw(run.dir, metrics, summary, covered)
+    run.tracker.close(_ending(run, summary))  # last, for it may have to wait: the run itself is done
     return summary
+
+
+def _ending(run: Run, summary: dict[str, Any]) -> Ending:
+    """What W&B gets of a finished run."""
+    images = {f"plots/{path.stem}": path for path in sorted(run.dir.plots.glob("*.png"))}
+    keeps = run.config.tracking.log_model and not summary["not_finite"]
+    return Ending(summary, images, run.dir.model if keeps else None)
 
 
 def draw_missing(start: Start) -> None:

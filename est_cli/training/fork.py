@@ -24,6 +24,7 @@ from est_cli.storage.content import STATE
 from est_cli.storage.run_dir import RunDir, write_json
 from est_cli.storage.store import is_intact, step_folders, verify_folder, write_folder
 from est_cli.tracking import new_run_id
+from est_cli.tracking.names import NAMES
 from est_cli.training.start import runs_folder
 
 FORKED = "forked_from.json"
@@ -86,7 +87,7 @@ def _copy_checkpoint(fork: Fork, run_dir: RunDir) -> None:
     """All but what belongs to the other run alone: its W&B run, its micro-batches of later stages, its records."""
     manifest = verify_folder(fork.checkpoint)
     state: dict[str, Any] = strict_json.read_file(fork.checkpoint / STATE)
-    state |= {"wandb_run_id": new_run_id(), "micro_batches": {}, "records": {}}
+    state |= {"wandb_run_id": new_run_id(), "tracker_names": NAMES, "micro_batches": {}, "records": {}}
 
     def fill(folder: Path) -> None:
         for name in manifest["files"]:

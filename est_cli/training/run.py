@@ -34,11 +34,12 @@ from est_cli.est.sizes import full_sizes
 from est_cli.models.lm_loss import Objective
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import Tracker
+from est_cli.tracking.names import NAMES, NAMES_OF_BEFORE
 from est_cli.tracking.progress import RunProgress
 from est_cli.training.feed import Feed
 from est_cli.training.optim import LossScale, Optimizer
 
-SINCE_FORMAT_1 = ("records", "loss_scale", "good_steps", "attention_pairs")
+SINCE_FORMAT_1 = ("records", "loss_scale", "good_steps", "attention_pairs", "tracker_names")
 """Keys of state.json that older checkpoints do without: their defaults hold there."""
 
 
@@ -66,6 +67,8 @@ class RunState:
     good_steps: int = 0
     """Since the loss scale was changed."""
     wandb_run_id: str = ""
+    tracker_names: int = NAMES_OF_BEFORE
+    """By which rule trackers name its numbers (tracking/names.py): that with which the run began."""
     data_hash: str = ""
     tokenizer_hash: str = ""
     records: dict[str, int] = field(default_factory=dict)
@@ -85,8 +88,10 @@ class RunState:
                 "wrote it"
             )
         odd = [name for name, value in data.items() if not _like(value, getattr(cls(), name))]
-        if odd or not re.fullmatch(r"\w{0,64}", data["wandb_run_id"], re.ASCII):
-            raise CheckpointError(f"{path}: state.json has no proper value for {(odd or ['wandb_run_id'])[0]}")
+        odd += [] if odd or re.fullmatch(r"[\w-]{0,64}", data["wandb_run_id"], re.ASCII) else ["wandb_run_id"]
+        odd += [] if odd or data["tracker_names"] <= NAMES else ["tracker_names"]
+        if odd:
+            raise CheckpointError(f"{path}: state.json has no proper value for {odd[0]}")
         return cls(**data)
 
 

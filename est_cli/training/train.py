@@ -17,7 +17,7 @@ from est_cli.distributed.device import any_attention_kernel, peak_memory_gb
 from est_cli.distributed.hardware import peak_flop_per_s, runs_ahead
 from est_cli.est.flops import flops_of, training_flops
 from est_cli.est.sizes import full_sizes, realised_rates
-from est_cli.tracking import read_metrics
+from est_cli.tracking import In, read_metrics
 from est_cli.training.build import build
 from est_cli.training.describe import describe
 from est_cli.training.finish import End, draw_missing, finish
@@ -273,7 +273,7 @@ def evaluate(run: Run) -> float:
     loss, step = total / count, run.state.step
     perplexity = math.exp(loss) if loss < 700 else math.inf
     record = {"step": step, "tokens": step * train.tokens_per_step, "val_loss": loss, "perplexity": perplexity} | spread
-    run.tracker.validation(record)
+    run.tracker.validation(record | {"flops": run.ledger.used.total})
     run.progress.line(f"validation at step {step}: loss {loss:.4f}, perplexity {perplexity:.2f}")
     return loss
 
@@ -284,6 +284,7 @@ def _sample(run: Run) -> None:
     # A token at a time is not what the chosen kernel is made for.
     with run.autocast(), any_attention_kernel(), gathered(run.objective):
         text = sample_text(run.model, run.corpus.tokenizer, train.sample_prompt, train.sample_tokens, run.config.seed)
+    run.tracker.event(In.sample, {"step": run.state.step, "prompt": train.sample_prompt, "text": text})
     run.progress.line(f"sample at step {run.state.step}: {one_line(text)}")
 
 

@@ -56,17 +56,35 @@ def plant_run(log: int, finish: str, init: str) -> None:
         _fail_or_hang(init)
         return run
 
-    fake = SimpleNamespace(Settings=dict, setup=lambda _: settings, init=start, teardown=lambda: None)
+    kinds = {"Settings": dict, "Table": _Shown, "Image": _Shown}
+    fake = SimpleNamespace(setup=lambda _: settings, init=start, teardown=lambda: None, **kinds)
     sys.modules["wandb"] = fake  # type: ignore[assignment]
 
 
+class _Shown:
+    """A table or a picture."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def bind_to_run(self, *args: Any) -> None:
+        pass
+
+    def to_json(self, run: Any) -> dict[str, Any]:
+        return {}
+
+
 class _Run:
+    id = "x"
+
     def __init__(self, fail_at: int, at_end: str) -> None:
         self.summary: dict[str, Any] = {}
         self.fail_at, self.at_end, self.calls = fail_at, at_end, 0
 
     def define_metric(self, *args: Any, **kwargs: Any) -> None:
         pass
+
+    alert = write_logs = mark_preempting = define_metric
 
     def log(self, row: dict[str, Any], step: int) -> None:
         self.calls += 1

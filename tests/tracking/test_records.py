@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.tracking.records import FIELDS, TOTALS, Cell, Field, In, fields_of, record_of, wandb_name
+from est_cli.tracking.names import NAMES_OF_BEFORE, tracker_name
+from est_cli.tracking.records import FIELDS, TOTALS, Cell, Field, In, fields_of, record_of
 
 ROOT = Path(__file__).parents[2]
 KEPT = {
     In.step: "step tokens est/stage est/p_h est/p_m est/p_l train/loss train/lr train/grad_norm flops/flops "
     "flops/flops_dense flops/flops_saved_pct_blocks flops/flops_saved_pct_total perf/tokens_per_s perf/step_s perf/mfu "
     "perf/mem_gb",
-    In.validation: "step tokens val/val_loss val/perplexity est/draw_spread est/draw_range",
+    In.validation: "step tokens val/val_loss val/perplexity est/draw_spread est/draw_range flops/flops",
     In.transition: "est/event step est/from_stage est/to_stage est/loss_before est/loss_after",
     In.not_finite: "est/event step perf/first_sample perf/samples",
+    In.sample: "est/event step est/prompt est/text",
 }
 """In the order of the files, under the names that runs of before have in W&B."""
 SUMMARY = (
@@ -31,7 +33,7 @@ REPORT = (
 
 @pytest.mark.parametrize("record", KEPT, ids=lambda record: record.value)
 def test_the_lines_of_metrics_jsonl_keep_their_keys_and_wandb_its_names(record: In) -> None:
-    assert [wandb_name(field.name) for field in fields_of(record)] == KEPT[record].split()
+    assert [tracker_name(field.name, NAMES_OF_BEFORE) for field in fields_of(record)] == KEPT[record].split()
 
 
 def test_the_other_files_keep_their_keys() -> None:
