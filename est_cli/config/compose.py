@@ -28,7 +28,7 @@ from est_cli.common.errors import ConfigError
 from est_cli.common.redact import without_secrets
 from est_cli.config.groups import CONF, WITH_A_DEFAULT, check_choice, groups_of
 from est_cli.config.own_files import search_path
-from est_cli.config.placeholders import NAMES, filled
+from est_cli.config.resolvers import NAMES, filled
 from est_cli.config.run import RunConfig
 from est_cli.config.schedulers import SCHEDULERS, scheduler_named
 from est_cli.config.schema import RECIPES_OF_HYDRA, config_error, leaves_of, plain, typed, unknown_key

@@ -15,7 +15,7 @@ from est_cli.common.errors import ConfigError
 from est_cli.config.command_line import CommandLine
 from est_cli.config.compose import checked_overrides, composed, parsed_override
 from est_cli.config.groups import check_choice, groups_of
-from est_cli.config.placeholders import filled
+from est_cli.config.resolvers import filled
 from est_cli.config.setting import settings_of
 
 

@@ -15,13 +15,13 @@ from est_cli.common.errors import ConfigError
 NAMES = ("run_name", "sweep")
 """The settings that may hold them."""
 
-_PLACEHOLDER = re.compile(r"\$\{(now|oc\.env):([^{}]*)\}")
+_RESOLVER = re.compile(r"\$\{(now|oc\.env):([^{}]*)\}")
 _HARMLESS = re.compile(r"SLURM_\w+|USER|HOSTNAME")
 
 
 def filled(key: str, text: str) -> str:
-    """The text of a name with its placeholders replaced. ConfigError for a variable that is not read, or not set."""
-    return _PLACEHOLDER.sub(lambda found: _value(key, found[1], found[2]), text)
+    """The text of a name with its resolvers replaced. ConfigError for a variable that is not read, or not set."""
+    return _RESOLVER.sub(lambda found: _value(key, found[1], found[2]), text)
 
 
 def _value(key: str, kind: str, argument: str) -> str:
