@@ -41,6 +41,8 @@ class Job:
     """What its summary.json must hold as `asked` for it to be done."""
     problem: str | None = None
     """Why it cannot run."""
+    processes: int = 1
+    """That it starts, on each node."""
     proposed: bool = False
     """By a search, in which a job that its command refuses (exit code 2) is skipped."""
 
@@ -101,7 +103,8 @@ def _checked(job: Job, parts: Parts) -> Job:
     found: Composed[Any] = composed(parts.command.name, parts.command.schema, overrides, parts.config_dir)
     try:
         refuse_stage_option(found.chosen)
-        return replace(job, digest=job.program.prepare(found.config, found.given))
+        digest = job.program.prepare(found.config, found.given)
+        return replace(job, digest=digest, processes=found.config.launch.num_processes)
     except SweepRefused:
         raise
     except EstError as error:

@@ -77,9 +77,10 @@ def read_settings(program: Program, typed: Sequence[str]) -> Settings:
             found = OmegaConf.to_container(hydra.sweeper)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_message(error)) from error
-    for key in ("nodes", "tasks_per_node"):
-        if hydra.launcher.get(key, 1) != 1:
-            raise ConfigError(f"hydra.launcher.{key}: must be 1; a job starts its processes by launch.num_processes")
+    if hydra.launcher.get("tasks_per_node", 1) != 1:
+        raise ConfigError("hydra.launcher.tasks_per_node: must be 1; launch.num_processes starts those of a node")
+    if hydra.launcher.get("nodes", 1) != 1 and launcher != "submitit_slurm":
+        raise ConfigError(f"hydra.launcher.nodes: must be 1 for {launcher}, which has one machine")
     if sweeper == "basic":
         return Settings([*typed], launcher)
     config = search.SearchConfig(**cast(dict[str, Any], found))

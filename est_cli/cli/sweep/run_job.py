@@ -18,8 +18,9 @@ from types import FrameType
 from typing import IO
 
 from est_cli.cli.sweep.jobs import Job
+from est_cli.cli.sweep.nodes import Nodes, command_of, nodes_of
 from est_cli.cli.sweep.results import Row, Status, is_done, make_row, record
-from est_cli.common.child import end_children, python_command, start_child
+from est_cli.common.child import end_children, start_child
 from est_cli.common.errors import StoppedBySignal
 from est_cli.common.signals import handling
 from est_cli.storage.run_dir import RunDir
@@ -59,25 +60,28 @@ class JobSignals:
 
 def perform_all(jobs: Sequence[Job], sweep: Path) -> None:
     """Run those that can run and are not done, in this order. Raises StoppedBySignal after the one that was stopped."""
+    nodes = nodes_of(os.environ)
     with noted_signals() as signals:
         for job in jobs:
-            if job.problem is None:
-                record(job.program, sweep, _performed(job, sweep, signals))
+            row = None if job.problem is not None else _performed(job, sweep, signals, nodes)
+            if row is not None and nodes.rank == 0:
+                record(job.program, sweep, row)
             if signals.signum is not None:
                 message = f"in job {job.number} of {job.total}; the same command continues the sweep"
                 raise StoppedBySignal(signals.signum, message)
 
 
-def _performed(job: Job, sweep: Path, signals: JobSignals) -> Row:
+def _performed(job: Job, sweep: Path, signals: JobSignals, nodes: Nodes) -> Row:
     """What became of a job that can run."""
     if is_done(sweep, job):
         return make_row(sweep, job, Status.done_before)
     print(f"job {job.number}/{job.total}  {job.name}", file=sys.stderr, flush=True)
-    ended = run_child(python_command(f"est_cli.{job.program.name}", *job.arguments), signals)
+    ended = run_child(command_of(job, nodes), signals)
     if ended.code == 0 and RunDir(sweep / job.name).is_finished():
         return make_row(sweep, job, Status.done)
-    if signals.signum is not None and ended.code > 128:
-        return make_row(sweep, job, Status.stopped, ended.code, ended.reason)
+    if signals.signum is not None and (ended.code > 128 or nodes.count > 1):  # torchrun ends with 1 whatever happened
+        code = ended.code if ended.code > 128 else 128 + signals.signum
+        return make_row(sweep, job, Status.stopped, code, ended.reason)
     reason = ended.reason or ("it ended without a summary.json" if ended.code == 0 else "it said nothing")
     status = Status.skipped if job.proposed and ended.code == 2 else Status.failed
     return make_row(sweep, job, status, ended.code or 1, reason)
