@@ -14,6 +14,7 @@ Reported are
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import tempfile
@@ -29,8 +30,8 @@ from measure import environment
 from est_cli.config import ModelConfig, OptimConfig, TrackingConfig, WandbMode
 from est_cli.models import build_model, hf_config
 from est_cli.tracking import Ending, Job, MetricsFile, Tracker, WandbSink
+from est_cli.tracking.records import In, fields_of
 from est_cli.training.optim import build_optimizer
-from tests.lab.fake_run import fake_metrics
 
 SEQ_LEN = 256
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -60,7 +61,7 @@ def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     trackers = [Tracker(MetricsFile(folder / name), None) for name in ("metrics.jsonl", "unfollowed.jsonl")]
     while not [*folder.glob("wandb/*/*.wandb")]:  # opening it is no cost of a step
         time.sleep(0.1)
-    records = iter(training_records(2 * arguments.rounds * arguments.steps))
+    numbers = itertools.count(1)
     times: list[list[float]] = [[], []]
     cpu_s = 0.0
     for _ in range(arguments.rounds):
@@ -70,7 +71,7 @@ def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             for _ in range(arguments.steps):
                 begin = time.perf_counter()
                 step()
-                tracker.train(next(records))
+                tracker.train(record_of_step(next(numbers)))
                 block.append(time.perf_counter() - begin)
             times[kind].append(median(block))
             time.sleep(2.0)
@@ -89,9 +90,10 @@ def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def training_records(count: int) -> list[dict[str, Any]]:
-    records = [record for record in fake_metrics(count, (count // 4, count // 2)) if "loss" in record]
-    return records[:count]
+def record_of_step(step: int) -> dict[str, Any]:
+    """As many numbers as a step of est-train records, of the same size."""
+    keys = [field.name for field in fields_of(In.step) if field.name not in ("step", "tokens", "stage")]
+    return {"step": step, "tokens": 4096 * step, "stage": 1} | {key: 1.0 / (step + n) for n, key in enumerate(keys)}
 
 
 def cpu_seconds() -> float:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from est_cli.evaluation import run_evaluation
-from est_cli.evaluation.trained_run import training_run
 from est_cli.tracking import Ending, Job
+from est_cli.tracking.trained_run import training_run
 from tests.lab.commands import typed_in
 from tests.lab.made_runs import make_run
 
