@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
+from est_cli.cli.agent import agent_arguments
 from est_cli.cli.command import Command
 from est_cli.cli.entry import enter, leave, run_command
 from est_cli.common.rank import rank_of_environment
@@ -60,7 +62,7 @@ COMMAND = Command(
 
 
 def main(argv: Sequence[str]) -> None:
-    run_command(COMMAND, argv)
+    run_command(COMMAND, agent_arguments(argv, os.environ))
 
 
 def console() -> None:

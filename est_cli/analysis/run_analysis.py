@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -27,15 +29,18 @@ from est_cli.analysis.structural_dropout import kinds_of, rates_of, spec_for, st
 from est_cli.common.errors import RunLockedError, reason
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import Analysis, AnalyzeConfig, Precision
-from est_cli.config.schema import plain
+from est_cli.config.schema import leaves_of, plain
+from est_cli.config.setting import TRACKED, keys_with
 from est_cli.distributed.workers import meet, memory_enough
 from est_cli.models.pretrained import open_checkpoint
 from est_cli.reporting.drawing import png_of
 from est_cli.storage import disk
 from est_cli.storage.digest import fingerprint
-from est_cli.storage.run_dir import RunDir, lock, remove_unused, write_result
+from est_cli.storage.run_dir import RunDir, lock, model_folder, remove_unused, write_result
 from est_cli.storage.store import clean_leftovers
 from est_cli.storage.versions import git_commit, versions
+from est_cli.tracking import Ending, Job, WandbSink, chosen_run_id, new_run_id
+from est_cli.tracking.trained_run import training_run
 from est_cli.tracking.work_progress import progress
 
 log = logging.getLogger(__name__)
@@ -91,6 +96,7 @@ def analyse(config: AnalyzeConfig) -> None:
             print_result(content, folder)
         finally:
             draw(folder, figures)
+        track(config, folder, result, [folder / name for name in figures])
 
 
 def _cost(config: AnalyzeConfig, batches: int, checkpoints: int) -> float:
@@ -105,6 +111,18 @@ def _cost(config: AnalyzeConfig, batches: int, checkpoints: int) -> float:
         return settings.points * batches + (2 * trace if settings.trace else 0)
     kinds = len(kinds_of(rates_of(config)))
     return kinds * settings.draws * batches * (1 + PRODUCT_COST) + 2 * settings.draws
+
+
+def track(config: AnalyzeConfig, folder: Path, result: Mapping[str, Any], pictures: Sequence[Path]) -> None:
+    """A run in W&B, of the result alone, beside the one whose model it is of."""
+    tracked, trained = keys_with(AnalyzeConfig, TRACKED), training_run(model_folder(str(config.checkpoint)))
+    settings = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
+    run_id = chosen_run_id(config.tracking, None, os.environ) or new_run_id()
+    job = Job(folder.name, run_id, folder, None, "analyze", None if trained is None else trained["sweep"])
+    facts = {"trained_as": trained, "versions": versions()}
+    sink = WandbSink(config.tracking, job, settings | {"est": facts}, warn=log.warning)
+    numbers = {f"analysis/{key}": value for key, value in leaves_of(dict(result)).items()}
+    sink.finish(Ending(numbers, {f"plots/{path.stem}": path for path in pictures if path.exists()}))
 
 
 @contextmanager

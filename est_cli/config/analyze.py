@@ -11,7 +11,8 @@ from est_cli.config.data import DatasetConfig, dataset_problems
 from est_cli.config.launch import LaunchConfig, whole_model_problems
 from est_cli.config.method import SamplingConfig
 from est_cli.config.paths import PathsConfig, paths_problems
-from est_cli.config.setting import SEED, above, at_least, group, range_problems, refuse, setting, settings_of
+from est_cli.config.setting import SEED, TRACKED, above, at_least, group, range_problems, refuse, setting, settings_of
+from est_cli.config.tracking import TrackingIfAsked, tracking_problems
 from est_cli.est.schedule import SamplingRates
 
 
@@ -89,19 +90,20 @@ class AnalyzeConfig:
     checkpoint: str | None = setting(
         None, "Folder of a model, a run's own folder (its final model is meant), or a hub id."
     )
-    analysis: Analysis = setting(Analysis.hessian_trace, "What is analysed.")
+    analysis: Analysis = setting(Analysis.hessian_trace, "What is analysed.", TRACKED)
     baseline: str | None = setting(None, "compare: the other checkpoint.")
     run_name: str | None = setting(
         None, "New folder below paths.outputs; null: made from the checkpoint and the analysis."
     )
-    seed: int = setting(0, "Decides the random vectors, directions and subnetworks.", within=SEED)
+    seed: int = setting(0, "Decides the random vectors, directions and subnetworks.", TRACKED, within=SEED)
     tokenizer: str | None = setting(None, "A folder or a hub id; null: the checkpoint's own.")
     dataset: DatasetConfig = group(DatasetConfig)
-    stage: RatesConfig = group(RatesConfig)
-    sampling: SamplingConfig = group(SamplingConfig)
-    analyze: AnalyzeSettings = group(AnalyzeSettings)
+    stage: RatesConfig = group(RatesConfig, TRACKED)
+    sampling: SamplingConfig = group(SamplingConfig, TRACKED)
+    analyze: AnalyzeSettings = group(AnalyzeSettings, TRACKED)
     paths: PathsConfig = group(PathsConfig)
     launch: LaunchConfig = group(LaunchConfig)
+    tracking: TrackingIfAsked = group(TrackingIfAsked)
 
 
 EVERY = ("tokens", "part", "seq_len", "batch")
@@ -125,6 +127,7 @@ def check_analyze(config: AnalyzeConfig) -> None:
             *dataset_problems(config.dataset, "its own"),
             *whole_model_problems(config.launch, "est-analyze"),
             *paths_problems(config.paths),
+            *tracking_problems(config.tracking, None, trains=False),
         ]
     )
 

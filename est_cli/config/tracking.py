@@ -30,7 +30,7 @@ class TrackingConfig:
     name: str | None = setting(None, "The run's name in W&B; null: WANDB_NAME, else run_name.")
     tags: list[str] = setting([], "W&B tags of the run; []: those of WANDB_TAGS, with commas between them.")
     group: str | None = setting(None, "The group in W&B; null: WANDB_RUN_GROUP, else the sweep, if it is of one.")
-    job_type: str | None = setting(None, "The job type in W&B; null: WANDB_JOB_TYPE, else train or eval.")
+    job_type: str | None = setting(None, "The job type in W&B; null: WANDB_JOB_TYPE, else train, eval or analyze.")
     notes: str | None = setting(None, "Notes to the run in W&B; null: WANDB_NOTES, else none.")
     run_id: str | None = setting(
         None, "The run's id in W&B; null: WANDB_RUN_ID of a run by itself, else the checkpoint's, else a new one."
@@ -50,6 +50,15 @@ class TrackingConfig:
         True, "W&B alerts of changes of stage, of steps that were not finite, and of what looks wrong at the end."
     )
     log_model: bool = setting(False, "W&B gets the final model as an artifact.")
+
+
+@dataclass
+class TrackingIfAsked(TrackingConfig):
+    """For a command that is done in minutes, and whose results are a file."""
+
+    wandb: WandbMode = setting(
+        WandbMode.off, "W&B gets the numbers and pictures of the result; auto and the others as in est-train."
+    )
 
 
 def tracking_problems(config: TrackingConfig, sweep: str | None, trains: bool = True) -> Iterator[str]:

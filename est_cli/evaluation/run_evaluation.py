@@ -27,12 +27,12 @@ from est_cli.evaluation.glue import resolve_tasks, tasks_in
 from est_cli.evaluation.outcomes import Record, score_numbers
 from est_cli.evaluation.results import keep_summary, owned, read_records, require_room, write_results
 from est_cli.evaluation.score_table import print_results
-from est_cli.evaluation.trained_run import training_run
 from est_cli.evaluation.zero_shot import measure_all, require_harness, run_harness
 from est_cli.models.pretrained import Checkpoint, max_tokens, open_checkpoint
 from est_cli.storage.run_dir import model_folder
 from est_cli.storage.versions import versions
 from est_cli.tracking import Ending, Job, WandbSink, chosen_run_id, new_run_id
+from est_cli.tracking.trained_run import training_run
 from est_cli.tracking.work_progress import WorkProgress, progress
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -59,9 +61,22 @@ def base_url() -> str:
     if os.environ.get("WANDB_MODE") == "":
         del os.environ["WANDB_MODE"]  # W&B refuses an empty value; everybody else takes it as unset
     logging.raiseExceptions = False  # on a full disk each line of W&B's own log would be a traceback on stderr
+    _quieten_threads()
     import wandb
 
     return str(wandb.setup(wandb.Settings(**QUIET)).settings.base_url)
+
+
+def _quieten_threads() -> None:
+    """Threads of wandb that lose its process print what they came across; nobody can do anything about it."""
+    before = threading.excepthook
+
+    def not_of_wandb(args: threading.ExceptHookArgs) -> None:
+        if not any("wandb" in frame.filename for frame in traceback.extract_tb(args.exc_traceback)):
+            before(args)
+
+    if getattr(before, "__name__", "") != not_of_wandb.__name__:
+        threading.excepthook = not_of_wandb
 
 
 def open_run(opening: Opening, mode: Literal["online", "offline"], timeout_s: float) -> Any:

@@ -37,7 +37,7 @@ class Job:
     run_dir: Path
     sweep: str | None
     job_type: str
-    """`train` or `eval`."""
+    """`train`, `eval` or `analyze`."""
     group: str | None = None
     """Of an evaluation, that of the run whose model it is; else the sweep."""
 

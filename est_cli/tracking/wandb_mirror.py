@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,17 @@ AGAIN_S = 2.0
 RETRY_S = 60.0
 """The same of a run that is recorded offline since."""
 MOST_LINES = 10_000
+
+
+class Phase(StrEnum):
+    """What a mirror is about."""
+
+    loading = "loading"
+    """Nothing that depends on a server."""
+    asking = "asking"
+    """A server is asked for a run."""
+    open = "open"
+    """There is one, online or offline."""
 
 
 class Rows(Protocol):
@@ -53,11 +65,8 @@ class Ending:
 
 
 class Mirror:
-    """One run in W&B. Its methods are for its own thread; others may look at the events and append to `lines`.
-
-    `closing`: set by others when there is nothing more to come. `opened`: there is a run, online or offline. `asking`:
-    the server is asked for one. `given_up`: set by others when they no longer wait for that.
-    """
+    """One run in W&B. Its methods are for its own thread, but for give_up(); others may look at `phase` and append to
+    `lines`, and set `closing` when there is nothing more to come."""
 
     def __init__(
         self, opening: Opening, wanted: WandbMode, rows_after: Callable[[int], Rows], warn: Callable[[str], None],
@@ -65,8 +74,9 @@ class Mirror:
     ) -> None:  # fmt: skip
         """`rows_after(step)`: the rows from there on, first to last."""
         self.opening, self.mode = opening, wanted
-        self.closing, self.opened = threading.Event(), threading.Event()
-        self.asking, self.given_up = threading.Event(), threading.Event()
+        self.closing = threading.Event()
+        self.phase, self.since = Phase.loading, time.monotonic()
+        self._lock, self._given_up = threading.Lock(), False
         self.ending = Ending()
         self.lines: deque[str] = deque(maxlen=MOST_LINES)
         self.url = ""
@@ -90,6 +100,19 @@ class Mirror:
         finally:
             wandb_api.teardown()
 
+    def give_up(self) -> bool:
+        """Ask no server for a run any more; whether one is asked now. By the thread that waits for this one."""
+        with self._lock:
+            self._given_up = True
+            return self.phase is Phase.asking
+
+    def _enter(self, phase: Phase) -> bool:
+        """Whether the server is still waited for."""
+        with self._lock:
+            if phase is not Phase.asking or not self._given_up:
+                self.phase, self.since = phase, time.monotonic()
+            return not self._given_up
+
     def _begin(self) -> None:
         self.url = wandb_api.base_url()
         if self.mode is WandbMode.offline:
@@ -108,19 +131,21 @@ class Mirror:
                 self._retry_at = time.monotonic() + RETRY_S
                 return False
             self.closing.wait(AGAIN_S)
-        self.asking.set()
-        if self.given_up.is_set():
+        if not self._enter(Phase.asking):
             return False
         try:
             run = wandb_api.open_run(self.opening, "online", max(deadline - time.monotonic(), 1.0))
         except Exception as error:  # whatever the server or the client came up with: the run goes on
             wandb_api.teardown()
             wandb_api.base_url()
+            self._enter(Phase.loading)
             self._reason = f"the server gave no run ({type(error).__name__})"
             self._retry_at = None if self.closing.is_set() or serves(self.url) else time.monotonic() + RETRY_S
             return False
-        finally:
-            self.asking.clear()
+        if not self._enter(Phase.loading):  # W&B's process was ended with the run that it has just opened
+            wandb_api.teardown()
+            wandb_api.base_url()
+            return False
         self.mode, self._retry_at = WandbMode.online, None
         self._use(run, getattr(run, "starting_step", 0) - 1, self._rows_after(0))
         return True
@@ -135,7 +160,7 @@ class Mirror:
     def _use(self, run: Any, sent_before: int, rows: Rows) -> None:
         self._run, self._sent_before, self._rows = run, sent_before, rows
         self._content.again()
-        self.opened.set()
+        self._enter(Phase.open)
 
     def _turn(self) -> bool:
         """Send what is new; whether there may be more."""
@@ -157,7 +182,7 @@ class Mirror:
         self._retry_at = time.monotonic() + RETRY_S
         if not serves(self.url):
             return
-        self.opened.clear()
+        self._enter(Phase.loading)
         wandb_api.close_run(self._run, 0)
         if self._open_online(self.opening.tracking.timeout_s):
             while self._turn():

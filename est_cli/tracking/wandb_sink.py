@@ -28,12 +28,10 @@ from est_cli.tracking.names import NAMES
 from est_cli.tracking.records import Record
 from est_cli.tracking.wandb_host import reachable
 from est_cli.tracking.wandb_identity import Job, identity_of, requested_mode
-from est_cli.tracking.wandb_mirror import Ending, Mirror
+from est_cli.tracking.wandb_mirror import Ending, Mirror, Phase
 
-OPEN_S = 5.0
-"""At the end of a run: how long one waits for a server that has not given it yet."""
-FINISH_S = 5.0
-"""The same for W&B to put down what it has, where no server is waited for."""
+LIMITS_S = {Phase.loading: 10.0, Phase.asking: 5.0, Phase.open: 5.0}
+"""At the end of a run: how long one waits for W&B in each phase, where its rows are not on their way to a server."""
 TOLD_S = 3.0
 """After so long a wait it is told."""
 LOOK_S = 5.0
@@ -137,28 +135,27 @@ class WandbSink:
     def _wait(self, worker: threading.Thread, mirror: Mirror, ending: Ending) -> bool:
         """Whether the run has ended in W&B in time."""
         begin = looked = time.monotonic()
-        told, limit = False, OPEN_S + FINISH_S
+        given_up = told = False
         while worker.is_alive():
             worker.join(0.05)
             now = time.monotonic()
-            self._waited = now - begin
-            if not mirror.opened.is_set():
-                if self._waited > OPEN_S and not mirror.given_up.is_set():
-                    begin = now
-                    mirror.given_up.set()
-                    if mirror.asking.is_set():
-                        _leave_alone()  # whereupon the mirror goes on offline
-            elif mirror.mode is WandbMode.online and ending.summary is not None:
+            self._waited, waited = now - begin, now - max(begin, mirror.since)
+            limit = LIMITS_S[mirror.phase]
+            if mirror.phase is Phase.asking and waited > limit and not given_up:
+                given_up = True
+                if mirror.give_up():
+                    _leave_alone()  # whereupon the mirror goes on offline
+            if given_up:
+                limit += LIMITS_S[Phase.loading]
+            if mirror.phase is Phase.open and mirror.mode is WandbMode.online and ending.summary is not None:
                 limit = self._tracking.timeout_s
-                if self._waited > TOLD_S and not told:
+                if waited > TOLD_S and not told:
                     told = True
                     self._warn(f"W&B: the last rows are on their way, for {limit:g} s at most")
                 if now - looked > LOOK_S:
                     looked = now
                     limit = limit if reachable(mirror.url) else 0.0
-            else:
-                limit = FINISH_S
-            if self._waited > limit:
+            if waited > limit:
                 return False
         return True
 

@@ -24,7 +24,7 @@ from est_cli.cli.entry import enter
 from est_cli.common.errors import StoppedBySignal
 from est_cli.config.schema import to_yaml
 from est_cli.reporting.drawing import new_figure
-from tests.lab.commands import composed, tree
+from tests.lab.commands import composed, tree, typed_in
 from tests.lab.small_models import POSITIONS, byte_tokenizer, save
 
 pytestmark = pytest.mark.processes
@@ -282,3 +282,25 @@ def test_numbers_are_kept_whatever_becomes_of_the_picture(tmp_path: Path, caplog
     run_analysis.draw(tmp_path, {"bad.png": fail, "good.png": lambda: new_figure(1, 1)})
     assert caplog.messages == [f"{tmp_path}/bad.png: not drawn (no font)"]
     assert [path.name for path in tmp_path.iterdir()] == ["good.png"]
+
+
+def test_wandb_gets_numbers_and_pictures_if_it_is_asked_for(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+
+    class Sink:
+        def __init__(self, tracking: Any, job: Any, config: Any, warn: Any) -> None:
+            told.extend([tracking.wandb.value, job.job_type, job.run_name, config["analysis"]])
+
+        def finish(self, ending: Any) -> None:
+            told.extend([dict(ending.summary), dict(ending.images)])
+
+    monkeypatch.setattr(run_analysis, "WandbSink", Sink)
+    config, _ = typed_in("analyze", f"checkpoint={place}", "tracking.wandb=offline")
+    (tmp_path / "flatness.png").touch()
+    pictures = [tmp_path / "flatness.png", tmp_path / "not drawn.png"]
+    run_analysis.track(config, tmp_path, {"trace": {"mean": 1.5}, "seeds": [1]}, pictures)
+    numbers, images = {"analysis/trace.mean": 1.5, "analysis/seeds": [1]}, {"plots/flatness": pictures[0]}
+    assert told == ["offline", "analyze", tmp_path.name, "hessian_trace", numbers, images]
+    assert typed_in("analyze", f"checkpoint={place}")[0].tracking.wandb.value == "off"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from est_cli.common.signals import STOPPING, signals_deferred
+from est_cli.common.signals import STOPPING, is_preemption, signals_deferred
 
 
 @contextmanager
@@ -61,3 +61,19 @@ def test_what_ends_a_process_or_is_ignored_is_left_alone() -> None:
     finally:
         signal.signal(signal.SIGTERM, term)
         signal.signal(signal.SIGHUP, hup)
+
+
+@pytest.mark.parametrize(
+    ("signum", "environ", "expected"),
+    [
+        (signal.SIGUSR1, {}, True),
+        (signal.SIGUSR2, {"WANDB_SWEEP_ID": "s"}, True),
+        (signal.SIGTERM, {}, True),
+        (signal.SIGTERM, {"WANDB_SWEEP_ID": "s"}, False),
+        (signal.SIGTERM, {"WANDB_SWEEP_ID": "s", "SLURM_JOB_ID": "1"}, True),
+        (signal.SIGINT, {}, False),
+        (signal.SIGHUP, {}, False),
+    ],
+)
+def test_which_signals_are_a_preemption(signum: int, environ: dict[str, str], expected: bool) -> None:
+    assert is_preemption(signum, environ) is expected

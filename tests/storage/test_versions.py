@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from est_cli.storage import versions as module
-from est_cli.storage.versions import differences, git_commit, versions
+from est_cli.storage.versions import differences, git_commit, git_dirty, versions
 
 
 def repository(path: Path) -> str:
@@ -22,6 +22,7 @@ def repository(path: Path) -> str:
 @pytest.fixture(autouse=True)
 def uncached() -> None:
     git_commit.cache_clear()
+    git_dirty.cache_clear()
 
 
 def test_commit_of_the_own_checkout_whatever_git_is_told_to_use(
@@ -53,3 +54,17 @@ def test_no_commit_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_differences() -> None:
     assert differences(versions(), versions()) is None
     assert differences({"torch": "1", "numpy": "2"}, {"torch": "3", "numpy": "2"}) == "torch 1 then, 3 now"
+
+
+def test_dirty_are_changed_files_and_not_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "own"
+    repository(root)
+    monkeypatch.setattr(module, "__file__", str(root / "est_cli" / "storage" / "versions.py"))
+    (root / "new").write_text("x")
+    assert git_dirty() is False
+    git_dirty.cache_clear()
+    subprocess.run(["git", "-C", str(root), "add", "new"], check=True)
+    assert git_dirty() is True
+    git_dirty.cache_clear()
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "elsewhere" / "est_cli" / "storage" / "versions.py"))
+    assert git_dirty() is None

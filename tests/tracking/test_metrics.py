@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from est_cli.common.errors import StorageError
-from est_cli.tracking.metrics import MetricsFile, read_metrics
+from est_cli.tracking import metrics
+from est_cli.tracking.metrics import MetricsFile, MetricsTail, read_metrics
 
 
 def written(path, *records):
@@ -114,3 +115,25 @@ def test_a_line_written_in_parts_is_whole_or_tells_why(tmp_path: Path, refuse: A
         file.append({"step": 2, "a": 1})
     file.close()
     assert read_metrics(file.path) == [{"step": 1, "a": 12345}]
+
+
+def test_a_tail_reads_whole_lines_once_and_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tail, late = MetricsTail(path), MetricsTail(path, after=2)
+    assert tail.new() == []
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"st')
+    assert tail.new() == [{"step": 1}, {"step": 2}] and tail.new() == []
+    with path.open("ab") as file:
+        file.write(b'ep": 3}\n{"ste\n{"step": 4}\n')
+    assert tail.new() == [{"step": 3}, {"step": 4}], "what is damaged is passed over"
+    assert late.new() == [{"step": 3}, {"step": 4}] and late.new() == []
+
+
+def test_a_tail_takes_a_large_file_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "TAIL_BYTES", 100)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"".join(b'{"step": %d}\n' % step for step in range(1, 101)))
+    tail, pieces = MetricsTail(path), []
+    while found := tail.new():
+        pieces.append([record["step"] for record in found])
+    assert len(pieces) > 5 and [step for piece in pieces for step in piece] == [*range(1, 101)]

@@ -1,12 +1,14 @@
 import socket
 import threading
 import time
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from est_cli.tracking import wandb_host
-from est_cli.tracking.wandb_host import key_configured, reachable
+from est_cli.tracking.wandb_host import key_configured, reachable, serves
+from tests.faults.bad_wandb import answering
 
 PUBLIC = "https://api.wandb.ai"
 
@@ -66,3 +68,21 @@ def test_a_name_look_up_that_takes_long_is_not_waited_for(monkeypatch):
     begin = time.monotonic()
     assert not reachable(PUBLIC, timeout_s=0.1)
     assert time.monotonic() - begin < 2
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        (lambda: answering(200, b'{"data": {"viewer": null}}'), True),
+        (lambda: answering(401), True),
+        (lambda: answering(200, b"<html>log in here</html>"), False),
+        (lambda: answering(503), False),
+        (lambda: answering(429), False),
+        (lambda: answering(200, b"{}", holds=True), False),
+        (lambda: nullcontext("http://127.0.0.1:1"), False),
+        (lambda: nullcontext("http://"), False),
+    ],
+)
+def test_a_server_serves_where_it_answers_a_query_in_time(server, expected):
+    with server() as address:
+        assert serves(address, timeout_s=0.5) is expected

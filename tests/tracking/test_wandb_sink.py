@@ -9,6 +9,7 @@ import pytest
 from est_cli.config import TrackingConfig, WandbMode
 from est_cli.tracking import Ending, Job, MetricsFile, Tracker, WandbSink, new_run_id, read_metrics, wandb_sink
 from est_cli.tracking.names import named
+from est_cli.tracking.wandb_mirror import Phase
 from est_cli.tracking.wandb_sink import clean_config
 from tests.lab import wandb_file
 from tests.lab.sink_process import mirrored, track
@@ -184,7 +185,7 @@ def test_a_failing_log_turns_the_mirror_off_and_the_record_goes_on(monkeypatch, 
 
 
 def test_a_hanging_finish_is_left_alone(monkeypatch, tmp_path):
-    monkeypatch.setattr(wandb_sink, "FINISH_S", 0.2)
+    monkeypatch.setitem(wandb_sink.LIMITS_S, Phase.open, 0.2)
     sink, warnings = fake_sink(monkeypatch, tmp_path, FakeRun(hang=True))
     begin = time.monotonic()
     sink.finish(Ending({}))
