@@ -39,7 +39,7 @@ def coverage(
     splits: Mapping[int, MicroBatchSplit] | None = None,
 ) -> Coverage:
     """The coverage of a whole run; `splits` as in planned_counts(). As many draws as the run has, up to MOST_DRAWS."""
-    counts = _Counts(spec)
+    counts = Counts(spec)
     generator = IndexGenerator(spec, seed, options)
     for number, steps in enumerate(scheduler.stage_steps(), start=1):
         stage, split = scheduler.stages[number - 1], (splits or {}).get(number, ONE)
@@ -55,7 +55,7 @@ def coverage(
     return counts.shares(scheduler.max_steps)
 
 
-class _Counts:
+class Counts:
     """Weights of the subnetworks that each unit was in."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -64,6 +64,7 @@ class _Counts:
         self._columns = torch.zeros(spec.num_layers, spec.mlp_size, dtype=torch.float64)
 
     def add(self, subnetwork: Subnetwork, weight: float) -> None:
+        """Count the units of a subnetwork, whose indices are on the CPU."""
         ran = torch.zeros_like(self._layers)
         ran[slice(None) if subnetwork.layer_idx is None else list(subnetwork.layer_idx)] = weight
         self._layers += ran
@@ -74,4 +75,5 @@ class _Counts:
                 counts.scatter_add_(1, idx, ran.unsqueeze(1).expand(idx.shape))
 
     def shares(self, steps: int) -> Coverage:
+        """Of so many steps, each of which has added weights of 1 in sum."""
         return Coverage(self._layers / steps, self._heads / steps, self._columns / steps)

@@ -1,4 +1,7 @@
-"""metrics.jsonl: one JSON object a line, the record of a run. Everything else is made from it or mirrors it."""
+"""metrics.jsonl: one JSON object a line, the record of a run. Everything else is made from it or mirrors it.
+
+layers.jsonl, of the layers' health, is a file of the same kind.
+"""
 
 from __future__ import annotations
 
@@ -122,4 +125,6 @@ def _parse(line: bytes) -> Record | None:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -37,6 +37,7 @@ from est_cli.tracking import Tracker
 from est_cli.tracking.names import NAMES, NAMES_OF_BEFORE
 from est_cli.tracking.progress import RunProgress
 from est_cli.training.feed import Feed
+from est_cli.training.health import Health
 from est_cli.training.optim import LossScale, Optimizer
 
 SINCE_FORMAT_1 = ("records", "loss_scale", "good_steps", "attention_pairs", "tracker_names")
@@ -120,6 +121,7 @@ class Run:
     """The model with its loss: what a step calls."""
     gradient_sync: GradientSync
     handle: EstHandle
+    health: Health
     optimizer: Optimizer
     loss_scale: LossScale | None
     """Under fp16."""

@@ -26,7 +26,7 @@ from est_cli.training.run import Run
 from est_cli.training.save import Saver
 from est_cli.training.spread import draw_spread
 from est_cli.training.start import Start
-from est_cli.training.step import StepNumbers, StepResult, train_step
+from est_cli.training.step import StepNumbers, StepResult, recount, train_step
 from est_cli.training.validation import sample_text, validation_loss
 from est_cli.training.watch import collecting, compare_replicas, guard, watch_graphs
 
@@ -104,6 +104,7 @@ def train(run: Run) -> dict[str, Any]:
         if run.state.step < run.scheduler.max_steps:
             first = run.feed.again(run.state.step).digest
             run.group.require_same(first, f"drew another subnetwork in step {run.state.step + 1} than")
+        recount(run)
         late = 1 if runs_ahead(device) else 0
         for step in range(run.state.step, run.scheduler.max_steps):
             _launch(loop, step)
@@ -179,6 +180,9 @@ def _record_step(loop: _Loop, step: int, result: StepResult, numbers: StepNumber
     if every and (done % every == 0 or last_of_stage or step in scheduler.transitions()):
         run.tracker.train(_train_record(loop, step, result, numbers, tokens_per_s))
         loop.window = _Window()
+    if result.covered is not None:
+        about = {"step": done, "tokens": done * run.config.train.tokens_per_step, "stage": stage}
+        run.tracker.layers(about | run.health.record(numbers.layers, result.covered))
 
 
 def _train_record(
