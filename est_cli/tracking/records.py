@@ -119,6 +119,9 @@ FIELDS = (
           report=Cell("final validation loss", ".4f"), best=min),
     Field("perplexity", "exp of the validation loss", (In.validation, In.summary), null="it would overflow",
           extreme="min", wandb="val", end=Cell("perplexity", ".2f"), sweep=Cell("perplexity", ".2f")),
+    Field("bits_per_byte", "the validation loss in bits, per byte of the text that its tokens stand for, in UTF-8",
+          (In.validation, In.summary), "bits per byte", null="a token does not tell its bytes: a tokenizer that is not "
+          "byte-level, or a corpus of token files", extreme="min", wandb="val", end=Cell("bits per byte", ".4f")),
     Field("draw_spread", "where subnetworks are trained: standard deviation of the loss over `train.spread_draws` "
           "draws at the rates of the step before, of the same `train.spread_tokens` validation tokens",
           (In.validation,), "nats per token", null="a draw's loss was not finite", wandb="est",

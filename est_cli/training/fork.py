@@ -110,3 +110,7 @@ def _copy_records(fork: Fork, run_dir: RunDir, config: RunConfig) -> None:
         if record["step"] <= fork.step and (own or not validated):
             lines.append(line)
     disk.replace_file(run_dir.metrics, b"".join(lines))
+    if fork.run.layers.exists():
+        of_layers = fork.run.layers.read_bytes().splitlines(keepends=True)
+        common = [line for line in of_layers if strict_json.read_object(line)["step"] <= fork.step]
+        disk.replace_file(run_dir.layers, b"".join(common))

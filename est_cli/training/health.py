@@ -7,7 +7,7 @@ layer's are there twice. L layers, H heads, M columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from est_cli.distributed import StepPlan
-from est_cli.est import EstHandle, GradientPart
+from est_cli.est import EstHandle, GradientPart, IndexGenerator, SamplingScheduler
 from est_cli.est.coverage import Counts, Coverage
+from est_cli.est.sizes import MicroBatchSplit
 
 HEADS, COLUMNS, REST, OUTSIDE = "heads", "columns", "rest", "outside"
 """Parameters that hold heads, those that hold columns, what else a layer has, and what lies outside of the layers."""
@@ -96,6 +97,13 @@ class Health:
             of_each = sequences if len(plan.subnetworks) > 1 else (sum(sequences),)
             for number, subnetwork in enumerate(plan.drawn):
                 self._counts.add(subnetwork, of_each[number % len(of_each)] / sum(sequences) / ranks)
+
+    def recount(
+        self, done: int, scheduler: SamplingScheduler, generator: IndexGenerator, splits: Mapping[int, MicroBatchSplit]
+    ) -> None:
+        """The same for the last of `done` steps, those that have come since one was measured. `splits`: by stage."""
+        for step in range(done - done % self.every, done) if self.every else ():
+            self._counts.add_step(generator, step, scheduler.rates_at(step), splits[scheduler.stage_at(step)])
 
     def counted(self) -> Coverage:
         """Of the steps since the last that was measured; begins anew."""

@@ -219,7 +219,7 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
     # Inputs: tokens (own sequences, T), and the subnetworks that were drawn for them.
     _grow(run, step)
     inputs = run.feed.take(step, last=step + 1 == run.scheduler.max_steps)
-    count_trained(run, step, inputs)
+    run.health.count(inputs.plan, pieces(run.sequences_per_step, run.micro_batch_at(step), run.rank.world_size))
     tokens = inputs.tokens.to(device, non_blocking=True)
     # Gradients: each micro-batch (b, T) on its subnetwork; those of a layer are sent while the next one computes.
     loss = None
@@ -242,18 +242,6 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
     header = run.gradient_sync.finish(step_header(loss, stop.signum, (inputs.digest, _next_digest(run, step))))
     run.handle.unpack()
     return _update(run, step, inputs, header[0].to(loss.dtype), watch, header)
-
-
-def count_trained(run: Run, step: int, inputs: StepInputs) -> None:
-    """Have the layers' health know what step `step` trains."""
-    run.health.count(inputs.plan, pieces(run.sequences_per_step, run.micro_batch_at(step), run.rank.world_size))
-
-
-def recount(run: Run) -> None:
-    """The same for the steps of a resumed run since the last one that was measured."""
-    every, done = run.health.every, run.state.step
-    for step in range(done - done % every, done) if every else ():
-        count_trained(run, step, run.feed.again(step))
 
 
 def _next_digest(run: Run, step: int) -> int:

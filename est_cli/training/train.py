@@ -26,7 +26,7 @@ from est_cli.training.run import Run
 from est_cli.training.save import Saver
 from est_cli.training.spread import draw_spread
 from est_cli.training.start import Start
-from est_cli.training.step import StepNumbers, StepResult, recount, train_step
+from est_cli.training.step import StepNumbers, StepResult, train_step
 from est_cli.training.validation import sample_text, validation_loss
 from est_cli.training.watch import collecting, compare_replicas, guard, watch_graphs
 
@@ -104,7 +104,8 @@ def train(run: Run) -> dict[str, Any]:
         if run.state.step < run.scheduler.max_steps:
             first = run.feed.again(run.state.step).digest
             run.group.require_same(first, f"drew another subnetwork in step {run.state.step + 1} than")
-        recount(run)
+        splits = run.resolved.splits(run.rank.world_size)
+        run.health.recount(run.state.step, run.scheduler, run.generator, splits)
         late = 1 if runs_ahead(device) else 0
         for step in range(run.state.step, run.scheduler.max_steps):
             _launch(loop, step)
@@ -272,13 +273,15 @@ def evaluate(run: Run) -> float:
         spread = draw_spread(run)
         run.handle.activate(run.in_use)
         batches = run.validation_batches(train.eval_tokens)
-        found = validation_loss(run.objective, batches, run.autocast, filled_to)
-    total, count = run.group.sum(found)
+        sums = validation_loss(run.objective, batches, run.autocast, filled_to)
+    total, count = run.group.sum(sums)
     loss, step = total / count, run.state.step
     perplexity = math.exp(loss) if loss < 700 else math.inf
-    record = {"step": step, "tokens": step * train.tokens_per_step, "val_loss": loss, "perplexity": perplexity} | spread
-    run.tracker.validation(record | {"flops": run.ledger.used.total})
-    run.progress.line(f"validation at step {step}: loss {loss:.4f}, perplexity {perplexity:.2f}")
+    bits = run.bits_per_byte(loss) if run.rank.first else None
+    found = {"val_loss": loss, "perplexity": perplexity, "bits_per_byte": bits} | spread
+    run.tracker.validation({"step": step, "tokens": step * train.tokens_per_step, **found, "flops": run.ledger.used.total})
+    of_bytes = "" if bits is None else f", {bits:.4f} bits per byte"
+    run.progress.line(f"validation at step {step}: loss {loss:.4f}, perplexity {perplexity:.2f}{of_bytes}")
     return loss
 
 
