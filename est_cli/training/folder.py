@@ -20,6 +20,7 @@ from est_cli.storage import disk
 from est_cli.storage.content import load_checkpoint
 from est_cli.storage.run_dir import RunDir, create_run_dir, default_run_name, lock
 from est_cli.storage.store import clean_leftovers, leads_out, newest_valid, set_aside_later
+from est_cli.training.extend import is_longer, set_back
 from est_cli.training.fork import begin_from_sibling
 from est_cli.training.optim import Optimizer
 from est_cli.training.run import RunState
@@ -49,6 +50,8 @@ def owned_folder(start: Start, group: Group) -> Iterator[RunDir]:
             create_run_dir(run_dir.root.parent, run_dir.root.name)  # again: another may have used it before we owned it
             disk.replace_file(run_dir.config, to_yaml(config).encode())
             _fork(run_dir, config)
+        elif is_longer(start.folder, config):
+            set_back(run_dir, config)
         _refuse_others_checkpoints(run_dir)
         for place in (run_dir.checkpoints, run_dir.plots):
             clean_leftovers(place, within=run_dir.root)

@@ -45,7 +45,7 @@ def begin_from_sibling(run_dir: RunDir, config: RunConfig, warn: Callable[[str],
 
     None where there is none. Raises StorageError.
     """
-    lasting = resolve(config).scheduler.milestones()
+    lasting = resolve(config).lasting
     for fork in sorted(_forks(run_dir, config), key=lambda fork: fork.step, reverse=True):
         kept = [Fork(fork.run, step, path) for step, path in step_folders(fork.run.checkpoints) if step in lasting]
         _copy_records(fork, run_dir, config)  # first: a checkpoint whose records are missing would go on without them

@@ -16,6 +16,7 @@ from est_cli.config.resolve import Resolved, check, depends_on_split, resolve
 from est_cli.config.schema import leaves_of, plain, typed
 from est_cli.config.setting import AUTO, FREE, SETTLED, Given, keys_with, left_open
 from est_cli.config.stored import keys_newer_than, stored_config
+from est_cli.config.training import max_steps
 from est_cli.storage import strict_json
 from est_cli.storage.run_dir import (
     RunDir,
@@ -27,6 +28,7 @@ from est_cli.storage.run_dir import (
     lock,
 )
 from est_cli.storage.store import clean_leftovers
+from est_cli.training.extend import LENGTH, is_longer, longer
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,8 @@ class Start:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to train."""
-        return self.folder is not None and RunDir(self.folder).is_finished()
+        folder = self.folder
+        return folder is not None and RunDir(folder).is_finished() and not is_longer(folder, self.config)
 
     @property
     def drawn(self) -> bool:
@@ -111,7 +114,10 @@ def resolve_resume(config: RunConfig, given: Given) -> Start:
         check_place(runs_folder(config) / (config.run_name or ""))
         return Start(run, None)
     stored = stored_config(folder)
-    run = _checked(_merge(stored, config, given, folder), stored, folder)
+    merged = _merge(stored, config, given, folder)
+    run = _checked(merged, stored, folder)
+    if run.max_steps > max_steps(stored):
+        run = check(longer(stored, merged, folder))
     found = config.resume == AUTO and config.run_name is None and config.train.precision is None
     return Start(run, folder, precision_left_open=found)
 
@@ -186,7 +192,8 @@ def _same(one: Any, other: Any) -> bool:
 
 def _merge(stored: RunConfig, config: RunConfig, given: Given, folder: Path) -> RunConfig:
     wanted, tree = leaves_of(plain(config)), plain(stored)
-    for key in sorted(given & wanted.keys() - (keys_newer_than(folder) - given.named)):
+    of_length = _set_length(tree, stored, wanted, given, folder)
+    for key in sorted(given & wanted.keys() - (keys_newer_than(folder) - given.named) - of_length):
         if key == "resume" or (key == "run_name" and wanted[key] == folder.resolve().name):
             continue
         group, _, name = key.rpartition(".")
@@ -201,6 +208,25 @@ def _merge(stored: RunConfig, config: RunConfig, given: Given, folder: Path) -> 
         parent[name] = wanted[key]
     tree["run_name"], tree["resume"] = folder.resolve().name, str(folder)
     return typed(tree, RunConfig)
+
+
+def _set_length(
+    tree: dict[str, Any], stored: RunConfig, wanted: dict[str, Any], given: Given, folder: Path
+) -> frozenset[str]:
+    """Put a length that is given into `tree` and return its keys. ConfigError unless it makes the run longer."""
+    before = leaves_of(plain(stored))
+    named = [key for key in LENGTH if key in given and not _same(before[key], wanted[key])]
+    if not named:
+        return frozenset()
+    for key in LENGTH:
+        tree["train"][key.rpartition(".")[2]] = wanted[key] if key in given else None
+    old, new = max_steps(stored), max_steps(typed(tree, RunConfig))
+    if new <= old:
+        raise ConfigError(
+            f"{named[0]}: the run in {folder} was started with {old} steps, not {new}; a run that is resumed can only "
+            "become longer"
+        )
+    return frozenset(LENGTH)
 
 
 def _is_free(key: str, run: RunConfig) -> bool:

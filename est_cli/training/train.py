@@ -220,7 +220,7 @@ def _is_due(loop: _Loop, done: int) -> bool:
     """Whether something follows step number `done` that needs its numbers and weights."""
     run, train = loop.run, loop.run.config.train
     intervals = (train.eval_every, train.sample_every, train.checkpoint_every)
-    at_steps = done == run.scheduler.max_steps or done in run.scheduler.milestones()
+    at_steps = done == run.scheduler.max_steps or done in run.resolved.lasting
     return at_steps or loop.stop_signal is not None or any(_every(done, interval) for interval in intervals)
 
 
@@ -233,7 +233,7 @@ def _what_is_due(loop: _Loop, done: int) -> None:
         loop.end = End.of(run, loop.loss, val_loss) if last else None
     if train.sample_every and (last or _every(done, train.sample_every)):
         _sample(run)
-    saving = last or done in run.scheduler.milestones() or _every(done, train.checkpoint_every)
+    saving = last or done in run.resolved.lasting or _every(done, train.checkpoint_every)
     if saving and not (loop.end is not None and loop.end.not_finite):  # of a lost run the sound checkpoints stay
         _save(loop)
     if loop.stop_signal is not None and not last:

@@ -61,7 +61,9 @@ def test_every_file_of_a_run_is_there_and_nothing_else(run: Path) -> None:
         *("loss.png", "saving.png", "transitions.png", "coverage.png")
     }
     kept = {path.name for path in (run / "checkpoints").iterdir()}
-    assert kept == {f"step-{step:06d}" for step in (T1, T2, 10, 20, 25, 30)}, "transitions, multiples of 10, the last 2"
+    assert kept == {f"step-{step:06d}" for step in (T1, T2, 24, 10, 20, 25, 30)}, (
+        "transitions, decay, by 10, the last 2"
+    )
     for folder in (run / "checkpoints").iterdir():
         verify_folder(folder)
         names = {path.name for path in folder.iterdir()}
