@@ -6,7 +6,7 @@ where it was: fractions of the former length become the steps that they were. St
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,13 @@ def is_longer(folder: Path, config: RunConfig) -> bool:
     return max_steps(config) > max_steps(stored_config(folder))
 
 
+def set_length(tree: dict[str, Any], wanted: Mapping[str, Any], given: Collection[str]) -> None:
+    """Put a length that is given into `tree`: a number of steps takes the place of one of tokens, and the reverse."""
+    if any(key in given for key in LENGTH):
+        for key in LENGTH:
+            tree["train"][key.rpartition(".")[2]] = wanted[key] if key in given else None
+
+
 def longer(stored: RunConfig, wanted: RunConfig, folder: Path) -> RunConfig:
     """`wanted`, which has more steps than the run in `folder` was started with, with what lies behind kept in place.
 
@@ -40,8 +47,8 @@ def longer(stored: RunConfig, wanted: RunConfig, folder: Path) -> RunConfig:
     old = resolve(stored)
     if stored.optim.schedule in (LrSchedule.cosine, LrSchedule.linear):
         raise ConfigError(
-            f"train.max_steps: the learning rate of optim.schedule={stored.optim.schedule.value} falls from the warm-up on "
-            f"towards the last of {old.max_steps} steps, so the run in {folder} cannot go on as a longer one; "
+            f"train.max_steps: the learning rate of optim.schedule={stored.optim.schedule.value} falls from the "
+            f"warm-up on towards the last of {old.max_steps} steps, so the run in {folder} cannot go on as a longer one; "
             f"fork={folder}@STEP train.max_steps={max_steps(wanted)} begins another from a checkpoint of it"
         )
     return kept_behind(old, wanted, going_on_from(old, folder, max_steps(wanted)))
@@ -56,7 +63,8 @@ def going_on_from(old: Resolved, folder: Path, steps: int) -> int:
     if decay not in there:
         raise ConfigError(
             f"train.max_steps: the run in {folder} is past step {decay}, where its decay begins, and keeps no "
-            f"checkpoint of it to go on from; fork={folder}@{newest} train.max_steps={steps} begins another run from its newest"
+            f"checkpoint of it to go on from; fork={folder}@{newest} train.max_steps={steps} begins another run from "
+            "its newest"
         )
     return decay
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ from est_cli.storage.run_dir import (
     lock,
 )
 from est_cli.storage.store import clean_leftovers
-from est_cli.training.extend import LENGTH, is_longer, longer
+from est_cli.training.branch import forked_config, run_named
+from est_cli.training.extend import LENGTH, is_longer, longer, set_length
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,8 @@ def resolve_resume(config: RunConfig, given: Given) -> Start:
     there is no such run or a frozen key differs, and for whatever check() finds; CheckpointError where the stored
     configuration is at fault.
     """
+    if config.fork is not None:
+        config = forked_config(config, given)
     folder = _folder(config, given)
     if folder is None:
         run = check(config)
@@ -144,7 +146,7 @@ def _folder(config: RunConfig, given: Given) -> Path | None:
     if config.resume is None:
         return None
     if config.resume != AUTO:
-        return _run_named(config.resume, config.paths.outputs_folder)
+        return run_named(config.resume, config.paths.outputs_folder, "resume")
     _check_names(config)
     runs = runs_folder(config)
     if config.run_name is not None:
@@ -155,16 +157,6 @@ def _folder(config: RunConfig, given: Given) -> Path | None:
         return _same_run(folder, config, given)
 
     return find_unfinished(runs, matches) or find_finished(runs, matches)
-
-
-def _run_named(name: str, outputs: Path) -> Path:
-    """The folder of a run, or of one in `outputs` that has this name. Raises ConfigError where there is none."""
-    named = [outputs / name] if name == os.path.basename(name) else []
-    for folder in (Path(name), *named):
-        if os.path.isfile(RunDir(folder).config):  # unlike Path's, it takes any string for a path
-            return folder
-    also = f", and there is none of this name in {outputs}" if named else ""
-    raise ConfigError(f"resume: {name} is not the folder of a run (it has no config.yaml){also}")
 
 
 def _check_names(config: RunConfig) -> None:
@@ -218,8 +210,7 @@ def _set_length(
     named = [key for key in LENGTH if key in given and not _same(before[key], wanted[key])]
     if not named:
         return frozenset()
-    for key in LENGTH:
-        tree["train"][key.rpartition(".")[2]] = wanted[key] if key in given else None
+    set_length(tree, wanted, given)
     old, new = max_steps(stored), max_steps(typed(tree, RunConfig))
     if new <= old:
         raise ConfigError(
