@@ -48,7 +48,7 @@ def longer(stored: RunConfig, wanted: RunConfig, folder: Path) -> RunConfig:
     if stored.optim.schedule in (LrSchedule.cosine, LrSchedule.linear):
         raise ConfigError(
             f"train.max_steps: the learning rate of optim.schedule={stored.optim.schedule.value} falls from the "
-            f"warm-up on towards the last of {old.max_steps} steps, so the run in {folder} cannot go on as a longer one; "
+            f"warm-up on towards the last of {old.max_steps} steps, so the run in {folder} cannot become longer; "
             f"fork={folder}@STEP train.max_steps={max_steps(wanted)} begins another from a checkpoint of it"
         )
     return kept_behind(old, wanted, going_on_from(old, folder, max_steps(wanted)))
