@@ -295,7 +295,7 @@ def _tracker(
     job = Job(config.run_name, state.wandb_run_id, run_dir.root, config.sweep, "train")
     told = tracked_settings(config) | {"est": facts}
     sink = WandbSink(
-        config.tracking, job, told, run_dir.metrics, progress.line, names=state.tracker_names, first_step=state.step
+        config.tracking, job, told, run_dir, progress.line, names=state.tracker_names, first_step=state.step
     )
     progress.echo = sink.line
     return Tracker(metrics, sink, state.records, layers)

@@ -279,7 +279,9 @@ def evaluate(run: Run) -> float:
     perplexity = math.exp(loss) if loss < 700 else math.inf
     bits = run.bits_per_byte(loss) if run.rank.first else None
     found = {"val_loss": loss, "perplexity": perplexity, "bits_per_byte": bits} | spread
-    run.tracker.validation({"step": step, "tokens": step * train.tokens_per_step, **found, "flops": run.ledger.used.total})
+    run.tracker.validation(
+        {"step": step, "tokens": step * train.tokens_per_step, **found, "flops": run.ledger.used.total}
+    )
     of_bytes = "" if bits is None else f", {bits:.4f} bits per byte"
     run.progress.line(f"validation at step {step}: loss {loss:.4f}, perplexity {perplexity:.2f}{of_bytes}")
     return loss
