@@ -33,6 +33,10 @@ def page() -> Iterator[str]:
         declared = fields_of(record)
         rows = [[f"`{one.name}`", one.unit, f"`{tracker_name(one.name)}`", _meaning(one)] for one in declared]
         yield _table(["key", "unit", "in trackers", "meaning"], rows)
+    about = "One JSON object for each step at which the layers' health was measured (`train.log_layers_every`)."
+    lists = "a list has an entry for each layer, in trackers as `layers/KEY/03`; lists of lists are not sent there"
+    yield f"## layers.jsonl\n\n{about} Where nothing else is said, {lists}.\n"
+    yield _plain(fields_of(In.layers))
     yield "## summary.json\n\nWritten last: a run that has it is done. Its numbers are the summary of the run in W&B.\n"
     yield _plain(fields_of(In.summary))
     yield "## report.json\n\nest-report's numbers of each run; of `groups` the mean, and as KEY_sd the spread.\n"

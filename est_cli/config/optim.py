@@ -110,6 +110,13 @@ class OptimConfig:
     )
 
 
+def decay_begin(optim: OptimConfig, steps: int) -> int | None:
+    """The first step (0-based) of the final decay under wsd in a run of so many steps; None under other schedules."""
+    if optim.schedule is not LrSchedule.wsd:
+        return None
+    return steps - boundary_step(DEFAULT_DECAY if optim.decay is None else optim.decay, steps)
+
+
 def optim_problems(config: RunConfig, steps: int) -> Iterator[str]:
     """What does not go together in a run of so many steps."""
     optim = config.optim

@@ -11,7 +11,7 @@ from est_cli.config.launch import launch_problems
 from est_cli.config.method import SamplingConfig, scheduler_problems
 from est_cli.config.micro_batch import pieces, requested
 from est_cli.config.model import HF, fit_problems, model_problems, preset_sizes
-from est_cli.config.optim import optim_problems
+from est_cli.config.optim import decay_begin, optim_problems
 from est_cli.config.paths import paths_problems
 from est_cli.config.plan import PlanConfig, of_any_length, plan_problems
 from est_cli.config.run import RunConfig, run_problems, tokenizer_of
@@ -39,6 +39,18 @@ class Resolved:
     """Over all processes and micro-batches."""
     micro_batches: tuple[int | None, ...]
     """Sequences per forward pass and rank in each stage, as they are asked for; None: the largest that fits."""
+
+    @property
+    def decay_begin(self) -> int | None:
+        """See optim.decay_begin."""
+        return decay_begin(self.config.optim, self.max_steps)
+
+    @property
+    def lasting(self) -> list[int]:
+        """The steps whose checkpoints are saved and kept: at transitions, and where the decay begins."""
+        decay = self.decay_begin
+        found = {*self.scheduler.milestones(), *(() if decay is None else (decay,))}
+        return sorted(step for step in found if 0 < step < self.max_steps)
 
     def splits(self, world_size: int) -> dict[int, MicroBatchSplit]:
         """How a step of each stage is split, by its number; a micro-batch that is not chosen yet counts as whole."""

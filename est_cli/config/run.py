@@ -35,6 +35,10 @@ class RunConfig:
         FREE,
     )
     resume: str | None = setting(None, "A run folder to continue, or auto.", FREE, BRANCH)
+    fork: str | None = setting(
+        None,
+        "RUN@STEP, a checkpoint of a run that a new run begins from, with that run's settings but for those given.",
+    )
     seed: int = setting(0, "Decides weights, order of the data, subnetworks and dropout.", TRACKED, within=SEED)
     tokenizer: str = setting(
         "auto",
@@ -72,6 +76,8 @@ def run_problems(config: RunConfig) -> Iterator[str]:
     yield from tracking_problems(config.tracking, config.sweep)
     if config.share_prefix and config.sweep is None:
         yield "share_prefix: is for the runs of a sweep; set it under -m, or leave it false"
+    if config.fork is not None and config.share_prefix:
+        yield "share_prefix: a run that begins from fork=RUN@STEP begins from no other; leave it false"
     if config.tokenizer_revision is not None and tokenizer_of(config) == "bpe":
         yield "tokenizer_revision: is for a tokenizer of the hub; tokenizer=bpe is trained on the corpus"
 

@@ -107,6 +107,13 @@ class TrainConfig:
         False, "Recompute each layer in the backward pass: less memory, more time.", FREE
     )
     log_every: int = setting(1, "Steps between two records of the training loss.", FREE, within=EVERY)
+    log_layers_every: int = setting(
+        100,
+        "Steps between two records of each layer's health, in layers.jsonl: norms of its gradients, updates and "
+        "weights, the size of what it gives, how often its units were trained.",
+        FREE,
+        within=EVERY,
+    )
     eval_every: int = setting(
         50,
         "Steps between evaluations; above 0 also at the end of a stage whose checkpoint is kept; 0: at the end only.",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .index import IndexGenerator, Subnetwork
 from .replay import draws_of
-from .schedule import SamplingScheduler
+from .schedule import SamplingRates, SamplingScheduler
 from .sizes import DEFAULTS, MicroBatchSplit, SamplingOptions
 from .spec import ModelSpec
 
@@ -39,23 +39,21 @@ def coverage(
     splits: Mapping[int, MicroBatchSplit] | None = None,
 ) -> Coverage:
     """The coverage of a whole run; `splits` as in planned_counts(). As many draws as the run has, up to MOST_DRAWS."""
-    counts = _Counts(spec)
+    counts = Counts(spec)
     generator = IndexGenerator(spec, seed, options)
     for number, steps in enumerate(scheduler.stage_steps(), start=1):
         stage, split = scheduler.stages[number - 1], (splits or {}).get(number, ONE)
         if stage.rates.layers == "sample" and stage.rates.p_h == stage.rates.p_m == stage.rates.p_l == 1.0:
             counts.add(Subnetwork(), float(steps))
             continue
-        draws = draws_of(options, split)
-        counted = range(stage.until_step - steps, stage.until_step, max(1, -(-steps * len(draws) // MOST_DRAWS)))
+        apart = max(1, -(-steps * len(draws_of(options, split)) // MOST_DRAWS))
+        counted = range(stage.until_step - steps, stage.until_step, apart)
         for step in counted:
-            for micro_step, rank, sequences in draws:
-                drawn = generator.draw(step, stage.rates_at(step), micro_step, rank)
-                counts.add(drawn, sequences / sum(split.micro_batches) * (steps / len(counted)))
+            counts.add_step(generator, step, stage.rates_at(step), split, steps / len(counted))
     return counts.shares(scheduler.max_steps)
 
 
-class _Counts:
+class Counts:
     """Weights of the subnetworks that each unit was in."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -64,6 +62,7 @@ class _Counts:
         self._columns = torch.zeros(spec.num_layers, spec.mlp_size, dtype=torch.float64)
 
     def add(self, subnetwork: Subnetwork, weight: float) -> None:
+        """Count the units of a subnetwork, whose indices are on the CPU."""
         ran = torch.zeros_like(self._layers)
         ran[slice(None) if subnetwork.layer_idx is None else list(subnetwork.layer_idx)] = weight
         self._layers += ran
@@ -73,5 +72,14 @@ class _Counts:
             else:
                 counts.scatter_add_(1, idx, ran.unsqueeze(1).expand(idx.shape))
 
+    def add_step(
+        self, generator: IndexGenerator, step: int, rates: SamplingRates, split: MicroBatchSplit, weight: float = 1.0
+    ) -> None:
+        """Count what is drawn for a step that is cut as `split` says."""
+        for micro_step, rank, sequences in draws_of(generator.options, split):
+            drawn = generator.draw(step, rates, micro_step, rank)
+            self.add(drawn, weight * sequences / sum(split.micro_batches))
+
     def shares(self, steps: int) -> Coverage:
+        """Of so many steps, each of which has added weights of 1 in sum."""
         return Coverage(self._layers / steps, self._heads / steps, self._columns / steps)

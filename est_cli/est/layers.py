@@ -111,14 +111,19 @@ class RoutedLayer(nn.Module):
     """
 
     est_active: bool
+    est_shown: Callable[[Tensor], None] | None = None
+    """Is shown what the layer gives, where somebody measures it."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return _inside(super().forward, args, kwargs)  # modules of a layer may read each other's parameters
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.est_active:
-            return super().__call__(*args, **kwargs)
-        return args[0] if args else kwargs["hidden_states"]
+        if not self.est_active:
+            return args[0] if args else kwargs["hidden_states"]
+        y = super().__call__(*args, **kwargs)
+        if self.est_shown is not None:
+            self.est_shown(y[0] if isinstance(y, tuple) else y)
+        return y
 
 
 class OwnView:

@@ -247,13 +247,14 @@ def _steps(boundaries: Sequence[int | float], max_steps: int) -> list[int]:
 
 
 def common_steps(one: SamplingScheduler, other: SamplingScheduler) -> int:
-    """For how many steps from the first on two schedulers of runs of the same length run the same, stage by stage."""
-    if one.max_steps != other.max_steps or one.growth != other.growth:
+    """For how many steps from the first on two schedulers run the same, stage by stage."""
+    if one.growth != other.growth:
         return 0
+    length = min(one.max_steps, other.max_steps)
     ends = sorted({stage.until_step for scheduler in (one, other) for stage in scheduler.stages} - {0})
-    for begin in (0, *ends[:-1]):
+    for begin in (0, *(end for end in ends if end < length)):
         numbers = [scheduler.stage_at(begin) for scheduler in (one, other)]
         a, b = one.stages[numbers[0] - 1], other.stages[numbers[1] - 1]
         if numbers[0] != numbers[1] or replace(a, until_step=0) != replace(b, until_step=0):
             return begin
-    return one.max_steps
+    return length

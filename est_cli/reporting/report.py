@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from est_cli.common.errors import ConfigError
 from est_cli.reporting.claim import NEAR, claims_of
 from est_cli.reporting.compare_figures import NAMES, loss_figure
-from est_cli.reporting.drawing import MAX_SHOWN, png_of
+from est_cli.reporting.drawing import MAX_SHOWN, plain_text, png_of
 from est_cli.reporting.groups import Group, group_runs
 from est_cli.reporting.heat_map import HeatMap, heat_map_figure, heat_maps
+from est_cli.reporting.layers import layers_figure
 from est_cli.reporting.numbers import NOT_COUNTED, all_numbers
 from est_cli.reporting.page import page
 from est_cli.reporting.runs import Axis, find_runs, read_run
@@ -25,6 +26,8 @@ from est_cli.storage import disk
 from est_cli.storage.run_dir import check_place
 
 PAGE, NUMBERS = "report.html", "report.json"
+MAX_LAYERS = 4
+"""Groups whose layers' health is drawn."""
 DPI = 300
 """Of pictures that go into a paper."""
 
@@ -85,6 +88,16 @@ def _figures(groups: Sequence[Group], maps: Sequence[HeatMap]) -> Iterator[tuple
             heat_map_figure(heat_map),
             f"{about}; mean of {seeds} seed(s) in each cell, brighter is better.",
         )
+    yield from _layers(groups)
+
+
+def _layers(groups: Sequence[Group]) -> Iterator[tuple[str, Figure, str]]:
+    """Of each of the first groups a run that has measured its layers."""
+    firsts = [next((run for run in group.runs if run.layers), None) for group in groups]
+    for number, run in enumerate([run for run in firsts if run is not None][:MAX_LAYERS], start=1):
+        about = "gradient norms, updates relative to the weights, activations, share of the steps trained"
+        caption = f"Each layer's health in {run.name}: {about}. Grey: the layer did not run in that step."
+        yield f"layers-{number}.png", layers_figure(run.layers, plain_text(run.name)), caption
 
 
 def _caption(groups: Sequence[Group], axis: Axis, name: str) -> str:

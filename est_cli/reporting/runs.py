@@ -16,6 +16,7 @@ from est_cli.common.errors import CheckpointError, ConfigError, StorageError
 from est_cli.config import RunConfig
 from est_cli.config.stored import stored_config
 from est_cli.config.training import max_steps
+from est_cli.reporting.layers import read_layers
 from est_cli.reporting.records import (
     LARGEST,
     Record,
@@ -58,6 +59,8 @@ class RunRecord:
     """None while the run is not finished."""
     state: Record
     """Of the newest checkpoint; empty without one."""
+    layers: Sequence[Record] = ()
+    """The layers' health, see layers.py."""
 
     @property
     def finished(self) -> bool:
@@ -166,7 +169,8 @@ def read_run(folder: Path) -> RunRecord:
         raise CheckpointError(f"{run.config}: train: a run has steps, and tokens in a step")
     metrics = read_metrics(run.metrics) if run.metrics.exists() else []
     check_records(metrics, run.metrics)
-    return RunRecord(str(folder), config, metrics, _summary(run), _newest_state(run.checkpoints))
+    layers = read_layers(run.layers)
+    return RunRecord(str(folder), config, metrics, _summary(run), _newest_state(run.checkpoints), layers)
 
 
 def _summary(run: RunDir) -> Record | None:

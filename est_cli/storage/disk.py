@@ -122,6 +122,18 @@ def rename(source: Path, target: Path) -> Path:
     return source.rename(target)
 
 
+def move_into(folder: Path, path: Path) -> None:
+    """Move `path` into `folder`, made if missing, in the place of what has its name there. StorageError."""
+    with storage_errors(path):
+        make_folder(folder)
+        target = folder / path.name
+        if os.path.lexists(target):
+            remove(target)
+        rename(path, target)
+        sync_folder(folder)
+        sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` outlive a power cut."""
     fault_point(f"fsync {folder.name}/")

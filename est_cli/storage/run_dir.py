@@ -44,6 +44,11 @@ class RunDir:
         return self.root / "metrics.jsonl"
 
     @property
+    def layers(self) -> Path:
+        """One JSON object per step at which the layers' health was measured."""
+        return self.root / "layers.jsonl"
+
+    @property
     def summary(self) -> Path:
         """Written last; its presence says that the run is finished."""
         return self.root / "summary.json"

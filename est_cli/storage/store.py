@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from est_cli.storage import disk, manifest, strict_json
 from est_cli.storage.manifest import MANIFEST, Manifest, blaming
 
 _STEP = re.compile(r"step-([0-9]{6,})")
-_RECORDS = r"config\.yaml|metrics\.jsonl|(forked_from|zero_shot|analysis)\.json|(summary|results)\.(json|csv|md)"
+_RECORDS = (
+    r"config\.yaml|(metrics|layers)\.jsonl|(forked_from|zero_shot|analysis)\.json|(summary|results)\.(json|csv|md)"
+)
 _WRITTEN = rf"step-\d{{6,}}|model|{_RECORDS}|[a-z0-9_-]+\.png"
 _LEFTOVER = re.compile(rf"\.tmp-({_WRITTEN})-\d+|\.trash-step-\d{{6,}}-\d+", re.ASCII)
 
@@ -117,6 +119,15 @@ def retain(folder: Path, keep_last: int, keep: Callable[[int], bool]) -> None:
     """
     ours = [(step, path) for step, path in step_folders(folder) if not path.is_symlink() and (path / MANIFEST).exists()]
     doomed = [path for step, path in ours[: -max(keep_last, 2)] if not keep(step)]
+    _discard(folder, doomed)
+
+
+def remove_later(folder: Path, step: int) -> None:
+    """Delete the checkpoints of steps after `step`, of a run that is to go another way from there; the newest first."""
+    _discard(folder, [path for found, path in reversed(step_folders(folder)) if found > step])
+
+
+def _discard(folder: Path, doomed: Sequence[Path]) -> None:
     with disk.storage_errors(folder):
         trash = [disk.rename(path, disk.unused(folder / f".trash-{path.name}")) for path in doomed]
         if trash:

@@ -34,10 +34,15 @@ class Tracker:
     """
 
     def __init__(
-        self, metrics: MetricsFile | None, wandb: WandbSink | None, counts: dict[str, int] | None = None
+        self,
+        metrics: MetricsFile | None,
+        wandb: WandbSink | None,
+        counts: dict[str, int] | None = None,
+        layers: MetricsFile | None = None,
     ) -> None:
-        """`counts`: records of each kind so far, which is kept up to date."""
+        """`counts`: records of each kind in `metrics` so far, which is kept up to date; `layers`: of layers' health."""
         self.metrics = metrics
+        self.of_layers = layers
         self.wandb = wandb
         self.counts = {} if counts is None else counts
 
@@ -57,10 +62,15 @@ class Tracker:
         """Anything else that happened at `record["step"]`."""
         self._write(record_of(event, {"event": event.value} | record))
 
+    def layers(self, record: Record) -> None:
+        """The layers' health at a step."""
+        if self.of_layers is not None:
+            self.of_layers.append(record_of(In.layers, record))
+
     def end_record(self) -> None:
-        """The file is whole."""
-        if self.metrics is not None:
-            self.metrics.close()
+        """The files are whole."""
+        for file in self._files:
+            file.close()
 
     def close(self, ending: Ending) -> None:
         """End the record and what mirrors it; may be called again."""
@@ -70,8 +80,12 @@ class Tracker:
 
     def sync(self) -> None:
         """Have the disk hold every record so far. Raises StorageError."""
-        if self.metrics is not None:
-            self.metrics.sync()
+        for file in self._files:
+            file.sync()
+
+    @property
+    def _files(self) -> list[MetricsFile]:
+        return [file for file in (self.metrics, self.of_layers) if file is not None]
 
     def _write(self, record: Record) -> None:
         if self.metrics is not None:

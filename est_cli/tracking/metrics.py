@@ -1,4 +1,7 @@
-"""metrics.jsonl: one JSON object a line, the record of a run. Everything else is made from it or mirrors it."""
+"""metrics.jsonl: one JSON object a line, the record of a run. Everything else is made from it or mirrors it.
+
+layers.jsonl, of the layers' health, is a file of the same kind.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ import math
 import os
 from collections.abc import Iterator
 from io import FileIO
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import StorageError
 from est_cli.storage import disk
-from est_cli.tracking.records import Record
+from est_cli.tracking.records import Record, flat
 
 TAIL_BYTES = 2 << 20
 
@@ -93,6 +97,27 @@ class MetricsTail:
         return found
 
 
+class RunTail:
+    """The same of a run: its metrics file and, beside it, that of its layers, as trackers have both, step by step.
+
+    A record of the layers is written before any metric of a later step: it is held back until that step is read.
+    """
+
+    def __init__(self, metrics: Path, layers: Path, after: int = 0) -> None:
+        self._metrics, self._layers = MetricsTail(metrics, after), MetricsTail(layers, after)
+        self._held: list[Record] = []
+        self._step = after
+
+    def new(self) -> list[Record]:
+        """As MetricsTail.new(); of layers a number in the place of each list (see records.flat)."""
+        metrics = self._metrics.new()
+        self._held += map(flat, self._layers.new())
+        self._step = max([self._step, *(record["step"] for record in metrics)])
+        layers = [record for record in self._held if record["step"] <= self._step]
+        self._held = self._held[len(layers) :]
+        return sorted([*metrics, *layers], key=itemgetter("step"))
+
+
 def read_metrics(path: Path) -> list[Record]:
     """All records of a metrics file, without a torn last line. Raises StorageError if it is missing or damaged."""
     return [record for _, record in _lines(path)]
@@ -122,4 +147,6 @@ def _parse(line: bytes) -> Record | None:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

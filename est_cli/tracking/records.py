@@ -26,6 +26,7 @@ class In(StrEnum):
     transition = "stage_transition"
     not_finite = "not_finite"
     sample = "sample"
+    layers = "layers"
     summary = "summary"
     report = "report"
 
@@ -74,19 +75,35 @@ class Field:
     """`min` or `max` where a sweep marks the best."""
 
 
+def _health(name: str, meaning: str, null: str) -> list[Field]:
+    """One for each kind of parameters of a layer, and one for those outside of all layers."""
+    of_layers = [
+        Field(f"{name}_{kind}", f"of each layer's {what}, the {meaning}", (In.layers,), null=null, wandb="layers",
+              kind=list)
+        for kind, what in (
+            ("heads", "parameters that hold heads"),
+            ("columns", "parameters that hold MLP columns"),
+            ("rest", "other parameters"),
+        )
+    ]  # fmt: skip
+    outside = f"the same of all parameters outside of the layers: embeddings, last norm, LM head ({name})"
+    return [*of_layers, Field(f"{name}_outside", outside, (In.layers,), null="not finite", wandb="layers")]
+
+
 FIELDS = (
     Field("event", "which one", (In.transition, In.not_finite, In.sample), kind=str, wandb="est"),
     Field(
         "step",
         "optimizer steps done",
-        (In.step, In.validation, In.transition, In.not_finite, In.sample),
+        (In.step, In.validation, In.transition, In.not_finite, In.sample, In.layers),
         wandb="",
         checked=(In.step, In.validation, In.summary),
     ),
     Field("steps", "optimizer steps done", (In.summary,), checked=(In.summary,), end=Cell("steps", ",d"),
           sweep=Cell("steps", ",d")),
-    Field("tokens", "tokens of these steps", (In.step, In.validation, In.summary), wandb="", end=Cell("tokens", ",d")),
-    Field("stage", "the stage of the step, from 1", (In.step,), wandb="est", checked=(In.step,)),
+    Field("tokens", "tokens of these steps", (In.step, In.validation, In.summary, In.layers), wandb="",
+          end=Cell("tokens", ",d")),
+    Field("stage", "the stage of the step, from 1", (In.step, In.layers), wandb="est", checked=(In.step,)),
     Field("p_h", "realised sampling rate of heads in the step", (In.step,), "0-1", wandb="est", checked=(In.step,)),
     Field("p_m", "the same of MLP columns", (In.step,), "0-1", wandb="est", checked=(In.step,)),
     Field("p_l", "the same of layers", (In.step,), "0-1", wandb="est", checked=(In.step,)),
@@ -102,12 +119,27 @@ FIELDS = (
           report=Cell("final validation loss", ".4f"), best=min),
     Field("perplexity", "exp of the validation loss", (In.validation, In.summary), null="it would overflow",
           extreme="min", wandb="val", end=Cell("perplexity", ".2f"), sweep=Cell("perplexity", ".2f")),
+    Field("bits_per_byte", "the validation loss in bits, per byte of the text that its tokens stand for, in UTF-8",
+          (In.validation, In.summary), "bits per byte", null="a token does not tell its bytes: a tokenizer that is not "
+          "byte-level, or a corpus of token files", extreme="min", wandb="val", end=Cell("bits per byte", ".4f")),
     Field("draw_spread", "where subnetworks are trained: standard deviation of the loss over `train.spread_draws` "
           "draws at the rates of the step before, of the same `train.spread_tokens` validation tokens",
           (In.validation,), "nats per token", null="a draw's loss was not finite", wandb="est",
           checked=(In.validation,)),
     Field("draw_range", "the largest of these losses less the smallest", (In.validation,), "nats per token",
           null="a draw's loss was not finite", wandb="est", checked=(In.validation,)),
+    *_health("grad_norm", "norm of the gradient before clipping, over all micro-batches and processes", "the layer did "
+             "not run in the step, or not finite"),
+    *_health("update_norm", "norm of what the step added", "not finite"),
+    *_health("weight_norm", "norm of the weights before the step", "not finite"),
+    Field("activation_rms", "root mean square of what each layer gives (the residual stream behind it)", (In.layers,),
+          null="the layer did not run in the step, or not finite", wandb="layers", kind=list),
+    Field("trained_layers", "share of the steps since the record before in which each layer was trained", (In.layers,),
+          "0-1", wandb="layers", kind=list),
+    Field("trained_heads", "the same of each head: a list for each layer", (In.layers,), "0-1", wandb="layers",
+          kind=list),
+    Field("trained_columns", "the same of MLP columns: for each layer the least, the mean and the most of a column",
+          (In.layers,), "0-1", wandb="layers", kind=list),
     Field("not_finite", "which of training loss, validation loss and weights was not finite after the last step; where "
           "any was, the run is lost and has no model/", (In.summary,), kind=list),
     Field("flops", "training FLOPs used so far, convention total: three times the forward pass of what really ran",
@@ -176,4 +208,16 @@ def record_of(record: In, values: Mapping[str, Any]) -> Record:
     """`values` as the files have them: in the order of the declaration, and nothing that is not declared."""
     found = {field.name: values[field.name] for field in fields_of(record) if field.name in values}
     assert len(found) == len(values), f"{sorted(set(values) - set(found))} in no Field of {record.value}"
+    return found
+
+
+def flat(record: Record) -> Record:
+    """A record of layers as a tracker has it: `layers/KEY/03`; lists of lists are left out."""
+    found: Record = {}
+    for key, value in record.items():
+        if isinstance(value, list):
+            numbers = {f"layers/{key}/{n:02d}": one for n, one in enumerate(value) if not isinstance(one, list)}
+            found |= numbers
+        else:
+            found[key] = value
     return found

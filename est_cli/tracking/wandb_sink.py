@@ -15,15 +15,15 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from est_cli.common.redact import without_users
 from est_cli.config import TrackingConfig, WandbMode
+from est_cli.storage.run_dir import RunDir
 from est_cli.storage.versions import git_commit
 from est_cli.tracking import wandb_api
 from est_cli.tracking.console import redacted
-from est_cli.tracking.metrics import MetricsTail
+from est_cli.tracking.metrics import RunTail
 from est_cli.tracking.names import NAMES
 from est_cli.tracking.records import Record
 from est_cli.tracking.wandb_host import reachable
@@ -74,15 +74,15 @@ class WandbSink:
         tracking: TrackingConfig,
         job: Job,
         config: Mapping[str, Any],
-        metrics: Path | None = None,
+        run_dir: RunDir | None = None,
         warn: Callable[[str], None] | None = None,
         names: int = NAMES,
         first_step: int = 0,
     ) -> None:
         """Begin to open the run, online or offline; see `mode` for which it became.
 
-        `config` is sent as it is, apart from keys that name secrets and users in URLs: pass an allowlist. `metrics`:
-        the file that is mirrored; None: what is given to log(). `first_step`: steps done before this process began.
+        `config` is sent as it is, apart from keys that name secrets and users in URLs: pass an allowlist. `run_dir`:
+        whose records are mirrored; None: what is given to log(). `first_step`: steps done before this process began.
         """
         self.run_id, self._tracking, self._job = job.run_id, tracking, job
         self._warn = warn or _print_warning
@@ -96,8 +96,8 @@ class WandbSink:
         identity = identity_of(tracking, job, os.environ)
         opening = wandb_api.Opening(identity, clean_config(config), tracking, git_commit(), names, self._stop)
 
-        def rows_after(step: int) -> MetricsTail | _Kept:
-            return _Kept(self._kept, step) if metrics is None else MetricsTail(metrics, step)
+        def rows_after(step: int) -> RunTail | _Kept:
+            return _Kept(self._kept, step) if run_dir is None else RunTail(run_dir.metrics, run_dir.layers, step)
 
         self._mirror = Mirror(opening, self._mode, rows_after, self._warn, first_step)
         self._worker = threading.Thread(target=self._guarded, args=(self._mirror,), name="wandb-mirror", daemon=True)

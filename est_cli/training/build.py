@@ -73,6 +73,7 @@ from est_cli.tracking.progress import RunProgress, StagePlan
 from est_cli.training.facts import facts_of, tracked_settings
 from est_cli.training.feed import Feed
 from est_cli.training.folder import owned_folder, restored_state
+from est_cli.training.health import Health
 from est_cli.training.micro_batch import rehearse, resolve
 from est_cli.training.optim import LossScale, build_optimizer
 from est_cli.training.parts import Parts, RunInputs, build_parts, configured_corpus, settled, sharded
@@ -191,6 +192,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         objective=objective,
         gradient_sync=gradient_sync,
         handle=handle,
+        health=_health(config, parts, handle, rank),
         optimizer=optimizer,
         loss_scale=_loss_scale(config, state, parts.accelerator.device),
         generator=generator,
@@ -229,6 +231,12 @@ def _gradient_sync(
         return DataParallel(parts.model, handle.layers, wire_dtype(config.launch.reduce_dtype))
     shard(objective, handle.layers, parts.accelerator.device, rank.world_size, config.launch)
     return FullySharded(objective, handle.layers)
+
+
+def _health(config: RunConfig, parts: Parts, handle: EstHandle, rank: Rank) -> Health:
+    shards = (config.launch.shard_size or rank.world_size) if sharded(config, rank) else 1
+    replicas = None if rank.world_size == 1 else rank.world_size // shards
+    return Health(parts.model, handle, config.train.log_layers_every, parts.accelerator.device, replicas)
 
 
 def _loss_scale(config: RunConfig, state: RunState, device: torch.device) -> LossScale | None:
@@ -278,18 +286,19 @@ def _micro_batches_asked_for(run: Resolved, rank: Rank) -> dict[int, int]:
 def _tracker(
     config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress, facts: Mapping[str, Any]
 ) -> Tracker:
-    metrics = MetricsFile(run_dir.metrics)
-    metrics.truncate_after(state.step)
+    metrics, layers = MetricsFile(run_dir.metrics), MetricsFile(run_dir.layers)
+    for file in (metrics, layers):
+        file.truncate_after(state.step)
     _tell_lost(config, run_dir, state, progress)
     assert config.run_name is not None
     state.wandb_run_id = chosen_run_id(config.tracking, config.sweep, os.environ) or state.wandb_run_id or new_run_id()
     job = Job(config.run_name, state.wandb_run_id, run_dir.root, config.sweep, "train")
     told = tracked_settings(config) | {"est": facts}
     sink = WandbSink(
-        config.tracking, job, told, run_dir.metrics, progress.line, names=state.tracker_names, first_step=state.step
+        config.tracking, job, told, run_dir, progress.line, names=state.tracker_names, first_step=state.step
     )
     progress.echo = sink.line
-    return Tracker(metrics, sink, state.records)
+    return Tracker(metrics, sink, state.records, layers)
 
 
 def _tell_lost(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress) -> None:

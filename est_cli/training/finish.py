@@ -17,6 +17,7 @@ from est_cli.families import spec_of
 from est_cli.models import hf_config
 from est_cli.reporting.diagnoses import stage_report
 from est_cli.reporting.figures import plot_run, plot_stages
+from est_cli.reporting.layers import plot_layers, read_layers
 from est_cli.reporting.records import check_records
 from est_cli.reporting.stages import time_saved_pct
 from est_cli.reporting.summary import print_summary
@@ -116,6 +117,7 @@ def draw_missing(start: Start) -> None:
 
 def _draw(run_dir: RunDir, metrics: list[dict[str, Any]], summary: dict[str, Any], covered: Coverage) -> None:
     plot_run(metrics, run_dir.plots, run_dir.root.name)
+    plot_layers(read_layers(run_dir.layers), run_dir.plots, run_dir.root.name)
     if any("loss" in record for record in metrics):
         plot_stages(metrics, summary.get("transitions") or [], covered, run_dir.plots)
 
@@ -137,6 +139,7 @@ def _summary(run: Run, end: End, metrics: list[dict[str, Any]], covered: Coverag
         "tokens": run.state.step * run.config.train.tokens_per_step,
         "final_val_loss": final,
         "perplexity": None if final is None or final > 700 else math.exp(final),
+        "bits_per_byte": run.bits_per_byte(end.val_loss),
         "not_finite": end.not_finite,
         **run.totals(),
         "flops_blocks": run.ledger.used.blocks,

@@ -19,8 +19,9 @@ from est_cli.distributed import Group
 from est_cli.storage import disk
 from est_cli.storage.content import load_checkpoint
 from est_cli.storage.run_dir import RunDir, create_run_dir, default_run_name, lock
-from est_cli.storage.store import clean_leftovers, leads_out, newest_valid, set_aside_later
-from est_cli.training.fork import begin_from_sibling
+from est_cli.storage.store import clean_leftovers, leads_out, newest_valid, set_aside_later, step_folders
+from est_cli.training.extend import is_longer, set_back
+from est_cli.training.fork import FORKED, begin_from_origin, begin_from_sibling, verify_origin
 from est_cli.training.optim import Optimizer
 from est_cli.training.run import RunState
 from est_cli.training.start import Start, runs_folder
@@ -42,14 +43,21 @@ def owned_folder(start: Start, group: Group) -> Iterator[RunDir]:
         config.run_name = run_dir.root.name
         yield run_dir
         return
+    if start.folder is None and config.fork is not None:
+        verify_origin(config)  # before there is a folder
     run_dir = _run_dir(start)
     with lock(run_dir):
         clean_leftovers(run_dir.root)
         if start.folder is None:
             create_run_dir(run_dir.root.parent, run_dir.root.name)  # again: another may have used it before we owned it
             disk.replace_file(run_dir.config, to_yaml(config).encode())
-            _fork(run_dir, config)
+            _share(run_dir, config)
+        elif is_longer(start.folder, config):
+            set_back(run_dir, config)
         _refuse_others_checkpoints(run_dir)
+        if config.fork is not None and not step_folders(run_dir.checkpoints):  # also where that was killed
+            begun = begin_from_origin(run_dir, config)
+            log.info("begins from %s, after step %d", begun.run.root, begun.step)
         for place in (run_dir.checkpoints, run_dir.plots):
             clean_leftovers(place, within=run_dir.root)
         group.share(str(run_dir.root))
@@ -72,6 +80,8 @@ def restored_state(
     state = RunState.from_json(load_checkpoint(path, model, optimizer, warn, verified=verified), str(path))
     if path.name != f"step-{state.step:06d}" or state.step > max_steps:
         raise CheckpointError(f"{path}: its state is of step {state.step}; the run has {max_steps}")
+    if not state.data_hash and (run_dir.root / FORKED).exists():  # it goes on with another text
+        state.data_hash = corpus.data_hash
     for what, saved, now in (
         ("dataset", state.data_hash, corpus.data_hash),
         ("tokenizer", state.tokenizer_hash, corpus.tokenizer_hash),
@@ -90,7 +100,7 @@ def _refuse_others_checkpoints(run_dir: RunDir) -> None:
         raise CheckpointError(f"{place}: a link to the checkpoints of another run, {place.resolve().parent}; remove it")
 
 
-def _fork(run_dir: RunDir, config: RunConfig) -> None:
+def _share(run_dir: RunDir, config: RunConfig) -> None:
     fork = begin_from_sibling(run_dir, config, log.warning) if config.share_prefix else None
     if fork is not None:
         log.info("begins from %s, which is the same up to step %d", fork.run.root, fork.step)

@@ -1,15 +1,16 @@
-"""Runs of a sweep that agree up to a stage boundary: the later one begins with the earlier one's checkpoint from there.
+"""Runs that begin with another one's checkpoint: the one that `fork` names, or in a sweep the latest that both share.
 
-What it trains is what it would train alone, bit for bit, because all that a step depends on is in the checkpoint or a
-function of the seed and the step.
+Runs of a sweep agree up to a stage boundary, and the later one begins from there. What it trains is what it would train
+alone, bit for bit, because all that a step depends on is in the checkpoint or a function of the seed and the step.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from est_cli.common.errors import CheckpointError
@@ -25,6 +26,7 @@ from est_cli.storage.run_dir import RunDir, write_json
 from est_cli.storage.store import is_intact, step_folders, verify_folder, write_folder
 from est_cli.tracking import new_run_id
 from est_cli.tracking.names import NAMES
+from est_cli.training.branch import origin_of, other_text
 from est_cli.training.start import runs_folder
 
 FORKED = "forked_from.json"
@@ -45,7 +47,7 @@ def begin_from_sibling(run_dir: RunDir, config: RunConfig, warn: Callable[[str],
 
     None where there is none. Raises StorageError.
     """
-    lasting = resolve(config).scheduler.milestones()
+    lasting = resolve(config).lasting
     for fork in sorted(_forks(run_dir, config), key=lambda fork: fork.step, reverse=True):
         kept = [Fork(fork.run, step, path) for step, path in step_folders(fork.run.checkpoints) if step in lasting]
         _copy_records(fork, run_dir, config)  # first: a checkpoint whose records are missing would go on without them
@@ -60,6 +62,25 @@ def begin_from_sibling(run_dir: RunDir, config: RunConfig, warn: Callable[[str],
         write_json(run_dir.root / FORKED, {"run": str(fork.run.root), "step": fork.step})
         return fork
     return None
+
+
+def begin_from_origin(run_dir: RunDir, config: RunConfig) -> Fork:
+    """Give the new run `run_dir`, locked and without a checkpoint, the one that `config.fork` names, and its records.
+
+    Raises CheckpointError, ConfigError, StorageError.
+    """
+    folder, step = origin_of(config)
+    fork = Fork(RunDir(folder), step, RunDir(folder).checkpoints / f"step-{step:06d}")
+    _copy_records(fork, run_dir, config)
+    write_json(run_dir.root / FORKED, {"run": str(folder), "step": step})
+    _copy_checkpoint(fork, run_dir, {"data_hash": ""} if other_text(config, stored_config(folder)) else {})
+    return fork
+
+
+def verify_origin(config: RunConfig) -> None:
+    """Raise CheckpointError where the checkpoint that `config.fork` names is damaged."""
+    folder, step = origin_of(config)
+    verify_folder(RunDir(folder).checkpoints / f"step-{step:06d}")
 
 
 def _forks(run_dir: RunDir, config: RunConfig) -> Iterator[Fork]:
@@ -83,11 +104,14 @@ def _must_agree(config: RunConfig) -> dict[str, str]:
     return {key: repr(value) for key, value in leaves.items() if key not in may_differ}
 
 
-def _copy_checkpoint(fork: Fork, run_dir: RunDir) -> None:
-    """All but what belongs to the other run alone: its W&B run, its micro-batches of later stages, its records."""
+def _copy_checkpoint(fork: Fork, run_dir: RunDir, changes: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """All but what belongs to the other run alone: its W&B run, its micro-batches of later stages, its records.
+
+    `changes`: of the state beside them.
+    """
     manifest = verify_folder(fork.checkpoint)
     state: dict[str, Any] = strict_json.read_file(fork.checkpoint / STATE)
-    state |= {"wandb_run_id": new_run_id(), "tracker_names": NAMES, "micro_batches": {}, "records": {}}
+    state |= {"wandb_run_id": new_run_id(), "tracker_names": NAMES, "micro_batches": {}, "records": {}, **changes}
 
     def fill(folder: Path) -> None:
         for name in manifest["files"]:
@@ -110,3 +134,7 @@ def _copy_records(fork: Fork, run_dir: RunDir, config: RunConfig) -> None:
         if record["step"] <= fork.step and (own or not validated):
             lines.append(line)
     disk.replace_file(run_dir.metrics, b"".join(lines))
+    if fork.run.layers.exists():
+        of_layers = fork.run.layers.read_bytes().splitlines(keepends=True)
+        common = [line for line in of_layers if strict_json.read_object(line)["step"] <= fork.step]
+        disk.replace_file(run_dir.layers, b"".join(common))

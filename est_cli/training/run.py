@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,10 @@ from transformers import PreTrainedModel
 
 from est_cli.common.errors import CheckpointError
 from est_cli.common.rank import Rank
-from est_cli.config import Precision, RunConfig
+from est_cli.config import Precision, RunConfig, Source
 from est_cli.config.resolve import Resolved
 from est_cli.data import Corpus, TokenBlocks
+from est_cli.data.tokens.token_bytes import token_bytes
 from est_cli.distributed import GradientSync, Group
 from est_cli.distributed.device import Accelerator, autocast
 from est_cli.est import (
@@ -37,10 +40,14 @@ from est_cli.tracking import Tracker
 from est_cli.tracking.names import NAMES, NAMES_OF_BEFORE
 from est_cli.tracking.progress import RunProgress
 from est_cli.training.feed import Feed
+from est_cli.training.health import Health
 from est_cli.training.optim import LossScale, Optimizer
 
 SINCE_FORMAT_1 = ("records", "loss_scale", "good_steps", "attention_pairs", "tracker_names")
 """Keys of state.json that older checkpoints do without: their defaults hold there."""
+
+AT_ONCE = 1024
+"""Validation blocks whose bytes are counted at a time."""
 
 
 @dataclass
@@ -120,6 +127,7 @@ class Run:
     """The model with its loss: what a step calls."""
     gradient_sync: GradientSync
     handle: EstHandle
+    health: Health
     optimizer: Optimizer
     loss_scale: LossScale | None
     """Under fp16."""
@@ -188,16 +196,36 @@ class Run:
         rates = self.scheduler.rates_at(max(0, self.state.step - 1))
         return self.generator.draw(0, rates) if rates.layers == "first" else FULL
 
+    def bits_per_byte(self, loss: float) -> float | None:
+        """A validation loss, in nats per token, by the bytes of the validation text; None where they are not known."""
+        share = self._bytes_per_prediction
+        return None if share is None or not math.isfinite(loss) else loss / math.log(2) / share
+
+    @cached_property
+    def _bytes_per_prediction(self) -> float | None:
+        """Of what train.eval_tokens reads, over all processes."""
+        source, blocks = self.config.dataset.source, self.validation_blocks
+        of_token = None if source is Source.tokens else token_bytes(self.corpus.tokenizer)
+        if of_token is None:
+            return None
+        count, total, end = AT_ONCE, 0, self._validated(self.config.train.eval_tokens)
+        for begin in range(0, end, count):
+            total += int(of_token[blocks.take(np.arange(begin, min(begin + count, end)))[:, 1:].numpy()].sum())
+        return total / (end * (self.config.train.seq_len - 1)) or None
+
+    def _validated(self, tokens: int | None) -> int:
+        """Blocks of the validation set that so many tokens are."""
+        wanted = self.validation_blocks.num_blocks if tokens is None else max(1, tokens // self.config.train.seq_len)
+        return min(wanted, self.validation_blocks.num_blocks)
+
     def validation_batches(self, tokens: int | None) -> Iterator[Tensor]:
         """(B, T) int64 blocks from the start of the validation set, of so many `tokens` at most, one block at
         least (None: all), over all processes, which get as many batches each; a batch may be empty (B = 0).
 
         In pieces as large as the last stage's micro-batches, since evaluation runs the complete model as that does.
         """
-        train, blocks, rank = self.config.train, self.validation_blocks, self.rank
+        blocks, rank, end = self.validation_blocks, self.rank, self._validated(tokens)
         size = self.micro_batches[max(self.micro_batches)] * rank.world_size
-        wanted = blocks.num_blocks if tokens is None else max(1, tokens // train.seq_len)
-        end = min(wanted, blocks.num_blocks)
         for begin in range(0, end, size):
             yield blocks.take(np.arange(begin, min(end, begin + size))[rank.rank :: rank.world_size])
 

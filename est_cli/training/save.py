@@ -99,7 +99,7 @@ class Saver:
         run, train = self._run, self._run.config.train
         save_checkpoint(run.dir.checkpoints, step, snapshot, run.corpus.tokenizer, state, {"step": step})
         self.saved_step = step
-        lasting = run.scheduler.milestones()
+        lasting = run.resolved.lasting
         retain(
             run.dir.checkpoints,
             train.keep_last,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from est_cli.config.resolve import Resolved, check, depends_on_split, resolve
 from est_cli.config.schema import leaves_of, plain, typed
 from est_cli.config.setting import AUTO, FREE, SETTLED, Given, keys_with, left_open
 from est_cli.config.stored import keys_newer_than, stored_config
+from est_cli.config.training import max_steps
 from est_cli.storage import strict_json
 from est_cli.storage.run_dir import (
     RunDir,
@@ -27,6 +27,8 @@ from est_cli.storage.run_dir import (
     lock,
 )
 from est_cli.storage.store import clean_leftovers
+from est_cli.training.branch import forked_config, run_named
+from est_cli.training.extend import LENGTH, is_longer, longer, set_length
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,8 @@ class Start:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to train."""
-        return self.folder is not None and RunDir(self.folder).is_finished()
+        folder = self.folder
+        return folder is not None and RunDir(folder).is_finished() and not is_longer(folder, self.config)
 
     @property
     def drawn(self) -> bool:
@@ -102,6 +105,8 @@ def resolve_resume(config: RunConfig, given: Given) -> Start:
     there is no such run or a frozen key differs, and for whatever check() finds; CheckpointError where the stored
     configuration is at fault.
     """
+    if config.fork is not None:
+        config = forked_config(config, given)
     folder = _folder(config, given)
     if folder is None:
         run = check(config)
@@ -111,7 +116,10 @@ def resolve_resume(config: RunConfig, given: Given) -> Start:
         check_place(runs_folder(config) / (config.run_name or ""))
         return Start(run, None)
     stored = stored_config(folder)
-    run = _checked(_merge(stored, config, given, folder), stored, folder)
+    merged = _merge(stored, config, given, folder)
+    run = _checked(merged, stored, folder)
+    if run.max_steps > max_steps(stored):
+        run = check(longer(stored, merged, folder))
     found = config.resume == AUTO and config.run_name is None and config.train.precision is None
     return Start(run, folder, precision_left_open=found)
 
@@ -138,7 +146,7 @@ def _folder(config: RunConfig, given: Given) -> Path | None:
     if config.resume is None:
         return None
     if config.resume != AUTO:
-        return _run_named(config.resume, config.paths.outputs_folder)
+        return run_named(config.resume, config.paths.outputs_folder, "resume")
     _check_names(config)
     runs = runs_folder(config)
     if config.run_name is not None:
@@ -149,16 +157,6 @@ def _folder(config: RunConfig, given: Given) -> Path | None:
         return _same_run(folder, config, given)
 
     return find_unfinished(runs, matches) or find_finished(runs, matches)
-
-
-def _run_named(name: str, outputs: Path) -> Path:
-    """The folder of a run, or of one in `outputs` that has this name. Raises ConfigError where there is none."""
-    named = [outputs / name] if name == os.path.basename(name) else []
-    for folder in (Path(name), *named):
-        if os.path.isfile(RunDir(folder).config):  # unlike Path's, it takes any string for a path
-            return folder
-    also = f", and there is none of this name in {outputs}" if named else ""
-    raise ConfigError(f"resume: {name} is not the folder of a run (it has no config.yaml){also}")
 
 
 def _check_names(config: RunConfig) -> None:
@@ -186,7 +184,8 @@ def _same(one: Any, other: Any) -> bool:
 
 def _merge(stored: RunConfig, config: RunConfig, given: Given, folder: Path) -> RunConfig:
     wanted, tree = leaves_of(plain(config)), plain(stored)
-    for key in sorted(given & wanted.keys() - (keys_newer_than(folder) - given.named)):
+    of_length = _set_length(tree, stored, wanted, given, folder)
+    for key in sorted(given & wanted.keys() - (keys_newer_than(folder) - given.named) - of_length):
         if key == "resume" or (key == "run_name" and wanted[key] == folder.resolve().name):
             continue
         group, _, name = key.rpartition(".")
@@ -201,6 +200,24 @@ def _merge(stored: RunConfig, config: RunConfig, given: Given, folder: Path) -> 
         parent[name] = wanted[key]
     tree["run_name"], tree["resume"] = folder.resolve().name, str(folder)
     return typed(tree, RunConfig)
+
+
+def _set_length(
+    tree: dict[str, Any], stored: RunConfig, wanted: dict[str, Any], given: Given, folder: Path
+) -> frozenset[str]:
+    """Put a length that is given into `tree` and return its keys. ConfigError unless it makes the run longer."""
+    before = leaves_of(plain(stored))
+    named = [key for key in LENGTH if key in given and not _same(before[key], wanted[key])]
+    if not named:
+        return frozenset()
+    set_length(tree, wanted, given)
+    old, new = max_steps(stored), max_steps(typed(tree, RunConfig))
+    if new <= old:
+        raise ConfigError(
+            f"{named[0]}: the run in {folder} was started with {old} steps, not {new}; a run that is resumed can only "
+            "become longer"
+        )
+    return frozenset(LENGTH)
 
 
 def _is_free(key: str, run: RunConfig) -> bool:

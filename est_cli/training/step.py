@@ -28,10 +28,12 @@ from est_cli.data import BlockOrder, TokenBlocks
 from est_cli.data.packing import attention_pairs
 from est_cli.distributed import Agreed, StepPlan, read_header, step_header
 from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork, reached_parts
+from est_cli.est.coverage import Coverage
 from est_cli.est.growth import grow
 from est_cli.est.index import hash_numbers, sizes_of
 from est_cli.est.sizes import SampleSizes, SequenceCounts, sample_sizes
 from est_cli.est.stacking import copied_from
+from est_cli.training.health import LayerWatch
 from est_cli.training.optim import lr_at, update
 from est_cli.training.run import Run
 
@@ -178,6 +180,8 @@ class StepNumbers:
     """False: loss or gradient was not finite and nothing was updated."""
     agreed: Agreed | None = None
     """What several processes know of each other; None for one process."""
+    layers: Sequence[float] = ()
+    """What a LayerWatch gave, where the step was measured."""
 
 
 @dataclass(frozen=True)
@@ -185,22 +189,25 @@ class StepResult:
     """What happened in a step, or on a GPU: what will have happened when it is done."""
 
     lr: float
-    numbers: Tensor
-    """(3 + n,) on the host: loss, gradient norm, 1.0 if the update was rejected, then the summed header, if any."""
+    tensors: Sequence[Tensor]
+    """On the host, (3 + n,): loss, gradient norm, 1.0 if the update was rejected, then the summed header, if any; of a
+    step that was measured also what its LayerWatch gave."""
     arrived: torch.cuda.Event | None
     world_size: int
     ran: SequenceCounts
     """What the step ran, over all processes."""
     pairs: tuple[int, ...] | None
     """As in StepInputs."""
+    covered: Coverage | None
+    """How often each unit was trained since the last step that was measured, if this is one."""
 
     def read(self) -> StepNumbers:
         """Wait for the numbers, where they are still on their way."""
         if self.arrived is not None:
             self.arrived.synchronize()
-        loss, grad_norm, rejected, *header = self.numbers.tolist()
+        (loss, grad_norm, rejected, *header), *layers = (tensor.tolist() for tensor in self.tensors)
         agreed = read_header(header, self.world_size) if header else None
-        return StepNumbers(loss, grad_norm, rejected == 0.0, agreed)
+        return StepNumbers(loss, grad_norm, rejected == 0.0, agreed, layers[0] if layers else ())
 
 
 def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
@@ -212,6 +219,7 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
     # Inputs: tokens (own sequences, T), and the subnetworks that were drawn for them.
     _grow(run, step)
     inputs = run.feed.take(step, last=step + 1 == run.scheduler.max_steps)
+    run.health.count(inputs.plan, pieces(run.sequences_per_step, run.micro_batch_at(step), run.rank.world_size))
     tokens = inputs.tokens.to(device, non_blocking=True)
     # Gradients: each micro-batch (b, T) on its subnetwork; those of a layer are sent while the next one computes.
     loss = None
@@ -219,20 +227,21 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
     run.handle.activate(inputs.plan.at(0))
     if inputs.plan.shared and run.gradient_sync.packs:
         run.handle.pack()
-    for micro_step, micro in enumerate(tokens.split(run.micro_batch_at(step))):
-        run.handle.activate(inputs.plan.at(micro_step))
-        run.gradient_sync.before(micro_step)
-        torch.manual_seed(hash_numbers((config.seed, step, micro_step, run.rank.rank)))  # for dropout
-        part = forward_backward(run, micro, run.targets_per_step)
-        loss = part if loss is None else loss + part
+    with run.health.watching(step) as watch:
+        for micro_step, micro in enumerate(tokens.split(run.micro_batch_at(step))):
+            run.handle.activate(inputs.plan.at(micro_step))
+            run.gradient_sync.before(micro_step)
+            torch.manual_seed(hash_numbers((config.seed, step, micro_step, run.rank.rank)))  # for dropout
+            part = forward_backward(run, micro, run.targets_per_step)
+            loss = part if loss is None else loss + part
     assert loss is not None
     # Agreement and update: the header carries the loss, stop signals and digests of what was drawn to all processes.
     if run.rank.world_size == 1:
         run.handle.unpack()
-        return _update(run, step, inputs, loss)
+        return _update(run, step, inputs, loss, watch)
     header = run.gradient_sync.finish(step_header(loss, stop.signum, (inputs.digest, _next_digest(run, step))))
     run.handle.unpack()
-    return _update(run, step, inputs, header[0].to(loss.dtype), header)
+    return _update(run, step, inputs, header[0].to(loss.dtype), watch, header)
 
 
 def _next_digest(run: Run, step: int) -> int:
@@ -260,24 +269,30 @@ def _grow(run: Run, step: int) -> None:
     grow(run.handle.layers, sources, run.optimizer.state, anew=scheduler.growth == "all")
 
 
-def _update(run: Run, step: int, inputs: StepInputs, loss: Tensor, header: Tensor | None = None) -> StepResult:
+def _update(
+    run: Run, step: int, inputs: StepInputs, loss: Tensor, watch: LayerWatch | None, header: Tensor | None = None
+) -> StepResult:
     """`loss`: of the whole step, over all processes."""
     optim = run.config.optim
     lr = lr_at(step, run.scheduler.max_steps, optim)
     frozen = optim.unsampled_rows is UnsampledRows.frozen
     parts = reached_parts(run.handle, inputs.plan.drawn) if frozen else ()
-    grad_norm, rejected = update(run.optimizer, lr, optim.grad_clip, loss, parts, run.loss_scale)
+    grad_norm, rejected = update(run.optimizer, lr, optim.grad_clip, loss, parts, run.loss_scale, watch)
     numbers = torch.stack([loss, grad_norm, rejected])
     if header is not None:
         numbers = torch.cat([numbers.to(header.dtype), header])
-    return _sent_to_host(lr, numbers, run.rank.world_size, inputs)
+    tensors, arrived = _sent_to_host([numbers] if watch is None else [numbers, watch.numbers()])
+    covered = None if watch is None else run.health.counted()
+    return StepResult(lr, tensors, arrived, run.rank.world_size, inputs.ran, inputs.pairs, covered)
 
 
-def _sent_to_host(lr: float, numbers: Tensor, world_size: int, inputs: StepInputs) -> StepResult:
-    if numbers.device.type != "cuda":
-        return StepResult(lr, numbers, None, world_size, inputs.ran, inputs.pairs)
-    on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-    on_host.copy_(numbers, non_blocking=True)
+def _sent_to_host(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], torch.cuda.Event | None]:
+    """The same on the host, or on their way there, and what says that they have arrived."""
+    if tensors[0].device.type != "cuda":
+        return tensors, None
+    on_host = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+    for there, tensor in zip(on_host, tensors, strict=True):
+        there.copy_(tensor, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record()
-    return StepResult(lr, on_host, arrived, world_size, inputs.ran, inputs.pairs)
+    return on_host, arrived

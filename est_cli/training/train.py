@@ -104,6 +104,8 @@ def train(run: Run) -> dict[str, Any]:
         if run.state.step < run.scheduler.max_steps:
             first = run.feed.again(run.state.step).digest
             run.group.require_same(first, f"drew another subnetwork in step {run.state.step + 1} than")
+        splits = run.resolved.splits(run.rank.world_size)
+        run.health.recount(run.state.step, run.scheduler, run.generator, splits)
         late = 1 if runs_ahead(device) else 0
         for step in range(run.state.step, run.scheduler.max_steps):
             _launch(loop, step)
@@ -179,6 +181,9 @@ def _record_step(loop: _Loop, step: int, result: StepResult, numbers: StepNumber
     if every and (done % every == 0 or last_of_stage or step in scheduler.transitions()):
         run.tracker.train(_train_record(loop, step, result, numbers, tokens_per_s))
         loop.window = _Window()
+    if result.covered is not None:
+        about = {"step": done, "tokens": done * run.config.train.tokens_per_step, "stage": stage}
+        run.tracker.layers(about | run.health.record(numbers.layers, result.covered))
 
 
 def _train_record(
@@ -215,7 +220,7 @@ def _is_due(loop: _Loop, done: int) -> bool:
     """Whether something follows step number `done` that needs its numbers and weights."""
     run, train = loop.run, loop.run.config.train
     intervals = (train.eval_every, train.sample_every, train.checkpoint_every)
-    at_steps = done == run.scheduler.max_steps or done in run.scheduler.milestones()
+    at_steps = done == run.scheduler.max_steps or done in run.resolved.lasting
     return at_steps or loop.stop_signal is not None or any(_every(done, interval) for interval in intervals)
 
 
@@ -228,7 +233,7 @@ def _what_is_due(loop: _Loop, done: int) -> None:
         loop.end = End.of(run, loop.loss, val_loss) if last else None
     if train.sample_every and (last or _every(done, train.sample_every)):
         _sample(run)
-    saving = last or done in run.scheduler.milestones() or _every(done, train.checkpoint_every)
+    saving = last or done in run.resolved.lasting or _every(done, train.checkpoint_every)
     if saving and not (loop.end is not None and loop.end.not_finite):  # of a lost run the sound checkpoints stay
         _save(loop)
     if loop.stop_signal is not None and not last:
@@ -268,13 +273,17 @@ def evaluate(run: Run) -> float:
         spread = draw_spread(run)
         run.handle.activate(run.in_use)
         batches = run.validation_batches(train.eval_tokens)
-        found = validation_loss(run.objective, batches, run.autocast, filled_to)
-    total, count = run.group.sum(found)
+        sums = validation_loss(run.objective, batches, run.autocast, filled_to)
+    total, count = run.group.sum(sums)
     loss, step = total / count, run.state.step
     perplexity = math.exp(loss) if loss < 700 else math.inf
-    record = {"step": step, "tokens": step * train.tokens_per_step, "val_loss": loss, "perplexity": perplexity} | spread
-    run.tracker.validation(record | {"flops": run.ledger.used.total})
-    run.progress.line(f"validation at step {step}: loss {loss:.4f}, perplexity {perplexity:.2f}")
+    bits = run.bits_per_byte(loss) if run.rank.first else None
+    found = {"val_loss": loss, "perplexity": perplexity, "bits_per_byte": bits} | spread
+    run.tracker.validation(
+        {"step": step, "tokens": step * train.tokens_per_step, **found, "flops": run.ledger.used.total}
+    )
+    of_bytes = "" if bits is None else f", {bits:.4f} bits per byte"
+    run.progress.line(f"validation at step {step}: loss {loss:.4f}, perplexity {perplexity:.2f}{of_bytes}")
     return loss
 
 

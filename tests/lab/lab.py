@@ -205,6 +205,7 @@ def outcome(run: Path) -> dict[str, Any]:
     summary = json.loads((run / "summary.json").read_text())
     return {
         "records": [_without_times(record) for record in read_metrics(run / "metrics.jsonl")],
+        **({"layers": read_metrics(run / "layers.jsonl")} if (run / "layers.jsonl").exists() else {}),
         "summary": _without_times(summary) | {"git_commit": ...},  # which somebody may make while tests run
         "sha256": {name: entry["sha256"] for name, entry in files.items() if name != "state.json"},
         "checkpoints": [path.name for _, path in step_folders(run / "checkpoints")],

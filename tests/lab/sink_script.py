@@ -13,6 +13,7 @@ from typing import Any
 
 from est_cli.config import TrackingConfig
 from est_cli.config.schema import typed
+from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import Ending, Job, MetricsFile, Tracker, WandbSink, record_of, wandb_api, wandb_mirror
 from est_cli.tracking.records import In
 from tests.lab.fake_run import fake_metrics
@@ -37,7 +38,7 @@ def main() -> None:
         run_stopping._POLL_INTERVAL = asked["poll_s"]
         wandb_api.QUIET["x_file_stream_transmit_interval"] = asked["poll_s"]
     begin = time.monotonic()
-    sink = WandbSink(tracking, job, CONFIG, run_dir / "metrics.jsonl", first_step=first_step)
+    sink = WandbSink(tracking, job, CONFIG, RunDir(run_dir), first_step=first_step)
     init_s = time.monotonic() - begin
     sink.line(f"run       {run_dir.resolve()} reads /home/CANARY-user/x, token=CANARY-line")
     write_records(Tracker(MetricsFile(run_dir / "metrics.jsonl"), sink), asked)

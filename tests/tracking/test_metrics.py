@@ -11,7 +11,7 @@ import pytest
 
 from est_cli.common.errors import StorageError
 from est_cli.tracking import metrics
-from est_cli.tracking.metrics import MetricsFile, MetricsTail, read_metrics
+from est_cli.tracking.metrics import MetricsFile, MetricsTail, RunTail, read_metrics
 
 
 def written(path, *records):
@@ -137,3 +137,18 @@ def test_a_tail_takes_a_large_file_piece_by_piece(tmp_path: Path, monkeypatch: p
     while found := tail.new():
         pieces.append([record["step"] for record in found])
     assert len(pieces) > 5 and [step for piece in pieces for step in piece] == [*range(1, 101)]
+
+
+def test_layers_come_between_the_metrics_of_their_steps(tmp_path: Path) -> None:
+    """In the order of steps, whatever of the files is there at each look: trackers take no step that lies behind."""
+    metrics, layers = MetricsFile(tmp_path / "metrics.jsonl"), MetricsFile(tmp_path / "layers.jsonl")
+    tail = RunTail(metrics.path, layers.path)
+    metrics.append({"step": 1, "loss": 5.0})
+    layers.append({"step": 2, "activation_rms": [1.0, 2.0], "trained_heads": [[1.0]]})
+    assert [record["step"] for record in tail.new()] == [1], "the metrics of step 2 come first"
+    metrics.append({"step": 2, "loss": 4.0})
+    metrics.append({"step": 3, "loss": 3.0})
+    found = tail.new()
+    assert [record["step"] for record in found] == [2, 2, 3] and "loss" in found[0]
+    assert found[1] == {"step": 2, "layers/activation_rms/00": 1.0, "layers/activation_rms/01": 2.0}
+    assert tail.new() == []

@@ -8,23 +8,24 @@ from pathlib import Path
 import pytest
 
 from est_cli.tracking.names import NAMES_OF_BEFORE, tracker_name
-from est_cli.tracking.records import FIELDS, TOTALS, Cell, Field, In, fields_of, record_of
+from est_cli.tracking.records import FIELDS, TOTALS, Cell, Field, In, fields_of, flat, record_of
 
 ROOT = Path(__file__).parents[2]
 KEPT = {
     In.step: "step tokens est/stage est/p_h est/p_m est/p_l train/loss train/lr train/grad_norm flops/flops "
     "flops/flops_dense flops/flops_saved_pct_blocks flops/flops_saved_pct_total perf/tokens_per_s perf/step_s perf/mfu "
     "perf/mem_gb",
-    In.validation: "step tokens val/val_loss val/perplexity est/draw_spread est/draw_range flops/flops",
+    In.validation: "step tokens val/val_loss val/perplexity val/bits_per_byte est/draw_spread est/draw_range "
+    "flops/flops",
     In.transition: "est/event step est/from_stage est/to_stage est/loss_before est/loss_after",
     In.not_finite: "est/event step perf/first_sample perf/samples",
     In.sample: "est/event step est/prompt est/text",
 }
 """In the order of the files, under the names that runs of before have in W&B."""
 SUMMARY = (
-    "steps tokens final_val_loss perplexity not_finite flops flops_dense flops_blocks flops_saved_pct_blocks "
-    "flops_saved_pct_total time_s time_saved_pct stages transitions coverage diagnoses data_hash tokenizer_hash "
-    "revisions hardware git_commit versions"
+    "steps tokens final_val_loss perplexity bits_per_byte not_finite flops flops_dense flops_blocks "
+    "flops_saved_pct_blocks flops_saved_pct_total time_s time_saved_pct stages transitions coverage diagnoses "
+    "data_hash tokenizer_hash revisions hardware git_commit versions"
 )
 REPORT = (
     "final_val_loss flops_total flops_dense_total flops_saved_pct_blocks flops_saved_pct_total train_s time_saved_pct"
@@ -69,3 +70,11 @@ def test_the_page_is_made_of_it() -> None:
     made = "\n".join(runpy.run_path(str(ROOT / "docs" / "metrics_page.py"))["page"]())
     told = "python docs/metrics_page.py > docs/metrics.md makes it anew"
     assert (ROOT / "docs" / "metrics.md").read_text() == made, told
+
+
+def test_lists_are_flat_for_trackers() -> None:
+    """An entry for each layer; lists of lists are too much for a tracker."""
+    record = {"step": 3, "grad_norm_rest": [1.0, None], "trained_heads": [[1.0], [0.5]], "weight_norm_outside": 2.0}
+    assert flat(record) == {
+        "step": 3, "layers/grad_norm_rest/00": 1.0, "layers/grad_norm_rest/01": None, "weight_norm_outside": 2.0
+    }  # fmt: skip

@@ -7,6 +7,7 @@ import types
 import pytest
 
 from est_cli.config import TrackingConfig, WandbMode
+from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import Ending, Job, MetricsFile, Tracker, WandbSink, new_run_id, read_metrics, wandb_sink
 from est_cli.tracking.names import named
 from est_cli.tracking.wandb_mirror import Phase
@@ -168,7 +169,7 @@ def fake_sink(monkeypatch, tmp_path, run):
 def sink_of(tmp_path, mode=WandbMode.offline):
     warnings = []
     job = Job("a", "abcd1234", tmp_path, None, "train")
-    sink = WandbSink(TrackingConfig(wandb=mode), job, {}, tmp_path / "metrics.jsonl", warn=warnings.append)
+    sink = WandbSink(TrackingConfig(wandb=mode), job, {}, RunDir(tmp_path), warn=warnings.append)
     return sink, warnings
 
 

@@ -56,7 +56,7 @@ def origin(lab: Lab, name: str) -> tuple[str, int]:
         ((), (f"stage.t2={LATER}",)),
         (("train.eval_every=0",), (f"stage.t2={LATER}",)),
         (("train.eval_every=6", "sampling.redraw=forward"), (f"stage.t2={LATER}",)),  # both validate step 18
-        (("optim=muon", "model.dropout=0.1"), (f"stage.t2={LATER}",)),
+        (("optim=muon", "model.dropout=0.1", "train.log_layers_every=4"), (f"stage.t2={LATER}",)),
         (
             (*NO_STAGES, "scheduler=gradual_stacking", "stage.boundaries=[8,18]", "stage.depths=[1,2]"),
             ("stage.boundaries=[8,24]",),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from safetensors import safe_open
+from transformers import AutoTokenizer
 
 from est_cli.config import PlanConfig
 from est_cli.config.schema import plain, typed
@@ -60,7 +61,9 @@ def test_every_file_of_a_run_is_there_and_nothing_else(run: Path) -> None:
         *("loss.png", "saving.png", "transitions.png", "coverage.png")
     }
     kept = {path.name for path in (run / "checkpoints").iterdir()}
-    assert kept == {f"step-{step:06d}" for step in (T1, T2, 10, 20, 25, 30)}, "transitions, multiples of 10, the last 2"
+    assert kept == {f"step-{step:06d}" for step in (T1, T2, 24, 10, 20, 25, 30)}, (
+        "transitions, decay, by 10, the last 2"
+    )
     for folder in (run / "checkpoints").iterdir():
         verify_folder(folder)
         names = {path.name for path in folder.iterdir()}
@@ -135,6 +138,20 @@ def test_summary(summary: dict[str, Any], metrics: list[dict[str, Any]]) -> None
     assert last["perplexity"] == summary["perplexity"] == math.exp(summary["final_val_loss"])
     assert summary["time_s"] > 0 and summary["time_saved_pct"] < 100
     assert {"est-cli", "torch", "transformers", "python"} <= set(summary["versions"])
+
+
+def test_bits_per_byte_are_of_the_text_behind_the_predictions(
+    shared: Lab, run: Path, metrics: list[dict[str, Any]], summary: dict[str, Any]
+) -> None:
+    remembered, tokens = cached_tokens(shared.folder / "data")
+    blocks = tokens[remembered["train_tokens"] :].astype(int)
+    blocks = blocks[: len(blocks) // 32 * 32].reshape(-1, 32)
+    words = AutoTokenizer.from_pretrained(run / "model")
+    read = sum(len(words.decode(block[1:], skip_special_tokens=True).encode()) for block in blocks)
+    for record in (record for record in metrics if "val_loss" in record):
+        nats = record["val_loss"] * 31 * len(blocks)
+        assert record["bits_per_byte"] == pytest.approx(nats / math.log(2) / read, rel=1e-12)
+    assert summary["bits_per_byte"] == record["bits_per_byte"]
 
 
 def test_flops_are_those_that_were_planned(summary: dict[str, Any], metrics: list[dict[str, Any]], plan: Plan) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from est_cli.config import DEFAULT_DECAY, DEFAULT_MIN_LR_RATIO, LrSchedule, OptimConfig
+from est_cli.config import DEFAULT_MIN_LR_RATIO, LrSchedule, OptimConfig
+from est_cli.config.optim import decay_begin
 from est_cli.est.schedule import boundary_step
 
 
@@ -19,11 +20,10 @@ def lr_at(step: int, max_steps: int, optim: OptimConfig) -> float:
     if step < warmup:
         return optim.lr * (step + 1) / warmup
     floor = DEFAULT_MIN_LR_RATIO if optim.min_lr_ratio is None else optim.min_lr_ratio
-    begin = warmup
     if optim.schedule is LrSchedule.constant:
         return optim.lr
-    if optim.schedule is LrSchedule.wsd:
-        begin = max_steps - boundary_step(DEFAULT_DECAY if optim.decay is None else optim.decay, max_steps)
+    decay = decay_begin(optim, max_steps)
+    begin = warmup if decay is None else decay
     progress = min(1.0, max(0.0, (step + 1 - begin) / max(1, max_steps - begin)))
     shape = 0.5 * (1.0 + math.cos(math.pi * progress)) if optim.schedule is LrSchedule.cosine else 1.0 - progress
     return optim.lr * (floor + (1.0 - floor) * shape)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,16 @@ from est_cli.training.optim.muon import step_muon
 from est_cli.training.optim.optimizer import Optimizer
 
 
+class Watch(Protocol):
+    """Who measures a step while it is taken (training/health.py)."""
+
+    def see_gradients(self, scale: Tensor | None) -> None:
+        """They are complete, times `scale` and not clipped."""
+
+    def see_updates(self, take: Callable[[Sequence[GradientPart]], None], parts: Sequence[GradientPart]) -> None:
+        """Have the step taken: `take` changes the weights that have a gradient, of those of its parts these entries."""
+
+
 def update(
     optimizer: Optimizer,
     lr: float,
@@ -22,11 +33,12 @@ def update(
     loss: Tensor,
     parts: Sequence[GradientPart] = (),
     scale: LossScale | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Clip to the gradient norm `max_norm` (0: never) and take a step at rate `lr`; then drop the gradients.
 
     Of the parameters of `parts` AdamW changes only these entries, weights and moments. `scale`: what the loss had been
-    multiplied by for the backward pass; `loss` itself is as it is.
+    multiplied by for the backward pass; `loss` itself is as it is. `watch` sees it all, and changes no bit of it.
 
     Returns (gradient norm before clipping, 1.0 if loss or norm is not finite), both on the device and not waited for.
     In the second case weights, moments and step counts stay as they are: the optimizer's kernel decides that, and it
@@ -41,15 +53,24 @@ def update(
     if scale is not None:
         norm = norm / scale.factor
     rejected = (~torch.isfinite(norm + loss)).to(torch.float32)
+    if watch is not None:
+        watch.see_gradients(None if scale is None else scale.factor)
     divisor = (norm / max_norm).clamp(min=1.0).to(torch.float32) if max_norm else None
     if scale is not None:
         divisor = scale.factor.clone() if divisor is None else divisor * scale.factor
         scale.update(rejected)
     if optimizer.zero_grad_skipped:
         _zero_missing([parameter for parameter in parameters if parameter.grad is None])
-    step_adamw(optimizer.adamw, divisor, rejected, parts)
-    if optimizer.muon is not None:
-        step_muon(optimizer.muon, divisor, rejected)
+
+    def take(those: Sequence[GradientPart]) -> None:
+        step_adamw(optimizer.adamw, divisor, rejected, those)
+        if optimizer.muon is not None:
+            step_muon(optimizer.muon, divisor, rejected)
+
+    if watch is None:
+        take(parts)
+    else:
+        watch.see_updates(take, parts)
     optimizer.zero_grad()
     return norm, rejected
 

@@ -68,7 +68,10 @@ def test_a_plugin_that_is_not_there_is_named_with_its_extra(lab: Lab) -> None:
             ["hydra/launcher=submitit_slurm", "hydra.launcher.partitionn=gpu"],
             "hydra.launcher.partitionn: Key 'partitionn' not in",
         ),
-        (["hydra/launcher=submitit_local", "hydra.launcher.nodes=2"], "hydra.launcher.nodes: must be 1 for submitit_local"),
+        (
+            ["hydra/launcher=submitit_local", "hydra.launcher.nodes=2"],
+            "hydra.launcher.nodes: must be 1 for submitit_local",
+        ),
         (
             ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"],
             "hydra.launcher.tasks_per_node: must be 1",

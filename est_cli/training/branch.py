@@ -1,0 +1,89 @@
+"""`fork=RUN@STEP`: a new run from a checkpoint of another, with its settings but for those that are given."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from est_cli.common.errors import ConfigError
+from est_cli.config import RunConfig
+from est_cli.config.resolve import resolve
+from est_cli.config.run import tokenizer_of
+from est_cli.config.schema import leaves_of, plain, typed
+from est_cli.config.setting import AUTO, FREE, Given, keys_with
+from est_cli.config.stored import stored_config
+from est_cli.config.training import max_steps
+from est_cli.storage.run_dir import RunDir
+from est_cli.storage.store import step_folders
+from est_cli.training.extend import kept_behind, set_length
+
+OWN = ("run_name", "sweep", "share_prefix", "resume", "fork")
+"""Whose values are the new run's, given or not; so are those of paths.*."""
+_FIXED = re.compile(r"model\..*|sampling\..*|seed|optim\.name|train\.(seq_len|tokens_per_step)")
+"""What the steps up to the checkpoint have been counted and drawn by, and what its tensors are of."""
+
+
+def run_named(name: str, outputs: Path, key: str) -> Path:
+    """The folder of a run, or of one in `outputs` that has this name. Raises ConfigError where there is none."""
+    named = [outputs / name] if name == os.path.basename(name) else []
+    for folder in (Path(name), *named):
+        if os.path.isfile(RunDir(folder).config):  # unlike Path's, it takes any string for a path
+            return folder
+    also = f", and there is none of this name in {outputs}" if named else ""
+    raise ConfigError(f"{key}: {name} is not the folder of a run (it has no config.yaml){also}")
+
+
+def origin_of(config: RunConfig) -> tuple[Path, int]:
+    """The run and the step that `fork` names. Raises ConfigError where there is no such checkpoint."""
+    assert config.fork is not None
+    name, at, step = config.fork.rpartition("@")
+    folder = run_named(name if at else step, config.paths.outputs_folder, "fork")
+    there = [number for number, _ in step_folders(RunDir(folder).checkpoints)]
+    if not at or not re.fullmatch(r"[0-9]{1,12}", step) or int(step) not in there:
+        steps = ", ".join(map(str, there)) or "none"
+        raise ConfigError(
+            f"fork: {config.fork} names no checkpoint; write {folder}@STEP, with one of its steps: {steps}"
+        )
+    return folder, int(step)
+
+
+def forked_config(config: RunConfig, given: Given) -> RunConfig:
+    """What a run that begins from `config.fork` has: the other run's settings, and over them those of `given`.
+
+    Raises ConfigError for what the steps before the checkpoint have decided, and for what check() finds;
+    CheckpointError where the other run's configuration cannot be read.
+    """
+    if config.resume not in (None, AUTO):
+        raise ConfigError("fork: begins a new run; leave out resume, or let it be auto for a run_name that was begun")
+    folder, step = origin_of(config)
+    stored = stored_config(folder)
+    before, wanted, tree = leaves_of(plain(stored)), leaves_of(plain(config)), plain(stored)
+    own = {key for key in wanted if key in OWN or key.startswith("paths.")}
+    for key in sorted((given & wanted.keys()) | own):
+        if _FIXED.fullmatch(key) and repr(before[key]) != repr(wanted[key]):
+            raise ConfigError(
+                f"{key}: the first {step} steps of the run in {folder} were trained with {before[key]!r}, not "
+                f"{wanted[key]!r}; a run that begins from them keeps that"
+            )
+        group, _, name = key.rpartition(".")
+        (tree[group] if group else tree)[name] = wanted[key]
+    set_length(tree, wanted, given)
+    found = typed(tree, RunConfig)
+    _check_tokenizer(found, stored, folder, step)
+    if max_steps(found) <= step:
+        raise ConfigError(f"fork: {config.fork} has done {step} steps, and {max_steps(found)} are to be done in all")
+    return kept_behind(resolve(stored), found, step)
+
+
+def _check_tokenizer(config: RunConfig, stored: RunConfig, folder: Path, step: int) -> None:
+    if other_text(config, stored) and tokenizer_of(config) == "bpe":
+        own = RunDir(folder).checkpoints / f"step-{step:06d}"
+        raise ConfigError(f"tokenizer: bpe would be trained on the other text; take that of the run, tokenizer={own}")
+
+
+def other_text(config: RunConfig, stored: RunConfig) -> bool:
+    """Whether a run reads another text than the one that it begins from."""
+    free = keys_with(RunConfig, FREE)
+    one, other = leaves_of(plain(config)), leaves_of(plain(stored))
+    return any(repr(one[key]) != repr(other[key]) for key in one if key.startswith("dataset.") and key not in free)
