@@ -118,6 +118,7 @@ class Ahead:
         finally:
             self._stop.set()
             thread.join()
+            clear_leftovers([folder for text in self.texts for folder in text.folders])
 
     def _work(self) -> None:
         try:
@@ -156,10 +157,7 @@ class Ahead:
         try:
             with locked(gate, f"intact tokens of {len(todo)} of {len(names)} parts of the text", waits=False):
                 clear_leftovers(list(todo))
-                try:
-                    run_tasks(tasks_of(units, self.job), min(self._processes, len(todo)), 1, quiet, pace)
-                finally:
-                    clear_leftovers(list(todo))
+                run_tasks(tasks_of(units, self.job), min(self._processes, len(todo)), 1, quiet, pace)
         except Busy:
             self._stop.wait(LOOK_S)
 
