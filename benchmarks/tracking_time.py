@@ -29,6 +29,7 @@ from measure import environment
 
 from est_cli.config import ModelConfig, OptimConfig, TrackingConfig, WandbMode
 from est_cli.models import build_model, hf_config
+from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import Ending, Job, MetricsFile, Tracker, WandbSink
 from est_cli.tracking.records import In, fields_of
 from est_cli.training.optim import build_optimizer
@@ -57,7 +58,7 @@ def main() -> None:
 def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     step = stepper(arguments)
     job = Job("benchmark", "benchmark", folder, None, "train")
-    sink = WandbSink(TrackingConfig(wandb=WandbMode.offline), job, {}, folder / "metrics.jsonl", warn=print)
+    sink = WandbSink(TrackingConfig(wandb=WandbMode.offline), job, {}, RunDir(folder), warn=print)
     trackers = [Tracker(MetricsFile(folder / name), None) for name in ("metrics.jsonl", "unfollowed.jsonl")]
     while not [*folder.glob("wandb/*/*.wandb")]:  # opening it is no cost of a step
         time.sleep(0.1)

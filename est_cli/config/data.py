@@ -40,6 +40,13 @@ class OnBadRow(StrEnum):
     skip = "skip"
 
 
+class Tokenize(StrEnum):
+    """When text becomes tokens."""
+
+    first = "first"
+    ahead = "ahead"
+
+
 class Packing(StrEnum):
     """What a training sequence is of the documents in it."""
 
@@ -107,7 +114,7 @@ class DatasetConfig:
     part_seed: int = setting(
         0,
         "Which part max_tokens and max_documents take: the order of the files is drawn from it. A smaller part is the "
-        "beginning of a larger one.",
+        "beginning of a larger one. tokenize=ahead: the order of the parts.",
         TRACKED,
         within=SEED,
     )
@@ -129,6 +136,12 @@ class DatasetConfig:
         OnBadRow.error,
         "A row without text (not JSON, no such field, no string, not UTF-8, too long, of a .csv file with another "
         "number of fields): error: ends the command; skip: is passed over, with a count and the first places told.",
+    )
+    tokenize: Tokenize = setting(
+        Tokenize.first,
+        "first: all of the text, before training begins; ahead: training begins with the first part of it, and "
+        "processes tokenise the rest ahead of the run; samples then come part by part (docs/data.md).",
+        TRACKED,
     )
     cut: Cut = setting(
         Cut.exact,
@@ -161,6 +174,11 @@ class DatasetConfig:
     def is_part(self) -> bool:
         """Whether a part of the text is taken."""
         return self.max_tokens is not None or self.max_documents is not None
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the text is tokenised while the run goes on."""
+        return self.tokenize is Tokenize.ahead
 
     @property
     def skips_bad_rows(self) -> bool:
@@ -206,6 +224,7 @@ def dataset_problems(data: DatasetConfig, tokenizer: str) -> Iterator[str]:
     if data.skips_bad_rows and data.source not in (Source.files, Source.hub):
         yield f"dataset.on_bad_row: dataset={data.name} has no rows to pass over; use dataset=text or dataset=hub"
     yield from _part_problems(data)
+    yield from _ahead_problems(data)
     if data.weights is not None:
         yield from _weights_problems(data, data.weights)
 
@@ -226,7 +245,7 @@ def _part_problems(data: DatasetConfig) -> Iterator[str]:
         yield f"dataset.max_tokens: {data.max_tokens!r} is not a number of tokens, auto or null"
     if data.source is Source.tokens and data.max_documents is not None:
         yield "dataset.max_documents: dataset=tokens is a stream of ids; use dataset.max_tokens, its beginning"
-    if data.part_seed and (not data.is_part or data.source is Source.tokens):
+    if data.part_seed and (not (data.is_part or data.is_ahead) or data.source is Source.tokens):
         yield "dataset.part_seed: draws the part that dataset.max_tokens or max_documents takes of files; leave it 0"
     if data.revision and data.source is not Source.hub:
         yield "dataset.revision: is for data sets of the hub (dataset=hub)"
@@ -237,6 +256,18 @@ def _part_problems(data: DatasetConfig) -> Iterator[str]:
         if getattr(data, key) and data.source is not Source.hub:
             hint = "; name the files in dataset.files" if data.source is not Source.stdlib else ""
             yield f"dataset.{key}: is for data sets of the hub (dataset=hub){hint}"
+
+
+def _ahead_problems(data: DatasetConfig) -> Iterator[str]:
+    """Text in files, all of which may be read."""
+    if not data.is_ahead:
+        return
+    if data.source not in (Source.files, Source.hub):
+        why = "holds tokens already" if data.source is Source.tokens else "is a single part"
+        yield f"dataset.tokenize: dataset={data.name} {why}; use first"
+    for key in ("max_tokens", "max_documents"):
+        if getattr(data, key) is not None:
+            yield f"dataset.{key}: tokenize=ahead tokenises little more than the run reads; leave it null, or use first"
 
 
 def _weights_problems(data: DatasetConfig, weights: list[float]) -> Iterator[str]:

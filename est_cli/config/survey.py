@@ -25,6 +25,8 @@ class SurveyConfig(RunConfig):
 def survey_problems(config: SurveyConfig) -> Iterator[str]:
     if config.resume is not None:
         yield "resume: est-data looks at the text of a new run; leave it null"
+    if config.dataset.is_ahead:
+        yield "dataset.tokenize: est-data tokenises all of the text; use first"
     if config.json is not None:
         path = Path(config.json)
         if config.json in ("", ".", "..") or path.exists():

@@ -3,8 +3,8 @@
 1. text/ says which documents there are and reads them, in units of work.
 2. tokens/ makes tokens of them, once, and reads these as streams.
 3. corpus.py puts both together: what a run trains on, what it is validated on, by which tokenizer.
-4. blocks.py cuts streams into blocks and says which block, of which source, is the i-th sample; packing.py says where
-   the documents in a block begin.
+4. blocks.py cuts streams into blocks and says which block, of which source, is the i-th sample; parts.py does
+   both for text that is tokenised while the run goes on; packing.py says where the documents in a block begin.
 
 The public names are loaded when they are first used: worker processes import modules of this package, and need neither
 torch nor transformers.

@@ -14,14 +14,16 @@ from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig, Source
 from est_cli.config.setting import AUTO
 from est_cli.data.text.pieces import FEW_BYTES, TextSource, Unit
+from est_cli.data.text.shares import drawn
 from est_cli.data.text.sources import expand, open_sources
-from est_cli.data.tokens.encode import BAD_PLACES, FEW_TOKENS, TOKENS
+from est_cli.data.tokens.ahead import Ahead, TextParts, first_parts
+from est_cli.data.tokens.encode import FEW_TOKENS, TOKENS
 from est_cli.data.tokens.estimate import sampled, tell_whole
 from est_cli.data.tokens.foreign_tokens import refuse_other_tokenizer
 from est_cli.data.tokens.overlap import compare_documents, documents_of
 from est_cli.data.tokens.part import Taken, taken
 from est_cli.data.tokens.stream import Tokens, TokenSpan, TokenStream, opened
-from est_cli.data.tokens.token_cache import EncodeJob, Shard, tokenised
+from est_cli.data.tokens.token_cache import EncodeJob, Shard, bad_places, tokenised, warn_of_bad_rows
 from est_cli.data.tokens.token_files import open_token_files
 from est_cli.data.tokens.tokenizer import encoder_of, load_tokenizer, token_count, tokenizer_commit, tokenizer_digest
 from est_cli.storage.digest import fingerprint
@@ -50,6 +52,8 @@ class Corpus:
     revisions: tuple[str | None, ...] = ()
     """The commit of each data set of the hub, None of a folder."""
     tokenizer_revision: str | None = None
+    ahead: Ahead | None = None
+    """Of dataset.tokenize=ahead all parts of the text; `train` and `validation` are then of the first parts alone."""
 
 
 def load_corpus(
@@ -84,17 +88,25 @@ def load_corpus(
     weights = tuple(dataset.weights or ())
     sources = open_sources(dataset, cache_root, verify, begun)
     fraction = dataset.validation_fraction
+    if dataset.is_ahead:
+        sources = [replace(source, train=drawn(source.train, dataset.part_seed)) for source in sources]
     loaded = load_tokenizer(tokenizer, vocab_size, sources, fraction, cache_root, weights, tokenizer_revision)
     digest = tokenizer_digest(loaded)
-    parts = [
-        _part(source, dataset, loaded, digest, cache_root, block_size, verify, share)
-        for source, share in zip(sources, _shares_of(reads, weights), strict=True)
-    ]
-    _log_shares(sources, parts, weights)
+    ahead = _ahead(sources, dataset, loaded, digest, cache_root, verify) if dataset.is_ahead else None
+    if ahead is not None:
+        parts = [
+            _first(text, source, ahead, verify, block_size) for text, source in zip(ahead.texts, sources, strict=True)
+        ]
+    else:
+        parts = [
+            _part(source, dataset, loaded, digest, cache_root, block_size, verify, share)
+            for source, share in zip(sources, _shares_of(reads, weights), strict=True)
+        ]
+        _log_shares(sources, parts, weights)
     if verify:
         named = [shard.folder for part in parts for shard in part.named_shards]
         compare_documents([shard.folder for part in parts for shard in part.train_shards], named, begun)
-    if dataset.exclude and not any(part.excluded for part in parts):
+    if dataset.exclude and ahead is None and not any(part.excluded for part in parts):
         log.warning("dataset.exclude: no row has %s, nothing is left out", " or ".join(dataset.exclude))
     held = tuple(part.validation for part in parts)
     shared = dataset.validation_files or len(parts) == 1  # files are named for all sources together
@@ -109,6 +121,7 @@ def load_corpus(
         train_folders=tuple(shard.folder for part in parts for shard in part.train_shards),
         revisions=tuple(revision for source in sources for revision in source.revisions),
         tokenizer_revision=tokenizer_commit(tokenizer, tokenizer_revision),
+        ahead=ahead,
     )
 
 
@@ -166,6 +179,44 @@ def _part(
     return _Part(*streams, fingerprint(prints, len(streams[0])), train, named)
 
 
+def _ahead(
+    sources: Sequence[TextSource],
+    dataset: DatasetConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    digest: str,
+    cache_root: Path,
+    verify: bool,
+) -> Ahead:
+    """All parts of the text; those that are there already are read where they are to be verified."""
+    fraction = dataset.validation_fraction if sources[0].validation is None else 0.0  # the same of all
+    job = EncodeJob(encoder_of(tokenizer, dataset.cut.value), digest, fraction, cache_root)
+    texts = tuple(TextParts(source.name, source.train, job) for source in sources)
+    ahead = Ahead(texts, tuple(dataset.weights or ()), job, dataset.num_workers)
+    if verify:
+        ahead.discard_damaged()
+    return ahead
+
+
+def _first(text: TextParts, source: TextSource, ahead: Ahead, verify: bool, block_size: int) -> _Part:
+    """What a run can begin with, made now where it is missing; the digest is of all of the text."""
+    workers = ahead.num_workers
+    count = first_parts(text, ahead.job, workers, verify, block_size, named=source.validation is not None)
+    named = tokenised(source.name, source.validation or (), replace(ahead.job, fraction=0.0), workers, verify)
+    text.told = count
+    log.info("%s: training begins with %d of %d parts", source.name, count, len(text.units))
+    _log_counts(source.name, [*text.shards[:count], *named], ahead.job.encoder.end_text)
+    streams = [[text.stream(number, held) for number in range(count)] for held in (False, True)]
+    train, held = (sum(some, TokenStream([])) for some in streams)
+    prints = [folder.name for folder in text.folders], [shard.counts["sha256"] for shard in named]
+    validation = _stream(named, held=False) if named else held
+    if max(map(len, streams[0])) < block_size or len(validation) < block_size:
+        raise DataError(
+            f"{source.name}: has no part of {block_size} tokens (train.seq_len), or holds fewer out; give more text or "
+            "use dataset.tokenize=first, which joins all of it"
+        )
+    return _Part(train, validation, fingerprint("ahead", *prints), text.shards[:count], named)
+
+
 def _stream(shards: Sequence[Shard], held: bool) -> TokenStream:
     """The tokens to train on of all shards, or those held out."""
     return TokenStream([_span(shard, held) for shard in shards])
@@ -196,7 +247,7 @@ def _log_counts(name: str, shards: Sequence[Shard], end_text: str) -> None:
 
     documents, blank, excluded = total("documents"), total("blank"), total("excluded")
     others = f" and {excluded} excluded ones" if excluded else ""
-    places = [place for shard in shards for place in shard.counts.get("bad_places", ())]
+    places = bad_places(shards)
     if bad := total("bad"):
         others += f" and {bad} rows without text (dataset.on_bad_row=skip)"
     if not documents:
@@ -208,11 +259,7 @@ def _log_counts(name: str, shards: Sequence[Shard], end_text: str) -> None:
     log.info(
         "%s: %d tokens of %d documents; %d blank ones%s left out%s", name, tokens, documents, blank, others, as_text
     )
-    if bad:
-        first = "" if bad <= BAD_PLACES else f", of which these are the first {BAD_PLACES}"
-        log.warning(
-            "%s: %d rows without text are passed over%s:\n  %s", name, bad, first, "\n  ".join(places[:BAD_PLACES])
-        )
+    warn_of_bad_rows(name, shards)
     if spelled >= documents:
         log.warning(
             "%s: if it stands between documents in .txt files, dataset.separator='%s' ends them there", name, end_text

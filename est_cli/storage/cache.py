@@ -62,14 +62,21 @@ def intact(folder: Path, full: bool = True, warn: bool = False) -> dict[str, Any
         return None
 
 
+class Busy(Exception):
+    """Another process builds it."""
+
+
 @contextlib.contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
+def locked(folder: Path, what: str, waits: bool = True) -> Iterator[None]:
     """Be the only process, on all hosts that share the file system, that builds `folder`.
 
-    Raises StorageError, which where nothing can be written tells that `what` is missing.
+    Raises StorageError, which where nothing can be written tells that `what` is missing; Busy where another process is
+    at it and this one does not wait (`waits`).
     """
 
     def wait(_: int) -> None:
+        if not waits:
+            raise Busy
         log.info("waiting for another process that builds the same cache in %s", folder.parent)
 
     def refused(why: str) -> str:

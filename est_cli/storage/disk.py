@@ -163,9 +163,13 @@ def remove(path: Path) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+    """Whether a process of this number runs on this machine; one that has ended and waits for its parent does not."""
     try:
         os.kill(pid, 0)
     except OSError as error:
         return error.errno != errno.ESRCH
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):  # no such files on this system, or gone by now
+        return True
+    return state != "Z"

@@ -161,6 +161,8 @@ FIELDS = (
           extreme="max"),
     Field("step_s", "mean time of these steps; evaluation and saving do not count", (In.step,), "s", above=0,
           checked=(In.step,), extreme="min"),
+    Field("text_wait_s", "with `dataset.tokenize=ahead`: time since the last record that the run waited for text to be "
+          "tokenised, which is in no step's time", (In.step,), "s"),
     Field("mfu", "FLOPs (total) per second in these steps over the peak of all devices at this precision", (In.step,),
           "0-1", extreme="max", null="the device's peak is not known"),
     Field("mem_gb", "most memory used so far, of the device, or on a CPU of the process", (In.step,), "1e9 bytes",

@@ -18,7 +18,8 @@ from est_cli.common.rank import Rank, rank_of_environment
 from est_cli.common.signals import is_preemption
 from est_cli.config import Attention, Precision, RunConfig
 from est_cli.config.resolve import Resolved
-from est_cli.data import BlockOrder, Corpus
+from est_cli.data import Corpus
+from est_cli.data.parts import PartOrder
 from est_cli.distributed import (
     DataParallel,
     FullySharded,
@@ -81,6 +82,7 @@ from est_cli.training.processes import check_processes, require_same_run, settle
 from est_cli.training.run import Run, RunState, ledger_at, precision_of
 from est_cli.training.start import Start
 from est_cli.training.step import BatchSource
+from est_cli.training.supply import Supply
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +110,8 @@ def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
         parts = build_parts(start.run, rank, place)
         start = replace(start, run=parts.run)  # with the commits of what came from the hub
         config = start.config
+        if parts.corpus.ahead is not None and rank.local_rank == 0:  # the others of this machine see what comes of it
+            stack.enter_context(parts.corpus.ahead.working())
         open_communicator(parts.accelerator.device)
         group = Group(rank, config.launch.timeout_s)
         stack.enter_context(unpacked_sequences() if parts.lm_loss.end_of_text is None else packed_sequences())
@@ -170,7 +174,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         scheduler=parts.run.scheduler,
         batch=batch,
         blocks=parts.train_blocks,
-        order=BlockOrder(parts.train_blocks.counts, config.seed, corpus.weights),
+        order=parts.train_order,
         generator=generator,
         micro_batches=micro_batches,
         rank=rank,
@@ -197,7 +201,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         loss_scale=_loss_scale(config, state, parts.accelerator.device),
         generator=generator,
         corpus=corpus,
-        train_blocks=parts.train_blocks,
+        supply=_supply(parts, group, batch),
         validation_blocks=parts.validation_blocks,
         feed=Feed(source.inputs_of, runs_ahead(parts.accelerator.device)),
         micro_batches=micro_batches,
@@ -207,6 +211,14 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         tracker=_tracker(config, run_dir, state, progress, facts) if rank.first else Tracker(None, None),
         progress=progress,
     )
+
+
+def _supply(parts: Parts, group: Group, batch: int) -> Supply | None:
+    """What says whether the text of a step is there already; None where all of it is."""
+    ahead, order = parts.corpus.ahead, parts.train_order
+    if ahead is None or not isinstance(order, PartOrder):
+        return None
+    return Supply(ahead, order, group, batch, parts.run.scheduler.max_steps)
 
 
 def _prepare_model(config: RunConfig, parts: Parts, rank: Rank) -> EstHandle:

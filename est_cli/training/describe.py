@@ -20,7 +20,7 @@ def describe(run: Run) -> list[str]:
     return [
         f"run       {run.dir.root} on {_device(run)}, W&B {'off' if wandb is None else wandb.mode.value}",
         f"model     {run.config.model.name}: {parameters:,} parameters, vocabulary {run.spec.vocab_size:,}",
-        f"data      {run.config.dataset.name}: {len(run.corpus.train):,} training tokens, "
+        f"data      {run.config.dataset.name}: {_training_tokens(run)}, "
         f"{len(run.corpus.validation):,} for validation; this run reads {tokens:,}",
         f"step      {train.tokens_per_step:,} tokens = {run.sequences_per_step} sequences of {train.seq_len}, "
         + describe_micro_batches(run.micro_batches, run.resolved.micro_batches),
@@ -28,6 +28,14 @@ def describe(run: Run) -> list[str]:
         f"saving    {run.planned.saved_pct('blocks'):.2f} % of the block FLOPs, "
         f"{run.planned.saved_pct('total'):.2f} % of the total, at the end",
     ]
+
+
+def _training_tokens(run: Run) -> str:
+    if run.supply is None:
+        return f"{len(run.corpus.train):,} training tokens"
+    there, parts = sum(run.supply.order.admitted), sum(len(text.units) for text in run.supply.ahead.texts)
+    rest = ", the rest while it trains" if there < parts else ""
+    return f"{there} of {parts} parts are tokenised{rest}"
 
 
 def _device(run: Run) -> str:

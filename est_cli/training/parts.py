@@ -20,7 +20,8 @@ from est_cli.config.launch import gather_problems
 from est_cli.config.resolve import Resolved
 from est_cli.config.run import tokenizer_revision_of
 from est_cli.config.setting import AUTO, refuse
-from est_cli.data import Corpus, TokenBlocks, load_corpus
+from est_cli.data import BlockOrder, Corpus, TokenBlocks, load_corpus
+from est_cli.data.parts import PartOrder
 from est_cli.data.text.shares import WINDOW
 from est_cli.distributed import Group
 from est_cli.distributed.device import Accelerator, build_accelerator, missing_for_compiling, own_device
@@ -57,7 +58,8 @@ class Parts:
     spec: ModelSpec
     run: Resolved
     accelerator: Accelerator
-    train_blocks: TokenBlocks
+    train_blocks: TokenBlocks | PartOrder
+    train_order: BlockOrder | PartOrder
     validation_blocks: TokenBlocks
     lm_loss: LmLoss
     compiled: bool
@@ -136,6 +138,7 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
     mark_documents(hf, apart)
     if apart:
         lm_loss = replace(lm_loss, end_of_text=corpus.tokenizer.eos_token_id)
+    blocks, order = _samples(corpus, config)
     filled_later = sharded(config, rank) and not rank.first
     return Parts(
         corpus=corpus,
@@ -143,11 +146,22 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
         spec=spec,
         run=run,
         accelerator=build_accelerator(rank, config.launch.timeout_s),
-        train_blocks=TokenBlocks(corpus.train, config.train.seq_len),
+        train_blocks=blocks,
+        train_order=order,
         validation_blocks=TokenBlocks(corpus.validation, config.train.seq_len, "validation"),
         lm_loss=lm_loss,
         compiled=compiled,
     )
+
+
+def _samples(corpus: Corpus, config: RunConfig) -> tuple[TokenBlocks | PartOrder, BlockOrder | PartOrder]:
+    """The blocks of the training text, and which of them is the i-th sample."""
+    seq_len, seed = config.train.seq_len, config.seed
+    if corpus.ahead is not None:
+        order = PartOrder(corpus.ahead.texts, seq_len, seed, corpus.weights)
+        return order, order
+    blocks = TokenBlocks(corpus.train, seq_len)
+    return blocks, BlockOrder(blocks.counts, seed, corpus.weights)
 
 
 def _compiled(train: TrainConfig, device: str, rank: Rank) -> bool:

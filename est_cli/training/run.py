@@ -42,6 +42,7 @@ from est_cli.tracking.progress import RunProgress
 from est_cli.training.feed import Feed
 from est_cli.training.health import Health
 from est_cli.training.optim import LossScale, Optimizer
+from est_cli.training.supply import Supply
 
 SINCE_FORMAT_1 = ("records", "loss_scale", "good_steps", "attention_pairs", "tracker_names")
 """Keys of state.json that older checkpoints do without: their defaults hold there."""
@@ -133,7 +134,8 @@ class Run:
     """Under fp16."""
     generator: IndexGenerator
     corpus: Corpus
-    train_blocks: TokenBlocks
+    supply: Supply | None
+    """Of text that is tokenised while the run goes on."""
     validation_blocks: TokenBlocks
     feed: Feed[Any]
     micro_batches: dict[int, int]

@@ -26,6 +26,7 @@ from est_cli.config import UnsampledRows
 from est_cli.config.micro_batch import pieces
 from est_cli.data import BlockOrder, TokenBlocks
 from est_cli.data.packing import attention_pairs
+from est_cli.data.parts import PartOrder
 from est_cli.distributed import Agreed, StepPlan, read_header, step_header
 from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork, reached_parts
 from est_cli.est.coverage import Coverage
@@ -62,8 +63,8 @@ class BatchSource:
     scheduler: SamplingScheduler
     batch: int
     """Sequences of a step, over all processes: B."""
-    blocks: TokenBlocks
-    order: BlockOrder
+    blocks: TokenBlocks | PartOrder
+    order: BlockOrder | PartOrder
     generator: IndexGenerator
     micro_batches: dict[int, int]
     """Sequences per forward pass and process, by stage number; may change until the first step is made."""

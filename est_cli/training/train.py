@@ -30,6 +30,8 @@ from est_cli.training.step import StepNumbers, StepResult, train_step
 from est_cli.training.validation import sample_text, validation_loss
 from est_cli.training.watch import collecting, compare_replicas, guard, watch_graphs
 
+AWAIT_S = 0.2
+"""Between two looks for text that is not there yet."""
 ECHO_S = 1.0
 """Of several processes: how long after the first signal another one may be its echo."""
 
@@ -61,6 +63,8 @@ class _Loop:
     """Steps that the device has been given and whose numbers nobody has read: those after `run.state.step`."""
     mark: float = 0.0
     """When the oldest unread step began, in time.perf_counter() seconds."""
+    waited_s: float = 0.0
+    """For text that was not tokenised yet, since the last record."""
     agreed_stop: int | None = None
     """The signal that asked any of several processes to stop."""
     loss: float = 0.0
@@ -102,12 +106,14 @@ def train(run: Run) -> dict[str, Any]:
         if run.state.step:
             run.progress.line(f"resumed   after step {run.state.step}, in {run.precision.value}")
         if run.state.step < run.scheduler.max_steps:
+            _await_text(loop, run.state.step)
             first = run.feed.again(run.state.step).digest
             run.group.require_same(first, f"drew another subnetwork in step {run.state.step + 1} than")
         splits = run.resolved.splits(run.rank.world_size)
         run.health.recount(run.state.step, run.scheduler, run.generator, splits)
         late = 1 if runs_ahead(device) else 0
         for step in range(run.state.step, run.scheduler.max_steps):
+            _await_text(loop, step)
             _launch(loop, step)
             _read(loop, late)
             saver.poll()
@@ -126,6 +132,32 @@ def _profile(run: Run) -> StepProfile:
     if steps and steps.stop <= run.state.step + 1:
         run.progress.line(f"profile   none: steps {steps.start} to {steps.stop - 1} are done already")
     return StepProfile(run.dir.root / "profile", steps, run.accelerator.device, run.progress.line)
+
+
+def _await_text(loop: _Loop, step: int) -> None:
+    """Return when the text of `step` is tokenised; the time is none of a step's.
+
+    Where none will come, or a signal stops the run, the error comes when a checkpoint is saved.
+    """
+    run, supply = loop.run, loop.run.supply
+    if supply is None or supply.has(step):
+        return
+    _read(loop, 0)
+    began, look = time.monotonic(), supply.look(loop.stop.signum)
+    if supply.has(step):
+        return
+    run.progress.line(f"step {step + 1} waits for its text to be tokenised")
+    while not supply.has(step):
+        if look.signum is not None:
+            raise _stopped(loop, look.signum, saving=False)
+        if look.failure is not None:
+            _checkpoint_here(loop, saving=False)
+            raise look.failure
+        time.sleep(AWAIT_S)
+        look = supply.look(loop.stop.signum)
+    seconds = time.monotonic() - began
+    loop.waited_s += seconds
+    run.progress.line(f"step {step + 1} has waited for {seconds:.1f} s; more dataset.num_workers tokenise faster")
 
 
 def _launch(loop: _Loop, step: int) -> None:
@@ -180,7 +212,7 @@ def _record_step(loop: _Loop, step: int, result: StepResult, numbers: StepNumber
     last_of_stage = done in (*scheduler.transitions(), scheduler.max_steps)
     if every and (done % every == 0 or last_of_stage or step in scheduler.transitions()):
         run.tracker.train(_train_record(loop, step, result, numbers, tokens_per_s))
-        loop.window = _Window()
+        loop.window, loop.waited_s = _Window(), 0.0
     if result.covered is not None:
         about = {"step": done, "tokens": done * run.config.train.tokens_per_step, "stage": stage}
         run.tracker.layers(about | run.health.record(numbers.layers, result.covered))
@@ -202,6 +234,7 @@ def _train_record(
         **run.totals(),
         "tokens_per_s": tokens_per_s,
         "step_s": window.step_s / window.steps,
+        **({} if run.supply is None else {"text_wait_s": loop.waited_s}),
         "mfu": None if peak is None else window.flops / window.step_s / (peak * run.rank.world_size),
         "mem_gb": peak_memory_gb(run.accelerator.device),
     }
@@ -226,7 +259,7 @@ def _is_due(loop: _Loop, done: int) -> bool:
 
 def _what_is_due(loop: _Loop, done: int) -> None:
     """After step number `done`: in this order, so that a checkpoint's record holds its own evaluation."""
-    run, train, saver = loop.run, loop.run.config.train, loop.saver
+    run, train = loop.run, loop.run.config.train
     last = done == run.scheduler.max_steps
     if last or _every(done, train.eval_every) or (train.eval_every and done in run.scheduler.milestones()):
         val_loss = evaluate(run)
@@ -237,13 +270,24 @@ def _what_is_due(loop: _Loop, done: int) -> None:
     if saving and not (loop.end is not None and loop.end.not_finite):  # of a lost run the sound checkpoints stay
         _save(loop)
     if loop.stop_signal is not None and not last:
-        if not saving:
-            _save(loop)
-        saver.wait()
-        saved = "saved" if saver.saved_step == done else "no checkpoint could be saved"
-        message = f"{run.dir.root}: {saved} at step {done}; resume={run.dir.root} continues"
-        run.group.wait_for_save()  # a launcher that sees one process end may kill the one that saves
-        raise StoppedBySignal(loop.stop_signal, message)
+        raise _stopped(loop, loop.stop_signal, saving)
+
+
+def _stopped(loop: _Loop, signum: int, saving: bool) -> StoppedBySignal:
+    """What a run ends with that a signal stops; `saving`: its checkpoint is under way already."""
+    run, done = loop.run, loop.run.state.step
+    saved = "saved" if _checkpoint_here(loop, saving) else "no checkpoint could be saved" if done else "stopped"
+    return StoppedBySignal(signum, f"{run.dir.root}: {saved} at step {done}; resume={run.dir.root} continues")
+
+
+def _checkpoint_here(loop: _Loop, saving: bool) -> bool:
+    """Whether the present step has a checkpoint, when it is written; the first step has none before it."""
+    run, saver, done = loop.run, loop.saver, loop.run.state.step
+    if done and not saving:
+        _save(loop)
+    saver.wait()
+    run.group.wait_for_save()  # a launcher that sees one process end may kill the one that saves
+    return saver.saved_step == done
 
 
 def _save(loop: _Loop) -> None:

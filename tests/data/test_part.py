@@ -262,6 +262,12 @@ def test_slices_are_refused_by_name(tmp_path: Path, tokenizer: str, hub_set: Pat
         load(of_hub(hub_set, hub_split=split), tokenizer, tmp_path / "cache")
 
 
+def test_a_slice_to_validate_on_is_told_by_its_own_setting(tmp_path: Path, tokenizer: str, hub_set: Path) -> None:
+    told = r"^dataset\.hub_validation_split: 'test\[:5%\]' is a slice, .*; use dataset\.hub_validation_split=test, of"
+    with pytest.raises(ConfigError, match=told):
+        load(of_hub(hub_set, hub_validation_split="test[:5%]"), tokenizer, tmp_path / "cache")
+
+
 def test_auto_is_what_the_run_reads() -> None:
     dense = SchedulerConfig("dense")
     train = TrainConfig(max_steps=7, tokens_per_step=4096, seq_len=256)

@@ -20,6 +20,7 @@ ROWS = {
     "A4": "chains of kills across epochs",
     "A5": "SIGKILL of the real commands",
     "A6": "est-eval, est-analyze, est-report killed",
+    "A7": "SIGKILL while the text is tokenised ahead",
     "B1": "resumed at each step, without a fault",
     "B2": "settings that must not change what is trained",
     "B3": "the same step cut into micro-batches and processes",

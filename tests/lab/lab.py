@@ -195,7 +195,7 @@ def cached_tokens(data: Path) -> tuple[dict[str, Any], np.ndarray]:
     return remembered, np.fromfile(file, remembered["dtype"])
 
 
-TIMES = {"tokens_per_s", "step_s", "median_step_s", "mem_gb", "time_s", "time_saved_pct"}
+TIMES = {"tokens_per_s", "step_s", "text_wait_s", "median_step_s", "mem_gb", "time_s", "time_saved_pct"}
 
 
 def outcome(run: Path) -> dict[str, Any]:

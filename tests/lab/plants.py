@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,8 @@ from zlib import crc32
 import torch
 
 from est_cli.common.errors import StorageError
+from est_cli.data.text import units
+from est_cli.data.tokens import ahead, encode_workers
 from est_cli.distributed import StepPlan
 from est_cli.est import IndexGenerator, Subnetwork
 from est_cli.est.sizes import SequenceCounts
@@ -132,6 +135,24 @@ def _pretend(*args: Any) -> None:
     folder = args[-1]
     folder.mkdir(exist_ok=True)
     (folder / LAST_PLOT).touch()
+
+
+def small_parts(size: int, near: int) -> None:
+    """Parts of a text that is tokenised ahead of about so many bytes, made no further than `near` ahead of the run."""
+    units.UNIT_BYTES, ahead.LEAST_AHEAD, ahead.AHEAD_OF_EACH, ahead.LOOK_S = size, near, 0, 0.05
+
+
+def tokenise_so(code: str) -> None:
+    """Have the processes that tokenise run `code`, one line, before each unit."""
+    lines = (
+        "import errno, os, signal, time",
+        "from est_cli.data.tokens import encode_workers",
+        "write_tokens = encode_workers.write_tokens",
+        f"def planted(*args):\n    {code}\n    return write_tokens(*args)",
+        "encode_workers.write_tokens = planted",
+        "encode_workers.main()",
+    )
+    encode_workers.COMMAND = [sys.executable, "-P", "-c", "\n".join(lines)]
 
 
 def device_works_on_its_own() -> None:

@@ -1,4 +1,5 @@
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,17 @@ def test_killed_at_any_call_it_is_never_taken_for_complete(
             path.unlink()
         folder.rmdir()
     assert killed == {"fsync": 5, "rename": 1, "mkdir": 2}[name]
+
+
+def test_a_builder_that_was_killed_and_not_waited_for_is_gone(tmp_path: Path) -> None:
+    """As in a container whose first process waits for no one: its number is taken, but nobody builds."""
+    child = in_child(lambda: None)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    left = tmp_path / f".tmp-key+{socket.gethostname()}+{child}"
+    left.mkdir()
+    cache.clear_leftovers([tmp_path / "key"])
+    assert not left.exists()
+    assert status(child) == 0
 
 
 def test_who_is_later_keeps_what_is_there(tmp_path: Path) -> None:

@@ -22,7 +22,15 @@ from est_cli.config import DatasetConfig
 from est_cli.config.data import NO_REVISION
 from est_cli.data.text.document_ends import articles
 from est_cli.data.text.hub_access import data_set_revision, file_sizes, refuse_revision, require_hub
-from est_cli.data.text.hub_text import HubText, data_files, open_text, row_count, rows_of
+from est_cli.data.text.hub_text import (
+    TRAINING_SPLIT,
+    VALIDATION_SPLIT,
+    HubText,
+    data_files,
+    open_text,
+    row_count,
+    rows_of,
+)
 from est_cli.data.text.pieces import (
     MAX_UNITS,
     UNIT_BYTES,
@@ -80,16 +88,16 @@ def hub_source(dataset: DatasetConfig, names: Sequence[str], cache_root: Path, v
     revisions = dict(zip(dataset.hub_ids, dataset.revision, strict=False))
     revisions = {name: revision for name, revision in revisions.items() if revision != NO_REVISION}
 
-    def known(split: str, read: _Read, files: Sequence[str] = ()) -> list[_Known]:
+    def known(split: str, read: _Read, files: Sequence[str] = (), key: str = TRAINING_SPLIT) -> list[_Known]:
         texts = (
-            HubText(name, dataset.hub_config, split, revisions.get(name), tuple(files), dataset.data_dir)
+            HubText(name, dataset.hub_config, split, revisions.get(name), tuple(files), dataset.data_dir, key)
             for name in names
         )
         return [_identified(text, cache_root, verify, read if dataset.is_part else _Read.all) for text in texts]
 
     train, held = known(dataset.hub_split, _Read.later, dataset.data_files), None
     if dataset.hub_validation_split is not None:
-        held = _units(known(dataset.hub_validation_split, _Read.own), settings)
+        held = _units(known(dataset.hub_validation_split, _Read.own, key=VALIDATION_SPLIT), settings)
     name = names[0] if dataset.weights is not None else "dataset.hub_ids"
     revisions_used = tuple(each.text.revision for each in train)
     if dataset.is_part:

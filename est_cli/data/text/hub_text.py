@@ -16,6 +16,8 @@ from est_cli.data.text.pieces import Wanted
 SLICE = re.compile(r"(?P<split>[^\[]+)\[(:(?P<rows>\d+)|.*)\]")
 """`train[:1%]`, `train[:1000]`, `train[10%:20%]`."""
 
+TRAINING_SPLIT, VALIDATION_SPLIT = "dataset.hub_split", "dataset.hub_validation_split"
+
 
 @dataclass(frozen=True)
 class HubText:
@@ -27,6 +29,8 @@ class HubText:
     revision: str | None = None
     files: tuple[str, ...] = ()
     folder: str | None = None
+    key: str = TRAINING_SPLIT
+    """The setting that names the split."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -49,7 +53,7 @@ def open_text(text: HubText) -> Any:
     name, split = text.name, text.split
     streaming = text.revision is not None or Path(name).is_dir()
     if streaming:
-        _refuse_slice(split)
+        _refuse_slice(text)
     try:
         return datasets.load_dataset(name, text.config, split=split, streaming=streaming, **_choice(text))
     except Exception as error:  # whatever its file readers and the network raise
@@ -62,14 +66,15 @@ def _choice(text: HubText) -> dict[str, Any]:
     return {"revision": text.revision} | {key: value for key, value in some.items() if value}
 
 
-def _refuse_slice(split: str) -> None:
+def _refuse_slice(text: HubText) -> None:
     """`datasets` has slices of what it has downloaded only."""
-    found = SLICE.fullmatch(split)
+    found = SLICE.fullmatch(text.split)
     if found is not None:
         other = f"dataset.max_documents={found['rows']}" if found["rows"] else "dataset.max_tokens or max_documents"
+        part = f" with {other}" if text.key == TRAINING_SPLIT else ", of which train.eval_tokens reads the beginning"
         raise ConfigError(
-            f"dataset.hub_split: {split!r} is a slice, and a data set that is streamed has none; use "
-            f"dataset.hub_split={found['split']} with {other}"
+            f"{text.key}: {text.split!r} is a slice, and a data set that is streamed has none; use "
+            f"{text.key}={found['split']}{part}"
         )
 
 

@@ -3,7 +3,8 @@
 1. tokenizer.py loads the tokenizer, or trains a byte-level BPE on the documents.
 2. encode.py writes the tokens of a unit to a file, long documents in parts (cuts.py); token_cache.py has that done for
    all units that are missing, here or in processes (encode_workers.py), and storage/cache.py keeps each in
-   data/<hash>/. part.py stops where enough is there, estimate.py tells beforehand how long it takes.
+   data/<hash>/. part.py stops where enough is there, ahead.py has it done while the run goes on, estimate.py tells
+   beforehand how long it takes.
 3. The text of an evaluation goes the same way (evaluated.py).
 4. token_files.py opens ids that are there already, in the forms of token_forms.py; foreign_tokens.py refuses what holds
    none.

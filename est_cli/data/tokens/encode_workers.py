@@ -46,6 +46,7 @@ STARTS_S = 300.0
 SILENT_S = 25.0
 """A process tells every few seconds that it is there, whatever it is doing. One that does not was stopped."""
 ALIVE_S = 2.0
+POLL_S = 0.5
 REPORT_S = 0.5
 
 ERRORS: dict[str, type[EstError]] = {error.__name__: error for error in (DataError, StorageError)}
@@ -64,20 +65,41 @@ class _Worker:
     """By when it must have said something."""
 
 
-def run_tasks(tasks: Sequence[dict[str, Any]], count: int, threads: int, advance: Advance) -> list[dict[str, Any]]:
-    """Have `count` processes of `threads` threads do all tasks; what each returned, in their order.
+@dataclass(frozen=True)
+class Pace:
+    """When tasks may begin, for those that are done beside a training."""
+
+    may_begin: Callable[[int], bool] = lambda index: True
+    """Of a task by its index. Where no task is being done, and none may begin, the processes end."""
+    stopped: Callable[[], bool] = lambda: False
+    """Whether all is to end now, what is being done included."""
+    nice: int = 0
+    """How much other processes go before."""
+
+
+AT_ONCE = Pace()
+
+
+def run_tasks(
+    tasks: Sequence[dict[str, Any]], count: int, threads: int, advance: Advance, pace: Pace = AT_ONCE
+) -> list[dict[str, Any]]:
+    """Have `count` processes of `threads` threads do all tasks that may begin; what each returned, in their order.
 
     Where some of them cannot be done, the error is that of the first in the order of `tasks`, whichever failed first.
     """
     results: dict[int, dict[str, Any]] = {}
     failures: dict[int, Exception] = {}
-    waiting = iter(range(len(tasks)))
-    with _workers(count, threads) as workers, selectors.DefaultSelector() as selector:
+    waiting = list(range(len(tasks)))
+    with _workers(count, threads, pace.nice) as workers, selectors.DefaultSelector() as selector:
         for worker in workers:
             selector.register(_pipe(worker.process.stdout), selectors.EVENT_READ, worker)
-            _hand_next(worker, waiting, tasks)
-        while any(worker.task >= 0 and _matters(worker.task, failures) for worker in workers):
-            for key, _ in selector.select(SILENT_S / 5):
+        while not pace.stopped():
+            for worker in workers:
+                if worker.task < 0 and not failures:
+                    _hand_next(worker, waiting, tasks, pace)
+            if not any(worker.task >= 0 and _matters(worker.task, failures) for worker in workers):
+                break
+            for key, _ in selector.select(POLL_S):
                 worker, message = key.data, _received(key.data, tasks)
                 worker.expected = time.monotonic() + SILENT_S
                 if "read" in message:
@@ -90,12 +112,10 @@ def run_tasks(tasks: Sequence[dict[str, Any]], count: int, threads: int, advance
                 else:
                     failures[worker.task] = _failure(message)
                 worker.task = -1
-                if not failures:
-                    _hand_next(worker, waiting, tasks)
             _refuse_silent(workers, tasks)
     if failures:
         raise failures[min(failures)]
-    return [results[index] for index in range(len(tasks))]
+    return [results[index] for index in sorted(results)]
 
 
 def _refuse_silent(workers: Sequence[_Worker], tasks: Sequence[dict[str, Any]]) -> None:
@@ -114,17 +134,17 @@ def _matters(task: int, failures: dict[int, Exception]) -> bool:
 
 
 @contextmanager
-def _workers(count: int, threads: int) -> Iterator[list[_Worker]]:
+def _workers(count: int, threads: int, nice: int) -> Iterator[list[_Worker]]:
     path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "PYTHONPATH": path, "RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "1"}
-    workers: list[_Worker] = []
+    command, workers = [*COMMAND, *([str(nice)] if nice else [])], list[_Worker]()
     try:
         for _ in range(count):
             # No buffers: a selector does not see what waits in one.
             pipe = subprocess.PIPE
             # What native code prints when it gives up is not for the user, who gets one line.
             stderr = None if os.environ.get("EST_DEBUG") == "1" else subprocess.DEVNULL
-            child = start_child(COMMAND, env=environment, stdin=pipe, stdout=pipe, stderr=stderr, bufsize=0)
+            child = start_child(command, env=environment, stdin=pipe, stdout=pipe, stderr=stderr, bufsize=0)
             workers.append(_Worker(child))
         yield workers
     finally:
@@ -134,10 +154,11 @@ def _workers(count: int, threads: int) -> Iterator[list[_Worker]]:
             _pipe(worker.process.stdout).close()
 
 
-def _hand_next(worker: _Worker, waiting: Iterator[int], tasks: Sequence[dict[str, Any]]) -> None:
-    """Give a worker that is free the next task, if there is one."""
-    if (index := next(waiting, None)) is None:
+def _hand_next(worker: _Worker, waiting: list[int], tasks: Sequence[dict[str, Any]], pace: Pace) -> None:
+    """Give a worker that is free the next task, if there is one that may begin."""
+    if (index := next(filter(pace.may_begin, waiting), None)) is None:
         return
+    waiting.remove(index)
     worker.task, worker.read = index, 0
     left = memoryview(json.dumps(tasks[index]).encode() + b"\n")
     try:
@@ -178,7 +199,9 @@ def _pipe(stream: Any) -> Any:
 
 
 def main() -> None:
-    """Do the tasks that come, until the parent is gone."""
+    """Do the tasks that come, until the parent is gone; an argument says how much other processes go before."""
+    for nice in sys.argv[1:]:
+        os.nice(int(nice))
     with os.fdopen(os.dup(1), "wb", buffering=0) as reports:
         os.dup2(2, 1)  # what libraries print must not be taken for a report
 

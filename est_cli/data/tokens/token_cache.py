@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from est_cli.data.text.pieces import FEW_BYTES, Advance, Unit
 from est_cli.data.tokens.cuts import is_tame
-from est_cli.data.tokens.encode import Encoder, write_tokens
+from est_cli.data.tokens.encode import BAD_PLACES, Encoder, write_tokens
 from est_cli.data.tokens.encode_workers import NUMBER_KEY, run_tasks
 from est_cli.storage.cache import cached, clear_leftovers, intact, locked, publish
 from est_cli.storage.digest import fingerprint
@@ -67,6 +67,19 @@ class Shard:
     counts: dict[str, Any]
 
 
+def bad_places(shards: Sequence[Shard]) -> list[str]:
+    """Where rows without text were passed over; of a unit with many only the first ones."""
+    return [place for shard in shards for place in shard.counts.get("bad_places", ())]
+
+
+def warn_of_bad_rows(name: str, shards: Sequence[Shard]) -> None:
+    """Tell how many rows without text were passed over, and where the first ones are."""
+    if bad := sum(shard.counts.get("bad", 0) for shard in shards):
+        first = "" if bad <= BAD_PLACES else f", of which these are the first {BAD_PLACES}"
+        places = "\n  ".join(bad_places(shards)[:BAD_PLACES])
+        log.warning("%s: %d rows without text are passed over%s:\n  %s", name, bad, first, places)
+
+
 Before = Callable[[int, int, Unit], None]
 """Told before units are made: the size of those that are missing, of all, and the first that is missing."""
 
@@ -85,11 +98,11 @@ def tokenised(
     that want the same units wait. Raises DataError and StorageError.
     """
     folders = [folder_of(unit, job) for unit in units]
-    found = _intact(folders, verify)
+    found = intact_of(folders, verify)
     if len(found) < len(set(folders)):
         gate = job.cache_root / f"units-{fingerprint([folder.name for folder in folders])[:16]}"
         with locked(gate, f"intact tokens of {name} ({len(set(folders)) - len(found)} of {len(set(folders))} parts)"):
-            found = _intact(folders, verify, warn=True)
+            found = intact_of(folders, verify, warn=True)
             todo = {folder: unit for folder, unit in zip(folders, units, strict=True) if folder not in found}
             if todo:
                 clear_leftovers(folders)
@@ -107,7 +120,7 @@ def folder_of(unit: Unit, job: EncodeJob) -> Path:
     return job.cache_root / key[:16]
 
 
-def _intact(folders: Sequence[Path], verify: bool, warn: bool = False) -> dict[Path, dict[str, Any]]:
+def intact_of(folders: Sequence[Path], verify: bool, warn: bool = False) -> dict[Path, dict[str, Any]]:
     """What is remembered about those that are there."""
     unique = list(dict.fromkeys(folders))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -126,7 +139,7 @@ def _made(
     by = f", {len(todo)} parts in {processes} processes" if processes > 1 else ""
     with progress(f"tokenising {name}{by}{kept}", total, total - missing) as advance:
         if processes > 1 or job.limited:
-            results = run_tasks(_tasks(todo, job), processes, max(1, cores // processes), advance)
+            results = run_tasks(tasks_of(todo, job), processes, max(1, cores // processes), advance)
             return dict(zip(todo, results, strict=True))
         return {folder: _made_here(folder, unit, job, advance) for folder, unit in todo.items()}
 
@@ -138,7 +151,7 @@ def _made_here(folder: Path, unit: Unit, job: EncodeJob, advance: Advance) -> di
     return publish(folder, build)
 
 
-def _tasks(todo: dict[Path, Unit], job: EncodeJob) -> list[dict[str, Any]]:
+def tasks_of(todo: dict[Path, Unit], job: EncodeJob) -> list[dict[str, Any]]:
     """The same for encode_workers.py, in plain values."""
     folder = job.cache_root / f"encoder-{job.digest[:16]}"
 
