@@ -163,6 +163,29 @@ def close_run(run: Any, exit_code: int) -> None:
     run.finish(exit_code=exit_code)
 
 
+def end_process() -> None:
+    """Have W&B's process end now, whatever it waits for: it would outlive this one, and hold its terminal.
+
+    What it has not sent stands in metrics.jsonl.
+    """
+    import wandb
+
+    process = None
+    with suppress(Exception):  # no interface of wandb tells it
+        process = wandb.setup()._connection._proc._process
+    thread = threading.Thread(target=_teardown_quietly, daemon=True)
+    thread.start()
+    thread.join(0.5)
+    if process is not None and process.poll() is None:
+        process.kill()
+        thread.join(0.5)
+
+
+def _teardown_quietly() -> None:
+    with suppress(Exception):
+        teardown()
+
+
 def teardown() -> None:
     """End W&B's process. Without it this is tried, unguarded and unbounded, when Python exits."""
     import wandb

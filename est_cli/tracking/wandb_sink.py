@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +86,7 @@ class WandbSink:
         self.run_id, self._tracking, self._job = job.run_id, tracking, job
         self._warn = warn or _print_warning
         self._kept: list[Record] = []
+        self._left = False
         self._stop = _Stop(self._warn)
         self._mode = requested_mode(tracking.wandb, os.environ.get("WANDB_MODE"))
         self._worker: threading.Thread | None = None
@@ -129,7 +129,8 @@ class WandbSink:
         self._mirror.ending = ending
         self._mirror.closing.set()
         if not self._wait(worker, self._mirror, ending):
-            _leave_alone()
+            self._left = True
+            wandb_api.end_process()
             self._warn(f"W&B: not finished after {self._waited:.0f} s and left alone; metrics.jsonl is complete")
 
     def _wait(self, worker: threading.Thread, mirror: Mirror, ending: Ending) -> bool:
@@ -144,7 +145,7 @@ class WandbSink:
             if mirror.phase is Phase.asking and waited > limit and not given_up:
                 given_up = True
                 if mirror.give_up():
-                    _leave_alone()  # whereupon the mirror goes on offline
+                    wandb_api.end_process()  # whereupon the mirror goes on offline
             if given_up:
                 limit += LIMITS_S[Phase.loading]
             if mirror.phase is Phase.open and mirror.mode is WandbMode.online and ending.summary is not None:
@@ -164,6 +165,8 @@ class WandbSink:
             mirror.work()
         except Exception as error:  # the mirror must never stop the run; its text may hold secrets, so only its type
             self._mode = WandbMode.off
+            if self._left:
+                return
             self._warn(f"W&B: it failed ({type(error).__name__}); tracking goes on in metrics.jsonl only")
 
 
@@ -178,18 +181,6 @@ def _clean(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_clean(item) for item in value]
     return without_users(value) if isinstance(value, str) else value
-
-
-def _leave_alone() -> None:
-    """Have W&B's process end by itself, and nobody wait for it."""
-
-    def teardown() -> None:
-        with suppress(Exception):
-            wandb_api.teardown()
-
-    thread = threading.Thread(target=teardown, daemon=True)
-    thread.start()
-    thread.join(0.5)
 
 
 def _print_warning(text: str) -> None:

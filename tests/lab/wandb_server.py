@@ -9,6 +9,7 @@ import gzip
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,6 +64,8 @@ class WandbServer:
     """Whether somebody has pressed stop on the page."""
     open: bool = True
     """Whether it answers; otherwise each request gets a 503."""
+    silent_s: float = 0.0
+    """How long it says nothing to what it is sent."""
     asked: list[str] = field(default_factory=list)
     """The names of the queries."""
     raw: list[bytes] = field(default_factory=list)
@@ -193,6 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self._body()
+        time.sleep(self.served.silent_s)
         if not self.served.open:
             self._send(503, {})
         elif stream := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):

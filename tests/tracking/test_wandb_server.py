@@ -116,6 +116,25 @@ def test_a_server_that_answers_late_gets_the_run_from_its_first_row(tmp_path: Pa
     assert lines[1] == "W&B: the server answers, and has the run from its first row on"
 
 
+def test_a_server_that_falls_silent_costs_what_was_allowed_and_leaves_no_process(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    go_on = tmp_path / "go on"
+    asked = {"tracking": {"wandb": "online", "timeout_s": 5.0}, "wait_for": str(go_on)}
+    run_dir, command, how = command_of(tmp_path, asked, **environment(server))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how) as process:
+        until(lambda: "abcd1234" in server.runs)
+        server.silent_s = 60.0
+        go_on.touch()
+        begin = time.monotonic()
+        out, err = process.communicate(timeout=45)  # to the end of what W&B's process would hold
+    assert process.returncode == 0 and time.monotonic() - begin < 30
+    assert len(recorded(run_dir)) == 40 and json.loads(out.splitlines()[-1])["finish_s"] < 15
+    lines = err.splitlines()
+    assert len(lines) == 2 and lines[0] == "W&B: the last rows are on their way, for 5 s at most", lines
+    assert lines[1].endswith("s and left alone; metrics.jsonl is complete")
+
+
 def test_a_stop_on_the_page_is_a_signal(tmp_path: Path, server: WandbServer) -> None:
     server.stop = True
     asked = {"wait_for": str(tmp_path / "never"), "poll_s": 0.5}
