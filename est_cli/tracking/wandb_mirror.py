@@ -148,6 +148,9 @@ class Mirror:
             return False
         self.mode, self._retry_at = WandbMode.online, None
         self._use(run, getattr(run, "starting_step", 0) - 1, self._rows_after(0))
+        while self._turn():
+            pass
+        self._mark_sent()
         return True
 
     def _open_offline(self, reason: str = "") -> None:
@@ -185,9 +188,6 @@ class Mirror:
         self._enter(Phase.loading)
         wandb_api.close_run(self._run, 0)
         if self._open_online(self.opening.tracking.timeout_s):
-            while self._turn():
-                pass
-            self._mark_sent()
             self._warn("W&B: the server answers, and has the run from its first row on")
         else:
             self._open_offline(self._reason)

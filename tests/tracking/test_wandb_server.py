@@ -96,6 +96,7 @@ def test_what_was_recorded_offline_arrives_with_the_rest(tmp_path: Path, server:
     assert told["mode"] == "offline"
     track(tmp_path, {"first_step": 20}, **environment(server))
     assert rows_of(server.runs["abcd1234"]) == recorded(run_dir)
+    assert len([*run_dir.glob("wandb/offline-run-*/run-abcd1234.wandb.synced")]) == 1, "wandb sync passes over it"
 
 
 def test_a_server_that_answers_late_gets_the_run_from_its_first_row(tmp_path: Path, server: WandbServer) -> None:
