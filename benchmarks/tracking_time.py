@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("width", 128), ("layers", 4), ("vocab", 8192), ("tokens", 4096), ("steps", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--wait", type=float, help="instead of a step only so many seconds: on a machine that is busy")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    step = stepper(arguments)
+    step = stepper(arguments) if arguments.wait is None else lambda: time.sleep(arguments.wait)
     job = Job("benchmark", "benchmark", folder, None, "train")
     sink = WandbSink(TrackingConfig(wandb=WandbMode.offline), job, {}, RunDir(folder), warn=print)
     trackers = [Tracker(MetricsFile(folder / name), None) for name in ("metrics.jsonl", "unfollowed.jsonl")]

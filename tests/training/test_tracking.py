@@ -27,9 +27,9 @@ class Sink:
     """Notes what a WandbSink is given."""
 
     def __init__(
-        self, tracking: Any, job: Job, config: Mapping[str, Any], metrics: Path, warn: Any, names: int, first_step: int
+        self, tracking: Any, job: Job, config: Mapping[str, Any], run_dir: Any, warn: Any, names: int, first_step: int
     ) -> None:
-        self.job, self.config, self.metrics, self.names, self.first_step = job, config, metrics, names, first_step
+        self.job, self.config, self.run_dir, self.names, self.first_step = job, config, run_dir, names, first_step
         self.ending: Ending | None = None
 
     def line(self, text: str) -> None:
@@ -67,7 +67,7 @@ def test_a_run_that_began_before_goes_on_under_its_id_and_names(told: Any, tmp_p
     sink = told(saved(step=5, wandb_run_id="abcd1234"))
     assert (sink.job.run_id, sink.names, sink.first_step) == ("abcd1234", NAMES_OF_BEFORE, 5)
     assert (sink.job.run_name, sink.job.run_dir, sink.job.sweep) == ("x", tmp_path, None)
-    assert sink.metrics == tmp_path / "metrics.jsonl" and sink.config["est"] == {"steps": 3}
+    assert sink.run_dir == RunDir(tmp_path) and sink.config["est"] == {"steps": 3}
     assert sink.config["optim.lr"] == RunConfig().optim.lr and "dataset.files" not in sink.config
 
 
