@@ -33,7 +33,6 @@ from measure import environment
 from est_cli.common.rank import Rank
 from est_cli.config import ModelConfig, OptimConfig, RunConfig
 from est_cli.distributed.device import keep_freed_memory
-from est_cli.est.schedule import dense
 from est_cli.models import build_model, hf_config
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import MetricsFile, Tracker
@@ -61,7 +60,7 @@ def stand_in(arguments: argparse.Namespace, folder: Path) -> Any:
         tracker=Tracker(MetricsFile(folder / "metrics.jsonl"), None),
         rank=Rank(),
         progress=SimpleNamespace(line=print),
-        scheduler=dense(1),
+        resolved=SimpleNamespace(lasting=[]),
         config=RunConfig(),
     )
 

@@ -25,6 +25,8 @@ Usage: est-train [GROUP=OPTION] [KEY=VALUE] ...
   est-train dataset=text dataset.files=[corpus/*.jsonl.xz] train.max_tokens=50_000_000
   est-train model=hf model.name_or_path=gpt2       continue from pre-trained weights
   est-train resume=outputs/NAME                    continue exactly where a run stopped
+  est-train resume=outputs/NAME train.max_steps=600    make a run longer, from where its decay begins
+  est-train fork=outputs/NAME@240 optim.lr=3e-4    a new run from a checkpoint, with other settings
   est-train -m stage.t1=0.1,0.2 stage.t2=0.4,0.5   all four runs, each in a folder of its own, and one table
   est-train launch.num_processes=4                 four processes, on as many GPUs or on the CPU
   est-train experiment=paper_gpt2                  a whole recipe;  est-plan experiment=paper_gpt2 tells its cost

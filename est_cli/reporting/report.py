@@ -141,6 +141,9 @@ def notes(numbers: dict[str, Any], groups: Sequence[Group]) -> list[str]:
     unfinished = [run.name for group in groups for run in group.runs if not run.finished]
     if unfinished:
         lines.append(f"Not finished, so in no mean and no claim: {', '.join(unfinished)}.")
+    forked = [f"{run.name} ({run.config.fork})" for group in groups for run in group.runs if run.config.fork]
+    if forked:
+        lines.append(f"Begun from a checkpoint of another run, whose steps, FLOPs and time count: {', '.join(forked)}.")
     repeated = [row["run"] for row in numbers["runs"] if row["status"] == NOT_COUNTED]
     if repeated:
         lines.append(f"Repeats of a seed that its group has already, left out: {', '.join(repeated)}.")

@@ -248,6 +248,8 @@ def local_model(key: str, name: str, outputs: Path = OUTPUTS) -> Path | None:
 def _no_model(run: RunDir) -> str:
     if not run.is_unfinished():
         return "holds no config.json, so this is no model; give a folder such as .../model"
+    if former := sorted(path.parent for path in run.root.glob("ended-*/model/config.json")):
+        return f"is a run that was made longer and has not ended yet; give its former end, {former[-1]}"
     checkpoints = sorted(path.parent for path in run.checkpoints.glob("step-*/config.json"))
     then = f"give a checkpoint of it, such as {checkpoints[-1]}" if checkpoints else "there is no checkpoint of it yet"
     return f"is an unfinished run and has no final model; {then}"

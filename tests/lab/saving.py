@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from est_cli.common.rank import Rank
 from est_cli.config import RunConfig
-from est_cli.est.schedule import SamplingRates, three_stage
 from est_cli.storage import content, disk, store
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import MetricsFile
@@ -44,7 +43,7 @@ def small_run(folder: Path) -> Any:
         tracker=SimpleNamespace(metrics=metrics, sync=lambda: metrics.sync()),
         rank=Rank(),
         progress=SimpleNamespace(line=lines.append),
-        scheduler=three_stage(100, 20, 40, SamplingRates(0.5, 0.5, 0.5)),
+        resolved=SimpleNamespace(lasting=[20, 40]),
         config=RunConfig(),
         lines=lines,
     )

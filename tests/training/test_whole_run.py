@@ -105,7 +105,7 @@ def test_transitions_show_the_losses_around_them(metrics: list[dict[str, Any]], 
          "loss_before": loss[step], "loss_after": loss[step + 1]}
         for stage, step in ((1, T1), (2, T2))
     ]  # fmt: skip
-    assert [record for record in metrics if "event" in record] == expected
+    assert [record for record in metrics if record.get("event") == "stage_transition"] == expected
     assert [{key: told[key] for key in expected[0]} for told in summary["transitions"]] == expected
     val_loss = {record["step"]: record["val_loss"] for record in metrics if "val_loss" in record}
     assert [told["val_loss_before"] for told in summary["transitions"]] == [val_loss[T1], val_loss[T2]]
