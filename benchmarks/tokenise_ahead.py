@@ -1,7 +1,7 @@
 """What dataset.tokenize=ahead costs a step, and how much sooner the first one comes.
 
     python benchmarks/tokenise_ahead.py                     # ten minutes on two cores
-    python benchmarks/tokenise_ahead.py --megabytes 400 --rounds 100
+    python benchmarks/tokenise_ahead.py --megabytes 300 --rounds 100
 
 The text is made of random words, in files of 33 MB (a part each), and its tokenizer is there already.
 
@@ -34,6 +34,7 @@ from measure import environment, paired_ratio
 from est_cli.config import RunConfig
 from est_cli.config.compose import composed
 from est_cli.config.resolve import check
+from est_cli.data.text import units
 from est_cli.data.tokens import ahead
 from est_cli.training.build import build
 from est_cli.training.run import Run
@@ -47,6 +48,8 @@ Ratio = tuple[float, float, float]
 GATE = 0.98
 """Of the speed of a step without it."""
 FILE_BYTES = 33_000_000
+PART_BYTES = 4_000_000
+"""For the steps: small ones, so that the processes are soon far ahead."""
 SETTINGS = (
     *("dataset=text", "dataset.files=[*.jsonl]", "tracking.wandb=off", "scheduler=dense"),
     *("train.log_every=1", "train.eval_every=0", "train.max_steps=100000"),
@@ -126,6 +129,7 @@ def steps(folder: Path, tokenizer: str, rounds: int) -> float:
     with run_of(folder / "start-first", "plain", "first", tokenizer) as run:
         plain = stepper(run)
         plain()
+        units.UNIT_BYTES = PART_BYTES
         with run_of(folder / "far", "other", "ahead", tokenizer) as run:
             other = stepper(run)
             other()
@@ -144,7 +148,7 @@ def steps(folder: Path, tokenizer: str, rounds: int) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--megabytes", type=int, default=272)
+    parser.add_argument("--megabytes", type=int, default=132)
     parser.add_argument("--rounds", type=int, default=60)
     arguments = parser.parse_args()
     print(environment(torch.device("cpu")) | {"clock": "both", "cores": os.cpu_count()})

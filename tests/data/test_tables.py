@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pyarrow.feather as feather
 import pytest
 
 from est_cli.common.errors import DataError
-from est_cli.data.text import pieces, readers, tables
+from est_cli.data.text import arrow_batches, pieces, readers, tables
 from est_cli.data.text.pieces import Wanted, quiet
 from est_cli.data.text.readers import file_kind, read_file
 from est_cli.data.text.sources import expand
@@ -132,6 +134,54 @@ def test_arrow(tmp_path: Path, form: str) -> None:
     assert texts(path, "id=0") == TEXTS[1:]
     path.write_bytes(path.read_bytes()[:-200])
     assert "not readable as .arrow" in refusal(path) or texts(path) != TEXTS
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+@pytest.mark.parametrize("form", ["stream", "file"])
+def test_arrow_that_becomes_too_large_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, codec: str
+) -> None:
+    """Blanks, which are packed into little; dictionaries count, and what is not packed does not."""
+    monkeypatch.setattr(arrow_batches, "MAX_BATCH", 1_000_000)
+    text = "a" + " " * 999_000
+    tables = {
+        "few": (pa.table({"text": [text]}), codec),
+        "many": (pa.table({"text": [text, text]}), codec),
+        "dictionary": (pa.table({"text": pa.array([text, text + "b"]).dictionary_encode()}), codec),
+        "as it is": (pa.table({"text": [text, text]}), None),
+    }
+    for name, (table, packed) in tables.items():
+        path = tmp_path / f"{name}.arrow"
+        options = pa.ipc.IpcWriteOptions(compression=packed)
+        make = pa.ipc.new_stream if form == "stream" else pa.ipc.new_file
+        with make(str(path), table.schema, options=options) as writer:
+            writer.write_table(table)
+        if name in ("many", "dictionary"):
+            taken = pa.total_allocated_bytes()
+            assert re.search(r"has a batch of [\d,]+ bytes when unpacked, more than 1,000,000", refusal(path)), name
+            assert pa.total_allocated_bytes() - taken < 500_000
+        else:
+            assert texts(path) == table["text"].to_pylist(), name
+
+
+def test_arrow_with_a_broken_header(tmp_path: Path) -> None:
+    """Whatever byte of it is wrong: refused, or read; pyarrow alone ends the process for some of them."""
+    path, table = tmp_path / "a.arrow", pa.table({"text": ["one", "two " * 50]})
+    with pa.ipc.new_file(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    data = path.read_bytes()
+    for at in sorted({*range(0, len(data), 7), *range(320, 345)}):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x41]) + data[at + 1 :])
+        with contextlib.suppress(DataError):
+            texts(path)
+
+
+def test_arrow_that_is_not_utf8(tmp_path: Path) -> None:
+    """An error of its row."""
+    path, column = tmp_path / "a.arrow", pa.array([b"one", b"t\xffwo"]).view(pa.string())
+    with pa.ipc.new_stream(str(path), pa.schema({"text": pa.string()})) as writer:
+        writer.write_batch(pa.record_batch({"text": column}))
+    assert refusal(path) == "2: the text is not UTF-8; dataset.on_bad_row=skip passes over such rows"
 
 
 def test_a_folder_of_save_to_disk(tmp_path: Path) -> None:

@@ -319,3 +319,14 @@ def test_what_other_hosts_left_behind_goes_after_a_day(tmp_path: Path) -> None:
 def test_units_of_this_file_are_many(corpus: Path) -> None:
     assert sum(path.stat().st_size for path in corpus.glob("*.jsonl")) > 50 * UNIT_BYTES
     assert encode_workers.COMMAND[1] == "-P", "the current folder must not shadow libraries"
+
+
+def test_a_process_beside_a_training_goes_behind() -> None:
+    """Its argument says how much."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*encode_workers.COMMAND, "7"], stdin=pipe, stdout=pipe, cwd=ROOT) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdout.readline()
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(own + 7, 19)
+        process.stdin.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from est_cli.data.tokens import token_cache
 from est_cli.training.parts import configured_corpus
 from tests.lab.commands import accepted, command, poisoned_path
 from tests.lab.corpora import documents, write_jsonl
+from tests.lab.web import Site, certificate, serving
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +48,24 @@ def test_everything_is_told_and_written(
     run = check(accepted(*ARGS, "paths.data=tokens"))
     corpus = configured_corpus(run, spec_of(hf_config(run.config.model)), True)
     assert (corpus.data_hash, corpus.tokenizer_hash) == (numbers["data_hash"], numbers["tokenizer_hash"])
+
+
+def test_files_on_a_web_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By https, with a certificate of its own: the same numbers as of the file here."""
+    certified, key = certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certified))
+    for name in ("https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certified, key)
+    assert enter("est-data", main, ["est-data", *ARGS, "json=here.json"]) == 0
+    with serving(Site(files={"a.jsonl": Path("a.jsonl").read_bytes()}), context) as site:
+        assert site.url("a.jsonl").startswith("https://")
+        there = (*ARGS, f"dataset.files=[{site.url('a.jsonl')}]", "paths.data=there", "json=there.json")
+        assert enter("est-data", main, ["est-data", *there]) == 0
+    here, there_too = (json.loads(Path(name).read_text()) for name in ("here.json", "there.json"))
+    for key_of_text in ("documents", "tokens", "bytes", "data_hash", "tokenizer_hash", "samples"):
+        assert here[key_of_text] == there_too[key_of_text], key_of_text
 
 
 def test_auto_is_what_the_run_would_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,8 +52,9 @@ def test_the_same_run_when_all_parts_are_there(text: Lab, whole: dict[str, Any])
     assert outcome(text.at("again")) == whole
 
 
-def test_a_run_that_outruns_the_processes_waits(lab: Lab, whole: dict[str, Any]) -> None:
-    ended = run(lab, "x", plants=(SLOW,))
+@pytest.mark.parametrize("loop", [(), (("device_works_on_its_own",),)], ids=["plain", "as on a GPU"])
+def test_a_run_that_outruns_the_processes_waits(lab: Lab, whole: dict[str, Any], loop: tuple[Plant, ...]) -> None:
+    ended = run(lab, "x", plants=(SLOW, *loop))
     told = ended.err + ended.out
     assert ended.code == 0 and "waits for its text to be tokenised" in told, ended.err
     assert sum(record["text_wait_s"] for record in train_records(lab.at("x"))) > 0.3

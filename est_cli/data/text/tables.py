@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal
 
 from est_cli.common.errors import DataError, reason
+from est_cli.data.text.arrow_batches import CheckedMessages
 from est_cli.data.text.pieces import MAX_LINE, RowError, Wanted
 
 CHUNK = 256 * 1024
@@ -170,18 +171,30 @@ def arrow_rows(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Row]:
     import pyarrow.ipc as ipc
 
     try:
-        is_file = file.read(6) == b"ARROW1"
-        file.seek(0)
-        reader = ipc.open_file(file) if is_file else ipc.open_stream(file)
+        reader = ipc.open_stream(pa.PythonFile(CheckedMessages(file, name), mode="r"))
         columns = wanted.columns(reader.schema.names, name)
-        batches = (reader.get_batch(number) for number in range(reader.num_record_batches)) if is_file else reader
         row = 0
-        for batch in batches:
-            for values in zip(*(batch.column(column) for column in columns), strict=True):
+        for batch in reader:
+            read = [batch.column(column) for column in columns]
+            for column in read:
+                _check_bounds(column)
+            for values in zip(*read, strict=True):
                 row += 1
                 yield f"{name}:{row}", values_of(columns, values)
     except (pa.ArrowException, pa.ArrowMemoryError, MemoryError) as error:
         raise DataError(f"{name}: not readable as .arrow ({reason(error)})") from error
+
+
+def _check_bounds(column: Any) -> None:
+    """Raise ArrowInvalid where a value would lie outside of what was read: pyarrow looks for it there all the same.
+
+    What is no UTF-8 is an error of its row, and none here.
+    """
+    import pyarrow as pa
+
+    as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(column.type)
+    column.validate(full=False)
+    (column if as_bytes is None else column.view(as_bytes)).validate(full=True)
 
 
 def values_of(columns: Sequence[str], values: Iterable[Any]) -> Any:
