@@ -24,8 +24,9 @@ LEVELS = (
     {"reporting"},
     {"training"},
     {"planning", "evaluation", "analysis", "surveying"},
+    {"publishing"},
     {"cli"},
-    {"train", "plan", "eval", "analyze", "report", "corpus"},
+    {"train", "plan", "eval", "analyze", "report", "corpus", "push"},
 )
 """Modules and packages of est_cli from the bottom up. Each may import what stands below it, and itself."""
 
@@ -81,6 +82,7 @@ LIGHT = (
         "analyze",
         "report",
         "corpus",
+        "push",
         "config.survey",
     ),
     *("families", *(f"families.{name}" for name in FAMILIES)),
