@@ -38,8 +38,10 @@ USERS_OF_HYDRA = {"config", "cli"}
 ONLY = {
     "hydra": USERS_OF_HYDRA,
     "omegaconf": USERS_OF_HYDRA,
-    "accelerate": {"distributed"},
+    "accelerate": {"distributed", "tracking"},
     "wandb": {"tracking"},
+    "mlflow": {"tracking"},
+    "tensorboardX": {"tracking"},
 }
 """Third-party packages that only these units may import."""
 

@@ -59,11 +59,13 @@ from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import (
     Ending,
     Job,
+    Followed,
     MetricsFile,
     Tracker,
     WandbSink,
     chosen_run_id,
     count_records,
+    followers,
     lost_records,
     new_run_id,
     read_metrics,
@@ -310,7 +312,11 @@ def _tracker(
         config.tracking, job, told, run_dir, progress.line, names=state.tracker_names, first_step=state.step
     )
     progress.echo = sink.line
-    return Tracker(metrics, sink, state.records, layers)
+    settings = tracked_settings(config)
+    project, store = config.tracking.project or "est", config.paths.outputs_folder / "mlflow.db"
+    followed = Followed(run_dir.root, config.run_name, project, state.step, settings, store, state.tracker_names)
+    also = followers(config.tracking.also, followed, run_dir.metrics, progress.line)
+    return Tracker(metrics, sink, state.records, layers, also)
 
 
 def _tell_lost(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress) -> None:

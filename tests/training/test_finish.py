@@ -34,7 +34,8 @@ def test_a_card_stands_beside_the_model(lab: Lab) -> None:
     model = lab.at("x") / "model"
     assert is_intact(model) and not (model / "README.md").exists()
     assert not (lab.at("x") / "summary.json").exists()
-    ended = lab.tiny("x", *SHORT, "license=mit")
+    arguments = lab.arguments("run_name=x", "resume=auto", *SHORT, "license=mit")
+    ended = lab.ended(lab.start(*arguments, plants=()))  # with its pictures
     assert ended.code == 0, ended.err
     card = (model / "README.md").read_text()
     summary = json.loads((lab.at("x") / "summary.json").read_text())
