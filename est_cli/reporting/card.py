@@ -74,6 +74,7 @@ class Score:
 def model_card(run: RunRecord, model: Path, license_id: str | None, scores: Sequence[Score] = ()) -> str:
     """The card of a finished run, whose final model lies in the folder `model`. Sealed: see is_edited()."""
     assert run.summary is not None
+    scores = [*_scores(run.summary), *scores]
     name = Path(run.name).resolve().name
     facts = _Facts(_model_type(model), _parameters(model))
     head = yaml.safe_dump(_metadata(run, name, facts, license_id, scores), sort_keys=False, allow_unicode=True)
@@ -237,6 +238,14 @@ def _evaluation(summary: Record, scores: Sequence[Score]) -> Iterator[str]:
     rows.append(("held-out part of the training text", "perplexity", _number(summary.get("perplexity")), ""))
     rows += [(_plain(s.task), _plain(s.metric), _number(s.value), f"{s.of} {s.spread}".strip()) for s in scores]
     yield _table(("on", "metric", "value", ""), rows)
+
+
+def _scores(summary: Record) -> Iterator[Score]:
+    """Of train.eval_tasks, after the last step."""
+    for key, value in (summary.get("tasks") or {}).items():
+        task, _, metric = key.partition("/")
+        if not metric.endswith("_stderr"):
+            yield Score(task, metric, float(value), "zero-shot")
 
 
 def _license(license_id: str | None) -> Iterator[str]:

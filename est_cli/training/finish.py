@@ -148,6 +148,7 @@ def _summary(run: Run, end: End, metrics: list[dict[str, Any]], covered: Coverag
         "perplexity": None if final is None or final > 700 else math.exp(final),
         "bits_per_byte": run.bits_per_byte(end.val_loss),
         "not_finite": end.not_finite,
+        **_last_tasks(metrics, run.state.step),
         **run.totals(),
         "flops_blocks": run.ledger.used.blocks,
         "time_s": run.state.time_s,
@@ -161,3 +162,9 @@ def _summary(run: Run, end: End, metrics: list[dict[str, Any]], covered: Coverag
         "versions": versions(),
     }
     return record_of(In.summary, values)
+
+
+def _last_tasks(metrics: list[dict[str, Any]], step: int) -> dict[str, Any]:
+    """What the tasks have given after the last step, where there are any."""
+    found = [record["tasks"] for record in metrics if "tasks" in record and record["step"] == step]
+    return {"tasks": found[-1]} if found else {}

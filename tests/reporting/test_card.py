@@ -81,6 +81,7 @@ def test_parameters_licence_and_scores(tmp_path: Path) -> None:
     last = head["model-index"][0]["results"][-1]
     assert last["task"]["type"] == "text-classification" and last["metrics"][0]["value"] == 0.875
     without = card_of(tmp_path / "y")
+    assert "| arc | acc | 0.5000 | zero-shot |" in card_of(tmp_path / "z", summary={"tasks": {"arc/acc": 0.5}})
     assert "license" not in head_of(without) and "No licence was chosen for this model" in without
 
 
