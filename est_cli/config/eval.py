@@ -156,8 +156,6 @@ def _what(config: EvalConfig) -> Iterator[str]:
         yield "baseline: is the checkpoint itself; give another one, or leave it null"
     if config.sweep is not None and config.run_name is None:
         yield "sweep: is a folder of several evaluations, so give run_name too; est-eval -m names them itself"
-    if config.tracking.also:
-        yield "tracking.also: is for a training; est-eval tells W&B, and writes results.json; leave it empty"
     _, perplexity, harness = split_tasks(config.task)
     if not config.task or "" in config.task or "" in harness:
         yield "task: is empty; name GLUE tasks such as cola,sst2, or glue, perplexity or lm_eval:TASK"

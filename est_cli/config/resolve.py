@@ -18,7 +18,6 @@ from est_cli.config.run import RunConfig, run_problems, tokenizer_of
 from est_cli.config.schedulers import scheduler_named
 from est_cli.config.schema import plain
 from est_cli.config.setting import range_problems, refuse
-from est_cli.config.tracking import also_problems
 from est_cli.config.training import max_steps, micro_batch_problems, train_problems
 from est_cli.est.flops import planned_counts
 from est_cli.est.schedule import SamplingScheduler
@@ -97,7 +96,6 @@ def check(config: RunConfig) -> Resolved:
             *scheduler_problems(config, steps),
             *launch_problems(config),
             *paths_problems(config.paths),
-            *also_problems(config.tracking),
             *(plan_problems(given) if isinstance(given, PlanConfig) else ()),
         ]
     )

@@ -83,10 +83,8 @@ def tracking_problems(config: TrackingConfig, sweep: str | None, trains: bool = 
         yield "tracking.run_id: is of one run, and a sweep has several; leave it null"
     if config.log_model and not trains:
         yield "tracking.log_model: only est-train makes a model; leave it false"
-
-
-def also_problems(tracking: TrackingConfig) -> Iterator[str]:
-    """Trackers that are not there."""
-    for name in tracking.also:
+    if config.also and not trains:
+        yield "tracking.also: is for a training; est-eval tells W&B, and writes results.json; leave it empty"
+    for name in config.also:
         if name is not Also.tensorboard and importlib.util.find_spec(name) is None:
             yield f"tracking.also: {name} is not installed; {install_hint(name)}"

@@ -7,7 +7,8 @@ import importlib.util
 import pytest
 
 from est_cli.common.errors import ConfigError
-from tests.lab.commands import accepted
+from est_cli.config.eval import check_eval
+from tests.lab.commands import accepted, typed_in
 
 
 def test_one_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,3 +21,9 @@ def test_one_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_names_that_nobody_knows() -> None:
     with pytest.raises(ConfigError, match="each one of tensorboard, mlflow, trackio"):
         accepted("tracking.also=[aim]")
+
+
+def test_an_evaluation_has_no_such_trackers() -> None:
+    config, _ = typed_in("eval", "checkpoint=x", "tracking.also=[tensorboard]")
+    with pytest.raises(ConfigError, match=r"tracking\.also: is for a training; est-eval tells W&B"):
+        check_eval(config)
