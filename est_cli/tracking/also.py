@@ -1,4 +1,4 @@
-"""TensorBoard, MLflow and trackio, as `tracking.also` names them, through Accelerate's trackers.
+"""TensorBoard, MLflow and trackio, as `tracking.also` names them, the last two through Accelerate's trackers.
 
 Numbers only, under the names that W&B has them by (names.py), and the settings that W&B gets. What these libraries tell
 of the machine by themselves (command line, user, hardware) is replaced or switched off. All imports are in the threads.
@@ -7,6 +7,7 @@ of the machine by themselves (command line, user, hardware) is replaced or switc
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,35 +63,51 @@ def numbers_of(record: Record, names: int = NAMES) -> dict[str, float]:
 
 
 class _TensorBoard:
-    """Event files in outputs/NAME/tensorboard/; on resume they are cut back to the checkpoint and go on."""
+    """Event files in outputs/NAME/tensorboard/; on resume they are cut back to the checkpoint and go on.
+
+    Written with tensorboardX itself: Accelerate's tracker makes an event of each number and hands it from process to
+    process, at many times the cost.
+    """
 
     name = Also.tensorboard.value
 
     def __init__(self, run: Followed) -> None:
         self._run, self._first = run, 0
-        self._tracker: Any = None
+        self._writer: Any = None
 
     def start(self) -> None:
-        from accelerate.tracking import TensorBoardTracker
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.summary import text
 
         folder = self._run.root / "tensorboard"
         if leads_out(folder, self._run.root):
             raise PermissionError(f"{folder} is a link")
         folder.mkdir(exist_ok=True)
         self._first = cut_back(folder, self._run.step)
-        suffix = f".{self._first}"  # of two starts in one second the names differ
-        self._tracker = TensorBoardTracker("", folder, purge_step=self._first, filename_suffix=suffix)
-        self._tracker.start()
+        # Of two starts in one second the names differ.
+        self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{self._first}")
+        self._write(self._first, session_log=SessionLog(status=SessionLog.START))  # of what is on show, forget the rest
         if self._first == 0:
             lines = "\n".join(f"    {key}: {value}" for key, value in sorted(self._run.settings.items()))
-            self._tracker.log({"settings": lines}, step=0)
+            self._write(0, summary=text("settings", lines))
 
     def log(self, record: Record) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary
+
         if record["step"] >= self._first:
-            self._tracker.log(numbers_of(record, self._run.names), step=record["step"])
+            numbers = numbers_of(record, self._run.names)
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+            self._write(record["step"], summary=Summary(value=values))
 
     def finish(self, whole: bool) -> None:
-        self._tracker.finish()
+        self._writer.close()
+
+    def _write(self, step: int, **what: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(step=step, wall_time=time.time(), **what))
+        self._writer.flush()
 
 
 class _Marked:
