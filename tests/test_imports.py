@@ -24,8 +24,9 @@ LEVELS = (
     {"reporting"},
     {"training"},
     {"planning", "evaluation", "analysis", "surveying"},
+    {"publishing"},
     {"cli"},
-    {"train", "plan", "eval", "analyze", "report", "corpus"},
+    {"train", "plan", "eval", "analyze", "report", "corpus", "push"},
 )
 """Modules and packages of est_cli from the bottom up. Each may import what stands below it, and itself."""
 
@@ -37,8 +38,10 @@ USERS_OF_HYDRA = {"config", "cli"}
 ONLY = {
     "hydra": USERS_OF_HYDRA,
     "omegaconf": USERS_OF_HYDRA,
-    "accelerate": {"distributed"},
+    "accelerate": {"distributed", "tracking"},
     "wandb": {"tracking"},
+    "mlflow": {"tracking"},
+    "tensorboardX": {"tracking"},
 }
 """Third-party packages that only these units may import."""
 
@@ -81,6 +84,7 @@ LIGHT = (
         "analyze",
         "report",
         "corpus",
+        "push",
         "config.survey",
     ),
     *("families", *(f"families.{name}" for name in FAMILIES)),

@@ -11,7 +11,9 @@ from tests.lab.commands import POISON, command, poisoned_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["est-train", "est-plan", "est-eval", "est-analyze", "est-report", "est-data"])
+@pytest.mark.parametrize(
+    "name", ["est-train", "est-plan", "est-eval", "est-analyze", "est-report", "est-data", "est-push"]
+)
 @pytest.mark.parametrize("beside", [(), ("no_such_key=1",)])
 def test_the_version_is_told_without_importing_anything(tmp_path: Path, name: str, beside: tuple[str, ...]) -> None:
     poison = poisoned_path(tmp_path / "poison")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from est_cli.config.setting import BRANCH, FREE, METHOD, SEED, SETTLED, TRACKED,
 from est_cli.config.stage import StageConfig
 from est_cli.config.tracking import TrackingConfig, tracking_problems
 from est_cli.config.training import TrainConfig
+
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,49}")
+"""What the hub's identifiers look like."""
 
 
 @dataclass
@@ -51,6 +55,12 @@ class RunConfig:
         SETTLED,
         TRACKED,
     )
+    license: str | None = setting(
+        None,
+        "Licence of the model, as its card names it: apache-2.0, cc-by-4.0, ...; null: none was chosen.",
+        FREE,
+        BRANCH,
+    )
     model: ModelConfig = group(ModelConfig, TRACKED)
     dataset: DatasetConfig = group(DatasetConfig)
     scheduler: SchedulerConfig = group(SchedulerConfig, TRACKED, METHOD, BRANCH)
@@ -72,8 +82,17 @@ class RunConfig:
         }
 
 
+def license_problem(key: str, chosen: str) -> str | None:
+    """What is wrong with the name of a licence, or None."""
+    if LICENSE.fullmatch(chosen):
+        return None
+    return f"{key}: {chosen!r} is no identifier of a licence; the hub knows apache-2.0, mit, cc-by-4.0, other, ..."
+
+
 def run_problems(config: RunConfig) -> Iterator[str]:
     yield from tracking_problems(config.tracking, config.sweep)
+    if config.license is not None and (problem := license_problem("license", config.license)):
+        yield problem
     if config.share_prefix and config.sweep is None:
         yield "share_prefix: is for the runs of a sweep; set it under -m, or leave it false"
     if config.fork is not None and config.share_prefix:

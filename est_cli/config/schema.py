@@ -106,7 +106,10 @@ def describe_type(hint: Any) -> str:
         return " or ".join(describe_type(part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is list:
         kinds = {int: "integers, [1,2]", float: "numbers, [1,2]"}
-        return f"a list of {kinds.get(typing.get_args(hint)[0], 'words, [a,b]')}"
+        (entry,) = typing.get_args(hint)
+        if isinstance(entry, type) and issubclass(entry, Enum):
+            return "a list, [a,b], each " + describe_type(entry)
+        return f"a list of {kinds.get(entry, 'words, [a,b]')}"
     return words.get(hint, str(hint))
 
 

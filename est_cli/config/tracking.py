@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from est_cli.common.errors import install_hint
 from est_cli.config.setting import above, setting
 
 RUN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
@@ -19,8 +21,20 @@ class WandbMode(StrEnum):
     off = "off"
 
 
+class Also(StrEnum):
+    """Other trackers than W&B."""
+
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    trackio = "trackio"
+
+
 @dataclass
 class TrackingConfig:
+    also: list[Also] = setting(
+        [],
+        "Other trackers that mirror metrics.jsonl: tensorboard, mlflow, trackio (docs/trackers.md).",
+    )
     wandb: WandbMode = setting(
         WandbMode.auto,
         "W&B mirrors metrics.jsonl; auto: as WANDB_MODE says, else online where a key is configured, else offline.",
@@ -69,3 +83,8 @@ def tracking_problems(config: TrackingConfig, sweep: str | None, trains: bool = 
         yield "tracking.run_id: is of one run, and a sweep has several; leave it null"
     if config.log_model and not trains:
         yield "tracking.log_model: only est-train makes a model; leave it false"
+    if config.also and not trains:
+        yield "tracking.also: is for a training; est-eval tells W&B, and writes results.json; leave it empty"
+    for name in config.also:
+        if name is not Also.tensorboard and importlib.util.find_spec(name) is None:
+            yield f"tracking.also: {name} is not installed; {install_hint(name)}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from est_cli.common.errors import install_hint
 from est_cli.config.micro_batch import SIZES, stage_problems
 from est_cli.config.setting import EVERY, FREE, SETTLED, at_least, setting
 
@@ -126,6 +129,18 @@ class TrainConfig:
         FREE,
         within=at_least(1),
     )
+    eval_tasks: list[str] = setting(
+        [], "Tasks of lm-evaluation-harness, by name, that the complete model does as it trains (docs/tasks.md).", FREE
+    )
+    eval_tasks_every: int = setting(
+        0, "Steps between these; after the last step in any case; 0: then only.", FREE, within=EVERY
+    )
+    eval_tasks_limit: int | None = setting(
+        None, "Documents of each task, from its beginning; null: all.", FREE, within=at_least(1)
+    )
+    eval_tasks_dir: str | None = setting(
+        None, "Folder of tasks of one's own, .yaml files in the harness' form.", FREE, untracked=True
+    )
     spread_draws: int = setting(
         8,
         "Draws whose losses are compared at each evaluation, in stages that train subnetworks (`draw_spread`).",
@@ -189,10 +204,23 @@ def train_problems(config: RunConfig) -> Iterator[str]:
         )
     if train.attention is Attention.flex:
         yield from _flex_problems(config)
+    yield from _tasks_problems(train)
     if train.spread_draws == 1:
         yield "train.spread_draws: a single draw has no spread; at least 2 are compared, or 0 for none"
     if train.profile_step is not None and train.profile_step > max_steps(config) >= 1:
         yield f"train.profile_step: {train.profile_step} lies behind the last step, {max_steps(config)}"
+
+
+def _tasks_problems(train: TrainConfig) -> Iterator[str]:
+    if train.eval_tasks and importlib.util.find_spec("lm_eval") is None:
+        yield f"train.eval_tasks: needs lm-evaluation-harness; {install_hint('lm-eval')}"
+    if "" in train.eval_tasks or len(set(train.eval_tasks)) < len(train.eval_tasks):
+        yield f"train.eval_tasks: {train.eval_tasks} must be different names; `lm_eval ls tasks` lists them"
+    for key in ("every", "limit", "dir"):
+        if not train.eval_tasks and getattr(train, f"eval_tasks_{key}"):
+            yield f"train.eval_tasks_{key}: has a meaning only with train.eval_tasks"
+    if train.eval_tasks_dir is not None and not os.path.isdir(train.eval_tasks_dir):
+        yield f"train.eval_tasks_dir: there is no folder {train.eval_tasks_dir}"
 
 
 def _flex_problems(config: RunConfig) -> Iterator[str]:

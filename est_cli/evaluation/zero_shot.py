@@ -29,6 +29,7 @@ from est_cli.distributed.workers import Processes, memory_enough
 from est_cli.evaluation.check_evaluation import LESS_MEMORY, PERPLEXITY_VERSION
 from est_cli.evaluation.results import keep_zero_shot
 from est_cli.models.documents import has_documents_apart
+from est_cli.models.harness import harness_numbers, task_manager
 from est_cli.models.pretrained import Checkpoint, load_language_model, max_tokens
 from est_cli.storage.digest import digest_files, fingerprint
 
@@ -226,12 +227,9 @@ def run_harness(
         raise ConfigError("launch.num_processes: task=lm_eval:... runs in one process; leave it at 1")
     import lm_eval
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     settings = config.eval
-    manager = TaskManager(include_path=settings.data_dir)
-    if unknown := [name for name in names if name not in manager.all_tasks]:
-        raise ConfigError(f"task: lm-evaluation-harness knows no task {unknown[0]!r}; `lm_eval ls tasks` lists them")
+    manager = task_manager("task", names, settings.data_dir)
     numbers: dict[str, float] = {}
     for checkpoint in checkpoints:
         model = load_language_model(checkpoint).to(processes.device).eval()
@@ -246,19 +244,13 @@ def run_harness(
         with processes.autocast():
             found = lm_eval.simple_evaluate(model=wrapped, tasks=list(names), task_manager=manager)
         for name in names:
-            result = _harness_numbers(found["results"][name])
+            result = harness_numbers(found["results"][name])
+            if not result:
+                raise DataError("task: lm-evaluation-harness gave no numbers for it; see its own messages above")
             conditions = {"max_length": length, "precision": settings.precision.value, "lm_eval": lm_eval.__version__}
             entry = {"checkpoint": checkpoint.name, "task": f"lm_eval:{name}", "results": result, **conditions}
             keep_zero_shot(folder, {**entry, "settings_digest": fingerprint(conditions)})
             print(f"{checkpoint.name}: {name}: " + ", ".join(f"{key} {value:.4f}" for key, value in result.items()))
             if checkpoint is checkpoints[0]:
                 numbers |= {f"lm_eval:{name}.{key}": value for key, value in result.items()}
-    return numbers
-
-
-def _harness_numbers(results: dict[str, Any]) -> dict[str, float]:
-    """`acc`, `acc_stderr`, ... without the name of the filter and what is no number. Raises DataError."""
-    numbers = {key.replace(",none", ""): float(value) for key, value in results.items() if isinstance(value, float)}
-    if not numbers:
-        raise DataError("task: lm-evaluation-harness gave no numbers for it; see its own messages above")
     return numbers

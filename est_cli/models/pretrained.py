@@ -58,7 +58,7 @@ def open_checkpoint(key: str, name: str, tokenizer: str | None = None) -> Checkp
         return _fitting(Checkpoint(name, name, _config(name, local=False), _tokenizer_of(name, tokenizer)))
     if (folder / "MANIFEST.json").exists():
         verify_folder(folder)
-    place, shown = str(folder), f"{folder}@{_digest(folder)[:8]}"
+    place, shown = str(folder), f"{folder}@{model_digest(folder)[:8]}"
     return _fitting(Checkpoint(shown, place, _config(place, local=True), _tokenizer_of(place, tokenizer)))
 
 
@@ -120,7 +120,8 @@ def in_body(model: PreTrainedModel, name: str) -> bool:
     return name.startswith(f"{model.base_model_prefix}.")
 
 
-def _digest(folder: Path) -> str:
+def model_digest(folder: Path) -> str:
+    """Of a model's weights, configuration and tokenizer; the beginning of it is in the name of a Checkpoint."""
     files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
     return fingerprint([path.name for path in files if path.name != "MANIFEST.json"], digest_files(files))
 

@@ -14,6 +14,7 @@ from est_cli.config.setting import HASHED, keys_with
 from est_cli.reporting.claim import Claim, Comparison, Difference, hardware_of
 from est_cli.reporting.groups import Group, canonical
 from est_cli.reporting.heat_map import HeatMap
+from est_cli.reporting.records import task_records
 from est_cli.reporting.runs import Axis, RunRecord
 from est_cli.tracking.records import In, fields_of
 
@@ -41,6 +42,13 @@ def run_row(run: RunRecord, group: Group) -> dict[str, Any]:
         "tokens": run.steps * run.config.train.tokens_per_step,
         **{key: recorded.get(key) for key in _MEASURED},
     }
+
+
+def task_rows(run: RunRecord) -> list[dict[str, Any]]:
+    """What it reached in train.eval_tasks, evaluation by evaluation."""
+    return [
+        {"run": run.name, "step": record["step"], "numbers": record["tasks"]} for record in task_records(run.metrics)
+    ]
 
 
 def group_row(group: Group) -> dict[str, Any]:
@@ -123,6 +131,7 @@ def all_numbers(
         "made": made,
         "groups": [group_row(group) for group in groups],
         "runs": [run_row(run, group) for group in groups for run in group.runs],
+        "tasks": [row for group in groups for run in group.runs for row in task_rows(run)],
         "claims": [claim_card(claim) for claim in claims],
         "heat_maps": [heat_map_row(heat_map) for heat_map in maps],
     }

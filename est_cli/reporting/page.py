@@ -38,6 +38,7 @@ def page(numbers: Mapping[str, Any], figures: Sequence[tuple[str, bytes, str]], 
             claims=claim_cards(numbers["claims"]),
             figures=[(name, base64.b64encode(png).decode(), caption) for name, png, caption in figures],
             runs=_runs_table(numbers["runs"]),
+            tasks=_tasks_table(numbers["tasks"]),
             notes=notes,
         )
     )
@@ -85,6 +86,17 @@ def _runs_table(runs: Sequence[Row]) -> Table:
         for row in runs
     ]
     return headings, rows
+
+
+def _tasks_table(found: Sequence[Row]) -> Table | None:
+    """The last evaluation of each run; None where there is none."""
+    last = {row["run"]: row for row in found}
+    names = sorted({name for row in last.values() for name in row["numbers"] if not name.endswith("_stderr")})
+    rows = [
+        [run, f"{row['step']:,}", *(shown_number(row["numbers"].get(name), ".4f") for name in names)]
+        for run, row in last.items()
+    ]
+    return (["run", "step", *names], rows) if names else None
 
 
 def shown_number(value: float | None, form: str) -> str:

@@ -61,9 +61,13 @@ def _possible(field: Field, value: Any) -> bool:
     """Whether this field can have the value."""
     if field.kind is not float:
         return isinstance(value, field.kind)
-    number = type(value) in (int, float) and abs(value) < LARGEST  # False of NaN
+    number = _is_number(value)
     above, below = -LARGEST if field.above is None else field.above, LARGEST if field.below is None else field.below
     return number and above < value < below
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < LARGEST  # False of NaN
 
 
 def training_records(metrics: Iterable[Record]) -> list[Record]:
@@ -79,6 +83,13 @@ def validation_records(metrics: Iterable[Record]) -> list[Record]:
 def transition_steps(metrics: Iterable[Record]) -> list[int]:
     """The first steps of the stages after the first one."""
     return sorted({record["step"] for record in metrics if "from_stage" in record})
+
+
+def task_records(metrics: Iterable[Record]) -> list[Record]:
+    """Those of lm-evaluation-harness' tasks, in order, each with nothing but numbers in `tasks`."""
+    found = [record for record in metrics if isinstance(record.get("tasks"), dict)]
+    clean = [{**record, "tasks": {k: v for k, v in record["tasks"].items() if _is_number(v)}} for record in found]
+    return by_step(record for record in clean if record["tasks"])
 
 
 def by_step(records: Iterable[Record]) -> list[Record]:

@@ -31,9 +31,12 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(fd)
 
 
-def replace_file(path: Path, data: bytes, text: str = "{reason} ({code})") -> None:
-    """`path` has its old content or `data`, never half of it. StorageError if the disk refuses (see storage_errors)."""
-    tmp = path.parent / f".tmp-{path.name}-{os.getpid()}"
+def replace_file(path: Path, data: bytes, text: str = "{reason} ({code})", beside: Path | None = None) -> None:
+    """`path` has its old content or `data`, never half of it. StorageError if the disk refuses (see storage_errors).
+
+    What is written first, and stays where the process is killed, lies in the folder `beside`, or in that of `path`.
+    """
+    tmp = (beside or path.parent) / f".tmp-{path.name}-{os.getpid()}"
     with storage_errors(path, text):
         try:
             write_file(tmp, data)

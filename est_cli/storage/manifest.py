@@ -26,6 +26,8 @@ from est_cli.storage.digest import sha256
 
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
+CARD, CARD_PICTURE = "README.md", "loss.png"
+"""What is told of a model, for people: it stands beside the list, in which it is not, so that anybody may edit it."""
 CODE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".py", ".so")
 """Files that run code when the usual readers open them; a folder of ours never holds one."""
 
@@ -157,7 +159,7 @@ def parse(data: bytes) -> Manifest:
 
 def check_name(name: str) -> None:
     """ValueError unless `name` is a plain file name that may stand in a folder of ours."""
-    if not _NAME.fullmatch(name) or name == MANIFEST:
+    if not _NAME.fullmatch(name) or name in (MANIFEST, CARD, CARD_PICTURE):
         raise ValueError(f"{name!r} is no file name for a checkpoint (letters, digits, `_`, `-`, `.`; no folders)")
     if name.endswith(CODE_SUFFIXES):
         raise ValueError(f"{name!r} could carry code; weights are read from safetensors only: convert it")

@@ -14,13 +14,12 @@ from typing import Any
 
 from est_cli.common.errors import CheckpointError
 from est_cli.storage import disk, manifest, strict_json
-from est_cli.storage.manifest import MANIFEST, Manifest, blaming
+from est_cli.storage.manifest import CARD, CARD_PICTURE, MANIFEST, Manifest, blaming
 
 _STEP = re.compile(r"step-([0-9]{6,})")
-_RECORDS = (
-    r"config\.yaml|(metrics|layers)\.jsonl|(forked_from|zero_shot|analysis)\.json|(summary|results)\.(json|csv|md)"
-)
-_WRITTEN = rf"step-\d{{6,}}|model|{_RECORDS}|[a-z0-9_-]+\.png"
+_RECORDS = r"config\.yaml|(metrics|layers)\.jsonl|(forked_from|zero_shot|analysis|tracked-[a-z]+)\.json"
+_RECORDS += r"|(summary|results)\.(json|csv|md)"
+_WRITTEN = rf"step-\d{{6,}}|model|{_RECORDS}|[a-z0-9_-]+\.png|{re.escape(CARD)}"
 _LEFTOVER = re.compile(rf"\.tmp-({_WRITTEN})-\d+|\.trash-step-\d{{6,}}-\d+", re.ASCII)
 
 
@@ -60,7 +59,8 @@ def _refuse_existing(target: Path) -> None:
 def verify_folder(path: Path) -> Manifest:
     """The manifest of `path`, after every file in it was found to be there, plain, and the same to the last bit.
 
-    CheckpointError names the file and what is wrong. Links are refused, also `path` itself: resolve it first.
+    A card beside them may be anything: nothing reads it. CheckpointError names the file and what is wrong. Links are
+    refused, also `path` itself: resolve it first.
     """
     with blaming(path), manifest.opened_folder(path) as folder:
         with blaming(path / MANIFEST), manifest.open_plain(folder, MANIFEST) as file:
@@ -84,7 +84,7 @@ def is_intact(path: Path) -> bool:
 def _check_listing(present: set[str], expected: set[str]) -> None:
     for name in sorted(expected - present):
         raise ValueError(f"{name} is missing")
-    for name in sorted(present - expected):
+    for name in sorted(present - expected - {CARD, CARD_PICTURE}):
         raise ValueError(f"{name!r} is not in {MANIFEST}, so it does not belong there")
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from est_cli.tracking.also import Followed, followers
+from est_cli.tracking.follow import Follower
 from est_cli.tracking.lost import count_records, kind_of, lost_records, repeated_records
 from est_cli.tracking.metrics import MetricsFile, read_metrics
 from est_cli.tracking.records import In, Record, record_of
@@ -11,6 +15,7 @@ from est_cli.tracking.wandb_sink import WandbSink
 
 __all__ = [
     "Ending",
+    "Followed",
     "In",
     "Job",
     "MetricsFile",
@@ -19,6 +24,7 @@ __all__ = [
     "WandbSink",
     "chosen_run_id",
     "count_records",
+    "followers",
     "lost_records",
     "new_run_id",
     "read_metrics",
@@ -39,8 +45,11 @@ class Tracker:
         wandb: WandbSink | None,
         counts: dict[str, int] | None = None,
         layers: MetricsFile | None = None,
+        also: Sequence[Follower] = (),
     ) -> None:
-        """`counts`: records of each kind in `metrics` so far, which is kept up to date; `layers`: of layers' health."""
+        """`counts`: records of each kind in `metrics` so far, which is kept up to date; `layers`: of layers' health;
+        `also`: what follows `metrics` by itself."""
+        self.also = also
         self.metrics = metrics
         self.of_layers = layers
         self.wandb = wandb
@@ -75,6 +84,8 @@ class Tracker:
     def close(self, ending: Ending) -> None:
         """End the record and what mirrors it; may be called again."""
         self.end_record()
+        for follower in self.also:
+            follower.close(whole=ending.summary is not None)
         if self.wandb is not None:
             self.wandb.finish(ending)
 

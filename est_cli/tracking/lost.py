@@ -13,6 +13,7 @@ _NAMES = {
     In.validation: "validations",
     In.transition: "transitions",
     In.not_finite: "steps that were left out",
+    In.tasks: "evaluations of tasks",
 }
 _MOST_GAPS = 3
 

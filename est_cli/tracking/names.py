@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from est_cli.tracking.records import FIELDS, Record
 
+_TASKS = "eval/tasks"
+"""A group of numbers, which are told one by one: `eval/hellaswag/acc`."""
 NAMES_OF_BEFORE, NAMES = 1, 2
 """The rules: 1 says a group twice (`val/val_loss`, `flops/flops`), 2 is what runs begin with today."""
 
@@ -19,7 +21,8 @@ def tracker_name(key: str, names: int = NAMES) -> str:
 
 def named(record: Record, names: int = NAMES) -> Record:
     """`record` under the trackers' names, without what is null."""
-    return {tracker_name(key, names): value for key, value in record.items() if value is not None}
+    found = {tracker_name(key, names): value for key, value in record.items() if value is not None}
+    return found | {f"eval/{name}": value for name, value in (found.pop(_TASKS, None) or {}).items()}
 
 
 def axes(names: int = NAMES) -> tuple[str, ...]:

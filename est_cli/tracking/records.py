@@ -27,6 +27,7 @@ class In(StrEnum):
     not_finite = "not_finite"
     sample = "sample"
     layers = "layers"
+    tasks = "tasks"
     summary = "summary"
     report = "report"
 
@@ -91,18 +92,18 @@ def _health(name: str, meaning: str, null: str) -> list[Field]:
 
 
 FIELDS = (
-    Field("event", "which one", (In.transition, In.not_finite, In.sample), kind=str, wandb="est"),
+    Field("event", "which one", (In.transition, In.not_finite, In.sample, In.tasks), kind=str, wandb="est"),
     Field(
         "step",
         "optimizer steps done",
-        (In.step, In.validation, In.transition, In.not_finite, In.sample, In.layers),
+        (In.step, In.validation, In.transition, In.not_finite, In.sample, In.layers, In.tasks),
         wandb="",
         checked=(In.step, In.validation, In.summary),
     ),
     Field("steps", "optimizer steps done", (In.summary,), checked=(In.summary,), end=Cell("steps", ",d"),
           sweep=Cell("steps", ",d")),
-    Field("tokens", "tokens of these steps", (In.step, In.validation, In.summary, In.layers), wandb="",
-          end=Cell("tokens", ",d")),
+    Field("tokens", "tokens of these steps", (In.step, In.validation, In.tasks, In.summary, In.layers),
+          wandb="", end=Cell("tokens", ",d")),
     Field("stage", "the stage of the step, from 1", (In.step, In.layers), wandb="est", checked=(In.step,)),
     Field("p_h", "realised sampling rate of heads in the step", (In.step,), "0-1", wandb="est", checked=(In.step,)),
     Field("p_m", "the same of MLP columns", (In.step,), "0-1", wandb="est", checked=(In.step,)),
@@ -122,6 +123,8 @@ FIELDS = (
     Field("bits_per_byte", "the validation loss in bits, per byte of the text that its tokens stand for, in UTF-8",
           (In.validation, In.summary), "bits per byte", null="a token does not tell its bytes: a tokenizer that is not "
           "byte-level, or a corpus of token files", extreme="min", wandb="val", end=Cell("bits per byte", ".4f")),
+    Field("tasks", "what the complete model reached in `train.eval_tasks`, by `TASK/METRIC`; of the summary after the "
+          "last step", (In.tasks, In.summary), wandb="eval", kind=dict),
     Field("draw_spread", "where subnetworks are trained: standard deviation of the loss over `train.spread_draws` "
           "draws at the rates of the step before, of the same `train.spread_tokens` validation tokens",
           (In.validation,), "nats per token", null="a draw's loss was not finite", wandb="est",

@@ -58,12 +58,14 @@ from est_cli.reporting.records import check_records
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import (
     Ending,
+    Followed,
     Job,
     MetricsFile,
     Tracker,
     WandbSink,
     chosen_run_id,
     count_records,
+    followers,
     lost_records,
     new_run_id,
     read_metrics,
@@ -83,6 +85,7 @@ from est_cli.training.run import Run, RunState, ledger_at, precision_of
 from est_cli.training.start import Start
 from est_cli.training.step import BatchSource
 from est_cli.training.supply import Supply
+from est_cli.training.tasks import open_tasks
 
 log = logging.getLogger(__name__)
 
@@ -210,6 +213,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         state=state,
         tracker=_tracker(config, run_dir, state, progress, facts) if rank.first else Tracker(None, None),
         progress=progress,
+        tasks=open_tasks(config.train),
     )
 
 
@@ -310,7 +314,11 @@ def _tracker(
         config.tracking, job, told, run_dir, progress.line, names=state.tracker_names, first_step=state.step
     )
     progress.echo = sink.line
-    return Tracker(metrics, sink, state.records, layers)
+    settings = tracked_settings(config)
+    project, store = config.tracking.project or "est", config.paths.outputs_folder / "mlflow.db"
+    followed = Followed(run_dir.root, config.run_name, project, state.step, settings, store, state.tracker_names)
+    also = followers(config.tracking.also, followed, run_dir.metrics, progress.line)
+    return Tracker(metrics, sink, state.records, layers, also)
 
 
 def _tell_lost(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress) -> None:

@@ -1,4 +1,4 @@
-"""The end of a run: the final model, the summary, the table and plots. May be repeated after a kill."""
+"""The end of a run: the final model and its card, the summary, the table and plots. May be repeated after a kill."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from est_cli.distributed.hardware import hardware
 from est_cli.est.coverage import Coverage, coverage
 from est_cli.families import spec_of
 from est_cli.models import hf_config
+from est_cli.reporting.card import model_card, write_card, write_picture
 from est_cli.reporting.diagnoses import stage_report
 from est_cli.reporting.figures import plot_run, plot_stages
 from est_cli.reporting.layers import plot_layers, read_layers
 from est_cli.reporting.records import check_records
+from est_cli.reporting.runs import RunRecord
 from est_cli.reporting.stages import time_saved_pct
 from est_cli.reporting.summary import print_summary
 from est_cli.storage import strict_json
@@ -51,10 +53,10 @@ class End:
 
 
 def finish(run: Run, end: End) -> dict[str, Any]:
-    """Write model/ and summary.json, whose presence says that the run is done; then show the table and draw plots/.
+    """Write model/ with its card, and summary.json, whose presence says that the run is done.
 
-    All processes call it, and rank 0 writes; what it returns is empty in the others. Of a lost run there is no model/,
-    and NumericsError follows.
+    Then show the table and draw plots/. All processes call it, and rank 0 writes; what it returns is empty in the
+    others. Of a lost run there is no model/, and NumericsError follows.
     """
     run.handle.activate_full()
     run.progress.close()
@@ -86,6 +88,9 @@ def _conclude(run: Run, end: End) -> dict[str, Any]:
     if lost:
         summary["diagnoses"].append(f"metrics.jsonl: {lost} are lost; nothing is said of stages and time saved")
     run.tracker.end_record()
+    if not end.not_finite:
+        record = RunRecord(str(run.dir.root), run.config, told, summary, {})
+        write_card(run.dir, model_card(record, run.dir.model, run.config.license).encode())
     write_json(run.dir.summary, summary)
     try:
         print_summary(summary, told, run.dir.root)
@@ -116,7 +121,9 @@ def draw_missing(start: Start) -> None:
 
 
 def _draw(run_dir: RunDir, metrics: list[dict[str, Any]], summary: dict[str, Any], covered: Coverage) -> None:
-    plot_run(metrics, run_dir.plots, run_dir.root.name)
+    drawn = plot_run(metrics, run_dir.plots, run_dir.root.name)
+    if drawn and run_dir.model.is_dir():
+        write_picture(run_dir, drawn[0].read_bytes())
     plot_layers(read_layers(run_dir.layers), run_dir.plots, run_dir.root.name)
     if any("loss" in record for record in metrics):
         plot_stages(metrics, summary.get("transitions") or [], covered, run_dir.plots)
@@ -141,6 +148,7 @@ def _summary(run: Run, end: End, metrics: list[dict[str, Any]], covered: Coverag
         "perplexity": None if final is None or final > 700 else math.exp(final),
         "bits_per_byte": run.bits_per_byte(end.val_loss),
         "not_finite": end.not_finite,
+        **_last_tasks(metrics, run.state.step),
         **run.totals(),
         "flops_blocks": run.ledger.used.blocks,
         "time_s": run.state.time_s,
@@ -154,3 +162,9 @@ def _summary(run: Run, end: End, metrics: list[dict[str, Any]], covered: Coverag
         "versions": versions(),
     }
     return record_of(In.summary, values)
+
+
+def _last_tasks(metrics: list[dict[str, Any]], step: int) -> dict[str, Any]:
+    """What the tasks have given after the last step, where there are any."""
+    found = [record["tasks"] for record in metrics if "tasks" in record and record["step"] == step]
+    return {"tasks": found[-1]} if found else {}

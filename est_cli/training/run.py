@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -43,6 +43,9 @@ from est_cli.training.feed import Feed
 from est_cli.training.health import Health
 from est_cli.training.optim import LossScale, Optimizer
 from est_cli.training.supply import Supply
+
+if TYPE_CHECKING:
+    from est_cli.training.tasks import Tasks
 
 SINCE_FORMAT_1 = ("records", "loss_scale", "good_steps", "attention_pairs", "tracker_names")
 """Keys of state.json that older checkpoints do without: their defaults hold there."""
@@ -145,6 +148,8 @@ class Run:
     state: RunState
     tracker: Tracker
     progress: RunProgress
+    tasks: Tasks | None = None
+    """Of train.eval_tasks."""
 
     @property
     def spec(self) -> ModelSpec:

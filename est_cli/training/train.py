@@ -252,7 +252,7 @@ def _record_transition(run: Run, step: int, loss_before: float | None, loss_afte
 def _is_due(loop: _Loop, done: int) -> bool:
     """Whether something follows step number `done` that needs its numbers and weights."""
     run, train = loop.run, loop.run.config.train
-    intervals = (train.eval_every, train.sample_every, train.checkpoint_every)
+    intervals = (train.eval_every, train.eval_tasks_every, train.sample_every, train.checkpoint_every)
     at_steps = done == run.scheduler.max_steps or done in run.resolved.lasting
     return at_steps or loop.stop_signal is not None or any(_every(done, interval) for interval in intervals)
 
@@ -264,6 +264,8 @@ def _what_is_due(loop: _Loop, done: int) -> None:
     if last or _every(done, train.eval_every) or (train.eval_every and done in run.scheduler.milestones()):
         val_loss = evaluate(run)
         loop.end = End.of(run, loop.loss, val_loss) if last else None
+    if run.tasks is not None and (last or _every(done, train.eval_tasks_every)):
+        run.tasks.evaluate(run)
     if train.sample_every and (last or _every(done, train.sample_every)):
         _sample(run)
     saving = last or done in run.resolved.lasting or _every(done, train.checkpoint_every)

@@ -47,6 +47,8 @@ POINTS: dict[str, list[Plant]] = {
     "export of the model and the end": [
         ("at", f"{FINISH}.save_model", 1, "before"),
         ("at_fault_point", "rename .tmp-model"),
+        ("at_fault_point", "write .tmp-README.md"),
+        ("at_fault_point", "replace README.md"),
         ("at_fault_point", "replace summary.json"),
         ("at", f"{FINISH}.plot_run", 1, "after"),  # the summary is there by then, and a start draws what is missing
     ],

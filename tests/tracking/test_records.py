@@ -23,7 +23,7 @@ KEPT = {
 }
 """In the order of the files, under the names that runs of before have in W&B."""
 SUMMARY = (
-    "steps tokens final_val_loss perplexity bits_per_byte not_finite flops flops_dense flops_blocks "
+    "steps tokens final_val_loss perplexity bits_per_byte tasks not_finite flops flops_dense flops_blocks "
     "flops_saved_pct_blocks flops_saved_pct_total time_s time_saved_pct stages transitions coverage diagnoses "
     "data_hash tokenizer_hash revisions hardware git_commit versions"
 )

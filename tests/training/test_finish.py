@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+from est_cli.reporting.card import is_edited
 from est_cli.storage.run_dir import LAST_PLOT
+from est_cli.storage.store import is_intact, verify_folder
 from tests.lab.lab import Lab
 
 SHORT = ("train.max_steps=6", "stage.t1=2", "stage.t2=4")
@@ -23,3 +25,23 @@ def test_pictures_that_could_not_be_drawn_are_drawn_by_the_next_start(lab: Lab) 
     assert (again.code, again.out) == (0, "outputs/x: this run is finished, nothing is left to do but its plots\n")
     assert (lab.at("x") / "plots" / LAST_PLOT).exists()
     assert lab.tiny("x", *SHORT).out == "outputs/x: this run is finished, nothing is left to do\n"
+
+
+def test_a_card_stands_beside_the_model(lab: Lab) -> None:
+    """However the end was interrupted; it is none of the model's own files, so that anybody may edit it."""
+    kill = ("at_fault_point", "write .tmp-README.md", "SIGKILL")
+    assert lab.tiny("x", *SHORT, "license=mit", plants=[kill]).code == -9
+    model = lab.at("x") / "model"
+    assert is_intact(model) and not (model / "README.md").exists()
+    assert not (lab.at("x") / "summary.json").exists()
+    arguments = lab.arguments("run_name=x", "resume=auto", *SHORT, "license=mit")
+    ended = lab.ended(lab.start(*arguments, plants=()))  # with its pictures
+    assert ended.code == 0, ended.err
+    card = (model / "README.md").read_text()
+    summary = json.loads((lab.at("x") / "summary.json").read_text())
+    assert not is_edited(card) and "license: mit" in card
+    assert f"| {summary['flops_saved_pct_blocks']:.2f} % |" in card and str(lab.folder) not in card
+    assert (model / "loss.png").read_bytes() == (lab.at("x") / "plots" / "loss.png").read_bytes()
+    (model / "README.md").write_text("my own words")
+    verify_folder(model)
+    assert not list(lab.at("x").rglob(".tmp-*"))

@@ -1,0 +1,86 @@
+"""Other trackers follow metrics.jsonl, each in a thread of its own: whatever one does, or does not, training goes on.
+
+What a tracker was not told before, because it was chosen only later or the process was killed, it reads in the file.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import Protocol
+
+from est_cli.common.redact import one_line
+from est_cli.storage import strict_json
+from est_cli.tracking.records import Record
+
+POLL_S = 1.0
+"""How often the file is looked at."""
+FINISH_TIMEOUT_S = 30.0
+"""How long the end of a run waits for what is still on its way."""
+
+
+class Mirror(Protocol):
+    """A tracker; all calls come from one thread, and may raise whatever they like."""
+
+    name: str
+
+    def start(self) -> None:
+        """Open it, and find out what it holds already."""
+
+    def log(self, record: Record) -> None:
+        """Take a record, unless it holds it already."""
+
+    def finish(self, whole: bool) -> None:
+        """Close it. `whole`: the run has come to its end."""
+
+
+class Follower:
+    """One mirror of one file of records. Any failure turns it off with one line given to `warn`."""
+
+    def __init__(self, mirror: Mirror, metrics: Path, warn: Callable[[str], None]) -> None:
+        self._mirror, self._metrics, self._warn = mirror, metrics, warn
+        self._closed = threading.Event()
+        self._whole = False
+        self._thread = threading.Thread(target=self._guarded, name=mirror.name, daemon=True)
+        self._thread.start()
+
+    def close(self, whole: bool) -> None:
+        """Let it read the file to its end, at most FINISH_TIMEOUT_S; may be called again."""
+        if self._closed.is_set():
+            return
+        self._whole = whole
+        self._closed.set()
+        self._thread.join(FINISH_TIMEOUT_S)
+        if self._thread.is_alive():
+            self._warn(
+                f"{self._mirror.name}: not finished after {FINISH_TIMEOUT_S:g} s and left alone; metrics.jsonl is whole"
+            )
+
+    def _guarded(self) -> None:
+        try:
+            self._mirror.start()
+            for record in self._records():
+                self._mirror.log(record)
+            self._mirror.finish(self._whole)
+        except BaseException as error:  # its text may hold secrets, so only its type is told
+            kind = one_line(type(error).__name__)
+            self._warn(f"{self._mirror.name}: failed ({kind}) and is off; metrics.jsonl goes on")
+
+    def _records(self) -> Iterator[Record]:
+        """Those in the file and those that come, until the run is closed and all are read."""
+        rest, file = b"", None
+        while True:
+            last = self._closed.is_set()  # asked before reading: what was written until then is read
+            if file is None and self._metrics.exists():
+                file = self._metrics.open("rb")
+            *lines, rest = (rest + _read(file)).split(b"\n")
+            yield from map(strict_json.read_object, lines)
+            if last:
+                return
+            self._closed.wait(POLL_S)
+
+
+def _read(file: BufferedReader | None) -> bytes:
+    return b"" if file is None else file.read()
