@@ -233,5 +233,5 @@ def test_log_every_thins_the_records_but_keeps_the_ends_of_stages(lab: Lab) -> N
     validations = [record["step"] for record in read_metrics(lab.at("x") / "metrics.jsonl") if "val_loss" in record]
     assert validations == [STEPS]
     assert {path.name for path in (lab.at("x") / "checkpoints").iterdir()} == {
-        f"step-{step:06d}" for step in (T1, T2, STEPS)
+        f"step-{step:06d}" for step in (T1, T2, 24, STEPS)
     }
