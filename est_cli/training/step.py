@@ -190,9 +190,10 @@ class StepResult:
     """What happened in a step, or on a GPU: what will have happened when it is done."""
 
     lr: float
-    tensors: Sequence[Tensor]
-    """On the host, (3 + n,): loss, gradient norm, 1.0 if the update was rejected, then the summed header, if any; of a
-    step that was measured also what its LayerWatch gave."""
+    numbers: Tensor
+    """(3 + n,) on the host: loss, gradient norm, 1.0 if the update was rejected, then the summed header, if any."""
+    layers: Tensor | None
+    """On the host, what a LayerWatch gave, where the step was measured."""
     arrived: torch.cuda.Event | None
     world_size: int
     ran: SequenceCounts
@@ -206,9 +207,10 @@ class StepResult:
         """Wait for the numbers, where they are still on their way."""
         if self.arrived is not None:
             self.arrived.synchronize()
-        (loss, grad_norm, rejected, *header), *layers = (tensor.tolist() for tensor in self.tensors)
+        loss, grad_norm, rejected, *header = self.numbers.tolist()
+        layers = () if self.layers is None else self.layers.tolist()
         agreed = read_header(header, self.world_size) if header else None
-        return StepNumbers(loss, grad_norm, rejected == 0.0, agreed, layers[0] if layers else ())
+        return StepNumbers(loss, grad_norm, rejected == 0.0, agreed, layers)
 
 
 def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
@@ -282,9 +284,11 @@ def _update(
     numbers = torch.stack([loss, grad_norm, rejected])
     if header is not None:
         numbers = torch.cat([numbers.to(header.dtype), header])
-    tensors, arrived = _sent_to_host([numbers] if watch is None else [numbers, watch.numbers()])
+    (on_host, *layers), arrived = _sent_to_host([numbers] if watch is None else [numbers, watch.numbers()])
     covered = None if watch is None else run.health.counted()
-    return StepResult(lr, tensors, arrived, run.rank.world_size, inputs.ran, inputs.pairs, covered)
+    return StepResult(
+        lr, on_host, layers[0] if layers else None, arrived, run.rank.world_size, inputs.ran, inputs.pairs, covered
+    )
 
 
 def _sent_to_host(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], torch.cuda.Event | None]:

@@ -28,7 +28,14 @@ def test_the_same_run(lab: Lab, golden: Golden, settings: tuple[str, ...]) -> No
 
 def test_a_step_is_read_when_the_next_one_runs(lab: Lab) -> None:
     """And at once where something follows that needs it: a transition at 2 and 4, the end at 6."""
-    short = ("train.max_steps=6", "stage.t1=2", "stage.t2=4", "train.eval_every=0", "train.checkpoint_every=0", "optim.decay=0")
+    short = (
+        "train.max_steps=6",
+        "stage.t1=2",
+        "stage.t2=4",
+        "train.eval_every=0",
+        "train.checkpoint_every=0",
+        "optim.decay=0",
+    )
     calls = lab.folder / "calls"
     assert lab.tiny("x", *short, plants=[AHEAD, ("write_calls", str(calls))]).code == 0
     order = [" ".join(line.split()[:2]) for line in calls.read_text().splitlines()]

@@ -19,6 +19,7 @@ from est_cli.est.coverage import coverage
 from est_cli.est.schedule import constant
 from est_cli.est.sizes import MicroBatchSplit, SamplingOptions
 from est_cli.families import spec_of
+from est_cli.storage.store import is_leftover
 from est_cli.tracking import read_metrics
 from est_cli.training.health import Health, parts_of
 from est_cli.training.optim import build_optimizer, update
@@ -82,7 +83,7 @@ def reference(model: PreTrainedModel, batches: list[torch.Tensor]) -> dict[str, 
         decay = 0.1 if p.dim() >= 2 else 0.0
         added = -0.01 * decay * p - 0.01 * clipped / (clipped.abs() + 1e-8)
         for norm, of in (("grad_norm", p.grad), ("update_norm", added), ("weight_norm", p)):
-            sums[norm, kind, at] = sums.get((norm, kind, at), 0.0) + float((of**2).sum())
+            sums[norm, kind, at] = sums.get((norm, kind, at), 0.0) + float((of.detach() ** 2).sum())
     found: dict[str, Any] = {"activation_rms": [(s / n) ** 0.5 for s, n in zip(sizes, entries, strict=True)]}
     for norm in ("grad_norm", "update_norm", "weight_norm"):
         for kind in ("heads", "columns", "rest"):
@@ -208,3 +209,7 @@ def test_several_processes_measure_what_one_does(lab: Lab, strategy: str) -> Non
             flat = [*torch.tensor(value).flatten().tolist()] if "trained" in key else value
             other = [*torch.tensor(two[key]).flatten().tolist()] if "trained" in key else two[key]
             assert other == pytest.approx(flat, rel=2e-3 if "update" in key else 1e-4), key
+
+
+def test_what_a_kill_leaves_of_the_file_is_cleaned() -> None:
+    assert is_leftover(".tmp-layers.jsonl-123") and not is_leftover("layers.jsonl")
