@@ -24,6 +24,7 @@ import torch
 from measure import environment
 
 from est_cli import corpus
+from est_cli.cli.entry import enter
 from est_cli.data.text.pieces import TextSource, Wanted
 from est_cli.data.text.units import file_units
 from est_cli.data.tokens.tokenizer import load_tokenizer
@@ -48,7 +49,7 @@ def write_shards(folder: Path, megabytes: int) -> int:
 
 def survey(arguments: list[str]) -> None:
     """est-data in this process, which then prints what it and the processes that it waited for have read."""
-    corpus.main(["est-data", *arguments])
+    enter("est-data", corpus.main, ["est-data", *arguments])
     counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     print(f"READ {counts['rchar']}")
 
@@ -84,13 +85,12 @@ def main() -> int:
         first = sorted((folder / "data").iterdir())[:1]
         units = file_units(first, digest_files(first), Wanted(["text"]))
         load_tokenizer("bpe", 4096, [TextSource("text", units)], 0.0, Path(name)).save_pretrained(f"{name}/tokenizer")
-        parts = [
-            ("all", "dataset.max_tokens=null"),
-            *((tokens, f"dataset.max_tokens={tokens}") for tokens in arguments.tokens),
-        ]
-        for what, setting in parts:
-            seconds, read, told = measured(folder, f"cache-{what}", setting)
-            print(f"{what}: {read / 1e6:.0f} MB read of {size / 1e6:.0f}, {seconds:.1f} s; {told}", flush=True)
+        for tokens in ("null", *arguments.tokens):
+            seconds, read, told = measured(folder, f"cache-{tokens}", f"dataset.max_tokens={tokens}")
+            print(
+                f"dataset.max_tokens={tokens}: {read / 1e6:.0f} MB read of {size / 1e6:.0f}, {seconds:.1f} s; {told}",
+                flush=True,
+            )
     return 0
 
 
