@@ -129,7 +129,7 @@ def not_finite_at_the_end(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
 
     def last_step(run: Any, number: int, *args: Any) -> Any:
         result = step(run, number, *args)
-        lost = dataclasses.replace(result, tensors=[torch.tensor([math.nan, 1.0, 1.0])])
+        lost = dataclasses.replace(result, numbers=torch.tensor([math.nan, 1.0, 1.0]))
         return lost if number + 1 == STEPS and "training" in what else result
 
     def last_evaluation(run: Any) -> float:
