@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any
 
 from est_cli.config.tracking import Also
 from est_cli.storage import strict_json
+from est_cli.storage.run_dir import RunDir
 from est_cli.storage.store import leads_out
 from est_cli.tracking.event_files import cut_back
 from est_cli.tracking.follow import Follower, Mirror
 from est_cli.tracking.lost import kind_of
+from est_cli.tracking.metrics import RunTail
 from est_cli.tracking.names import NAMES, named
 from est_cli.tracking.records import Record
 
@@ -42,14 +45,15 @@ class Followed:
     """The rule by which numbers are named (names.py)."""
 
 
-def followers(chosen: Sequence[Also], run: Followed, metrics: Path, warn: Callable[[str], None]) -> list[Follower]:
+def followers(chosen: Sequence[Also], run: Followed, warn: Callable[[str], None]) -> list[Follower]:
     """One for each of tracking.also; they begin at once."""
+    metrics, layers = RunDir(run.root).metrics, RunDir(run.root).layers
     kinds: dict[Also, Callable[[Followed], Mirror]] = {
         Also.tensorboard: _TensorBoard,
         Also.mlflow: _Mlflow,
         Also.trackio: _Trackio,
     }
-    return [Follower(kinds[which](run), metrics, warn) for which in dict.fromkeys(chosen)]
+    return [Follower(kinds[which](run), RunTail(metrics, layers), warn) for which in dict.fromkeys(chosen)]
 
 
 def numbers_of(record: Record, names: int = NAMES) -> dict[str, float]:
@@ -110,7 +114,7 @@ class _TensorBoard:
         self._writer.flush()
 
 
-class _Marked:
+class _Marked(ABC):
     """What a tracker was told that cannot take anything back: a mark is set before a record is sent."""
 
     name: str
@@ -135,12 +139,13 @@ class _Marked:
         self._keep()
         self.send(numbers_of(record, self.run.names), step)
 
+    @abstractmethod
     def open(self) -> None:
         """Open the tracker's run, that of the mark where there is one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send(self, numbers: dict[str, float], step: int) -> None:
-        raise NotImplementedError
+        """Tell it."""
 
     def _keep(self) -> None:
         """No power cut is reckoned with: it is written for each record, and a mirror may lose one."""

@@ -1,22 +1,20 @@
-"""Other trackers follow metrics.jsonl, each in a thread of its own: whatever one does, or does not, training goes on.
+"""Other trackers follow a run's records, each in a thread of its own: whatever one does, or not, training goes on.
 
-What a tracker was not told before, because it was chosen only later or the process was killed, it reads in the file.
+What a tracker was not told before, because it was chosen only later or the process was killed, it reads in the files.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from io import BufferedReader
-from pathlib import Path
 from typing import Protocol
 
 from est_cli.common.redact import one_line
-from est_cli.storage import strict_json
+from est_cli.tracking.metrics import RunTail
 from est_cli.tracking.records import Record
 
 POLL_S = 1.0
-"""How often the file is looked at."""
+"""How often the files are looked at."""
 FINISH_TIMEOUT_S = 30.0
 """How long the end of a run waits for what is still on its way."""
 
@@ -37,17 +35,17 @@ class Mirror(Protocol):
 
 
 class Follower:
-    """One mirror of one file of records. Any failure turns it off with one line given to `warn`."""
+    """One mirror of a run's records. Any failure turns it off with one line given to `warn`."""
 
-    def __init__(self, mirror: Mirror, metrics: Path, warn: Callable[[str], None]) -> None:
-        self._mirror, self._metrics, self._warn = mirror, metrics, warn
+    def __init__(self, mirror: Mirror, records: RunTail, warn: Callable[[str], None]) -> None:
+        self._mirror, self._tail, self._warn = mirror, records, warn
         self._closed = threading.Event()
         self._whole = False
         self._thread = threading.Thread(target=self._guarded, name=mirror.name, daemon=True)
         self._thread.start()
 
     def close(self, whole: bool) -> None:
-        """Let it read the file to its end, at most FINISH_TIMEOUT_S; may be called again."""
+        """Let it read the files to their end, at most FINISH_TIMEOUT_S; may be called again."""
         if self._closed.is_set():
             return
         self._whole = whole
@@ -69,18 +67,11 @@ class Follower:
             self._warn(f"{self._mirror.name}: failed ({kind}) and is off; metrics.jsonl goes on")
 
     def _records(self) -> Iterator[Record]:
-        """Those in the file and those that come, until the run is closed and all are read."""
-        rest, file = b"", None
+        """Those in the files and those that come, until the run is closed and all are read."""
         while True:
             last = self._closed.is_set()  # asked before reading: what was written until then is read
-            if file is None and self._metrics.exists():
-                file = self._metrics.open("rb")
-            *lines, rest = (rest + _read(file)).split(b"\n")
-            yield from map(strict_json.read_object, lines)
+            while found := self._tail.new():
+                yield from found
             if last:
                 return
             self._closed.wait(POLL_S)
-
-
-def _read(file: BufferedReader | None) -> bytes:
-    return b"" if file is None else file.read()

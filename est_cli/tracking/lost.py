@@ -19,7 +19,9 @@ _MOST_GAPS = 3
 
 
 def kind_of(record: Record) -> str:
-    """Which of the records of `In` it is."""
+    """Which of the records of `In` it is, one of the layers' health as trackers have it (records.flat) too."""
+    if any(key.startswith("layers/") for key in record):
+        return In.layers.value
     return str(record.get("event", In.step.value if "loss" in record else In.validation.value))
 
 

@@ -317,7 +317,7 @@ def _tracker(
     settings = tracked_settings(config)
     project, store = config.tracking.project or "est", config.paths.outputs_folder / "mlflow.db"
     followed = Followed(run_dir.root, config.run_name, project, state.step, settings, store, state.tracker_names)
-    also = followers(config.tracking.also, followed, run_dir.metrics, progress.line)
+    also = followers(config.tracking.also, followed, progress.line)
     return Tracker(metrics, sink, state.records, layers, also)
 
 

@@ -18,7 +18,7 @@ from est_cli.tracking import Followed, follow, followers
 from est_cli.tracking.also import numbers_of
 from est_cli.tracking.event_files import cut_back, events
 from est_cli.tracking.follow import Follower
-from est_cli.tracking.metrics import MetricsFile, read_metrics
+from est_cli.tracking.metrics import MetricsFile, RunTail, read_metrics
 from est_cli.tracking.records import Record
 from tests.lab.made_runs import records
 
@@ -44,9 +44,13 @@ def written(root: Path, upto: int, after: int = 0) -> MetricsFile:
     return file
 
 
+def tail_of(root: Path) -> RunTail:
+    return RunTail(root / "metrics.jsonl", root / "layers.jsonl")
+
+
 def mirrored(root: Path, which: Also = Also.tensorboard, step: int = 0, whole: bool = True) -> Told:
     told: Told = []
-    for one in followers([which], followed(root, step), root / "metrics.jsonl", told.append):
+    for one in followers([which], followed(root, step), told.append):
         one.close(whole)
     return told
 
@@ -81,8 +85,19 @@ def test_tensorboard_holds_every_number_once(tmp_path: Path) -> None:
     assert "step" not in names and "val/val_loss" not in names
 
 
+def test_the_layers_health_is_there_too(tmp_path: Path) -> None:
+    written(tmp_path, 40)
+    health = {"step": 20, "tokens": 640, "stage": 2, "activation_rms": [0.5, 2.0], "trained_heads": [[1.0], [0.0]]}
+    MetricsFile(tmp_path / "layers.jsonl").append(health)
+    assert mirrored(tmp_path) == []
+    layers = {("layers/activation_rms/00", 20): [np.float32(0.5)], ("layers/activation_rms/01", 20): [np.float32(2.0)]}
+    of_health = {key: values for key, values in shown(tmp_path).items() if key[0].startswith("layers/")}
+    assert of_health == layers
+    assert len(shown(tmp_path)[("train/loss", 20)]) == 1
+
+
 def test_records_are_mirrored_while_they_come(tmp_path: Path) -> None:
-    (one,) = followers([Also.tensorboard], followed(tmp_path), tmp_path / "metrics.jsonl", print)
+    (one,) = followers([Also.tensorboard], followed(tmp_path), print)
     file = MetricsFile(tmp_path / "metrics.jsonl")
     for record in records("three_stage", 4, 0.0, 2, 1):
         file.append(record)
@@ -172,7 +187,7 @@ def broken() -> None:
 def test_one_that_fails_is_off_and_told_without_its_words(tmp_path: Path, where: str) -> None:
     told: Told = []
     written(tmp_path, 4)
-    Follower(Bad(where, broken), tmp_path / "metrics.jsonl", told.append).close(True)
+    Follower(Bad(where, broken), tail_of(tmp_path), told.append).close(True)
     assert told == ["bad: failed (RuntimeError) and is off; metrics.jsonl goes on"]
 
 
@@ -182,7 +197,7 @@ def test_one_that_hangs_is_left_behind(tmp_path: Path, monkeypatch: pytest.Monke
     told: Told = []
     forever = threading.Event()
     written(tmp_path, 4)
-    one = Follower(Bad(where, forever.wait), tmp_path / "metrics.jsonl", told.append)
+    one = Follower(Bad(where, forever.wait), tail_of(tmp_path), told.append)
     begin = time.monotonic()
     one.close(False)
     one.close(False)
