@@ -10,42 +10,27 @@ from typing import Any
 
 from est_cli.common.errors import StoppedBySignal
 from est_cli.common.rank import rank_of_environment
-from est_cli.common.redact import one_line
 from est_cli.common.signals import StopRequest, stop_on_signals
-from est_cli.distributed import gathered
-from est_cli.distributed.device import any_attention_kernel, peak_memory_gb
-from est_cli.distributed.hardware import peak_flop_per_s, runs_ahead
+from est_cli.distributed.hardware import runs_ahead
 from est_cli.est.flops import flops_of, training_flops
-from est_cli.est.sizes import full_sizes, realised_rates
-from est_cli.tracking import In, read_metrics
+from est_cli.est.sizes import full_sizes
+from est_cli.tracking import read_metrics
 from est_cli.training.build import build
 from est_cli.training.describe import describe
+from est_cli.training.evaluation import evaluate, show_sample
 from est_cli.training.finish import End, draw_missing, finish
 from est_cli.training.profile import StepProfile
 from est_cli.training.run import Run
 from est_cli.training.save import Saver
-from est_cli.training.spread import draw_spread
 from est_cli.training.start import Start
 from est_cli.training.step import StepNumbers, StepResult, train_step
-from est_cli.training.validation import sample_text, validation_loss
+from est_cli.training.step_record import Window, record_transition, step_record
 from est_cli.training.watch import collecting, compare_replicas, guard, watch_graphs
 
 AWAIT_S = 0.2
 """Between two looks for text that is not there yet."""
 ECHO_S = 1.0
 """Of several processes: how long after the first signal another one may be its echo."""
-
-
-@dataclass
-class _Window:
-    """Steps and their seconds since the last record; a record's step time is the mean over them."""
-
-    steps: int = 0
-    step_s: float = 0.0
-    flops: int = 0
-
-    def add(self, seconds: float, flops: int) -> None:
-        self.steps, self.step_s, self.flops = self.steps + 1, self.step_s + seconds, self.flops + flops
 
 
 @dataclass
@@ -58,13 +43,11 @@ class _Loop:
     profile: StepProfile
     began: float = field(default_factory=time.monotonic)
     time_before: float = 0.0
-    window: _Window = field(default_factory=_Window)
+    window: Window = field(default_factory=Window)
     unread: deque[StepResult] = field(default_factory=deque)
     """Steps that the device has been given and whose numbers nobody has read: those after `run.state.step`."""
     mark: float = 0.0
     """When the oldest unread step began, in time.perf_counter() seconds."""
-    waited_s: float = 0.0
-    """For text that was not tokenised yet, since the last record."""
     agreed_stop: int | None = None
     """The signal that asked any of several processes to stop."""
     loss: float = 0.0
@@ -156,7 +139,7 @@ def _await_text(loop: _Loop, step: int) -> None:
         time.sleep(AWAIT_S)
         look = supply.look(loop.stop.signum)
     seconds = time.monotonic() - began
-    loop.waited_s += seconds
+    loop.window.waited_s += seconds
     run.progress.line(f"step {step + 1} has waited for {seconds:.1f} s; more dataset.num_workers tokenise faster")
 
 
@@ -191,7 +174,7 @@ def _account(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, s
     loss_before, state.step = state.last_loss, step + 1
     _record_step(loop, step, result, numbers, seconds)
     if step in run.scheduler.transitions():
-        _record_transition(run, step, loss_before, numbers.loss)
+        record_transition(run, step, loss_before, numbers.loss)
     state.last_loss = numbers.loss if numbers.finite else loss_before
     state.time_s = loop.time_before + time.monotonic() - loop.began
     guard(run, step, numbers)
@@ -205,48 +188,16 @@ def _account(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, s
 def _record_step(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, seconds: float) -> None:
     run, scheduler = loop.run, loop.run.scheduler
     stage, done = scheduler.stage_at(step), step + 1
-    tokens_per_s = run.config.train.tokens_per_step * loop.window.steps / loop.window.step_s
     saved, saved_end = run.ledger.saved_pct("blocks"), run.planned.saved_pct("blocks")
-    run.progress.update(done, stage, seconds, numbers.loss, saved, saved_end, tokens_per_s)
+    run.progress.update(done, stage, seconds, numbers.loss, saved, saved_end, loop.window.tokens_per_s(run))
     every = run.config.train.log_every
     last_of_stage = done in (*scheduler.transitions(), scheduler.max_steps)
     if every and (done % every == 0 or last_of_stage or step in scheduler.transitions()):
-        run.tracker.train(_train_record(loop, step, result, numbers, tokens_per_s))
-        loop.window, loop.waited_s = _Window(), 0.0
+        run.tracker.train(step_record(run, loop.window, step, result, numbers))
+        loop.window = Window()
     if result.covered is not None:
         about = {"step": done, "tokens": done * run.config.train.tokens_per_step, "stage": stage}
         run.tracker.layers(about | run.health.record(numbers.layers, result.covered))
-
-
-def _train_record(
-    loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, tokens_per_s: float
-) -> dict[str, Any]:
-    run, window = loop.run, loop.window
-    peak = peak_flop_per_s(run.accelerator.device, run.precision)
-    return {
-        "step": step + 1,
-        "tokens": (step + 1) * run.config.train.tokens_per_step,
-        "stage": run.scheduler.stage_at(step),
-        **vars(realised_rates(run.spec, result.ran)),
-        "loss": numbers.loss,
-        "lr": result.lr,
-        "grad_norm": numbers.grad_norm,
-        **run.totals(),
-        "tokens_per_s": tokens_per_s,
-        "step_s": window.step_s / window.steps,
-        **({} if run.supply is None else {"text_wait_s": loop.waited_s}),
-        "mfu": None if peak is None else window.flops / window.step_s / (peak * run.rank.world_size),
-        "mem_gb": peak_memory_gb(run.accelerator.device),
-    }
-
-
-def _record_transition(run: Run, step: int, loss_before: float | None, loss_after: float) -> None:
-    """The first step of a new stage is done: its loss beside that of the step before."""
-    old, new = run.scheduler.stage_at(step - 1), run.scheduler.stage_at(step)
-    losses = {"loss_before": loss_before, "loss_after": loss_after}
-    run.tracker.transition({"step": step + 1, "from_stage": old, "to_stage": new, **losses})
-    before = "?" if loss_before is None else f"{loss_before:.4f}"
-    run.progress.line(f"stage {old} -> {new} at step {step + 1}: loss {before} -> {loss_after:.4f}")
 
 
 def _is_due(loop: _Loop, done: int) -> bool:
@@ -267,7 +218,7 @@ def _what_is_due(loop: _Loop, done: int) -> None:
     if run.tasks is not None and (last or _every(done, train.eval_tasks_every)):
         run.tasks.evaluate(run)
     if train.sample_every and (last or _every(done, train.sample_every)):
-        _sample(run)
+        show_sample(run)
     saving = last or done in run.resolved.lasting or _every(done, train.checkpoint_every)
     if saving and not (loop.end is not None and loop.end.not_finite):  # of a lost run the sound checkpoints stay
         _save(loop)
@@ -310,37 +261,6 @@ def _end_again(run: Run) -> End:
     val_loss = evaluate(run) if found is None else found["val_loss"]
     run.state.records.update(counted)
     return End.of(run, 0.0, math.nan if val_loss is None else val_loss)
-
-
-def evaluate(run: Run) -> float:
-    """Validation loss of the complete model, or of the layers that it has so far, recorded at the present step."""
-    train, filled_to = run.config.train, run.micro_batches[max(run.micro_batches)] if run.compiled else 1
-    with gathered(run.objective):
-        spread = draw_spread(run)
-        run.handle.activate(run.in_use)
-        batches = run.validation_batches(train.eval_tokens)
-        sums = validation_loss(run.objective, batches, run.autocast, filled_to)
-    total, count = run.group.sum(sums)
-    loss, step = total / count, run.state.step
-    perplexity = math.exp(loss) if loss < 700 else math.inf
-    bits = run.bits_per_byte(loss) if run.rank.first else None
-    found = {"val_loss": loss, "perplexity": perplexity, "bits_per_byte": bits} | spread
-    run.tracker.validation(
-        {"step": step, "tokens": step * train.tokens_per_step, **found, "flops": run.ledger.used.total}
-    )
-    of_bytes = "" if bits is None else f", {bits:.4f} bits per byte"
-    run.progress.line(f"validation at step {step}: loss {loss:.4f}, perplexity {perplexity:.2f}{of_bytes}")
-    return loss
-
-
-def _sample(run: Run) -> None:
-    train = run.config.train
-    run.handle.activate(run.in_use)
-    # A token at a time is not what the chosen kernel is made for.
-    with run.autocast(), any_attention_kernel(), gathered(run.objective):
-        text = sample_text(run.model, run.corpus.tokenizer, train.sample_prompt, train.sample_tokens, run.config.seed)
-    run.tracker.event(In.sample, {"step": run.state.step, "prompt": train.sample_prompt, "text": text})
-    run.progress.line(f"sample at step {run.state.step}: {one_line(text)}")
 
 
 def _every(step: int, interval: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from est_cli.training import train
+from est_cli.training import evaluation
 from est_cli.training.validation import sample_text
 from tests.lab.small_models import byte_tokenizer, gpt2
 
@@ -26,9 +26,9 @@ def test_a_sample_is_one_line_that_does_a_terminal_no_harm(monkeypatch: pytest.M
         progress=SimpleNamespace(line=lines.append),
         **dict.fromkeys(("in_use", "objective", "model")),
     )
-    monkeypatch.setattr(train, "gathered", lambda objective: nullcontext())
-    monkeypatch.setattr(train, "sample_text", lambda *args: "red\n\x1b]0;PWNED\x07\x1b[31m text\r\n")
-    train._sample(run)
+    monkeypatch.setattr(evaluation, "gathered", lambda objective: nullcontext())
+    monkeypatch.setattr(evaluation, "sample_text", lambda *args: "red\n\x1b]0;PWNED\x07\x1b[31m text\r\n")
+    evaluation.show_sample(run)
     assert lines == ["sample at step 7: red ?]0;PWNED??[31m text"]
 
 
