@@ -22,7 +22,7 @@ POINTS: dict[str, Plant] = {
     "between micro-batches": ("at", "est_cli.training.step.forward_backward", 20, "before"),
     "before gradients are put together": ("at", "est_cli.training.step.step_header", 10, "before"),
     "in a save": ("at", "est_cli.training.save.take_snapshot", 2, "after"),
-    "in an evaluation": ("at", "est_cli.training.train.validation_loss", 2, "before"),
+    "in an evaluation": ("at", "est_cli.training.evaluation.validation_loss", 2, "before"),
     "at the end": ("at", "est_cli.training.finish.is_intact", 1, "before"),
 }
 STRATEGY = {"SIGKILL": "ddp", "SIGSTOP": "fsdp"}

@@ -32,7 +32,7 @@ POINTS: dict[str, list[Plant]] = {
     "evaluation": [
         ("at", "est_cli.training.validation.target_count", 1, "before"),
         ("at", "est_cli.training.validation.target_count", 3, "after"),
-        ("at", "est_cli.training.train.validation_loss", 2, "after"),
+        ("at", "est_cli.training.evaluation.validation_loss", 2, "after"),
         ("at", "est_cli.training.train.evaluate", 2, "after"),
     ],
     "save": [

@@ -21,7 +21,7 @@ pytestmark = only_full
 RECORD: Plant = ("record_inputs", "inputs")
 FAILS: dict[str, Plant] = {
     "in a step": ("at", "est_cli.training.step.forward_backward", 20, "before", "out of memory"),
-    "in an evaluation": ("at", "est_cli.training.train.validation_loss", 2, "before", "out of memory"),
+    "in an evaluation": ("at", "est_cli.training.evaluation.validation_loss", 2, "before", "out of memory"),
 }
 
 

@@ -24,6 +24,7 @@ def test_a_sample_is_one_line_that_does_a_terminal_no_harm(monkeypatch: pytest.M
         corpus=SimpleNamespace(tokenizer=None),
         state=SimpleNamespace(step=7),
         progress=SimpleNamespace(line=lines.append),
+        tracker=SimpleNamespace(event=lambda kind, record: None),
         **dict.fromkeys(("in_use", "objective", "model")),
     )
     monkeypatch.setattr(evaluation, "gathered", lambda objective: nullcontext())
