@@ -1,12 +1,13 @@
-"""What it costs a step that W&B follows the run: CPU time of its thread and processes, and the step's own time.
+"""What it costs a step that W&B and TensorBoard follow the run: CPU time of their threads and processes, and its time.
 
     OMP_NUM_THREADS=2 python benchmarks/tracking_time.py             # CPU: the size of gpt2_tiny, about two minutes
 
 A step is forward, backward and fused AdamW of a small GPT-2, and a record of it is written as est-train does. Blocks of
-`--steps` steps whose records W&B follows (offline, system metrics on) alternate with blocks whose records it does not.
+`--steps` steps whose records W&B (offline, system metrics on) and TensorBoard follow alternate with blocks whose
+records nobody follows. What measuring the layers costs is benchmarks/layers_time.py's to say.
 Reported are
 
-- cpu: seconds of CPU of the mirror's thread and of W&B's processes, for a step of a followed block, over the seconds of
+- cpu: seconds of CPU of the mirrors' threads and of W&B's processes, for a step of a followed block, over the seconds of
   a step on all cores: what of the machine it takes away
 - step: the median time of a step of followed blocks / that of the others, with the range of half of all pairs of blocks
 """
@@ -28,9 +29,10 @@ import torch
 from measure import environment
 
 from est_cli.config import ModelConfig, OptimConfig, TrackingConfig, WandbMode
+from est_cli.config.tracking import Also
 from est_cli.models import build_model, hf_config
 from est_cli.storage.run_dir import RunDir
-from est_cli.tracking import Ending, Job, MetricsFile, Tracker, WandbSink
+from est_cli.tracking import Ending, Followed, Job, MetricsFile, Tracker, WandbSink, followers
 from est_cli.tracking.records import In, fields_of
 from est_cli.training.optim import build_optimizer
 
@@ -60,6 +62,8 @@ def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     step = stepper(arguments) if arguments.wait is None else lambda: time.sleep(arguments.wait)
     job = Job("benchmark", "benchmark", folder, None, "train")
     sink = WandbSink(TrackingConfig(wandb=WandbMode.offline), job, {}, RunDir(folder), warn=print)
+    followed_run = Followed(folder, "benchmark", "est", 0, {}, folder / "mlflow.db")
+    also = followers([Also.tensorboard], followed_run, print)
     trackers = [Tracker(MetricsFile(folder / name), None) for name in ("metrics.jsonl", "unfollowed.jsonl")]
     while not [*folder.glob("wandb/*/*.wandb")]:  # opening it is no cost of a step
         time.sleep(0.1)
@@ -79,6 +83,8 @@ def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             time.sleep(2.0)
             cpu_s += (cpu_seconds() - before) if kind == 0 else 0.0
     sink.finish(Ending({}))
+    for follower in also:
+        follower.close(whole=True)
     followed, others = times
     ratios = sorted(one / other for one, other in zip(followed, others, strict=True))
     cpu_s /= arguments.rounds * arguments.steps
@@ -99,8 +105,8 @@ def record_of_step(step: int) -> dict[str, Any]:
 
 
 def cpu_seconds() -> float:
-    """Of the mirror's thread, and of the processes that W&B has started."""
-    own = [thread.native_id for thread in threading.enumerate() if thread.name == "wandb-mirror"]
+    """Of the mirrors' threads, and of the processes that W&B has started."""
+    own = [thread.native_id for thread in threading.enumerate() if thread.name in ("wandb-mirror", "tensorboard")]
     stats = [Path(f"/proc/self/task/{number}/stat") for number in own]
     children = Path("/proc/self/task").glob("*/children")
     processes = {word for path in children for word in path.read_text().split()}
