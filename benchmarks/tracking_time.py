@@ -7,7 +7,7 @@ A step is forward, backward and fused AdamW of a small GPT-2, and a record of it
 records nobody follows. What measuring the layers costs is benchmarks/layers_time.py's to say.
 Reported are
 
-- cpu: seconds of CPU of the mirrors' threads and of W&B's processes, for a step of a followed block, over the seconds of
+- cpu: seconds of CPU of the mirrors' threads and of W&B's processes, for a step of a followed block, over those of
   a step on all cores: what of the machine it takes away
 - step: the median time of a step of followed blocks / that of the others, with the range of half of all pairs of blocks
 """
