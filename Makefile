@@ -9,10 +9,13 @@ PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
 GPU_PYTHON ?= $(BIN)/python
 GPU_ARGS ?=
+CPU_TORCH ?= --torch-backend cpu
+UV_LOCK := uv pip compile pyproject.toml --extra test -c constraints.txt --no-emit-package est-cli --generate-hashes \
+	--python-platform x86_64-manylinux_2_28 --no-header --no-annotate --no-emit-find-links -q
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast test-faults test-long test-compile test-fake-gpu test-lowest soak lint bench study study-gpu gpu clean
+.PHONY: help install train test test-fast test-faults test-long test-compile test-fake-gpu test-lowest soak lint bench study study-gpu gpu locks clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -88,6 +91,11 @@ study-gpu: ## the next runs of study j (GPT-2 base), under 9 minutes; again unti
 
 gpu: ## what a GPU must show, in under ten minutes; again until nothing is left (docs/gpu-runs.md)
 	$(GPU_PYTHON) benchmarks/gpu_session.py $(GPU_ARGS)
+
+# The CPU's torch is of another index. Where that is not reachable but its file is at hand: CPU_TORCH="--find-links DIR".
+locks: ## versions and hashes for the containers of docker/ (needs uv)
+	$(UV_LOCK) --python-version 3.11 $(CPU_TORCH) -o docker/requirements-cpu.txt
+	$(UV_LOCK) --python-version 3.12 -o docker/requirements-cuda.txt
 
 clean: ## remove caches and the virtual environment, never outputs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import est_cli
 
@@ -54,12 +55,25 @@ def test_what_the_texts_point_to_is_there(name: str) -> None:
 def test_the_lowest_versions_are_those_that_are_let_in() -> None:
     lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()[1:]
     extras = [
-        requirement for extra in ("test", "slurm", "search") for requirement in PROJECT["optional-dependencies"][extra]
+        requirement
+        for extra in ("test", "slurm", "search", "joblib")
+        for requirement in PROJECT["optional-dependencies"][extra]
     ]
     bounds = dict(re.findall(r"^([\w-]+)>=([\w.]+)", "\n".join([*PROJECT["dependencies"], *extras]), re.MULTILINE))
     assert {name for name, _ in map(_pair, PROJECT["dependencies"])} <= {name for name, _ in map(_pair, lines)}
     for name, version in map(_pair, lines):
         assert (version + ".0.0").startswith(bounds.get(name, version)), name
+
+
+@pytest.mark.parametrize("lock", ["requirements-cpu.txt", "requirements-cuda.txt"])
+def test_the_locks_hold_what_is_needed_with_hashes(lock: str) -> None:
+    """Every dependency, in the range that is let in; `make locks` mends what is missing."""
+    text = (ROOT / "docker" / lock).read_text()
+    pinned = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE))
+    assert pinned["torch"].partition("+")[2] == ("cpu" if "cpu" in lock else "")
+    assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=[\w])", text, flags=re.MULTILINE) if entry)
+    for requirement in map(Requirement, PROJECT["dependencies"]):
+        assert requirement.specifier.contains(pinned[requirement.name.lower()].partition("+")[0]), requirement
 
 
 def _pair(requirement: str) -> tuple[str, str]:
