@@ -79,6 +79,7 @@ def test_all_of_a_run_arrives_and_nothing_else(tmp_path: Path, server: WandbServ
     assert [word for word in (b"CANARY", str(tmp_path).encode(), KEY.encode()) if word in sent] == []
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_adds_its_rows(tmp_path: Path, server: WandbServer) -> None:
     run_dir, _, _ = track(tmp_path, {"until": 15, "stopped": "preempted"}, **environment(server))
     run = server.runs["abcd1234"]
@@ -89,6 +90,7 @@ def test_a_run_that_goes_on_adds_its_rows(tmp_path: Path, server: WandbServer) -
     assert [alert["title"] for alert in server.alerts] == ["Stage 3 from step 20", "What looks wrong"]
 
 
+@pytest.mark.long
 def test_what_was_recorded_offline_arrives_with_the_rest(tmp_path: Path, server: WandbServer) -> None:
     """A process that found no server, then one that does."""
     nowhere = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:1"}
@@ -117,6 +119,7 @@ def test_a_server_that_answers_late_gets_the_run_from_its_first_row(tmp_path: Pa
     assert lines[1] == "W&B: the server answers, and has the run from its first row on"
 
 
+@pytest.mark.long
 def test_a_server_that_falls_silent_costs_what_was_allowed_and_leaves_no_process(
     tmp_path: Path, server: WandbServer
 ) -> None:

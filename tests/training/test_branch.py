@@ -78,7 +78,9 @@ def test_it_reads_another_text_with_the_same_tokenizer(lab: Lab, origin: Path) -
     assert summaries[0]["tokenizer_hash"] == summaries[1]["tokenizer_hash"]
 
 
-@pytest.mark.parametrize("place", ["_copy_records", "write_json", "_copy_checkpoint"])
+@pytest.mark.parametrize(
+    "place", ["write_json", *(pytest.param(it, marks=pytest.mark.long) for it in ("_copy_records", "_copy_checkpoint"))]
+)
 def test_killed_while_it_begins_it_begins_again(lab: Lab, origin: Path, place: str) -> None:
     kill = ("at", f"est_cli.training.fork.{place}", 1, "before", "SIGKILL")
     assert fork(lab, plants=[kill]).code == -9

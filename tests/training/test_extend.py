@@ -64,16 +64,16 @@ def test_boundaries_that_are_passed_stay_the_steps_they_were(lab: Lab) -> None:
     assert outcome(lab.at("x")) == golden
 
 
-@pytest.mark.parametrize(
-    "plant",
-    [
-        ("at", "est_cli.storage.disk.move_into", 1, "after", "SIGKILL"),
-        ("at", "est_cli.storage.disk.move_into", 3, "before", "SIGKILL"),
-        ("at", f"{CALLS}.remove_later", 1, "after", "SIGKILL"),
-        ("at", "est_cli.training.folder.set_back", 1, "after", "SIGKILL"),
-        ("at_step", "est_cli.training.train.train_step", 40, "after", "SIGKILL"),
-    ],
-)
+KILLS: list[Plant] = [
+    ("at", "est_cli.storage.disk.move_into", 1, "after", "SIGKILL"),
+    ("at", "est_cli.storage.disk.move_into", 3, "before", "SIGKILL"),
+    ("at", f"{CALLS}.remove_later", 1, "after", "SIGKILL"),
+    ("at", "est_cli.training.folder.set_back", 1, "after", "SIGKILL"),
+    ("at_step", "est_cli.training.train.train_step", 40, "after", "SIGKILL"),
+]
+
+
+@pytest.mark.parametrize("plant", [KILLS[0], *(pytest.param(plant, marks=pytest.mark.long) for plant in KILLS[1:])])
 def test_killed_in_any_phase_it_is_still_that_run(lab: Lab, short: Path, plant: Plant) -> None:
     assert extend(lab, plants=(plant,)).code == -9
     assert extend(lab).code == 0

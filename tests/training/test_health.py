@@ -197,7 +197,7 @@ def test_a_killed_run_records_each_step_once(lab: Lab) -> None:
     assert [record["step"] for record in records(lab.at("x"))] == list(range(7, STEPS, 7))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 def test_several_processes_measure_what_one_does(lab: Lab, strategy: str) -> None:
     settings = ("train.log_layers_every=4", "train.max_steps=8", "stage.t1=2", "stage.t2=5", "train.eval_every=0")
     assert lab.tiny("one", *settings).code == 0

@@ -52,7 +52,9 @@ def test_the_same_run_when_all_parts_are_there(text: Lab, whole: dict[str, Any])
     assert outcome(text.at("again")) == whole
 
 
-@pytest.mark.parametrize("loop", [(), (("device_works_on_its_own",),)], ids=["plain", "as on a GPU"])
+@pytest.mark.parametrize(
+    "loop", [(), pytest.param((("device_works_on_its_own",),), marks=pytest.mark.long)], ids=["plain", "as on a GPU"]
+)
 def test_a_run_that_outruns_the_processes_waits(lab: Lab, whole: dict[str, Any], loop: tuple[Plant, ...]) -> None:
     ended = run(lab, "x", plants=(SLOW, *loop))
     told = ended.err + ended.out
@@ -118,6 +120,7 @@ def test_two_processes(text: Lab, lab: Lab) -> None:
     assert outcome(lab.at("x")) == outcome(text.at("two"))
 
 
+@pytest.mark.long
 def test_two_processes_that_get_no_more_text(lab: Lab) -> None:
     small = ("train.max_steps=20", "train.eval_every=0", "dataset.tokenize=ahead")
     planted = [PARTS, ("tokenise_so", "os.kill(os.getpid(), signal.SIGKILL)")]
