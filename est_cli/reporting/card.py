@@ -180,7 +180,7 @@ def _training(run: RunRecord, facts: _Facts) -> list[str]:
     versions = summary.get("versions") or {}
     used = ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in versions.items() if name != "est-cli")
     commit = summary.get("git_commit")
-    rows = {
+    rows = _beginning(config) | {
         "data": "; ".join(_data(config)),
         "tokenizer": _tokenizer(config),
         "sequence length": f"{config.train.seq_len:,} tokens",
@@ -197,6 +197,15 @@ def _training(run: RunRecord, facts: _Facts) -> list[str]:
         + (f", {used}" if used else ""),
     }
     return ["## Training", _table(("", ""), rows.items()), f"![Loss over the steps]({CARD_PICTURE})"]
+
+
+def _beginning(config: RunConfig) -> dict[str, str]:
+    """Of a fork: how much of what the card counts is another run's, which may have had another text and other rates."""
+    if config.fork is None:
+        return {}
+    steps = int(config.fork.rpartition("@")[2])
+    told = "of another run, from whose checkpoint this one began; data, learning rate and precision are of the rest"
+    return {"first steps": f"{steps:,}, {told}"}
 
 
 def _schedule(summary: Record) -> Iterator[str]:

@@ -195,8 +195,8 @@ def _refuse_used(run: RunDir) -> None:
         raise ConfigError(f"run_name: {root} is there and is not a folder; choose another run_name")
     if run.is_finished():
         raise ConfigError(
-            f"run_name: {root} is a finished run and is never overwritten; choose another run_name "
-            "(resume= continues unfinished runs only)"
+            f"run_name: {root} is a finished run and is never overwritten; choose another run_name, "
+            f"or make it longer: resume={root} train.max_steps=..."
         )
     if run.is_unfinished():
         raise ConfigError(f"run_name: {root} is an unfinished run; continue it with resume={root}, or choose another")

@@ -71,6 +71,12 @@ def test_nothing_local_is_named(tmp_path: Path, settings: dict[str, Any], told: 
     assert head_of(card).get("base_model") == ("org/base" if "org/base" in card else None)
 
 
+def test_a_fork_says_which_steps_its_data_and_rate_are_not_of(tmp_path: Path) -> None:
+    card = card_of(tmp_path / "x", fork="/secret/a@1200")
+    assert "1,200, of another run" in row(card, "first steps") and "secret" not in card
+    assert "| first steps |" not in card_of(tmp_path / "y")
+
+
 def test_parameters_licence_and_scores(tmp_path: Path) -> None:
     score = Score("sst2", "score", 0.875, "fine-tuned", "(dev set, mean of 3 seeds, sd 0.0100)")
     card = card_of(tmp_path / "x", "cc-by-4.0", (score,))

@@ -60,7 +60,7 @@ def test_a_new_run_is_the_configuration_itself() -> None:
 @pytest.mark.parametrize(
     ("finished", "message"),
     [
-        (True, r"^run_name: outputs/s/x is a finished run and is never overwritten; choose another"),
+        (True, r"^run_name: outputs/s/x is a finished run and is never overwritten; .* or make it longer: resume="),
         (False, r"^run_name: outputs/s/x is an unfinished run; continue it with resume=outputs/s/x"),
     ],
 )
