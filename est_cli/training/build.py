@@ -85,7 +85,6 @@ from est_cli.training.run import Run, RunState, ledger_at, precision_of
 from est_cli.training.start import Start
 from est_cli.training.step import BatchSource
 from est_cli.training.supply import Supply
-from est_cli.training.tasks import open_tasks
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +212,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         state=state,
         tracker=_tracker(config, run_dir, state, progress, facts) if rank.first else Tracker(None, None),
         progress=progress,
-        tasks=open_tasks(config.train),
+        tasks=parts.tasks,
     )
 
 

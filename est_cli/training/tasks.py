@@ -77,7 +77,7 @@ def open_tasks(train: TrainConfig) -> Tasks | None:
     from lm_eval.tasks import get_task_dict
 
     try:
-        with _random_states_kept():
+        with _random_states_kept(devices=[]):  # no device is chosen yet
             tree = get_task_dict(list(train.eval_tasks), manager)
     except Exception as error:  # of the hub, of data sets, of a task's own file
         raise DataError(f"train.eval_tasks: cannot be opened ({reason(error)})") from error
@@ -97,11 +97,11 @@ def _leaves(tree: Mapping[Any, Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """What the harness draws, training does not notice."""
+def _random_states_kept(devices: Sequence[int] | None = None) -> Iterator[None]:
+    """What the harness draws, training does not notice; `devices`: on which beside the CPU, None: on all."""
     python, numbers = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices):
             yield
     finally:
         random.setstate(python)

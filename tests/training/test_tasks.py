@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,10 @@ from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
 from est_cli.tracking.metrics import read_metrics
 from est_cli.tracking.names import named
+from est_cli.training.build import build
+from est_cli.training.start import Start
 from tests.lab.commands import accepted
-from tests.lab.lab import WORDS, Lab, outcome
+from tests.lab.lab import TINY, WORDS, Lab, outcome, write_corpus
 
 HAS_HARNESS = importlib.util.find_spec("lm_eval") is not None
 needs_harness = pytest.mark.skipif(not HAS_HARNESS, reason="the extra lm-eval is not installed")
@@ -148,6 +151,22 @@ def test_a_task_that_nobody_knows_is_told_before_the_first_step(lab: Lab) -> Non
     (lab.folder / "rows.json").unlink()
     ended = lab.tiny("y", *tasks)
     assert ended.code == 3 and "train.eval_tasks: cannot be opened (" in ended.last_words[0]
+
+
+def test_tasks_are_opened_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And before trackers are, which nobody would close."""
+
+    def refuse(train: object) -> None:
+        raise ConfigError("train.eval_tasks: no such task")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("est_cli.training.parts.open_tasks", refuse)
+    text = write_corpus(tmp_path / "corpus.jsonl")
+    config = accepted(*TINY, f"dataset.files={text}", "run_name=x", "tracking.also=[tensorboard]")
+    with pytest.raises(ConfigError, match="no such task"), build(Start.of(config, None)):
+        raise AssertionError("it is built")
+    assert not (tmp_path / "outputs").exists()
+    assert "tensorboard" not in [thread.name for thread in threading.enumerate()]
 
 
 class OneOf:
