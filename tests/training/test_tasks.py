@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import random
 import threading
 from collections.abc import Callable
@@ -17,10 +18,12 @@ import torch
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
-from est_cli.tracking.metrics import read_metrics
+from est_cli.tracking.metrics import MetricsFile, read_metrics
 from est_cli.tracking.names import named
+from est_cli.tracking.records import In, record_of
 from est_cli.training.build import build
 from est_cli.training.start import Start
+from est_cli.training.tasks import numbers_of
 from tests.lab.commands import accepted
 from tests.lab.lab import TINY, WORDS, Lab, outcome, write_corpus
 
@@ -56,6 +59,17 @@ def test_names_of_its_numbers() -> None:
     assert named({"step": 3, "tokens": 4, "event": "tasks", "tasks": {"a/acc": 0.5, "b/f1": 1.0}}) == {
         "step": 3, "tokens": 4, "est/event": "tasks", "eval/a/acc": 0.5, "eval/b/f1": 1.0
     }  # fmt: skip
+
+
+def test_what_is_not_finite_is_no_number(tmp_path: Path) -> None:
+    """A model whose loss is large has an infinite perplexity, which metrics.jsonl and summary.json refuse."""
+    found = numbers_of(
+        ["a", "b"], {"a": {"acc,none": 0.5, "f1,strict": math.nan, "alias": "a"}, "b": {"ppl": math.inf}}
+    )
+    assert found == {"a/acc": 0.5}
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append(record_of(In.tasks, {"event": "tasks", "step": 1, "tokens": 2, "tasks": found}))
+    assert read_metrics(file.path)[0]["tasks"] == found
 
 
 @pytest.mark.parametrize(
