@@ -9,6 +9,7 @@ from typing import Any
 
 from est_cli.common.rank import Rank
 from est_cli.config import RunConfig
+from est_cli.config.data import NO_REVISION
 from est_cli.config.run import tokenizer_of
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import TRACKED, keys_with
@@ -62,7 +63,7 @@ def _hub_ids(config: RunConfig) -> dict[str, Any]:
     revisions = config.revisions
     data = zip(config.dataset.hub_ids, revisions["dataset"] or [], strict=False)
     return {
-        "dataset": [name for name, commit in data if commit != "-"] or None,
+        "dataset": [name for name, commit in data if commit != NO_REVISION] or None,
         "model": config.model.name_or_path if revisions["model"] else None,
         "tokenizer": tokenizer_of(config) if revisions["tokenizer"] else None,
     }
