@@ -9,6 +9,7 @@ from typing import Any
 from est_cli.common.errors import StoppedBySignal
 from est_cli.common.signals import is_preemption
 from est_cli.config import RunConfig
+from est_cli.config.schema import tracked_settings
 from est_cli.reporting.records import check_records
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import (
@@ -28,7 +29,6 @@ from est_cli.tracking import (
 )
 from est_cli.tracking.progress import RunProgress
 from est_cli.tracking.wandb_identity import PROJECT
-from est_cli.training.facts import tracked_settings
 from est_cli.training.run import RunState
 
 
