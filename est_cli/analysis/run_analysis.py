@@ -29,8 +29,7 @@ from est_cli.analysis.structural_dropout import kinds_of, rates_of, spec_for, st
 from est_cli.common.errors import RunLockedError, reason
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import Analysis, AnalyzeConfig, Precision
-from est_cli.config.schema import leaves_of, plain
-from est_cli.config.setting import TRACKED, keys_with
+from est_cli.config.schema import leaves_of, plain, tracked_settings
 from est_cli.distributed.workers import meet, memory_enough
 from est_cli.models.pretrained import open_checkpoint
 from est_cli.reporting.drawing import png_of
@@ -115,12 +114,11 @@ def _cost(config: AnalyzeConfig, batches: int, checkpoints: int) -> float:
 
 def track(config: AnalyzeConfig, folder: Path, result: Mapping[str, Any], pictures: Sequence[Path]) -> None:
     """A run in W&B, of the result alone, beside the one whose model it is of."""
-    tracked, trained = keys_with(AnalyzeConfig, TRACKED), training_run(model_folder(str(config.checkpoint)))
-    settings = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
+    trained = training_run(model_folder(str(config.checkpoint)))
     run_id = chosen_run_id(config.tracking, None, os.environ) or new_run_id()
     job = Job(folder.name, run_id, folder, None, "analyze", None if trained is None else trained["sweep"])
     facts = {"trained_as": trained, "versions": versions()}
-    sink = WandbSink(config.tracking, job, settings | {"est": facts}, warn=log.warning)
+    sink = WandbSink(config.tracking, job, tracked_settings(config) | {"est": facts}, warn=log.warning)
     numbers = {f"analysis/{key}": value for key, value in leaves_of(dict(result)).items()}
     sink.finish(Ending(numbers, {f"plots/{path.stem}": path for path in pictures if path.exists()}))
 

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.redact import has_user
-from est_cli.config.setting import Setting, settings_of
+from est_cli.config.setting import TRACKED, Setting, keys_with, settings_of
 
 C = TypeVar("C")
 
@@ -56,6 +56,12 @@ def leaves_of(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves |= leaves_of(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return leaves
+
+
+def tracked_settings(config: Any) -> dict[str, Any]:
+    """The settings that trackers may see, by their keys."""
+    tracked = keys_with(type(config), TRACKED)
+    return {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

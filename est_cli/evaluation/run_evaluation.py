@@ -15,8 +15,7 @@ from typing import Any
 from est_cli.common.errors import ConfigError
 from est_cli.config import EvalConfig, EvalSettings
 from est_cli.config.eval import split_tasks
-from est_cli.config.schema import leaves_of, plain
-from est_cli.config.setting import TRACKED, keys_with
+from est_cli.config.schema import plain, tracked_settings
 from est_cli.data.tokens.evaluated import try_tokenizer
 from est_cli.distributed.workers import Processes, meet, memory_enough
 from est_cli.evaluation.check_evaluation import CONTINUES, LESS_MEMORY, request_digest, results_folder, settings_digest
@@ -191,13 +190,12 @@ def _line(record: Record, left: str) -> str:
 @contextmanager
 def _tracked(config: EvalConfig, folder: Path, warn: Callable[[str], None]) -> Iterator[WandbSink]:
     """W&B until the end of the block."""
-    tracked, trained = keys_with(EvalConfig, TRACKED), training_run(model_folder(str(config.checkpoint)))
-    settings = {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
+    trained = training_run(model_folder(str(config.checkpoint)))
     name = "-".join(filter(None, ("eval", config.sweep, folder.name)))
     run_id = chosen_run_id(config.tracking, config.sweep, os.environ) or new_run_id()
     job = Job(name, run_id, folder, config.sweep, "eval", None if trained is None else trained["sweep"])
     facts = {"trained_as": trained, "versions": versions()}
-    sink = WandbSink(config.tracking, job, settings | {"est": facts}, warn=warn)
+    sink = WandbSink(config.tracking, job, tracked_settings(config) | {"est": facts}, warn=warn)
     try:
         yield sink
     except BaseException:

@@ -17,14 +17,12 @@ import yaml
 from safetensors import safe_open
 
 import est_cli
-from est_cli.common.redact import one_line
-from est_cli.common.urls import is_url
 from est_cli.config import RunConfig
-from est_cli.config.data import NO_REVISION, Source
 from est_cli.config.model import HF
-from est_cli.config.run import tokenizer_of, tokenizer_revision_of
 from est_cli.config.schedulers import scheduler_named
 from est_cli.config.schedulers.shared.scheduler import DRAWN
+from est_cli.reporting.card_head import Score, metadata
+from est_cli.reporting.card_sources import base_model, data_in_words, plain, tokenizer_in_words, word
 from est_cli.reporting.records import Record
 from est_cli.reporting.runs import RunRecord
 from est_cli.storage import disk, strict_json
@@ -33,13 +31,7 @@ from est_cli.storage.run_dir import RunDir
 
 MAX_STAGES = 12
 """Rows of the schedule; of more the first and the last are shown."""
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _SEAL = re.compile(r"<!-- made by est from the files of the run; sha256 of what stands above: ([0-9a-f]{64}) -->\n")
-_SOURCES = {
-    Source.stdlib: "the text of the standard library of Python",
-    Source.files: "local files",
-    Source.tokens: "local files of token ids",
-}
 _METHOD = (
     "Evolving Subnetwork Training (EST): a step trains a randomly drawn subnetwork, some of the attention heads, MLP "
     "columns and layers, at the rates of the schedule below. Weights are shared and nothing is pruned: what is here is "
@@ -57,27 +49,13 @@ _CITATION = """\
 }"""
 
 
-@dataclass(frozen=True)
-class Score:
-    """What an evaluation of the final model has found."""
-
-    task: str
-    """`perplexity`, or a name in GLUE or in lm-evaluation-harness."""
-    metric: str
-    value: float
-    of: str
-    """What was done: `fine-tuned`, `zero-shot`."""
-    spread: str = ""
-    """`mean of 3 seeds, sd 0.004`."""
-
-
 def model_card(run: RunRecord, model: Path, license_id: str | None, scores: Sequence[Score] = ()) -> str:
     """The card of a finished run, whose final model lies in the folder `model`. Sealed: see is_edited()."""
     assert run.summary is not None
     scores = [*_scores(run.summary), *scores]
     name = Path(run.name).resolve().name
     facts = _Facts(_model_type(model), _parameters(model))
-    head = yaml.safe_dump(_metadata(run, name, facts, license_id, scores), sort_keys=False, allow_unicode=True)
+    head = yaml.safe_dump(metadata(run, name, facts.family, license_id, scores), sort_keys=False, allow_unicode=True)
     parts = [f"---\n{head}---", f"# {name}", _about(run.config, facts), _use(), *_training(run, facts)]
     parts += [*_schedule(run.summary), *_saved(run), *_evaluation(run.summary, scores), *_license(license_id), *_cite()]
     text = "\n\n".join(parts) + "\n\n"
@@ -115,7 +93,7 @@ class _Facts:
 
 
 def _model_type(model: Path) -> str:
-    return _word(strict_json.read_file(model / "config.json").get("model_type", "language model"))
+    return word(strict_json.read_file(model / "config.json").get("model_type", "language model"))
 
 
 def _parameters(model: Path) -> int:
@@ -123,48 +101,15 @@ def _parameters(model: Path) -> int:
         return sum(prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
 
 
-def _metadata(
-    run: RunRecord, name: str, facts: _Facts, license_id: str | None, scores: Sequence[Score]
-) -> dict[str, Any]:
-    """The head of the card, as the hub's documentation of model cards has it."""
-    config, data_sets = run.config, [name for name, _ in _hub_sets(run.config)]
-    found: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    found |= {} if license_id is None else {"license": license_id}
-    found["tags"] = ["est", "evolving-subnetwork-training", _word(config.scheduler.name), facts.family]
-    found |= {"datasets": data_sets} if data_sets else {}
-    base = _base_model(config)
-    found |= {"base_model": base} if base else {}
-    results = [*_results(run, data_sets, scores)]
-    found["metrics"] = list(dict.fromkeys(metric["type"] for result in results for metric in result["metrics"]))
-    return found | {"model-index": [{"name": name, "results": results}]}
-
-
-def _results(run: RunRecord, data_sets: Sequence[str], scores: Sequence[Score]) -> Iterator[dict[str, Any]]:
-    assert run.summary is not None
-    own = data_sets[0] if len(data_sets) == 1 else run.config.dataset.source.value
-    numbers = {"loss": run.summary.get("final_val_loss"), "perplexity": run.summary.get("perplexity")}
-    measured = [{"type": key, "name": f"validation {key}", "value": value} for key, value in numbers.items() if value]
-    if measured:
-        yield _result("text-generation", "Language modelling", own, "held-out part of the training text", measured)
-    for score in scores:
-        kind = "text-classification" if score.of == "fine-tuned" else "text-generation"
-        metric = {"type": _word(score.metric), "name": f"{score.metric} ({score.of})", "value": score.value}
-        yield _result(kind, score.task, _word(score.task), score.task, [metric])
-
-
-def _result(kind: str, task: str, data: str, words: str, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"task": {"type": kind, "name": task}, "dataset": {"type": data, "name": words}, "metrics": metrics}
-
-
 def _about(config: RunConfig, facts: _Facts) -> str:
     """The first paragraph: what was trained, and how."""
-    base = _base_model(config)
+    base = base_model(config)
     beginning = f"trained on from `{base}`" if base else "pre-trained"
     if config.model.family == HF and config.model.pretrained and not base:
         beginning = "trained on from a local model"
     kind = f"A `{facts.family}` language model of {_count(facts.parameters)} parameters, {beginning}"
     if scheduler_named(config.scheduler.name).sampling != DRAWN:
-        return f"{kind} with est, the schedule `{_plain(config.scheduler.name)}`."
+        return f"{kind} with est, the schedule `{plain(config.scheduler.name)}`."
     return f"{kind} with {_METHOD}"
 
 
@@ -178,22 +123,22 @@ def _use() -> str:
 def _training(run: RunRecord, facts: _Facts) -> list[str]:
     config, summary = run.config, run.summary or {}
     versions = summary.get("versions") or {}
-    used = ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in versions.items() if name != "est-cli")
+    used = ", ".join(f"{plain(name)} {plain(version)}" for name, version in versions.items() if name != "est-cli")
     commit = summary.get("git_commit")
     rows = _beginning(config) | {
-        "data": "; ".join(_data(config)),
-        "tokenizer": _tokenizer(config),
+        "data": "; ".join(data_in_words(config)),
+        "tokenizer": tokenizer_in_words(config),
         "sequence length": f"{config.train.seq_len:,} tokens",
         "batch": f"{config.train.tokens_per_step:,} tokens a step",
         "steps": f"{summary['steps']:,}",
         "tokens": f"{summary['tokens']:,}",
-        "learning rate": f"{config.optim.lr:g}, schedule `{_plain(config.optim.schedule)}`",
+        "learning rate": f"{config.optim.lr:g}, schedule `{plain(config.optim.schedule)}`",
         "precision": config.train.precision.value if config.train.precision else "that of the device",
         "seed": str(config.seed),
-        "hardware": _plain(summary.get("hardware") or "not recorded"),
+        "hardware": plain(summary.get("hardware") or "not recorded"),
         "time": f"{summary['time_s'] / 3600:,.2f} h, evaluation and saving included",
-        "software": f"est {_plain(versions.get('est-cli', est_cli.__version__))}"
-        + (f" (commit `{_plain(commit)[:12]}`)" if commit else "")
+        "software": f"est {plain(versions.get('est-cli', est_cli.__version__))}"
+        + (f" (commit `{plain(commit)[:12]}`)" if commit else "")
         + (f", {used}" if used else ""),
     }
     return ["## Training", _table(("", ""), rows.items()), f"![Loss over the steps]({CARD_PICTURE})"]
@@ -245,7 +190,7 @@ def _evaluation(summary: Record, scores: Sequence[Score]) -> Iterator[str]:
     yield "## Evaluation"
     rows = [("held-out part of the training text", "loss (nats per token)", _number(summary.get("final_val_loss")), "")]
     rows.append(("held-out part of the training text", "perplexity", _number(summary.get("perplexity")), ""))
-    rows += [(_plain(s.task), _plain(s.metric), _number(s.value), f"{s.of} {s.spread}".strip()) for s in scores]
+    rows += [(plain(s.task), plain(s.metric), _number(s.value), f"{s.of} {s.spread}".strip()) for s in scores]
     yield _table(("on", "metric", "value", ""), rows)
 
 
@@ -270,51 +215,6 @@ def _cite() -> Iterator[str]:
     yield f"The method, of which est is an independent implementation:\n\n```bibtex\n{_CITATION}\n```"
 
 
-def _data(config: RunConfig) -> Iterator[str]:
-    """What was read: data sets of the hub by id and commit, of everything else only the kind."""
-    data = config.dataset
-    if data.source is not Source.hub:
-        far = any(map(is_url, data.files))
-        yield "files read from other servers" if far else _SOURCES[data.source]
-        return
-    for name, revision in _hub_sets(config):
-        at = f" at commit `{revision}`" if revision else ""
-        part = f", configuration `{_plain(data.hub_config)}`" if data.hub_config else ""
-        yield f"[{name}](https://huggingface.co/datasets/{name}){at}{part}, split `{_plain(data.hub_split)}`"
-    if len(_hub_sets(config)) < len(data.hub_ids):
-        yield "a local folder"
-    if data.weights is not None:
-        yield "mixed " + " : ".join(f"{weight:g}" for weight in data.weights)
-
-
-def _hub_sets(config: RunConfig) -> list[tuple[str, str]]:
-    """(id, commit or empty) of the data sets of the hub, without local folders."""
-    data = config.dataset
-    revisions = data.revision or [""] * len(data.hub_ids)
-    pairs = zip(data.hub_ids, revisions, strict=False)
-    return [(name, _plain(at)) for name, at in pairs if at != NO_REVISION and _is_hub_id(name)]
-
-
-def _base_model(config: RunConfig) -> str | None:
-    """The hub's id of the model that was trained on, where there is one."""
-    name = config.model.name_or_path
-    continued = config.model.family == HF and config.model.pretrained
-    return name if continued and name and _is_hub_id(name) else None
-
-
-def _tokenizer(config: RunConfig) -> str:
-    name, revision = tokenizer_of(config), tokenizer_revision_of(config)
-    if name == "bpe":
-        return "byte-level BPE, trained on this text"
-    if not _is_hub_id(name):
-        return "of a local folder"
-    return f"`{name}`" + (f" at commit `{_plain(revision)}`" if revision else "")
-
-
-def _is_hub_id(name: str) -> bool:
-    return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
-
-
 def _table(head: Sequence[str], rows: Any) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
@@ -330,13 +230,3 @@ def _number(value: float | None) -> str:
 
 def _count(number: int) -> str:
     return f"{number / 1e6:,.1f} M" if number < 1e9 else f"{number / 1e9:,.2f} B"
-
-
-def _plain(text: object) -> str:
-    """Words from files that may be anybody's, without what Markdown would take for its own."""
-    return re.sub(r"[`|<>\[\]]", " ", one_line(str(text)))[:200]
-
-
-def _word(text: object) -> str:
-    """The same as one word."""
-    return re.sub(r"[^\w.-]+", "-", str(text), flags=re.ASCII)[:80]

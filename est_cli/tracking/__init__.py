@@ -84,8 +84,11 @@ class Tracker:
     def close(self, ending: Ending) -> None:
         """End the record and what mirrors it; may be called again."""
         self.end_record()
+        whole = ending.summary is not None
         for follower in self.also:
-            follower.close(whole=ending.summary is not None)
+            follower.end(whole)
+        for follower in self.also:
+            follower.close(whole)
         if self.wandb is not None:
             self.wandb.finish(ending)
 

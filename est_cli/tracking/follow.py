@@ -6,6 +6,7 @@ What a tracker was not told before, because it was chosen only later or the proc
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -40,18 +41,22 @@ class Follower:
     def __init__(self, mirror: Mirror, records: RunTail, warn: Callable[[str], None]) -> None:
         self._mirror, self._tail, self._warn = mirror, records, warn
         self._closed = threading.Event()
-        self._whole = False
+        self._whole, self._until, self._left = False, 0.0, False
         self._thread = threading.Thread(target=self._guarded, name=mirror.name, daemon=True)
         self._thread.start()
 
+    def end(self, whole: bool) -> None:
+        """Have it read the files to their end; nothing more will come. It is not waited for."""
+        if not self._closed.is_set():
+            self._whole, self._until = whole, time.monotonic() + FINISH_TIMEOUT_S
+            self._closed.set()
+
     def close(self, whole: bool) -> None:
-        """Let it read the files to their end, at most FINISH_TIMEOUT_S; may be called again."""
-        if self._closed.is_set():
-            return
-        self._whole = whole
-        self._closed.set()
-        self._thread.join(FINISH_TIMEOUT_S)
-        if self._thread.is_alive():
+        """Wait until it has come to the end, at most FINISH_TIMEOUT_S from end() on; may be called again."""
+        self.end(whole)
+        self._thread.join(max(0.0, self._until - time.monotonic()))
+        if self._thread.is_alive() and not self._left:
+            self._left = True
             self._warn(
                 f"{self._mirror.name}: not finished after {FINISH_TIMEOUT_S:g} s and left alone; metrics.jsonl is whole"
             )

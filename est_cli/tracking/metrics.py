@@ -60,7 +60,7 @@ class MetricsFile:
         self.close()
         if not self.path.exists():
             return
-        kept = b"".join(line + b"\n" for line, record in _lines(self.path) if record["step"] <= step)
+        kept = b"".join(line + b"\n" for line, record in lines_of(self.path) if record["step"] <= step)
         disk.replace_file(self.path, kept, _REFUSED)
 
     def close(self) -> None:
@@ -120,10 +120,11 @@ class RunTail:
 
 def read_metrics(path: Path) -> list[Record]:
     """All records of a metrics file, without a torn last line. Raises StorageError if it is missing or damaged."""
-    return [record for _, record in _lines(path)]
+    return [record for _, record in lines_of(path)]
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
+def lines_of(path: Path) -> Iterator[tuple[bytes, Record]]:
+    """As read_metrics(), each record behind its line as it stands in the file, without the end of it."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as exc:

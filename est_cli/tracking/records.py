@@ -2,7 +2,8 @@
 
 From here come the order of the keys in metrics.jsonl and summary.json, the names in W&B, the table at the end of a run,
 the columns of a sweep, the rows of est-report, what a reader refuses, and docs/metrics.md. A new number is a `Field`
-here and a value where it is computed (training/train.py; training/run.py if summary.json has it too).
+here and a value where it is computed (training/step_record.py of a step, training/evaluation.py of the complete model,
+training/finish.py of the summary).
 """
 
 from __future__ import annotations

@@ -39,10 +39,11 @@ class Content:
 
     def take(self, run: Any, record: Record) -> None:
         """A record of an event; others are left alone."""
-        event = record.get("event")
-        if event in TABLES:
+        if "event" not in record:
+            return
+        if (event := record["event"]) in TABLES:
             self._rows[In(event)].append(record)
-        told = (str(event), record["step"])
+        told = (event, record["step"])
         if self.alerts and record["step"] > self.first_step and told not in self._alerted:
             self._alerted.add(told)
             _alert(run, record)

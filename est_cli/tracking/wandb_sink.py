@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from est_cli.common.redact import without_users
@@ -57,7 +57,7 @@ class _Stop:
     """Somebody stopped the run on its page: the process gets the signal that a scheduler would send."""
 
     warn: Callable[[str], None]
-    asked: bool = field(default=False)
+    asked: bool = False
 
     def __call__(self) -> None:
         self.asked = True

@@ -48,15 +48,22 @@ def origin_of(config: RunConfig) -> tuple[Path, int]:
     return folder, int(step)
 
 
-def forked_config(config: RunConfig, given: Given) -> RunConfig:
+def forked_config(config: RunConfig, given: Given, begun: bool = False) -> RunConfig:
     """What a run that begins from `config.fork` has: the other run's settings, and over them those of `given`.
+
+    One that has `begun`, with a checkpoint of its own, needs the other run no more: `config`, where that is gone.
 
     Raises ConfigError for what the steps before the checkpoint have decided, and for what check() finds;
     CheckpointError where the other run's configuration cannot be read.
     """
     if config.resume not in (None, AUTO):
         raise ConfigError("fork: begins a new run; leave out resume, or let it be auto for a run_name that was begun")
-    folder, step = origin_of(config)
+    try:
+        folder, step = origin_of(config)
+    except ConfigError:
+        if begun:
+            return config
+        raise
     stored = stored_config(folder)
     before, wanted, tree = leaves_of(plain(stored)), leaves_of(plain(config)), plain(stored)
     own = {key for key in wanted if key in OWN or key.startswith("paths.")}

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from transformers import GenerationConfig
 
-from est_cli.common.errors import ConfigError, StoppedBySignal
+from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank, rank_of_environment
-from est_cli.common.signals import is_preemption
 from est_cli.config import Attention, Precision, RunConfig
 from est_cli.config.resolve import Resolved
 from est_cli.data import Corpus
@@ -54,26 +51,11 @@ from est_cli.models import (
     uses_kernels,
 )
 from est_cli.models.lm_loss import Objective
-from est_cli.reporting.records import check_records
 from est_cli.storage.run_dir import RunDir
-from est_cli.tracking import (
-    Ending,
-    Followed,
-    Job,
-    MetricsFile,
-    Tracker,
-    WandbSink,
-    chosen_run_id,
-    count_records,
-    followers,
-    lost_records,
-    new_run_id,
-    read_metrics,
-    repeated_records,
-)
+from est_cli.tracking import Tracker, new_run_id
 from est_cli.tracking.names import NAMES
 from est_cli.tracking.progress import RunProgress, StagePlan
-from est_cli.training.facts import facts_of, tracked_settings
+from est_cli.training.facts import facts_of
 from est_cli.training.feed import Feed
 from est_cli.training.folder import owned_folder, restored_state
 from est_cli.training.health import Health
@@ -85,7 +67,7 @@ from est_cli.training.run import Run, RunState, ledger_at, precision_of
 from est_cli.training.start import Start
 from est_cli.training.step import BatchSource
 from est_cli.training.supply import Supply
-from est_cli.training.tasks import open_tasks
+from est_cli.training.tracker import open_tracker, stopped
 
 log = logging.getLogger(__name__)
 
@@ -127,21 +109,12 @@ def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
         run = _assemble(config, parts, run_dir, group, quiet=place.quiet or not rank.first)
         stack.callback(run.feed.close)
         stack.callback(run.progress.close)
-        stack.push(_stopped(run.tracker))
+        stack.push(stopped(run.tracker))
         _settle_micro_batches(run)
         rehearse(run)
         yield run
         if dist.is_initialized():  # as it is for the only process of a launcher, too
             dist.destroy_process_group()  # not after an exception: it may wait for a process that is gone
-
-
-def _stopped(tracker: Tracker) -> Callable[[object, BaseException | None, object], None]:
-    """Ends the record of a run that has not come to its end."""
-
-    def close(kind: object, error: BaseException | None, trace: object) -> None:
-        tracker.close(Ending(preempted=isinstance(error, StoppedBySignal) and is_preemption(error.signum, os.environ)))
-
-    return close
 
 
 def _attention(config: RunConfig, parts: Parts) -> AbstractContextManager[None]:
@@ -211,9 +184,9 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         ledger=ledger_at(state, parts.spec, batch, seq_len, apart=end_of_text is not None),
         planned=ledger,
         state=state,
-        tracker=_tracker(config, run_dir, state, progress, facts) if rank.first else Tracker(None, None),
+        tracker=open_tracker(config, run_dir, state, progress, facts) if rank.first else Tracker(None, None),
         progress=progress,
-        tasks=open_tasks(config.train),
+        tasks=parts.tasks,
     )
 
 
@@ -297,40 +270,3 @@ def _micro_batches_asked_for(run: Resolved, rank: Rank) -> dict[int, int]:
     """By stage; this process's share of the step where `auto` will say."""
     batch = run.sequences_per_step // rank.world_size
     return {number: min(run.micro_batches[number - 1] or batch, batch) for number in run.scheduler.occupied()}
-
-
-def _tracker(
-    config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress, facts: Mapping[str, Any]
-) -> Tracker:
-    metrics, layers = MetricsFile(run_dir.metrics), MetricsFile(run_dir.layers)
-    for file in (metrics, layers):
-        file.truncate_after(state.step)
-    _tell_lost(config, run_dir, state, progress)
-    assert config.run_name is not None
-    state.wandb_run_id = chosen_run_id(config.tracking, config.sweep, os.environ) or state.wandb_run_id or new_run_id()
-    job = Job(config.run_name, state.wandb_run_id, run_dir.root, config.sweep, "train")
-    told = tracked_settings(config) | {"est": facts}
-    sink = WandbSink(
-        config.tracking, job, told, run_dir, progress.line, names=state.tracker_names, first_step=state.step
-    )
-    progress.echo = sink.line
-    settings = tracked_settings(config)
-    project, store = config.tracking.project or "est", config.paths.outputs_folder / "mlflow.db"
-    followed = Followed(run_dir.root, config.run_name, project, state.step, settings, store, state.tracker_names)
-    also = followers(config.tracking.also, followed, progress.line)
-    return Tracker(metrics, sink, state.records, layers, also)
-
-
-def _tell_lost(config: RunConfig, run_dir: RunDir, state: RunState, progress: RunProgress) -> None:
-    """Say which records a checkpoint has counted that are not there; count them where it is of an older version.
-
-    Raises StorageError for one that is damaged.
-    """
-    records = read_metrics(run_dir.metrics) if run_dir.metrics.exists() else []
-    check_records(records, run_dir.metrics)  # now, and not only when all steps are done
-    state.records = state.records or count_records(records)
-    lost = lost_records(state.records, records, state.step, config.train.log_every)
-    if repeated := repeated_records(records):
-        progress.line(f"warning: {run_dir.metrics}: {repeated}; of each the last one counts")
-    if lost:
-        progress.line(f"warning: {run_dir.metrics}: {lost} are lost; the summary will say nothing of the stages")

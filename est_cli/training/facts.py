@@ -9,9 +9,8 @@ from typing import Any
 
 from est_cli.common.rank import Rank
 from est_cli.config import RunConfig
+from est_cli.config.data import NO_REVISION
 from est_cli.config.run import tokenizer_of
-from est_cli.config.schema import leaves_of, plain
-from est_cli.config.setting import TRACKED, keys_with
 from est_cli.distributed.hardware import hardware
 from est_cli.est import FlopsLedger
 from est_cli.storage.versions import LIBRARIES, git_commit, git_dirty, versions_of
@@ -20,12 +19,6 @@ from est_cli.training.run import RunState
 
 TOLD = (*LIBRARIES, "datasets", "wandb")
 """Packages whose versions are told."""
-
-
-def tracked_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings that W&B may see, by their keys."""
-    tracked = keys_with(RunConfig, TRACKED)
-    return {key: value for key, value in leaves_of(plain(config)).items() if key in tracked}
 
 
 def facts_of(config: RunConfig, parts: Parts, state: RunState, planned: FlopsLedger, rank: Rank) -> dict[str, Any]:
@@ -62,7 +55,7 @@ def _hub_ids(config: RunConfig) -> dict[str, Any]:
     revisions = config.revisions
     data = zip(config.dataset.hub_ids, revisions["dataset"] or [], strict=False)
     return {
-        "dataset": [name for name, commit in data if commit != "-"] or None,
+        "dataset": [name for name, commit in data if commit != NO_REVISION] or None,
         "model": config.model.name_or_path if revisions["model"] else None,
         "tokenizer": tokenizer_of(config) if revisions["tokenizer"] else None,
     }

@@ -25,7 +25,9 @@ from est_cli.storage.content import STATE
 from est_cli.storage.run_dir import RunDir, write_json
 from est_cli.storage.store import is_intact, step_folders, verify_folder, write_folder
 from est_cli.tracking import new_run_id
+from est_cli.tracking.metrics import lines_of
 from est_cli.tracking.names import NAMES
+from est_cli.tracking.records import Record
 from est_cli.training.branch import origin_of, other_text
 from est_cli.training.start import runs_folder
 
@@ -127,14 +129,12 @@ def _copy_records(fork: Fork, run_dir: RunDir, config: RunConfig) -> None:
     """The lines of the common steps; a validation that only the other run makes, where its stage ends, is left out."""
     every, scheduler = config.train.eval_every, resolve(config).scheduler
     own = every > 0 and (fork.step % every == 0 or fork.step in scheduler.milestones())
-    lines = []
-    for line in fork.run.metrics.read_bytes().splitlines(keepends=True):
-        record = strict_json.read_object(line)
+
+    def is_common(record: Record) -> bool:
         validated = record["step"] == fork.step and "val_loss" in record
-        if record["step"] <= fork.step and (own or not validated):
-            lines.append(line)
-    disk.replace_file(run_dir.metrics, b"".join(lines))
-    if fork.run.layers.exists():
-        of_layers = fork.run.layers.read_bytes().splitlines(keepends=True)
-        common = [line for line in of_layers if strict_json.read_object(line)["step"] <= fork.step]
-        disk.replace_file(run_dir.layers, b"".join(common))
+        return bool(record["step"] <= fork.step) and (own or not validated)
+
+    files = [(fork.run.metrics, run_dir.metrics)]
+    files += [(fork.run.layers, run_dir.layers)] if fork.run.layers.exists() else []
+    for theirs, ours in files:
+        disk.replace_file(ours, b"".join(line + b"\n" for line, record in lines_of(theirs) if is_common(record)))

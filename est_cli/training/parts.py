@@ -33,6 +33,7 @@ from est_cli.models.documents import check_documents, mark_documents, use_flex_a
 from est_cli.models.lm_loss import LmLoss
 from est_cli.storage.run_dir import RunDir
 from est_cli.training.start import Start
+from est_cli.training.tasks import Tasks, open_tasks
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ class Parts:
     lm_loss: LmLoss
     compiled: bool
     """Whether its layers are."""
+    tasks: Tasks | None
+    """Of train.eval_tasks."""
 
 
 def configured_corpus(run: Resolved, spec: ModelSpec, verify: bool) -> Corpus:
@@ -130,6 +133,7 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
         log.warning("%s: no run of est on this kind of device is known of (docs/devices.md)", device_type())
     compiled = _compiled(config.train, device_type(), rank)
     lm_loss = _lm_loss(config.train, device_type(), hf, compiled)
+    tasks = open_tasks(config.train)
     run = replace(run, config=replace(config, model=pinned(config.model)))
     corpus = place.corpus(run, spec, rank.local_rank == 0)  # verified once on each machine
     run = with_revisions(run, corpus)
@@ -151,6 +155,7 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
         validation_blocks=TokenBlocks(corpus.validation, config.train.seq_len, "validation"),
         lm_loss=lm_loss,
         compiled=compiled,
+        tasks=tasks,
     )
 
 

@@ -26,7 +26,7 @@ from est_cli.storage.run_dir import (
     find_unfinished,
     lock,
 )
-from est_cli.storage.store import clean_leftovers
+from est_cli.storage.store import clean_leftovers, step_folders
 from est_cli.training.branch import forked_config, run_named
 from est_cli.training.extend import LENGTH, is_longer, longer, set_length
 
@@ -106,7 +106,7 @@ def resolve_resume(config: RunConfig, given: Given) -> Start:
     configuration is at fault.
     """
     if config.fork is not None:
-        config = forked_config(config, given)
+        config = forked_config(config, given, begun=_has_begun(config))
     folder = _folder(config, given)
     if folder is None:
         run = check(config)
@@ -157,6 +157,11 @@ def _folder(config: RunConfig, given: Given) -> Path | None:
         return _same_run(folder, config, given)
 
     return find_unfinished(runs, matches) or find_finished(runs, matches)
+
+
+def _has_begun(config: RunConfig) -> bool:
+    """Whether the run that the configuration names has a checkpoint."""
+    return config.run_name is not None and bool(step_folders(RunDir(runs_folder(config) / config.run_name).checkpoints))
 
 
 def _check_names(config: RunConfig) -> None:

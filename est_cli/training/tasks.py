@@ -7,6 +7,7 @@ together, each computes all. Nothing random of the run is touched.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,9 +62,18 @@ class Tasks:
             model = harness_model(run, None if isinstance(run.gradient_sync, FullySharded) else run.group)
             found = evaluate(lm=model, task_dict=self._tree, limit=self._limit, bootstrap_iters=0, log_samples=False)
         run.model.train(was_training)
-        results = {name: harness_numbers(found["results"].get(name, {})) for name in self._names}
-        # A comma is in no tracker's names.
-        return {f"{name}/{key.replace(',', ':')}": value for name in results for key, value in results[name].items()}
+        return numbers_of(self._names, found["results"])
+
+
+def numbers_of(names: Sequence[str], results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """What the harness found, by `TASK/METRIC`, without what is not finite, which no file of a run holds."""
+    found = {name: harness_numbers(results.get(name, {})) for name in names}
+    return {
+        f"{name}/{key.replace(',', ':')}": value  # a comma is in no tracker's names
+        for name, numbers in found.items()
+        for key, value in numbers.items()
+        if math.isfinite(value)
+    }
 
 
 def open_tasks(train: TrainConfig) -> Tasks | None:
@@ -77,7 +87,7 @@ def open_tasks(train: TrainConfig) -> Tasks | None:
     from lm_eval.tasks import get_task_dict
 
     try:
-        with _random_states_kept():
+        with _random_states_kept(devices=[]):  # no device is chosen yet
             tree = get_task_dict(list(train.eval_tasks), manager)
     except Exception as error:  # of the hub, of data sets, of a task's own file
         raise DataError(f"train.eval_tasks: cannot be opened ({reason(error)})") from error
@@ -97,11 +107,11 @@ def _leaves(tree: Mapping[Any, Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """What the harness draws, training does not notice."""
+def _random_states_kept(devices: Sequence[int] | None = None) -> Iterator[None]:
+    """What the harness draws, training does not notice; `devices`: on which beside the CPU, None: on all."""
     python, numbers = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices):
             yield
     finally:
         random.setstate(python)

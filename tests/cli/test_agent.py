@@ -8,8 +8,7 @@ import pytest
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from est_cli.cli.agent import agent_arguments
-from est_cli.config.schema import leaves_of, plain
-from est_cli.training.facts import tracked_settings
+from est_cli.config.schema import leaves_of, plain, tracked_settings
 from tests.lab.commands import typed_in
 
 AGENT = {"WANDB_SWEEP_ID": "swp1", "WANDB_RUN_ID": "run-1x"}

@@ -248,8 +248,8 @@ def drop_optimizer_state() -> None:
 
 
 def skip_a_batch() -> None:
-    real = build.BlockOrder.blocks
-    build.BlockOrder.blocks = lambda order, first, count: real(order, first + count, count)
+    real = parts.BlockOrder.blocks
+    parts.BlockOrder.blocks = lambda order, first, count: real(order, first + count, count)
 
 
 def reuse_the_last_draw() -> None:

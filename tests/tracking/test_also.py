@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from est_cli.config.tracking import Also
-from est_cli.tracking import Followed, follow, followers
+from est_cli.tracking import Ending, Followed, Tracker, follow, followers
 from est_cli.tracking.also import numbers_of
 from est_cli.tracking.event_files import cut_back, events
 from est_cli.tracking.follow import Follower
@@ -189,6 +189,19 @@ def test_one_that_fails_is_off_and_told_without_its_words(tmp_path: Path, where:
     written(tmp_path, 4)
     Follower(Bad(where, broken), tail_of(tmp_path), told.append).close(True)
     assert told == ["bad: failed (RuntimeError) and is off; metrics.jsonl goes on"]
+
+
+def test_several_that_hang_are_waited_for_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that takes its machine back gives a run half a minute in all."""
+    monkeypatch.setattr(follow, "FINISH_TIMEOUT_S", 1.0)
+    told: Told = []
+    forever = threading.Event()
+    hanging = [Follower(Bad("start", forever.wait), tail_of(tmp_path), told.append) for _ in range(4)]
+    begin = time.monotonic()
+    Tracker(None, None, also=hanging).close(Ending())
+    assert time.monotonic() - begin < 2
+    assert len(told) == 4
+    forever.set()
 
 
 @pytest.mark.parametrize("where", ["start", "log", "finish"])

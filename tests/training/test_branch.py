@@ -89,6 +89,27 @@ def test_killed_while_it_begins_it_begins_again(lab: Lab, origin: Path, place: s
     assert outcome(lab.at("b"))["records"] == outcome(origin)["records"]
 
 
+def test_once_begun_it_needs_the_other_run_no_more(lab: Lab, origin: Path) -> None:
+    """Whose checkpoints come and go: the same command continues the fork."""
+    kill = ("at_step", "est_cli.training.train.train_step", 25, "after", "SIGKILL")
+    assert fork(lab, "optim.lr=1e-3", plants=[kill]).code == -9
+    shutil.rmtree(origin / f"checkpoints/step-{T2:06d}")
+    ended = fork(lab, "optim.lr=2e-3", "resume=auto")
+    assert ended.code == 2 and "optim.lr: the run in outputs/b was started with 0.001" in ended.err, ended.err
+    shutil.rmtree(origin)
+    ended = fork(lab, "optim.lr=1e-3", "resume=auto")
+    assert ended.code == 0, ended.err
+    assert fork(lab, "resume=auto", name="c").code == 2, "another has not begun"
+
+
+def test_the_other_run_may_have_been_killed_in_a_record(lab: Lab, origin: Path) -> None:
+    with (origin / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 31, "lo')
+    ended = fork(lab)
+    assert ended.code == 0, ended.err
+    assert outcome(lab.at("b"))["sha256"] == outcome(origin)["sha256"]
+
+
 def test_a_fork_is_made_longer_as_any_run(lab: Lab, origin: Path) -> None:
     assert fork(lab, "train.max_steps=32").code == 0
     assert lab.train("resume=outputs/b", "train.max_steps=45").code == 0

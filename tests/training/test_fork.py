@@ -138,7 +138,7 @@ def stages(t1: int, t2: int, rates: SamplingRates = HALF) -> SamplingScheduler:
         (stages(8, 18), stages(8, 24), 18),
         (stages(8, 18), stages(6, 18), 6),
         (stages(8, 18), stages(8, 18, SamplingRates(0.5, 0.25, 0.5)), 0),
-        (stages(8, 18), three_stage(31, 8, 18, HALF), 0),
+        (stages(8, 18), three_stage(31, 8, 18, HALF), STEPS),  # a longer run is the same so far
         (stages(0, 18), stages(0, 20), 18),
         (stages(0, 18), n_stage(STEPS, [18], [SamplingRates(0.5, 0.5, 1.0), SamplingRates()]), 0),  # another number
         (stages(8, 18), n_stage(STEPS, [8], [HALF, SamplingRates()]), 8),

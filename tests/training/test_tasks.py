@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +18,14 @@ import torch
 
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
-from est_cli.tracking.metrics import read_metrics
+from est_cli.tracking.metrics import MetricsFile, read_metrics
 from est_cli.tracking.names import named
+from est_cli.tracking.records import In, record_of
+from est_cli.training.build import build
+from est_cli.training.start import Start
+from est_cli.training.tasks import numbers_of
 from tests.lab.commands import accepted
-from tests.lab.lab import WORDS, Lab, outcome
+from tests.lab.lab import TINY, WORDS, Lab, outcome, write_corpus
 
 HAS_HARNESS = importlib.util.find_spec("lm_eval") is not None
 needs_harness = pytest.mark.skipif(not HAS_HARNESS, reason="the extra lm-eval is not installed")
@@ -53,6 +59,17 @@ def test_names_of_its_numbers() -> None:
     assert named({"step": 3, "tokens": 4, "event": "tasks", "tasks": {"a/acc": 0.5, "b/f1": 1.0}}) == {
         "step": 3, "tokens": 4, "est/event": "tasks", "eval/a/acc": 0.5, "eval/b/f1": 1.0
     }  # fmt: skip
+
+
+def test_what_is_not_finite_is_no_number(tmp_path: Path) -> None:
+    """A model whose loss is large has an infinite perplexity, which metrics.jsonl and summary.json refuse."""
+    found = numbers_of(
+        ["a", "b"], {"a": {"acc,none": 0.5, "f1,strict": math.nan, "alias": "a"}, "b": {"ppl": math.inf}}
+    )
+    assert found == {"a/acc": 0.5}
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append(record_of(In.tasks, {"event": "tasks", "step": 1, "tokens": 2, "tasks": found}))
+    assert read_metrics(file.path)[0]["tasks"] == found
 
 
 @pytest.mark.parametrize(
@@ -148,6 +165,22 @@ def test_a_task_that_nobody_knows_is_told_before_the_first_step(lab: Lab) -> Non
     (lab.folder / "rows.json").unlink()
     ended = lab.tiny("y", *tasks)
     assert ended.code == 3 and "train.eval_tasks: cannot be opened (" in ended.last_words[0]
+
+
+def test_tasks_are_opened_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And before trackers are, which nobody would close."""
+
+    def refuse(train: object) -> None:
+        raise ConfigError("train.eval_tasks: no such task")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("est_cli.training.parts.open_tasks", refuse)
+    text = write_corpus(tmp_path / "corpus.jsonl")
+    config = accepted(*TINY, f"dataset.files={text}", "run_name=x", "tracking.also=[tensorboard]")
+    with pytest.raises(ConfigError, match="no such task"), build(Start.of(config, None)):
+        raise AssertionError("it is built")
+    assert not (tmp_path / "outputs").exists()
+    assert "tensorboard" not in [thread.name for thread in threading.enumerate()]
 
 
 class OneOf:

@@ -18,6 +18,7 @@ from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import Ending, Job
 from est_cli.tracking.names import NAMES, NAMES_OF_BEFORE
 from est_cli.training import build
+from est_cli.training import tracker as run_tracker
 from est_cli.training.facts import facts_of
 from est_cli.training.run import RunState
 from tests.lab.commands import typed_in
@@ -42,14 +43,14 @@ class Sink:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """A function that begins the tracking of a run in a state; returns its sink."""
-    monkeypatch.setattr(build, "WandbSink", Sink)
+    monkeypatch.setattr(run_tracker, "WandbSink", Sink)
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID"):
         monkeypatch.delenv(name, raising=False)
 
     def begin(state: RunState, *words: str) -> Any:
         config: RunConfig = typed_in("train", "run_name=x", *words)[0]
         progress: Any = SimpleNamespace(line=print, echo=None)
-        sink: Any = build._tracker(config, RunDir(tmp_path), state, progress, {"steps": 3}).wandb
+        sink: Any = run_tracker.open_tracker(config, RunDir(tmp_path), state, progress, {"steps": 3}).wandb
         assert progress.echo == sink.line
         return sink
 
@@ -95,8 +96,8 @@ def test_the_checkpoint_holds_the_id_that_the_run_has(told: Any, monkeypatch: py
 )
 def test_a_run_that_does_not_come_to_its_end(told: Any, error: BaseException, preempted: bool) -> None:
     sink = told(RunState())
-    tracker = build.Tracker(None, sink)
-    build._stopped(tracker)(type(error), error, None)
+    tracker = run_tracker.Tracker(None, sink)
+    run_tracker.stopped(tracker)(type(error), error, None)
     assert sink.ending == Ending(preempted=preempted)
 
 
