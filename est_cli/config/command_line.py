@@ -64,6 +64,7 @@ def parse(argv: Sequence[str], schema: type, no_sweep: str | None = None) -> Com
     overrides = [with_quotes(_without_plus(arg, groups), words, singles, found.multirun) for arg in found.overrides]
     asks = bool(found.help or found.hydra_help or found.cfg or found.info or found.shell_completion)
     options = _options(found, folder)
+    _check_package(found, known)
     return CommandLine([argv[0], *options, *overrides], overrides, folder, found.multirun, asks, found.help)
 
 
@@ -82,6 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-path", "-cp")
     parser.add_argument("--experimental-rerun")
     return parser
+
+
+def _check_package(found: argparse.Namespace, known: Collection[str]) -> None:
+    """Hydra itself ends with code 1 where there is no such part of the configuration."""
+    name = found.package
+    if found.cfg != "job" or not name or name == "_global_":
+        return
+    if not any(key == name or key.startswith(f"{name}.") for key in known):
+        raise ConfigError(f"--package: there is no group or setting {name}; name one, such as train")
 
 
 def _config_dir(typed: str | None) -> str | None:

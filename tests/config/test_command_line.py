@@ -92,3 +92,11 @@ def test_a_recipe_tells_what_it_sweeps_and_nothing_else_of_hydra(own: str, capsy
     for name, key in (("launching", "hydra.launcher.n_jobs"), ("elsewhere", "hydra.run.dir")):
         said = told(capsys, f"--config-dir={own}", f"experiment={name}")
         assert said == f"{key}: of Hydra's own settings a recipe may have hydra.sweeper.params alone"
+
+
+def test_a_package_that_there_is_not_is_told_as_every_wrong_word_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("nope", "train.nope", "trai"):
+        said = told(capsys, "--cfg=job", f"--package={name}")
+        assert said == f"--package: there is no group or setting {name}; name one, such as train"
+    for name in ("_global_", "train", "train.log_every", "seed"):
+        assert f"--package={name}" in parse(["est-train", "--cfg=job", "-p", name], RunConfig).argv
