@@ -1,6 +1,6 @@
 """Tokenising by est against `datasets`' map(), with the same tokenizer and as many processes, in turn.
 
-    EST_DATA=DIR python benchmarks/tokenise_compare.py                # five minutes on two cores
+    python benchmarks/tokenise_compare.py --corpus DIR/corpus         # five minutes on two cores
     python benchmarks/tokenise_compare.py --corpus DIR/corpus --megabytes 100 --rounds 3
 
 The text is that of train-*.jsonl.xz in DIR/corpus (docs/data.md: The texts of the studies), unpacked. Both write the
@@ -123,14 +123,13 @@ def compare(corpus: Path, folder: Path, megabytes: int, rounds: int, processes: 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    data = os.environ.get("EST_DATA")
-    parser.add_argument("--corpus", type=Path, default=Path(data) / "corpus" if data else None)
+    parser.add_argument("--corpus", type=Path, help="a folder of train-*.jsonl.xz")
     parser.add_argument("--megabytes", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     if arguments.corpus is None or not any(arguments.corpus.glob("train-*.jsonl.xz")):
-        print("skipped: no train-*.jsonl.xz; give --corpus or EST_DATA")
+        print("skipped: no train-*.jsonl.xz; give --corpus")
         return 0
     os.environ["RAYON_NUM_THREADS"], os.environ["TOKENIZERS_PARALLELISM"] = "1", "true"
     datasets.disable_progress_bars()

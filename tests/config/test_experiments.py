@@ -35,7 +35,7 @@ NO_MEANING = {
 """Keys of another family; GPT-2's MLP has four times its width, which is what null means."""
 
 NOT_NEEDED = {
-    *("model.name_or_path", "model.pretrained", "model.fused_activation", "optim.decay"),
+    *("fork", "model.name_or_path", "model.pretrained", "model.fused_activation", "optim.decay"),
     *("model.head_dim", "model.sliding_window", "model.state_size", "model.fused_scan"),
     *("stage.boundaries", "stage.rates", "stage.depths", "stage.levels", "stage.p_d", "stage.theta", "stage.gamma"),
     *("optim.muon_lr", "optim.momentum", "optim.nesterov", "optim.ns_steps", "optim.adjust_lr"),

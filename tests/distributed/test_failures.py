@@ -94,7 +94,7 @@ def test_an_error_of_one_is_told_by_that_one(lab: Lab) -> None:
 
 def test_a_save_that_cannot_begin_is_a_warning(lab: Lab) -> None:
     """Under FSDP all processes put a checkpoint together: none may stay away because it could not be written."""
-    plants = {0: [("records_not_synced", 2)]}
+    plants = {0: [("records_not_synced", 3)]}
     ended = lab.tiny_ranks(2, "x", *SHORT, "launch.strategy=fsdp", plants=plants)
     assert [each.code for each in ended] == [0, 0], ended[1].err
     assert "warning: no checkpoint at step 6" in ended[0].err

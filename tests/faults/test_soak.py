@@ -34,7 +34,7 @@ def test_nothing_grows(lab: Lab) -> None:
     assert max(files) == min(files) and max(threads) == min(threads), (files, threads)
     run = lab.at("x")
     kept = sorted(path.name for path in (run / "checkpoints").iterdir())
-    assert len(kept) == 4 and f"step-{STEPS:06d}" in kept, kept
+    assert len(kept) == 5 and f"step-{STEPS:06d}" in kept, kept
     assert [path.name for path in run.rglob(".*")] == [".lock"]
     for name in kept:
         verify_folder(run / "checkpoints" / name)

@@ -101,7 +101,7 @@ def disk_full(name: str, times: int) -> None:
 
 
 def records_not_synced(call: int) -> None:
-    """Fail with ENOSPC in the `call`-th call (from 1) that has the disk hold the records."""
+    """Fail with ENOSPC in the `call`-th call (from 1) that has the disk hold records; a save makes two."""
     count, real = 0, MetricsFile.sync
 
     def sync(self: MetricsFile) -> None:

@@ -135,7 +135,7 @@ def test_the_full_model_runs_the_operators_of_an_untouched_one(run: Run) -> None
         plain_step()
     ours = watched(run, 3).operators
     extra = {name: count - plain.operators[name] for name, count in ours.items() if count > plain.operators[name]}
-    assert sum(extra.values()) <= 6, f"split, sum and send of the micro-batches; found {extra}"
+    assert sum(extra.values()) <= 11, f"split, sum, send, and counting what was trained (on the host); found {extra}"
 
 
 def test_a_stage_runs_no_more_operators_than_its_layers_need(run: Run) -> None:
