@@ -45,7 +45,7 @@ test-fast: install ## ruff and the tests that start no training (two CPU cores, 
 test-faults: install ## the whole fault suite of docs/faults.md (two CPU cores, 20 minutes)
 	EST_FAULTS=full EST_FAULT_REPORT=outputs/faults.md $(PYTEST) $(TWO_AT_A_TIME) tests/faults $(PYTEST_ARGS)
 
-test-long: install ## the cases of several processes, kills and comparisons that make test leaves out (five minutes)
+test-long: install ## the cases of several processes, kills and comparisons that make test leaves out (15 minutes)
 	EST_LONG=1 $(PYTEST) $(TWO_AT_A_TIME) -m long tests $(PYTEST_ARGS)
 
 test-compile: install ## compiled layers in one process, ddp, fsdp, with checkpointing, GPT-2 and Llama: graphs, losses (10 minutes)

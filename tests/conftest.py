@@ -44,10 +44,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             getattr(item, "fixturenames", ())
         ):
             item.add_marker("processes")
+    _leave_out_cases(items)
+    for item in items:
         if item.get_closest_marker("long") and os.environ.get("EST_LONG") != "1":
             item.add_marker(pytest.mark.skip(reason="a long case: make test-long"))
     started = {item.path for item in items if item.get_closest_marker("processes")}
     items.sort(key=lambda item: item.path not in started)  # or the longest files come last, and one core waits
+
+
+def _leave_out_cases(items: list[pytest.Item]) -> None:
+    """Of a function with @pytest.mark.some(n) all but n cases, evenly spread, are long ones."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("some"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for found in cases.values():
+        count = next(found[0].iter_markers("some")).args[0]
+        kept = {round(n * (len(found) - 1) / max(count - 1, 1)) for n in range(count)}
+        for number, item in enumerate(found):
+            if number not in kept:
+                item.add_marker("long")
 
 
 @pytest.fixture(autouse=True)

@@ -66,6 +66,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_every_contender_is_reported_in_full(report: dict[str, Any]) -> None:
     assert list(report["contenders"]) == CONTENDERS
     for name, of in report["contenders"].items():

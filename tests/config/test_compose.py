@@ -155,6 +155,7 @@ def test_out_of_range(key: str) -> None:
     assert refused_value(key, OUT_OF_RANGE[key]).startswith(f"{key}: ")
 
 
+@pytest.mark.some(8)
 @pytest.mark.parametrize(
     "key", {str(Enum if is_enum(known.hint) else known.hint): key for key, known in KEYS.items()}.values()
 )

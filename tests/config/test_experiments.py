@@ -153,6 +153,7 @@ def test_the_learning_rate_is_the_cosine_of_the_sources(name: str, lr: float, fl
     assert rates == pytest.approx([lr / 2000, lr, lr, (lr + floor) / 2, floor], rel=1e-3)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", PAPER)
 @pytest.mark.parametrize("how", ["launch.num_processes=8", "launch.num_processes=4 launch.strategy=fsdp"])
 def test_several_gpus(name: str, how: str) -> None:

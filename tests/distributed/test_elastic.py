@@ -22,6 +22,7 @@ def go_on(lab: Lab, count: int, *settings: str, until: int | None = None) -> lis
     return [ended.code for ended in lab.tiny_ranks(count, "x", *settings, plants=plants)]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("counts", "steps", "settings"),
     [

@@ -35,6 +35,7 @@ CASES = [
 ]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(("rank", "signum", "half"), CASES)
 def test_a_lost_process_ends_the_run(lab: Lab, rank: int, signum: str, half: int) -> None:
     """Three points at once, since most of the time is waiting."""
@@ -65,6 +66,7 @@ def _assert_survived(run: Path, survivor: Ended, point: str) -> None:
     assert not [path for path in run.rglob(".tmp-*") if survivor.code == 0]
 
 
+@pytest.mark.long
 def test_what_is_left_continues_bit_for_bit(lab: Lab) -> None:
     settings = (*SHORT, "train.micro_batch=2")
     assert [ended.code for ended in lab.tiny_ranks(2, "whole", *settings)] == [0, 0]

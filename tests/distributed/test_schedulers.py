@@ -17,6 +17,7 @@ AS_RANKS: tuple[Plant, ...] = (("dropout_as_ranks",),)
 SOME = ("gradual_stacking", "pld", "early_dropout")
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n not in SOME)) for n in SCHEDULERS])
 def test_two_processes_train_what_one_trains(lab: Lab, name: str) -> None:
     parts = name == "early_dropout"
@@ -41,6 +42,7 @@ def test_two_processes_keep_to_the_plan_of_random_sizes(lab: Lab, options: tuple
     assert f"{told} % blocks" in found and told != "0.00"
 
 
+@pytest.mark.long
 def test_a_grown_run_of_two_continues_bit_for_bit(lab: Lab) -> None:
     """Killed after the checkpoint of the last transition and before the copies are made."""
     whole = lab.tiny_ranks(2, "whole", *settings("gradual_stacking"), "launch.strategy=fsdp")

@@ -105,6 +105,7 @@ LONG = ("4 ddp gpt2 forward", "2 ddp llama forward", "4 fsdp gpt2 forward", "2 f
 """Each pairs what others have one by one."""
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.long] * (case in LONG)) for case in CASES])
 def test_several_processes_train_what_one_trains(lab: Lab, alone: Callable[..., Alone], case: str) -> None:
     count, strategy, model, size, redraw = CASES[case]
@@ -160,6 +161,7 @@ def test_only_a_replica_is_whole_on_its_device(lab: Lab, strategy: str) -> None:
     assert [rank.code == 0 for rank in ended] == [strategy == "fsdp"] * 2, ended[0].err
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_killed_run_of_two_continues_bit_for_bit(lab: Lab, strategy: str) -> None:
     settings = (*FEW, f"launch.strategy={strategy}", "train.micro_batch=2")
@@ -177,6 +179,7 @@ NARROW = {("ddp", "bf16"): ("launch.reduce_dtype=bf16",), ("fsdp", "bf16"): ("la
 """What may be sent in bf16 where the passes compute in it."""
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_with_every_option_on(lab: Lab, strategy: str, precision: str) -> None:

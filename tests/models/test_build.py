@@ -91,6 +91,7 @@ def told_apart(spec: ModelSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in vars(spec)} | {"attributes": attributes}
 
 
+@pytest.mark.some(8)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [path.stem for path in (CONF / "model").glob("*.yaml") if path.stem != "hf"])
 def test_presets_have_the_published_sizes(name: str) -> None:
@@ -101,6 +102,7 @@ def test_presets_have_the_published_sizes(name: str) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.some(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [path.stem for path in (CONF / "model").glob("*_tiny.yaml")])
 def test_an_empty_model_lacks_nothing_but_its_memory(name: str) -> None:

@@ -50,6 +50,7 @@ def test_the_papers_tinyllama_run() -> None:
     assert found.memory.parameters == 1_100_048_384
 
 
+@pytest.mark.long
 def test_what_a_process_holds_of_a_sharded_model() -> None:
     layer = 2 * 2048**2 + 2 * 2048 * 256 + 3 * 2048 * 5632 + 2 * 2048
     outside = 2 * 32_000 * 2048 + 2048

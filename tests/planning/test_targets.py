@@ -42,6 +42,7 @@ def typed_again(made: TargetSolution, *args: str) -> FlopsLedger:
     return ledger_of(accepted(*kept, *made.settings.split(), schema=PlanConfig))
 
 
+@pytest.mark.some(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("saving", [0.2, 0.4])
 @pytest.mark.parametrize("name", ["three_stage", "n_stage", "linear", "cosine", "raptr", "gradual_stacking", "g_stack"])
@@ -55,6 +56,7 @@ def test_gpt2_base_by_boundaries(name: str, saving: float) -> None:
     assert made.request == f"target_saving={saving} (blocks)"
 
 
+@pytest.mark.some(8)
 @pytest.mark.slow
 @pytest.mark.parametrize("convention", ["blocks", "total"])
 @pytest.mark.parametrize("name", SOLVABLE)
@@ -135,6 +137,7 @@ def test_what_other_schedulers_cannot_save(name: str, saving: float, told: str) 
         found(f"scheduler={name}", f"target_saving={saving}", "train.max_steps=300")
 
 
+@pytest.mark.some(8)
 @pytest.mark.slow
 @pytest.mark.parametrize("convention", ["blocks", "total"])
 @pytest.mark.parametrize("name", [*SCHEDULERS])

@@ -42,6 +42,7 @@ def test_a_step_is_read_when_the_next_one_runs(lab: Lab) -> None:
     assert order == [f"{what} {n + k}" for n in (0, 2, 4) for what in ("launch", "account") for k in (0, 1)]
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "plant",
     [

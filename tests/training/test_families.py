@@ -35,6 +35,7 @@ def test_every_family_has_a_preset() -> None:
     assert families == set(FAMILIES) - {"gpt2", "mamba", "mamba2"}
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_it_trains_and_plain_transformers_finds_the_same_loss(shared: Lab, preset: str) -> None:
     ended = shared.tiny(preset, *small(preset), *SIX)

@@ -50,6 +50,7 @@ def origin(lab: Lab, name: str) -> tuple[str, int]:
     return told["run"], told["step"]
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     ("of_both", "own"),
     [
@@ -85,6 +86,7 @@ def test_the_longest_common_part_counts(lab: Lab, first: Callable[..., Path]) ->
     assert outcome(lab.at("s/d")) == lab.golden("stage.t2=28")
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "other", ["seed=1", "optim.lr=3e-3", "stage.p_m=0.25", "train.max_steps=31", "train.log_every=2"]
 )
@@ -111,6 +113,7 @@ def test_a_damaged_checkpoint_is_not_taken(lab: Lab, first: Callable[..., Path])
     assert outcome(lab.at("s/b")) == lab.golden(f"stage.t2={LATER}")
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "plant",
     [

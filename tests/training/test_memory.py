@@ -85,6 +85,7 @@ def test_positions_that_depend_on_the_length_of_the_sequence(family: str, rope: 
     assert kept(estimate(config)) == [really_kept(config, rates, False, False, "chunked", BATCH) for rates in RATES]
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("loss", ["chunked", "whole"])

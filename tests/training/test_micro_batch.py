@@ -344,6 +344,7 @@ def test_auto_does_not_take_a_number_for_one_it_had_found(lab: Lab) -> None:
     assert ended.code == 0 and "micro-batch 4 sequences (auto)" in ended.err
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("value", ["[4,2,1]", "[1,2,3]", "auto", "[auto,1,auto]"])
 def test_a_run_with_micro_batches_by_stage_is_the_same_training(lab: Lab, value: str) -> None:
     assert lab.tiny("two", *SHORT, "train.micro_batch=2").code == 0

@@ -41,6 +41,7 @@ KINDS = {
 }
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_run_after_a_kill(lab: Lab, golden: Golden, kind: str) -> None:
     settings = (*SHORT, *KINDS[kind])

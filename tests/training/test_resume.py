@@ -84,6 +84,7 @@ POINTS = {
 }
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("where", POINTS)
 def test_killed_at_one_point_after_the_other(lab: Lab, golden: Golden, where: str) -> None:
     for plant in POINTS[where]:
@@ -93,6 +94,7 @@ def test_killed_at_one_point_after_the_other(lab: Lab, golden: Golden, where: st
     assert outcome(lab.at("x")) == golden()
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     "overrides",
     [

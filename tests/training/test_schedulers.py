@@ -56,6 +56,7 @@ def killed(target: str, step: int, when: str) -> Plant:
     return ("at_step", target, step, when, "SIGKILL")
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_it_survives_kills_around_its_transitions_and_keeps_to_its_plan(lab: Lab, golden: Golden, name: str) -> None:
     """Before the first step of a stage what it grows is still to come, after that step's update it is done."""

@@ -27,6 +27,7 @@ PLACES: dict[str, tuple[Plant, int]] = {
 }
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     ("place", "number"),
     [*((place, signal.SIGTERM) for place in PLACES), ("a step", signal.SIGINT), ("a save", signal.SIGINT)],

@@ -59,6 +59,7 @@ def test_a_draw_for_each_micro_batch_is_another_training(lab: Lab) -> None:
     ]
 
 
+@pytest.mark.some(4)
 @pytest.mark.parametrize(
     "setting",
     [

@@ -109,6 +109,7 @@ CASES: dict[str, tuple[list[str], int, str]] = {
 }
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("case", CASES)
 def test_one_line_and_the_promised_code(tmp_path: Path, case: str) -> None:
     plan, code, line = CASES[case]

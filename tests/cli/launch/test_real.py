@@ -50,6 +50,7 @@ def workers(launcher: int) -> dict[int, int]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for the workers in /proc")
 @pytest.mark.parametrize(
     ("rank", "signum"), [(1, signal.SIGKILL), pytest.param(0, signal.SIGSTOP, marks=pytest.mark.long)]

@@ -26,6 +26,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_killed_in_the_middle_and_typed_again(tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus.jsonl")
