@@ -124,9 +124,9 @@ def _draw(run_dir: RunDir, metrics: list[dict[str, Any]], summary: dict[str, Any
     drawn = plot_run(metrics, run_dir.plots, run_dir.root.name)
     if drawn and run_dir.model.is_dir():
         write_picture(run_dir, drawn[0].read_bytes())
-    plot_layers(read_layers(run_dir.layers), run_dir.plots, run_dir.root.name)
     if any("loss" in record for record in metrics):
         plot_stages(metrics, summary.get("transitions") or [], covered, run_dir.plots)
+    plot_layers(read_layers(run_dir.layers), run_dir.plots, run_dir.root.name)  # last: a file of its own may be damaged
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from est_cli.tracking import In
 
 if TYPE_CHECKING:
     from est_cli.training.run import Run
+from est_cli.training.validation import random_states_kept
 
 FEWSHOT_SEED = 1234
 """As in the harness' own command."""
@@ -58,7 +59,7 @@ class Tasks:
         run.handle.activate(run.in_use)
         was_training = run.model.training
         run.model.eval()
-        with _undisturbed(), run.autocast(), gathered(run.objective):
+        with _undisturbed(run.accelerator.device), run.autocast(), gathered(run.objective):
             model = harness_model(run, None if isinstance(run.gradient_sync, FullySharded) else run.group)
             found = evaluate(lm=model, task_dict=self._tree, limit=self._limit, bootstrap_iters=0, log_samples=False)
         run.model.train(was_training)
@@ -87,7 +88,7 @@ def open_tasks(train: TrainConfig) -> Tasks | None:
     from lm_eval.tasks import get_task_dict
 
     try:
-        with _random_states_kept(devices=[]):  # no device is chosen yet
+        with _random_states_kept(torch.device("cpu")):  # no other is chosen yet
             tree = get_task_dict(list(train.eval_tasks), manager)
     except Exception as error:  # of the hub, of data sets, of a task's own file
         raise DataError(f"train.eval_tasks: cannot be opened ({reason(error)})") from error
@@ -107,11 +108,11 @@ def _leaves(tree: Mapping[Any, Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def _random_states_kept(devices: Sequence[int] | None = None) -> Iterator[None]:
-    """What the harness draws, training does not notice; `devices`: on which beside the CPU, None: on all."""
+def _random_states_kept(device: torch.device) -> Iterator[None]:
+    """What the harness draws on the CPU and this device, training does not notice."""
     python, numbers = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices):
+        with random_states_kept(device):
             yield
     finally:
         random.setstate(python)
@@ -119,7 +120,7 @@ def _random_states_kept(devices: Sequence[int] | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def _undisturbed(device: torch.device) -> Iterator[None]:
     """For the harness' passes: each length is a shape, and its bars would be drawn across the run's own lines."""
     from tqdm import tqdm
 
@@ -130,7 +131,8 @@ def _undisturbed() -> Iterator[None]:
 
     tqdm.__init__ = quiet
     try:
-        with _random_states_kept(), torch.no_grad(), torch.compiler.set_stance("force_eager"), any_attention_kernel():
+        eager = torch.compiler.set_stance("force_eager")
+        with _random_states_kept(device), torch.no_grad(), eager, any_attention_kernel():
             yield
     finally:
         tqdm.__init__ = init

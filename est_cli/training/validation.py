@@ -54,7 +54,8 @@ def sample_text(
     inputs = torch.tensor([ids], device=model.device)
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng(), torch.no_grad(), torch.compiler.set_stance("force_eager"):  # each length is a shape
+    eager = torch.compiler.set_stance("force_eager")  # each length is a shape
+    with random_states_kept(model.device), torch.no_grad(), eager:
         torch.manual_seed(seed)
         tokens = model.generate(
             inputs,
@@ -67,3 +68,8 @@ def sample_text(
         )
     model.train(was_training)
     return tokenizer.decode(tokens[0], skip_special_tokens=True)
+
+
+def random_states_kept(device: torch.device) -> AbstractContextManager[None]:
+    """torch's own, of the CPU and this device: of all GPUs it would open those of the other processes."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
