@@ -154,8 +154,14 @@ def _converted(value: Any, known: Setting) -> Any:
         if known.choices and found not in known.choices:
             raise _NotThat(value)
     except _NotThat as error:
-        raise _refused(known.key, error.args[0], describe(known)) from None
+        raise _refused(known.key, error.args[0], _entry_of_list(known.hint) or describe(known)) from None
     return found
+
+
+def _entry_of_list(hint: Any) -> str | None:
+    """What an entry of a list of choices may be; None for anything else."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) is list else ()
+    return describe_type(kinds[0]) if kinds and issubclass(kinds[0], Enum) else None
 
 
 def _with_entries(value: Any, known: Setting) -> Any:

@@ -279,6 +279,7 @@ def test_the_walk_over_conf_sees_the_files() -> None:
         (["seed=${nowhere.seed}"], "seed: Interpolation key 'nowhere.seed' not found"),
         (["run_name=${tokenizer}", "tokenizer=${run_name}"], "run_name: Recursive interpolation"),
         (["tracking.tags=[1,null]"], "tracking.tags: null is not a list of words"),
+        (["tracking.also=[tensorbord]"], "tracking.also: 'tensorbord' is not one of tensorboard, mlflow, trackio"),
         (["train.seq_len={a: 1}"], "train.seq_len: {'a': 1} is not an integer"),
         (["train.max_steps=${stage}"], "train.max_steps: {'"),
     ],
