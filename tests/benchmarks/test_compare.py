@@ -79,6 +79,7 @@ def test_every_contender_is_reported_in_full(report: dict[str, Any]) -> None:
     assert report["environment"]["clock"] == "CPU time"
 
 
+@pytest.mark.long
 def test_all_start_from_the_same_weights_and_tokens(report: dict[str, Any]) -> None:
     losses = {name: of["first_loss"] for name, of in report["contenders"].items()}
     assert losses["ours-dense"] == pytest.approx(losses["hf"], rel=1e-5)
@@ -86,6 +87,7 @@ def test_all_start_from_the_same_weights_and_tokens(report: dict[str, Any]) -> N
     assert report["contenders"]["hf"]["last_loss"] != losses["hf"]
 
 
+@pytest.mark.long
 def test_ratios_are_those_of_the_seconds(report: dict[str, Any]) -> None:
     seconds = {name: of["seconds"] for name, of in report["contenders"].items()}
     pairs = [hf / ours for hf, ours in zip(seconds["hf"], seconds["ours-dense"], strict=True)]
@@ -98,6 +100,7 @@ def test_ratios_are_those_of_the_seconds(report: dict[str, Any]) -> None:
     assert stage["ideal"] == pytest.approx((layer / 2 + head) / (2 * layer + head))  # half of one of the two layers
 
 
+@pytest.mark.long
 def test_a_nanogpt_script_is_clocked_by_its_lines(report: dict[str, Any]) -> None:
     of = report["contenders"]["nanogpt"]
     assert of["first_loss"] == 0.5

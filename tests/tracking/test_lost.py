@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from est_cli.tracking import Tracker, count_records, lost_records, repeated_records
+from est_cli.tracking import Ending, Tracker, count_records, lost_records, repeated_records
 from est_cli.tracking.metrics import MetricsFile
 from est_cli.tracking.records import In
 
@@ -47,7 +47,7 @@ def test_the_tracker_counts_what_it_writes(tmp_path: Any) -> None:
     tracker.train({"step": 4, "loss": 1.0})
     tracker.validation({"step": 4, "val_loss": 1.0})
     tracker.event(In.not_finite, {"step": 4, "first_sample": 0, "samples": 1})
-    tracker.close(None)
+    tracker.close(Ending())
     assert counts == {"step": 4, "validation": 1, "not_finite": 1}
 
 
