@@ -1,6 +1,6 @@
 """What it costs a step that W&B and TensorBoard follow the run: CPU time of their threads and processes, and its time.
 
-    OMP_NUM_THREADS=2 python benchmarks/tracking_time.py             # CPU: the size of gpt2_tiny, about two minutes
+    OMP_NUM_THREADS=2 python benchmarks/tracking_time.py             # CPU: the size of gpt2_tiny, five minutes
 
 A step is forward, backward and fused AdamW of a small GPT-2, and a record of it is written as est-train does. Blocks of
 `--steps` steps whose records W&B (offline, system metrics on) and TensorBoard follow alternate with blocks whose
