@@ -24,6 +24,8 @@ PARTS: Plant = ("small_parts", 8000, 1)
 STEP = "est_cli.training.train.train_step"
 WAIT = "est_cli.training.train._await_text"
 PARENT = "os.kill(os.getppid(), signal.SIGKILL)"
+COUNT = "count = os.open('begun', os.O_CREAT | os.O_APPEND | os.O_WRONLY); os.write(count, b'x')"
+"""A byte for each part that begins, in whichever process."""
 RENAMED = f"lambda point: point.startswith('rename') and {PARENT}"
 
 PHASES: dict[str, tuple[Plant, ...]] = {
@@ -35,7 +37,7 @@ PHASES: dict[str, tuple[Plant, ...]] = {
     "a part written, not renamed": (
         ("tokenise_so", f"from est_cli.storage import disk; disk.fault_point = {RENAMED}"),
     ),
-    "a second part begins": (("tokenise_so", f"planted.n = getattr(planted, 'n', 0) + 1; planted.n < 2 or {PARENT}"),),
+    "a second part begins": (("tokenise_so", f"{COUNT}; os.fstat(count).st_size < 2 or {PARENT}"),),
     "while it tokenises": (("tokenise_so", "time.sleep(60)"), ("at_step", STEP, 4, "before", "SIGKILL")),
     "while it waits": (("tokenise_so", f"time.sleep(2); {PARENT}; time.sleep(60)"),),
     "a part admitted": (("at_step", WAIT, 9, "after", "SIGKILL"),),
