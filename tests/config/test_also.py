@@ -19,7 +19,7 @@ def test_one_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_names_that_nobody_knows() -> None:
-    with pytest.raises(ConfigError, match="each one of tensorboard, mlflow, trackio"):
+    with pytest.raises(ConfigError, match="not one of tensorboard, mlflow, trackio"):
         accepted("tracking.also=[aim]")
 
 
