@@ -10,7 +10,6 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
 from typing import get_args
 
 from est_cli.config.groups import groups_of
@@ -54,10 +53,9 @@ def _to_the_dot(name: str, word: str) -> str:
 
 def _choices(known: Setting) -> Iterable[str]:
     """What a setting may be where that is a list of words; empty where it is anything."""
-    kinds = [kind for kind in (known.hint, *get_args(known.hint)) if isinstance(kind, type)]
-    words = [member.value for kind in kinds if issubclass(kind, Enum) for member in kind]
-    words += ["true", "false"] if bool in kinds else []
-    return [*known.choices, *words, *(["null"] if type(None) in kinds and (words or known.choices) else [])]
+    kinds = (known.hint, *get_args(known.hint))
+    words = known.words or (["true", "false"] if bool in kinds else [])
+    return [*words, *(["null"] if words and type(None) in kinds else [])]
 
 
 def _files(before: str, start: str) -> list[str]:

@@ -12,6 +12,7 @@ from est_cli.cli.command import Command, execute, function_of
 from est_cli.cli.help import help_page
 from est_cli.cli.launch.environment import refuse_wrong_launch
 from est_cli.common.errors import StoppedBySignal
+from est_cli.common.rank import rank_of_environment
 from est_cli.config.command_line import CommandLine, parse
 from est_cli.config.compose import Composed, answer, composed
 from est_cli.config.groups import groups_of
@@ -34,7 +35,7 @@ def dispatch(command: Command, argv: Sequence[str]) -> None:
         chosen = found.config.launch.num_processes if "launch.num_processes" in found.given else None
         refuse_wrong_launch(os.environ, chosen, command.name)
     refuse_stage_option(found.chosen)
-    if found.swept:
+    if found.swept and getattr(found.config, "sweep", None) is None and rank_of_environment().first:
         keys = ", ".join(found.swept)
         print(f"est-{command.name}: one run; -m makes the recipe's sweep over {keys}", file=sys.stderr, flush=True)
     job = command.accept(found.config, found.given)

@@ -6,7 +6,6 @@ python -m est_cli.cli.help > docs/settings.md
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any
 
 from est_cli.common.errors import EXIT_CODES
@@ -38,9 +37,7 @@ def _allowed(known: Setting) -> str:
     """The range or the choices; empty where the type says it all."""
     if known.within is not None:
         return known.within.words.replace(" (0 means never)", ", 0: never")
-    kinds = [kind for kind in (known.hint, *getattr(known.hint, "__args__", ())) if isinstance(kind, type)]
-    words = known.choices or [member.value for kind in kinds if issubclass(kind, Enum) for member in kind]
-    return ", ".join(words)
+    return ", ".join(known.words)
 
 
 def written(value: Any) -> str:

@@ -15,7 +15,7 @@ import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any
 
 from est_cli.common.errors import ConfigError
@@ -127,6 +127,12 @@ class Setting:
     items: Items | None
     choices: tuple[str, ...]
     """Of a word: what it may be; empty: anything."""
+
+    @property
+    def words(self) -> list[str]:
+        """The words that it may be, those of an Enum too; empty where it is anything."""
+        kinds = [kind for kind in (self.hint, *typing.get_args(self.hint)) if isinstance(kind, type)]
+        return [*self.choices] or [member.value for kind in kinds if issubclass(kind, Enum) for member in kind]
 
     def problems(self, value: Any) -> Iterator[str]:
         """What is wrong with a value of the right type."""

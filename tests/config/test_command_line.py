@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from est_cli.cli.entry import enter
 from est_cli.config import RunConfig
 from est_cli.config.command_line import parse
 from est_cli.config.compose import composed
+from est_cli.train import main
 from tests.lab.commands import told
 
 GLOBAL = "# @package _global_\n"
@@ -85,6 +87,16 @@ def test_in_a_sweep_a_comma_stands_between_values_unless_the_path_is_there(
     (tmp_path / "s" / "a=1,b=2").mkdir(parents=True)
     line = parse(["est-train", "-m", "tokenizer=s/a=1,b=2"], RunConfig)
     assert line.overrides == ["tokenizer='s/a=1,b=2'"]
+
+
+def test_one_run_of_a_recipe_that_sweeps_is_told_but_not_in_its_sweep(
+    own: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("est_cli.cli.dispatch.execute", lambda *_: None)
+    for more, told_so in (((), True), (("sweep=s", "run_name=a"), False)):
+        line = ["est-train", f"--config-dir={own}", "experiment=sweeping", *more]
+        assert enter("est-train", main, line) == 0
+        assert ("-m makes the recipe's sweep over stage.t1" in capsys.readouterr().err) is told_so
 
 
 def test_a_recipe_tells_what_it_sweeps_and_nothing_else_of_hydra(own: str, capsys: pytest.CaptureFixture[str]) -> None:
