@@ -49,7 +49,7 @@ def measured(run: Run, stage: int) -> dict[str, Any]:
         seconds.append(clock(device) - begin)
     assert result is not None
     step_s, peak = median(seconds[WARM_UP:]), peak_flop_per_s(device, run.precision)
-    used = flops_of(run.spec, result.ran, run.config.train.seq_len).total
+    used = flops_of(run.spec, result.ran, run.batch.of_stage(stage).seq_len).total
     mfu = None if peak is None else used / step_s / peak
     return {"stage": stage, "step_s": step_s, "flops": used, "mfu": mfu, **_kernels(run, steps[-1], device)}
 

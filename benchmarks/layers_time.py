@@ -46,7 +46,7 @@ def seconds_of(run: Run, step: int, every: int) -> float:
 def counting(run: Run, step: int) -> float:
     """Seconds of a step's counting, on the host."""
     run.health.every, plan, found = 1, run.feed.again(step).plan, []
-    sequences = pieces(run.sequences_per_step, run.micro_batch_at(step), run.rank.world_size)
+    sequences = pieces(run.batch.at(step).sequences, run.micro_batch_at(step), run.rank.world_size)
     for _ in range(COUNTS):
         begin = time.process_time()
         run.health.count(plan, sequences)

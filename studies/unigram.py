@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from est_cli.config.batch import longest_sequence
 from est_cli.config.run import tokenizer_of
 from est_cli.config.stored import stored_config
 from est_cli.data import load_corpus
@@ -26,7 +27,7 @@ def unigram_loss(run: Path) -> float:
     config = stored_config(run)
     vocab_size = spec_of(hf_config(config.model)).vocab_size
     corpus = load_corpus(
-        config.dataset, tokenizer_of(config), vocab_size, config.paths.data_folder, config.train.seq_len
+        config.dataset, tokenizer_of(config), vocab_size, config.paths.data_folder, longest_sequence(config.train)
     )
     counts = np.bincount(corpus.train.streams[0].read(), minlength=vocab_size) + 1
     log_p = np.log(counts / counts.sum())

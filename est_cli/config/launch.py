@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from est_cli.config.batch import share_problems
 from est_cli.config.setting import EVERY, FREE, TRACKED, above, at_least, setting
 
 if TYPE_CHECKING:
@@ -86,12 +87,8 @@ class LaunchConfig:
 
 
 def launch_problems(config: RunConfig) -> Iterator[str]:
-    launch, train = config.launch, config.train
-    if launch.num_processes >= 1 <= train.seq_len and (train.tokens_per_step // train.seq_len) % launch.num_processes:
-        yield (
-            f"launch.num_processes: the {train.tokens_per_step // train.seq_len} sequences of a step "
-            f"(train.tokens_per_step) do not divide among {launch.num_processes} processes"
-        )
+    launch = config.launch
+    yield from share_problems(config.train, launch.num_processes)
     if launch.strategy not in ("ddp", "fsdp"):
         reason = f"; {NOT_DEEPSPEED}" if launch.strategy == "deepspeed" else ""
         yield f"launch.strategy: {launch.strategy!r} is not one of ddp, fsdp{reason}"
@@ -110,8 +107,8 @@ def launch_problems(config: RunConfig) -> Iterator[str]:
             yield f"launch.{key}: has no meaning under launch.strategy=ddp, where weights are not shared out; use fsdp"
     if launch.num_processes > 1:
         yield from shard_size_problems(launch, launch.num_processes)
-    if train.precision is not None:
-        yield from gather_problems(launch, train.precision)
+    if config.train.precision is not None:
+        yield from gather_problems(launch, config.train.precision)
 
 
 _SHARDED = ("gather_dtype", "shard_size", "reshard_after_forward")

@@ -103,9 +103,10 @@ def _meaningless(config: RunConfig) -> Iterator[str]:
 
 
 def _reader_of(key: str) -> str:
-    """The scheduler to name as one that reads this key of stage."""
-    usual = ("three_stage", *SCHEDULERS)
-    return next(name for name in usual if key in (*scheduler_named(name).reads, *scheduler_named(name).optional))
+    """The scheduler to name as one that reads this key of stage; first those that need it."""
+    usual = ("three_stage", "n_stage", *SCHEDULERS)
+    needing = (name for name in usual if key in scheduler_named(name).reads)
+    return next(needing, "") or next(name for name in usual if key in scheduler_named(name).optional)
 
 
 def _out_of_range(stage: StageConfig) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from est_cli.config.batch import longest_sequence
 from est_cli.config.data import Packing, packing_problems
 from est_cli.config.setting import SETTLED, above, at_least, between, epsilon, setting
 from est_cli.est.spec import ModelSpec
@@ -147,7 +148,7 @@ def _number_problems(model: ModelConfig, family: Family) -> Iterator[str]:
 
 def fit_problems(config: RunConfig, sizes: ModelSpec) -> Iterator[str]:
     """What of the run does not fit a model of these sizes, but for the rates."""
-    seq_len, positions = config.train.seq_len, sizes.max_positions
+    seq_len, positions = longest_sequence(config.train), sizes.max_positions
     if positions is not None and seq_len > positions:
         yield f"train.seq_len: {seq_len} is longer than the model's {positions} positions (model.max_positions)"
     if config.dataset.packing is Packing.document:

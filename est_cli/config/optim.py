@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from est_cli.config.setting import METHOD, above, at_least, between, epsilon, setting
+from est_cli.est.batch import BatchSchedule
 from est_cli.est.schedule import boundary_step
 
 if TYPE_CHECKING:
@@ -40,6 +41,16 @@ class UnsampledRows(StrEnum):
     frozen = "frozen"
 
 
+class BatchLr(StrEnum):
+    """What a stage's ratio of tokens per step to the last stage's is raised to, as a factor of the learning rate."""
+
+    none = "none"
+    sqrt = "sqrt"
+    """As for Adam and its kin (Malladi et al., 2022)."""
+    linear = "linear"
+    """As for SGD (Goyal et al., 2017)."""
+
+
 class AdjustLr(StrEnum):
     """What Muon's learning rate is multiplied by, for a matrix of so many outputs and inputs."""
 
@@ -49,6 +60,7 @@ class AdjustLr(StrEnum):
     """sqrt(max(1, outputs / inputs)) (Jordan et al., 2024)."""
 
 
+DEFAULT_WARMUP = 0.02
 DEFAULT_DECAY = 0.2
 """What `optim.decay: null` means: the last fifth of the run."""
 DEFAULT_MIN_LR_RATIO = 0.1
@@ -91,9 +103,22 @@ class OptimConfig:
     )
     grad_clip: float = setting(1.0, "Largest global gradient norm; 0: no clipping.", within=at_least(0))
     schedule: LrSchedule = setting(LrSchedule.wsd, "Course of the learning rate after the warm-up.")
-    warmup: int | float = setting(0.02, "Steps (int) or fraction of the run (float) of linear warm-up.")
+    warmup: int | float = setting(DEFAULT_WARMUP, "Steps (int) or fraction of the run (float) of linear warm-up.")
+    warmup_tokens: int | None = setting(
+        None, "Tokens of the warm-up, in place of `warmup`: up to the step that has read them.", within=at_least(0)
+    )
     decay: int | float | None = setting(
         None, "wsd only: steps (int) or fraction (float) of the final linear decay; null: 0.2."
+    )
+    decay_tokens: int | None = setting(
+        None,
+        "wsd only: tokens of the decay, in place of `decay`: the last steps that read them.",
+        within=at_least(0),
+    )
+    batch_lr: BatchLr = setting(
+        BatchLr.none,
+        "How the learning rate of a stage follows its train.tokens_per_step: not at all, or by the ratio of this to "
+        "that of the last stage (linear), or by its square root (sqrt).",
     )
     min_lr_ratio: float | None = setting(
         None, "The floor of wsd, cosine and linear as a fraction of lr; null: 0.1.", within=between("[0, 1]")
@@ -110,15 +135,25 @@ class OptimConfig:
     )
 
 
-def decay_begin(optim: OptimConfig, steps: int) -> int | None:
-    """The first step (0-based) of the final decay under wsd in a run of so many steps; None under other schedules."""
+def warmup_end(optim: OptimConfig, batch: BatchSchedule) -> int:
+    """The first step (0-based) behind the warm-up."""
+    if optim.warmup_tokens is not None:
+        return batch.step_after(optim.warmup_tokens)
+    return boundary_step(optim.warmup, batch.max_steps)
+
+
+def decay_begin(optim: OptimConfig, batch: BatchSchedule) -> int | None:
+    """The first step (0-based) of the final decay under wsd; None under other schedules."""
     if optim.schedule is not LrSchedule.wsd:
         return None
-    return steps - boundary_step(DEFAULT_DECAY if optim.decay is None else optim.decay, steps)
+    if optim.decay_tokens is not None:
+        before = batch.tokens_before(batch.max_steps) - optim.decay_tokens
+        return batch.step_after(before + 1) - 1  # the last step that leaves as many
+    return batch.max_steps - boundary_step(DEFAULT_DECAY if optim.decay is None else optim.decay, batch.max_steps)
 
 
-def optim_problems(config: RunConfig, steps: int) -> Iterator[str]:
-    """What does not go together in a run of so many steps."""
+def optim_problems(config: RunConfig) -> Iterator[str]:
+    """What does not go together in a run of any length."""
     optim = config.optim
     if optim.decay is not None and optim.schedule is not LrSchedule.wsd:
         yield f"optim.decay: belongs to optim.schedule=wsd and has no meaning under {optim.schedule.value}"
@@ -128,8 +163,7 @@ def optim_problems(config: RunConfig, steps: int) -> Iterator[str]:
         if optim.name is not OptimName.muon and getattr(optim, key) is not None:
             yield f"optim.{key}: belongs to optim=muon and has no meaning under optim.name={optim.name.value}"
     yield from _incompatible_choices(config)
-    if steps >= 1:
-        yield from _lr_spans(optim, steps)
+    yield from _tokens_problems(optim)
 
 
 def _incompatible_choices(config: RunConfig) -> Iterator[str]:
@@ -147,14 +181,34 @@ def _incompatible_choices(config: RunConfig) -> Iterator[str]:
         )
 
 
-def _lr_spans(optim: OptimConfig, steps: int) -> Iterator[str]:
-    """warmup and decay are spans of the run; together they must fit into it."""
-    spans = {}
+def _tokens_problems(optim: OptimConfig) -> Iterator[str]:
+    if optim.decay_tokens is not None and optim.schedule is not LrSchedule.wsd:
+        yield f"optim.decay_tokens: belongs to optim.schedule=wsd and has no meaning under {optim.schedule.value}"
+    for key, default in (("warmup", DEFAULT_WARMUP), ("decay", None)):
+        if getattr(optim, f"{key}_tokens") is not None and getattr(optim, key) != default:
+            kept = "null" if default is None else default
+            yield f"optim.{key}_tokens: takes the place of optim.{key}, which is set too; leave that at {kept}"
+
+
+def lr_span_problems(optim: OptimConfig, batch: BatchSchedule) -> Iterator[str]:
+    """Warm-up and decay are spans of the run; together they must fit into it."""
+    steps, total = batch.max_steps, batch.tokens_before(batch.max_steps)
+    wrong = [*_outside(optim, steps, total)]
+    yield from wrong
+    if wrong:
+        return
+    warmup, decay = warmup_end(optim, batch), decay_begin(optim, batch)
+    if decay is not None and warmup > decay:
+        yield f"optim.decay: warm-up ({warmup}) and decay ({steps - decay}) exceed the run of {steps} steps"
+
+
+def _outside(optim: OptimConfig, steps: int, total: int) -> Iterator[str]:
+    """Each span by itself."""
     for key, default in (("warmup", 0.0), ("decay", DEFAULT_DECAY)):
-        value = getattr(optim, key)
+        value, tokens = getattr(optim, key), getattr(optim, f"{key}_tokens")
         try:
-            spans[key] = boundary_step(default if value is None else value, steps)
+            boundary_step(default if value is None else value, steps)
         except ValueError as error:
             yield f"optim.{key}: {error}"
-    if optim.schedule is LrSchedule.wsd and len(spans) == 2 and sum(spans.values()) > steps:
-        yield f"optim.decay: warm-up ({spans['warmup']}) and decay ({spans['decay']}) exceed the run of {steps} steps"
+        if tokens is not None and tokens > total:
+            yield f"optim.{key}_tokens: {tokens} is more than the {total} tokens that the run reads"

@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from est_cli.config.length import LENGTHS, MOST_STEPS
 from est_cli.config.run import RunConfig
 from est_cli.config.schedulers import scheduler_named
 from est_cli.config.setting import setting
-
-MOST_STEPS = 2**40
-"""Of a run that target_flops asks for."""
 
 
 class Target(StrEnum):
@@ -66,7 +64,7 @@ def of_any_length(config: RunConfig) -> RunConfig:
     """The configuration; where target_flops has yet to find its steps, with more of them than any setting names."""
     if not isinstance(config, PlanConfig) or config.target_flops is None:
         return config
-    return replace(config, train=replace(config.train, max_steps=MOST_STEPS, max_tokens=None))
+    return replace(config, train=replace(config.train, max_steps=MOST_STEPS, max_tokens=None, max_flops=None))
 
 
 def _saving(config: PlanConfig, saving: float) -> Iterator[str]:
@@ -82,7 +80,7 @@ def _flops(config: PlanConfig, flops: float) -> Iterator[str]:
         yield "target_flops: does not go with target_saving; the one sets the length of the run, the other its stages"
     if not 0.0 < flops < float("inf"):
         yield f"target_flops: {flops} is out of range; it is an amount of FLOPs, such as 1e15"
-    for key in ("max_steps", "max_tokens"):
+    for key in LENGTHS:
         if getattr(config.train, key) is not None:
             yield f"train.{key}: is what target_flops finds; leave it null"
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from est_cli.common.errors import ConfigError
+from est_cli.config.batch import batch_schedule, stage_problems
 from est_cli.config.data import dataset_problems
 from est_cli.config.launch import launch_problems
+from est_cli.config.length import max_steps, with_steps
 from est_cli.config.method import SamplingConfig, scheduler_problems
 from est_cli.config.micro_batch import pieces, requested
 from est_cli.config.model import HF, fit_problems, model_problems, preset_sizes
-from est_cli.config.optim import decay_begin, optim_problems
+from est_cli.config.optim import decay_begin, lr_span_problems, optim_problems
 from est_cli.config.paths import paths_problems
 from est_cli.config.plan import PlanConfig, of_any_length, plan_problems
 from est_cli.config.run import RunConfig, run_problems, tokenizer_of
 from est_cli.config.schedulers import scheduler_named
 from est_cli.config.schema import plain
 from est_cli.config.setting import range_problems, refuse
-from est_cli.config.training import max_steps, micro_batch_problems, train_problems
-from est_cli.est.flops import planned_counts
+from est_cli.config.training import micro_batch_problems, train_problems
+from est_cli.est.batch import BatchSchedule
+from est_cli.est.flops import FlopsLedger, ledger_of, planned_counts
 from est_cli.est.schedule import SamplingScheduler
 from est_cli.est.sizes import MicroBatchSplit, SamplingOptions, SequenceCounts, scheduled_sizes
 from est_cli.est.spec import ModelSpec
@@ -35,15 +38,15 @@ class Resolved:
     """Its name, `bpe` for one that is trained on the corpus."""
     scheduler: SamplingScheduler
     options: SamplingOptions
-    sequences_per_step: int
-    """Over all processes and micro-batches."""
+    batch: BatchSchedule
+    """Sequences of each step and their length."""
     micro_batches: tuple[int | None, ...]
     """Sequences per forward pass and rank in each stage, as they are asked for; None: the largest that fits."""
 
     @property
     def decay_begin(self) -> int | None:
         """See optim.decay_begin."""
-        return decay_begin(self.config.optim, self.max_steps)
+        return decay_begin(self.config.optim, self.batch)
 
     @property
     def lasting(self) -> list[int]:
@@ -54,10 +57,10 @@ class Resolved:
 
     def splits(self, world_size: int) -> dict[int, MicroBatchSplit]:
         """How a step of each stage is split, by its number; a micro-batch that is not chosen yet counts as whole."""
-        batch = self.sequences_per_step
+        of_stages = zip(self.batch.stages, self.micro_batches, strict=True)
         return {
-            number: MicroBatchSplit(tuple(pieces(batch, size or batch, world_size)), world_size)
-            for number, size in enumerate(self.micro_batches, start=1)
+            number: MicroBatchSplit(tuple(pieces(step.sequences, size or step.sequences, world_size)), world_size)
+            for number, (step, size) in enumerate(of_stages, start=1)
         }
 
     def planned(self, spec: ModelSpec, world_size: int) -> dict[int, SequenceCounts]:
@@ -65,8 +68,12 @@ class Resolved:
 
         Raises ValueError where the rates do not fit the model.
         """
-        batch, seed = self.sequences_per_step, self.config.seed
+        batch, seed = [step.sequences for step in self.batch.stages], self.config.seed
         return planned_counts(spec, self.scheduler, self.options, batch, seed, self.splits(world_size))
+
+    def ledger(self, spec: ModelSpec, planned: Mapping[int, SequenceCounts]) -> FlopsLedger:
+        """The ledger of the stages in `planned` (see planned()) when all their steps are done."""
+        return ledger_of(spec, planned, [step.seq_len for step in self.batch.stages])
 
     def check_fit(self, sizes: ModelSpec) -> None:
         """Raise ConfigError where the run does not fit the model. check() does it for presets, whose sizes it knows."""
@@ -83,7 +90,7 @@ class Resolved:
 
 def check(config: RunConfig) -> Resolved:
     """What the configuration amounts to. Raises one ConfigError that names every problem."""
-    given, config = config, of_any_length(config)
+    given, config = config, with_steps(of_any_length(config))
     steps = max_steps(config)
     refuse(
         [
@@ -92,14 +99,16 @@ def check(config: RunConfig) -> Resolved:
             *dataset_problems(config.dataset, tokenizer_of(config)),
             *train_problems(config),
             *run_problems(config),
-            *optim_problems(config, steps),
+            *optim_problems(config),
             *scheduler_problems(config, steps),
             *launch_problems(config),
             *paths_problems(config.paths),
             *(plan_problems(given) if isinstance(given, PlanConfig) else ()),
         ]
     )
+    refuse(stage_problems(config.train, len(scheduler_named(config.scheduler.name).make(steps, config.stage).stages)))
     run = resolve(config)
+    refuse(lr_span_problems(config.optim, run.batch))
     refuse(run._fit_problems(preset_sizes(config.model)) if config.model.family != HF else ())
     refuse(micro_batch_problems(run, config.sampling.redraw == "forward" or drops_entries(config)))
     return run
@@ -118,9 +127,15 @@ def resolve(config: RunConfig) -> Resolved:
         tokenizer=tokenizer_of(config),
         scheduler=scheduler,
         options=options_of(config.sampling),
-        sequences_per_step=train.tokens_per_step // train.seq_len,
+        batch=batch_schedule(train, scheduler),
         micro_batches=tuple(requested(train.micro_batch, len(scheduler.stages))),
     )
+
+
+def planned_ledger_of(config: RunConfig, spec: ModelSpec) -> FlopsLedger:
+    """What the ledger of a finished run of `config` will show. Raises ValueError where the rates do not fit."""
+    run = resolve(config)
+    return run.ledger(spec, run.planned(spec, config.launch.num_processes))
 
 
 def drops_entries(config: RunConfig) -> bool:

@@ -42,7 +42,8 @@ class StageConfig:
     )
     boundaries: int | float | list[int | float] | None = setting(
         None,
-        "First steps of stages 2, 3, ... as t1 and t2 are written: a list, or one number.",
+        "First steps of stages 2, 3, ... as t1 and t2 are written: a list, or one number; dense: of stages with a "
+        "train.tokens_per_step or train.seq_len of their own.",
         items=_listed(_is_number, "a list of steps (int) and fractions of the run (float), such as [0.1,0.4]"),
     )
     rates: list[list[int | float]] | None = setting(

@@ -10,14 +10,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from est_cli.common.errors import install_hint
+from est_cli.config.batch import COUNTS, batch_problems
+from est_cli.config.length import max_steps
 from est_cli.config.micro_batch import SIZES, stage_problems
-from est_cli.config.setting import EVERY, FREE, SETTLED, at_least, setting
+from est_cli.config.setting import EVERY, FREE, SETTLED, above, at_least, setting
 
 if TYPE_CHECKING:
     from est_cli.config.resolve import Resolved
     from est_cli.config.run import RunConfig
-
-DEFAULT_STEPS = 300
 
 
 class Precision(StrEnum):
@@ -49,15 +49,30 @@ class Attention(StrEnum):
 
 @dataclass
 class TrainConfig:
-    max_steps: int | None = setting(None, "Optimizer steps; null with max_tokens null: 300.", within=at_least(1))
+    max_steps: int | None = setting(
+        None, "Optimizer steps; null, and no budget of another kind: 300.", within=at_least(1)
+    )
     max_tokens: int | None = setting(
         None, "Budget in tokens instead of steps: rounded up to whole steps.", within=at_least(1)
     )
-    seq_len: int = setting(
-        256, "Tokens of a training sequence.", within=at_least(2, note=" (a token and the next one)")
+    max_flops: float | None = setting(
+        None,
+        "Budget in FLOPs (`total`) instead of steps: as many steps as use no more; config.yaml names them.",
+        within=above(0),
     )
-    tokens_per_step: int = setting(
-        4096, "Tokens per optimizer step over all micro-batches; a multiple of seq_len.", within=at_least(1)
+    seq_len: int | list[int] = setting(
+        256,
+        "Tokens of a training sequence, or a list with one number for each stage, [128,256,256], whose longest each of "
+        "them divides; validation reads the longest.",
+        within=at_least(2, note=" (a token and the next one)"),
+        items=COUNTS,
+    )
+    tokens_per_step: int | list[int] = setting(
+        4096,
+        "Tokens per optimizer step over all micro-batches, or a list with one number for each stage, "
+        "[2048,4096,4096]; multiples of the longest seq_len. optim.batch_lr says what the learning rate does.",
+        within=at_least(1),
+        items=COUNTS,
     )
     micro_batch: int | str | list[int | str] = setting(
         16,
@@ -179,18 +194,9 @@ class TrainConfig:
     profile_steps: int = setting(3, "Steps of the profiler trace.", FREE, within=at_least(1))
 
 
-def max_steps(config: RunConfig) -> int:
-    """Optimizer steps of the run: given, or the token budget rounded up to whole steps, or 300."""
-    train = config.train
-    if train.max_tokens is not None and train.tokens_per_step > 0:
-        return -(-train.max_tokens // train.tokens_per_step)
-    return DEFAULT_STEPS if train.max_steps is None else train.max_steps
-
-
 def train_problems(config: RunConfig) -> Iterator[str]:
     train = config.train
-    if train.seq_len >= 2 and train.tokens_per_step % train.seq_len:
-        yield f"train.tokens_per_step: {train.tokens_per_step} is not a multiple of train.seq_len={train.seq_len}"
+    yield from batch_problems(train)
     if train.max_steps is not None and train.max_tokens is not None:
         yield "train.max_tokens: the budget is given twice; set train.max_steps=null or leave max_tokens null"
     if train.lm_loss is LmLossKind.whole and train.lm_chunk is not None:

@@ -14,7 +14,7 @@ that really ran, so it does not depend on the attention backend, fused losses or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .schedule import SamplingScheduler
@@ -84,25 +84,27 @@ def planned_counts(
     spec: ModelSpec,
     scheduler: SamplingScheduler,
     options: SamplingOptions,
-    batch: int,
+    batch: int | Sequence[int],
     seed: int = 0,
     splits: Mapping[int, MicroBatchSplit] | None = None,
 ) -> dict[int, SequenceCounts]:
-    """What a whole run of `scheduler` will run, by the number of the stage, at `batch` sequences per optimizer step.
+    """What a whole run of `scheduler` will run, by the number of the stage.
+
+    `batch`: sequences per optimizer step, one number or one for each stage.
 
     Where sizes are random, the draws of `seed` are replayed; `splits` says by stage how a step is split, which counts
     under redraw=forward and ranks=independent only (None: not at all).
     """
     planned: dict[int, SequenceCounts] = {}
+    sequences = of_each_stage(batch, len(scheduler.stages))
     for number, sizes in scheduled_sizes(spec, scheduler, options).items():
         if scheduler.stages[number - 1].rates.random:
             from .replay import replayed  # torch, which a plan of fixed sizes does without
 
-            planned[number] = replayed(
-                spec, scheduler, options, seed, number, (splits or {}).get(number, MicroBatchSplit((batch,)))
-            )
+            whole = MicroBatchSplit((sequences[number - 1],))
+            planned[number] = replayed(spec, scheduler, options, seed, number, (splits or {}).get(number, whole))
         else:
-            planned[number] = ((sizes, batch * scheduler.stage_steps()[number - 1]),)
+            planned[number] = ((sizes, sequences[number - 1] * scheduler.stage_steps()[number - 1]),)
     return planned
 
 
@@ -110,17 +112,25 @@ def planned_ledger(
     spec: ModelSpec,
     scheduler: SamplingScheduler,
     options: SamplingOptions,
-    batch: int,
-    seq_len: int,
+    batch: int | Sequence[int],
+    seq_len: int | Sequence[int],
     seed: int = 0,
     splits: Mapping[int, MicroBatchSplit] | None = None,
 ) -> FlopsLedger:
-    """The ledger that a finished run of `scheduler` will show (see planned_counts)."""
-    return ledger_of(spec, planned_counts(spec, scheduler, options, batch, seed, splits).values(), seq_len)
+    """The ledger that a finished run of `scheduler` will show (see planned_counts); `seq_len`: as `batch`."""
+    planned = planned_counts(spec, scheduler, options, batch, seed, splits)
+    return ledger_of(spec, planned, of_each_stage(seq_len, len(scheduler.stages)))
 
 
-def ledger_of(spec: ModelSpec, parts: Iterable[SequenceCounts], seq_len: int) -> FlopsLedger:
-    """The ledger of a run that has run all these parts."""
-    ran = [piece for part in parts for piece in part]
-    sequences = sum(count for _, count in ran)
-    return FlopsLedger(flops_of(spec, ran, seq_len), training_flops(spec, full_sizes(spec), sequences, seq_len))
+def ledger_of(spec: ModelSpec, planned: Mapping[int, SequenceCounts], seq_lens: Sequence[int]) -> FlopsLedger:
+    """The ledger of a run that has run all of `planned`, by the number of the stage; `seq_lens`: of each stage."""
+    ledger, full = FlopsLedger(), full_sizes(spec)
+    for number, ran in planned.items():
+        seq_len, sequences = seq_lens[number - 1], sum(count for _, count in ran)
+        ledger.add(flops_of(spec, ran, seq_len), training_flops(spec, full, sequences, seq_len))
+    return ledger
+
+
+def of_each_stage(value: int | Sequence[int], stages: int) -> Sequence[int]:
+    """One number for each of so many stages, of one for all or a list that has them."""
+    return [value] * stages if isinstance(value, int) else value

@@ -213,9 +213,10 @@ def constant(max_steps: int, rates: SamplingRates) -> SamplingScheduler:
     return SamplingScheduler("constant", (Stage(max_steps, rates),))
 
 
-def dense(max_steps: int) -> SamplingScheduler:
-    """Ordinary training: one stage, the complete model."""
-    return SamplingScheduler("dense", (Stage(max_steps, SamplingRates()),))
+def dense(max_steps: int, boundaries: Sequence[int | float] = ()) -> SamplingScheduler:
+    """Ordinary training: the complete model. Stages, which may have batches of their own, begin at `boundaries`."""
+    ends = [*_steps(boundaries, max_steps), max_steps]
+    return SamplingScheduler("dense", tuple(Stage(end, SamplingRates()) for end in ends))
 
 
 def _ramp(

@@ -39,3 +39,19 @@ def solve(wanted: float, value: Callable[[float], float], finest: float, toleran
         else:
             high, above = x, found
     return low if -below <= above else high
+
+
+def longest_within(value: Callable[[int], float], limit: float, most: int) -> int:
+    """The largest n, at least 0, with value(n) <= `limit` < value(n + 1), of a `value` that rises with n.
+
+    Raises OverflowError where that would be more than `most`.
+    """
+    low, high = 0, 1
+    while value(high) <= limit:
+        low, high = high, 2 * high
+        if high > most:
+            raise OverflowError(f"more than {most}")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if value(middle) <= limit else (low, middle)
+    return low

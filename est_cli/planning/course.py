@@ -45,8 +45,9 @@ def sparkline(values: Sequence[float]) -> str:
 
 def _point(plan: Plan, step: int) -> Point:
     counts = _counts_near(plan, step)
-    rates, used = realised_rates(plan.spec, counts), flops_of(plan.spec, counts, plan.seq_len)
-    dense = training_flops(plan.spec, full_sizes(plan.spec), len(counts), plan.seq_len)
+    seq_len = plan.batch.at(step).seq_len
+    rates, used = realised_rates(plan.spec, counts), flops_of(plan.spec, counts, seq_len)
+    dense = training_flops(plan.spec, full_sizes(plan.spec), len(counts), seq_len)
     return Point(step, rates.p_h, rates.p_m, rates.p_l, used.blocks / dense.blocks, used.total / dense.total)
 
 

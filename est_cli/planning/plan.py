@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
 from est_cli.config import LmLossKind, Packing, PlanConfig
+from est_cli.config.batch import longest_sequence
 from est_cli.config.plan import of_any_length
-from est_cli.config.resolve import Resolved, resolve
+from est_cli.config.resolve import Resolved, planned_ledger_of, resolve
 from est_cli.distributed.device import own_device
 from est_cli.distributed.hardware import repeats_kv_heads, settled_precision
-from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingRates, SamplingScheduler
-from est_cli.est.flops import ledger_of
+from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingScheduler
+from est_cli.est.batch import BatchSchedule
 from est_cli.est.sizes import RealisedRates, SamplingOptions, SequenceCounts, realised_rates
 from est_cli.families import spec_of
 from est_cli.models import hf_config
@@ -71,8 +72,8 @@ class Plan:
     apart: bool
     """Whether documents of a sequence do not see each other."""
     memory: MemoryEstimate
-    seq_len: int
-    tokens_per_step: int
+    batch: BatchSchedule
+    """Of each step."""
     target: TargetSolution | None
     """What a target asked for, and the settings that meet it."""
     step_s: StepSeconds | None
@@ -102,36 +103,29 @@ def make_plan(config: PlanConfig) -> Plan:
     resolve(of_any_length(config)).check_fit(spec)
     apart = config.dataset.packing is Packing.document
     if apart:
-        check_documents(hf, config.train.seq_len)
+        check_documents(hf, longest_sequence(config.train))
     try:
-        found = solve_target(config, lambda tried: ledger_for(tried, spec))
+        found = solve_target(config, lambda tried: planned_ledger_of(tried, spec))
         config = config if found is None else found.config
         run = resolve(config)
         planned = run.planned(spec, config.launch.num_processes)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    train, scheduler, options = config.train, run.scheduler, run.options
-    memory = _memory(config, hf, spec, options, [scheduler.stages[number - 1].rates for number in planned])
+    memory = _memory(run, hf, spec, [*planned])
     return Plan(
         model=config.model.name,
         spec=spec,
-        scheduler=scheduler,
-        options=options,
+        scheduler=run.scheduler,
+        options=run.options,
         seed=config.seed,
         stages=[*_stages(run, spec, planned, memory)],
-        ledger=ledger_of(spec, planned.values(), train.seq_len),
+        ledger=run.ledger(spec, planned),
         apart=apart,
         memory=memory,
-        seq_len=train.seq_len,
-        tokens_per_step=train.tokens_per_step,
+        batch=run.batch,
         target=found,
         step_s=_measured(config) if config.probe else None,
     )
-
-
-def ledger_for(config: PlanConfig, spec: ModelSpec) -> FlopsLedger:
-    """What the finished run's ledger will show; ValueError where the rates do not fit the model."""
-    return ledger_of(spec, resolve(config).planned(spec, config.launch.num_processes).values(), config.train.seq_len)
 
 
 def _measured(config: PlanConfig) -> StepSeconds:
@@ -140,9 +134,9 @@ def _measured(config: PlanConfig) -> StepSeconds:
     return step_seconds(config)
 
 
-def _memory(
-    config: PlanConfig, hf: Any, spec: ModelSpec, options: SamplingOptions, rates: list[SamplingRates]
-) -> MemoryEstimate:
+def _memory(run: Resolved, hf: Any, spec: ModelSpec, stages: list[int]) -> MemoryEstimate:
+    """Of each of `stages`."""
+    config = run.config
     train, device = config.train, own_device(Rank())
     kind = "whole" if train.lm_loss is LmLossKind.whole else "chunked"  # torch's own keeps what chunked keeps
     end_of_text = 0 if config.dataset.packing is Packing.document else None  # whichever it is, the masks are as large
@@ -150,9 +144,9 @@ def _memory(
     return estimate_memory(
         hf,
         spec,
-        options,
-        rates,
-        train.seq_len,
+        run.options,
+        [run.scheduler.stages[number - 1].rates for number in stages],
+        [run.batch.of_stage(number).seq_len for number in stages],
         precision,
         train.activation_checkpointing,
         LmLoss(kind, end_of_text=end_of_text),
@@ -165,19 +159,20 @@ def _memory(
 def _stages(
     run: Resolved, spec: ModelSpec, planned: dict[int, SequenceCounts], memory: MemoryEstimate
 ) -> Iterator[PlannedStage]:
-    train, launch, scheduler = run.config.train, run.config.launch, run.scheduler
+    launch, scheduler = run.config.launch, run.scheduler
     for (number, ran), activations in zip(planned.items(), memory.activations, strict=True):
-        steps, ledger = scheduler.stage_steps()[number - 1], ledger_of(spec, [ran], train.seq_len)
+        steps, batch = scheduler.stage_steps()[number - 1], run.batch.of_stage(number)
+        ledger = run.ledger(spec, {number: ran})
         requested = run.micro_batches[number - 1]
         yield PlannedStage(
             number=number,
             first_step=scheduler.stages[number - 1].until_step - steps,
             steps=steps,
-            tokens=steps * train.tokens_per_step,
+            tokens=steps * batch.tokens,
             rates=realised_rates(spec, ran),
             flops=ledger.used,
             dense=ledger.dense,
-            micro_batch=None if requested is None else min(requested, run.sequences_per_step),
-            states=memory.states_under(launch, (requested or 0) * launch.num_processes < run.sequences_per_step),
+            micro_batch=None if requested is None else min(requested, batch.sequences),
+            states=memory.states_under(launch, (requested or 0) * launch.num_processes < batch.sequences),
             activations=activations,
         )

@@ -86,7 +86,7 @@ def _schedule_row(stage: PlannedStage) -> list[str]:
 
 def _schedule_total(plan: Plan) -> list[str]:
     steps = plan.scheduler.max_steps
-    return ["all", "", f"{steps:,}", f"{steps * plan.tokens_per_step:,}", "", "", ""]
+    return ["all", "", f"{steps:,}", f"{plan.batch.tokens_before(steps):,}", "", "", ""]
 
 
 def _cost_row(plan: Plan, stage: PlannedStage) -> list[str]:
@@ -107,13 +107,13 @@ def _cost(ledger: FlopsLedger, memory: int) -> list[str]:
 def _time_row(plan: Plan, stage: PlannedStage, step_s: StepSeconds) -> list[str]:
     seconds = step_s.stages[stage.number]
     time, flops = seconds / step_s.complete, stage.flops.total / stage.dense.total
-    speed, took = f"{plan.tokens_per_step / seconds:,.0f}", hours_minutes(stage.steps * seconds)
+    speed, took = f"{plan.batch.of_stage(stage.number).tokens / seconds:,.0f}", hours_minutes(stage.steps * seconds)
     return [str(stage.number), f"{seconds:.4g}", speed, took, f"{time:.3f}", f"{flops:.3f}"]
 
 
 def _time_total(plan: Plan) -> list[str]:
     assert plan.time_s is not None and plan.time_saved_pct is not None
-    flops, tokens = plan.ledger.used.total / plan.ledger.dense.total, plan.scheduler.max_steps * plan.tokens_per_step
+    flops, tokens = plan.ledger.used.total / plan.ledger.dense.total, plan.batch.tokens_before(plan.scheduler.max_steps)
     speed, share = f"{tokens / plan.time_s:,.0f}", 1.0 - plan.time_saved_pct / 100.0
     return ["all", "", speed, hours_minutes(plan.time_s), f"{share:.3f}", f"{flops:.3f}"]
 

@@ -12,13 +12,12 @@ from typing import Any
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import Convention, PlanConfig
-from est_cli.config.plan import MOST_STEPS
+from est_cli.config.length import MOST_STEPS, max_steps
 from est_cli.config.resolve import check
 from est_cli.config.schedulers import scheduler_named
 from est_cli.config.schedulers.shared.scheduler import Dial
-from est_cli.config.training import max_steps
 from est_cli.est import FlopsLedger
-from est_cli.est.target import OutOfReach, solve
+from est_cli.est.target import OutOfReach, longest_within, solve
 
 Ledger = Callable[[PlanConfig], FlopsLedger]
 """The ledger that a run with these settings will end with."""
@@ -100,7 +99,7 @@ def _flops(config: PlanConfig, wanted: float, ledger: Ledger) -> TargetSolution:
     convention = config.target_convention.value
 
     def run_of(steps: int) -> PlanConfig:
-        return replace(config, train=replace(config.train, max_steps=steps, max_tokens=None))
+        return replace(config, train=replace(config.train, max_steps=steps, max_tokens=None, max_flops=None))
 
     def used(steps: int) -> int:
         try:
@@ -109,16 +108,13 @@ def _flops(config: PlanConfig, wanted: float, ledger: Ledger) -> TargetSolution:
             return 0
         return amount
 
-    low, high = 1, 2
     if wanted < used(1):
         raise ConfigError(f"target_flops: {wanted:g} is out of reach; one step uses {used(1):.4g} ({convention})")
-    while used(high) < wanted:
-        low, high = high, 2 * high
-        if high > MOST_STEPS:
-            raise ConfigError(f"target_flops: {wanted:g} is out of reach; it takes over {MOST_STEPS:g} steps")
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if used(middle) < wanted else (low, middle)
+    try:
+        low = longest_within(used, wanted, MOST_STEPS)
+    except OverflowError:
+        raise ConfigError(f"target_flops: {wanted:g} is out of reach; it takes over {MOST_STEPS:g} steps") from None
+    high = low + 1
     if not used(low) and used(high) - wanted > used(high) / high:
         raise ConfigError(
             f"target_flops: {wanted:g} is out of reach; the stages take {high} steps, which use {used(high):.4g} "

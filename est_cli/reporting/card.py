@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 import est_cli
 from est_cli.config import RunConfig
+from est_cli.config.batch import describe_batch
 from est_cli.config.model import HF
 from est_cli.config.schedulers import scheduler_named
 from est_cli.config.schedulers.shared.scheduler import DRAWN
@@ -128,8 +129,7 @@ def _training(run: RunRecord, facts: _Facts) -> list[str]:
     rows = _beginning(config) | {
         "data": "; ".join(data_in_words(config)),
         "tokenizer": tokenizer_in_words(config),
-        "sequence length": f"{config.train.seq_len:,} tokens",
-        "batch": f"{config.train.tokens_per_step:,} tokens a step",
+        "batch": f"{describe_batch(run.batch)} a step",
         "steps": f"{summary['steps']:,}",
         "tokens": f"{summary['tokens']:,}",
         "learning rate": f"{config.optim.lr:g}, schedule `{plain(config.optim.schedule)}`",

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from est_cli.config import RunConfig
+from est_cli.config.batch import KEYS, varies
+from est_cli.config.length import LENGTHS
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import FREE, HASHED, METHOD, keys_with, short_key
 from est_cli.reporting.records import Record, column, smooth_loss
@@ -103,15 +105,23 @@ def setting_of(run: RunRecord) -> dict[str, Any]:
     """What runs of one group have in common. Where the hash of the data is known, it counts instead of the paths."""
     leaves = leaves_of(plain(run.config))
     setting = {key: value for key, value in leaves.items() if _defines(key)}
-    for key in ("train.max_steps", "train.max_tokens"):
-        del setting[key]
+    for key in LENGTHS:
+        del setting[f"train.{key}"]
     setting[BUDGET] = run.planned_steps
+    if varies(run.config.train):  # by stages, which no setting that counts for a dense twin holds
+        setting |= dict.fromkeys((f"train.{key}" for key in KEYS), _batch_in_words(run))
     for key in ("data_hash", "tokenizer_hash"):
         if run.recorded(key) is not None:
             setting[key] = run.recorded(key)
     if "data_hash" in setting:
         setting = {key: value for key, value in setting.items() if key not in keys_with(RunConfig, HASHED)}
     return setting
+
+
+def _batch_in_words(run: RunRecord) -> str:
+    """`2048x128 to 0.10, 4096x256 to 1.00`: tokens per step and sequence, up to which share of the run."""
+    stages = zip(run.batch.stages, run.batch.ends, strict=True)
+    return ", ".join(f"{step.tokens}x{step.seq_len} to {end / run.planned_steps:.2f}" for step, end in stages)
 
 
 def _defines(key: str) -> bool:

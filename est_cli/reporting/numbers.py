@@ -39,7 +39,7 @@ def run_row(run: RunRecord, group: Group) -> dict[str, Any]:
         "status": status,
         "steps": run.steps,
         "planned_steps": run.planned_steps,
-        "tokens": run.steps * run.config.train.tokens_per_step,
+        "tokens": run.batch.tokens_before(run.steps),
         **{key: recorded.get(key) for key in _MEASURED},
     }
 
@@ -59,7 +59,7 @@ def group_row(group: Group) -> dict[str, Any]:
         values = [row[key] for row in rows if row[key] is not None]
         means[key] = fmean(values) if values else None
         means[f"{key}_sd"] = stdev(values) if len(values) > 1 else None
-    tokens = group.steps * int(group.setting["train.tokens_per_step"])
+    tokens = group.runs[0].batch.tokens_before(group.steps)
     return {"group": group.label, "n": len(rows), "seeds": group.seeds, "steps": group.steps, "tokens": tokens} | means
 
 

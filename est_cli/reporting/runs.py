@@ -14,8 +14,11 @@ import numpy as np
 
 from est_cli.common.errors import CheckpointError, ConfigError, StorageError
 from est_cli.config import RunConfig
+from est_cli.config.batch import batch_problems, batch_schedule, largest_step, longest_sequence, varies
+from est_cli.config.length import max_steps
+from est_cli.config.schedulers import scheduler_named
 from est_cli.config.stored import stored_config
-from est_cli.config.training import max_steps
+from est_cli.est.batch import BatchSchedule, StepBatch
 from est_cli.reporting.layers import read_layers
 from est_cli.reporting.records import (
     LARGEST,
@@ -93,6 +96,17 @@ class RunRecord:
     def planned_steps(self) -> int:
         return max_steps(self.config)
 
+    @cached_property
+    def batch(self) -> BatchSchedule:
+        """Of each step; ValueError where its stages cannot be made."""
+        train = self.config.train
+        if varies(train):
+            scheduler = scheduler_named(self.config.scheduler.name).make(self.planned_steps, self.config.stage)
+            return batch_schedule(train, scheduler)
+        seq_len = longest_sequence(train)
+        step = StepBatch(largest_step(train) // seq_len, seq_len)
+        return BatchSchedule((self.planned_steps,), (step,))
+
     def recorded(self, key: str) -> Any:
         """From the summary, or as long as it has no such key from the newest checkpoint; None where neither has it."""
         found = None if self.summary is None else self.summary.get(key)
@@ -103,7 +117,8 @@ class RunRecord:
         if axis is Axis.steps:
             return steps.astype(float)
         if axis is Axis.tokens:
-            return steps * float(self.config.train.tokens_per_step)
+            ends = [0, *self.batch.ends]
+            return np.interp(steps, ends, [self.batch.tokens_before(end) for end in ends])
         known_steps, known = self._logged(axis)
         return np.interp(steps, known_steps, known, right=np.nan) if len(known) > 1 else np.full(len(steps), np.nan)
 
@@ -165,7 +180,7 @@ def read_run(folder: Path) -> RunRecord:
     Runs may be anybody's: what is not as est-train writes it is refused here.
     """
     run, config = RunDir(folder), stored_config(folder)
-    if not (config.train.tokens_per_step > 0 and 0 < max_steps(config) < LARGEST):
+    if [*batch_problems(config.train)] or not (largest_step(config.train) > 0 and 0 < max_steps(config) < LARGEST):
         raise CheckpointError(f"{run.config}: train: a run has steps, and tokens in a step")
     metrics = read_metrics(run.metrics) if run.metrics.exists() else []
     check_records(metrics, run.metrics)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import RunConfig
+from est_cli.config.length import max_steps
 from est_cli.config.resolve import resolve
 from est_cli.config.run import tokenizer_of
 from est_cli.config.schema import leaves_of, plain, typed
 from est_cli.config.setting import AUTO, FREE, Given, keys_with
 from est_cli.config.stored import stored_config
-from est_cli.config.training import max_steps
 from est_cli.storage.run_dir import RunDir
 from est_cli.storage.store import step_folders
 from est_cli.training.extend import kept_behind, set_length

@@ -41,7 +41,7 @@ from est_cli.distributed.device import (
 )
 from est_cli.distributed.hardware import repeats_kv_heads, runs_ahead, settled_precision
 from est_cli.est import EstHandle, IndexGenerator, apply_est
-from est_cli.est.flops import flops_of, ledger_of
+from est_cli.est.flops import flops_of
 from est_cli.est.sizes import SequenceCounts
 from est_cli.models import (
     attention_masks,
@@ -122,13 +122,13 @@ def _attention(config: RunConfig, parts: Parts) -> AbstractContextManager[None]:
     if train.attention not in (Attention.auto, Attention.flex) and not uses_kernels(hf):
         why = "caps its attention logits, which no kernel of torch can"
         raise ConfigError(f"train.attention: {spec.family} {why}; use auto")
-    masks = attention_masks(hf, train.seq_len, packed=parts.lm_loss.end_of_text is not None)
+    masks = attention_masks(hf, parts.run.batch.block, packed=parts.lm_loss.end_of_text is not None)
     dropout = config.model.dropout
     return attention_kernel(train.attention, parts.accelerator.device, precision_of(config), spec, dropout, masks)
 
 
 def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, quiet: bool) -> Run:
-    corpus, seq_len, rank = parts.corpus, config.train.seq_len, group.rank
+    corpus, rank = parts.corpus, group.rank
     handle = _prepare_model(config, parts, rank)
     objective = Objective(parts.model, parts.lm_loss)
     gradient_sync = _gradient_sync(config, parts, objective, handle, rank)
@@ -141,7 +141,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
     settle_processes(state, config, rank, run_dir)
     if isinstance(gradient_sync, DataParallel) and config.launch.check_every:
         group.require_same(weight_checksum(parts.model), "its weights before the first step are not")
-    batch = parts.run.sequences_per_step
+    batch = parts.run.batch
     planned = parts.run.planned(parts.spec, rank.world_size)
     end_of_text = parts.lm_loss.end_of_text
     generator = IndexGenerator(parts.spec, config.seed, parts.run.options)
@@ -157,9 +157,9 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         pinned=parts.accelerator.device.type == "cuda",
         end_of_text=end_of_text,
     )
-    stage_plans = _stage_plans(parts, planned, seq_len)
+    stage_plans = _stage_plans(parts, planned)
     progress = RunProgress(max_steps, state.step, stage_plans, quiet=quiet)
-    ledger = ledger_of(parts.spec, planned.values(), seq_len)
+    ledger = parts.run.ledger(parts.spec, planned)
     facts = facts_of(config, parts, state, ledger, rank) if rank.first else {}
     return Run(
         resolved=parts.run,
@@ -177,11 +177,11 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         loss_scale=_loss_scale(config, state, parts.accelerator.device),
         generator=generator,
         corpus=corpus,
-        supply=_supply(parts, group, batch),
+        supply=_supply(parts, group),
         validation_blocks=parts.validation_blocks,
         feed=Feed(source.inputs_of, runs_ahead(parts.accelerator.device)),
         micro_batches=micro_batches,
-        ledger=ledger_at(state, parts.spec, batch, seq_len, apart=end_of_text is not None),
+        ledger=ledger_at(state, parts.spec, batch, apart=end_of_text is not None),
         planned=ledger,
         state=state,
         tracker=open_tracker(config, run_dir, state, progress, facts) if rank.first else Tracker(None, None),
@@ -190,12 +190,12 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
     )
 
 
-def _supply(parts: Parts, group: Group, batch: int) -> Supply | None:
+def _supply(parts: Parts, group: Group) -> Supply | None:
     """What says whether the text of a step is there already; None where all of it is."""
     ahead, order = parts.corpus.ahead, parts.train_order
     if ahead is None or not isinstance(order, PartOrder):
         return None
-    return Supply(ahead, order, group, batch, parts.run.scheduler.max_steps)
+    return Supply(ahead, order, group, parts.run.batch)
 
 
 def _prepare_model(config: RunConfig, parts: Parts, rank: Rank) -> EstHandle:
@@ -243,11 +243,12 @@ def _fresh_state(corpus: Corpus) -> RunState:
     )
 
 
-def _stage_plans(parts: Parts, planned: dict[int, SequenceCounts], seq_len: int) -> list[StagePlan]:
+def _stage_plans(parts: Parts, planned: dict[int, SequenceCounts]) -> list[StagePlan]:
     """Each stage with what an average step of it costs."""
-    steps, stages = parts.run.scheduler.stage_steps(), parts.run.scheduler.stages
+    run, steps = parts.run, parts.run.scheduler.stage_steps()
+    ends, batches = run.batch.ends, run.batch.stages
     return [
-        StagePlan(n, stages[n - 1].until_step, flops_of(parts.spec, ran, seq_len).total / steps[n - 1])
+        StagePlan(n, ends[n - 1], flops_of(parts.spec, ran, batches[n - 1].seq_len).total / steps[n - 1])
         for n, ran in planned.items()
     ]
 
@@ -268,5 +269,5 @@ def _agreed(sizes: dict[int, int], group: Group) -> dict[int, int]:
 
 def _micro_batches_asked_for(run: Resolved, rank: Rank) -> dict[int, int]:
     """By stage; this process's share of the step where `auto` will say."""
-    batch = run.sequences_per_step // rank.world_size
-    return {number: min(run.micro_batches[number - 1] or batch, batch) for number in run.scheduler.occupied()}
+    own = {number: run.batch.of_stage(number).sequences // rank.world_size for number in run.scheduler.occupied()}
+    return {number: min(run.micro_batches[number - 1] or whole, whole) for number, whole in own.items()}

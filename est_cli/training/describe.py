@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from est_cli.config.batch import describe_batch
 from est_cli.config.micro_batch import describe_micro_batches
 from est_cli.training.run import Run
 
@@ -12,8 +13,8 @@ SHOWN_STAGES = 5
 def describe(run: Run) -> list[str]:
     """What a person wants to know before the first step, one line each."""
     wandb = run.tracker.wandb
-    train, parameters = run.config.train, sum(p.numel() for p in run.model.parameters())
-    tokens = run.scheduler.max_steps * train.tokens_per_step
+    parameters = sum(p.numel() for p in run.model.parameters())
+    tokens = run.batch.tokens_before(run.batch.max_steps)
     stages = [_stage_line(run, number) for number in run.scheduler.occupied()]
     if len(stages) > SHOWN_STAGES:
         stages[SHOWN_STAGES - 2 : -1] = ["..."]
@@ -22,7 +23,7 @@ def describe(run: Run) -> list[str]:
         f"model     {run.config.model.name}: {parameters:,} parameters, vocabulary {run.spec.vocab_size:,}",
         f"data      {run.config.dataset.name}: {_training_tokens(run)}, "
         f"{len(run.corpus.validation):,} for validation; this run reads {tokens:,}",
-        f"step      {train.tokens_per_step:,} tokens = {run.sequences_per_step} sequences of {train.seq_len}, "
+        f"step      {describe_batch(run.batch)}, "
         + describe_micro_batches(run.micro_batches, run.resolved.micro_batches),
         f"stages    {', '.join(stages)}",
         f"saving    {run.planned.saved_pct('blocks'):.2f} % of the block FLOPs, "

@@ -27,7 +27,7 @@ def evaluate(run: Run) -> float:
     bits = run.bits_per_byte(loss) if run.rank.first else None
     found = {"val_loss": loss, "perplexity": perplexity, "bits_per_byte": bits} | spread
     run.tracker.validation(
-        {"step": step, "tokens": step * train.tokens_per_step, **found, "flops": run.ledger.used.total}
+        {"step": step, "tokens": run.batch.tokens_before(step), **found, "flops": run.ledger.used.total}
     )
     of_bytes = "" if bits is None else f", {bits:.4f} bits per byte"
     run.progress.line(f"validation at step {step}: loss {loss:.4f}, perplexity {perplexity:.2f}{of_bytes}")

@@ -13,16 +13,16 @@ from typing import Any
 
 from est_cli.common.errors import CheckpointError, ConfigError
 from est_cli.config import LrSchedule, OptimConfig, RunConfig, StageConfig
+from est_cli.config.length import LENGTHS, max_steps
 from est_cli.config.resolve import Resolved, check, resolve
 from est_cli.config.schema import to_yaml
 from est_cli.config.stored import stored_config
-from est_cli.config.training import max_steps
 from est_cli.est.schedule import boundary_step, common_steps
 from est_cli.storage import disk
 from est_cli.storage.run_dir import RunDir
 from est_cli.storage.store import remove_later, step_folders, verify_folder
 
-LENGTH = ("train.max_steps", "train.max_tokens")
+LENGTH = tuple(f"train.{key}" for key in LENGTHS)
 """The keys that make a run longer."""
 BOUNDARIES = ("t1", "t2", "boundaries")
 
@@ -86,7 +86,7 @@ def kept_behind(old: Resolved, wanted: RunConfig, begin: int) -> RunConfig:
 
 
 def _optim(old: Resolved, optim: OptimConfig) -> OptimConfig:
-    same = repr(optim.warmup) == repr(old.config.optim.warmup)
+    same = optim.warmup_tokens is None and repr(optim.warmup) == repr(old.config.optim.warmup)
     return replace(optim, warmup=boundary_step(optim.warmup, old.max_steps)) if same else optim
 
 

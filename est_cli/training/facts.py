@@ -28,7 +28,7 @@ def facts_of(config: RunConfig, parts: Parts, state: RunState, planned: FlopsLed
         "run_name": config.run_name,
         "sweep": config.sweep,
         "steps": parts.run.scheduler.max_steps,
-        "tokens": parts.run.scheduler.max_steps * config.train.tokens_per_step,
+        "tokens": parts.run.batch.tokens_before(parts.run.max_steps),
         "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
         "vocabulary": parts.spec.vocab_size,
         "training_tokens": len(parts.corpus.train),

@@ -143,7 +143,7 @@ def _summary(run: Run, end: End, metrics: list[dict[str, Any]], covered: Coverag
     final = end.val_loss if math.isfinite(end.val_loss) else None
     values = {
         "steps": run.state.step,
-        "tokens": run.state.step * run.config.train.tokens_per_step,
+        "tokens": run.batch.tokens_before(run.state.step),
         "final_val_loss": final,
         "perplexity": None if final is None or final > 700 else math.exp(final),
         "bits_per_byte": run.bits_per_byte(end.val_loss),

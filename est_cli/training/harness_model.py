@@ -56,7 +56,7 @@ def harness_model(run: Run, group: Group | None) -> HFLM:
     model = _InTraining(
         pretrained=run.model,
         tokenizer=tokenizer,
-        max_length=getattr(run.model.config, "max_position_embeddings", None) or run.config.train.seq_len,
+        max_length=getattr(run.model.config, "max_position_embeddings", None) or run.batch.block,
         batch_size=run.micro_batches[max(run.micro_batches)],
         prefix_token_id=tokenizer.eos_token_id,  # what texts begin behind in training
         logits_cache=False,  # with it batches are made of other requests

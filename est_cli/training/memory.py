@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def estimate_memory(
     spec: ModelSpec,
     options: SamplingOptions,
     rates: list[SamplingRates],
-    seq_len: int,
+    seq_lens: Sequence[int],
     precision: Precision,
     checkpointing: bool,
     lm_loss: LmLoss,
@@ -94,7 +95,8 @@ def estimate_memory(
     optim: OptimConfig | None = None,
     repeated: bool = False,
 ) -> MemoryEstimate:
-    """Estimate for the model of `config` at each of `rates`, for any number of sequences of `seq_len` tokens.
+    """Estimate for the model of `config` at each of `rates`, for any number of sequences of as many tokens as its
+    entry of `seq_lens`.
 
     Every kernel of attention but `math` keeps what the one that torch chooses here keeps: no T x T matrix. `optim`
     None: AdamW. `repeated`: whether grouped KV heads are repeated before attention (see repeats_kv_heads).
@@ -114,7 +116,7 @@ def estimate_memory(
         handle = apply_est(model, spec)
         if checkpointing:
             checkpoint_activations(model)
-        for subnetwork in subnetworks:
+        for subnetwork, seq_len in zip(subnetworks, seq_lens, strict=True):
             handle.activate(subnetwork)
             one, two = (
                 _kept_bytes(model, torch.zeros(size, seq_len, dtype=torch.int64), precision, lm_loss) for size in (1, 2)

@@ -18,6 +18,7 @@ import torch
 from est_cli.common.errors import ConfigError, OutOfMemory
 from est_cli.distributed import FullySharded, Group
 from est_cli.distributed.hardware import runs_ahead
+from est_cli.est.flops import of_each_stage
 from est_cli.est.sizes import scheduled_sizes
 from est_cli.models.lm_loss import target_count
 from est_cli.training.memory import MemoryEstimate, available_bytes, estimate_memory
@@ -47,12 +48,13 @@ def resolve(run: Run) -> dict[int, int]:
     requested_sizes, found = run.resolved.micro_batches, run.state.micro_batches
     kept = [found.get(str(stage)) if size is None else size for stage, size in enumerate(requested_sizes, start=1)]
     stages, covers = _stages_to_come(run), _covers(run)
+    own = [step.sequences // run.rank.world_size for step in run.batch.stages]
     try:
-        return choose(kept, stages, run.sequences_per_rank, fits, covers)
+        return choose(kept, stages, own, fits, covers)
     except OutOfMemory:
         if kept == list(requested_sizes):
             raise
-    return choose(requested_sizes, stages, run.sequences_per_rank, fits, covers)
+    return choose(requested_sizes, stages, own, fits, covers)
 
 
 def rehearse(run: Run) -> None:
@@ -87,24 +89,26 @@ def _agreed(fits: Fits, group: Group) -> Fits:
 def choose(
     requested_sizes: Sequence[int | None],
     stages: Sequence[int],
-    sequences: int,
+    sequences: int | Sequence[int],
     fits: Fits,
     covers: Covers = lambda *_: True,
 ) -> dict[int, int]:
-    """Stage number -> sequences per micro-batch, for `stages` in a run with so many `sequences` in a step.
+    """Stage number -> sequences per micro-batch, for `stages` in a run with so many `sequences` in a step, one number
+    or one for each stage.
 
     `requested_sizes` holds an entry for every stage of the scheduler, None for auto: the largest divisor of
     `sequences` that fits, since an uneven last micro-batch would be one more shape to compile. What fits in a later
     stage fits in those before it that it `covers`, and is not tried again. Raises OutOfMemory.
     """
     chosen: dict[int, int] = {}
+    of_each = of_each_stage(sequences, len(requested_sizes))
     for stage in sorted(stages, reverse=True):
-        size = requested_sizes[stage - 1]
+        size, count = requested_sizes[stage - 1], of_each[stage - 1]
         known = max((chosen[later] for later in chosen if covers(later, stage)), default=0)  # the largest that fits
         if size is None:
-            chosen[stage] = _largest(stage, sequences, known, fits)
+            chosen[stage] = _largest(stage, count, known, fits)
         else:
-            chosen[stage] = min(size, sequences)
+            chosen[stage] = min(size, count)
             if chosen[stage] > known and not fits(stage, chosen[stage]):
                 raise _too_large(stage, chosen[stage])
     return dict(sorted(chosen.items()))
@@ -133,12 +137,13 @@ def fits_in_memory(run: Run) -> Fits:
     @cache
     def estimate() -> MemoryEstimate:
         train, rates = run.config.train, [run.scheduler.stages[stage - 1].rates for stage in stages]
+        seq_lens = [run.batch.of_stage(stage).seq_len for stage in stages]
         return estimate_memory(
             run.model.config,
             run.spec,
             run.generator.options,
             rates,
-            train.seq_len,
+            seq_lens,
             run.precision,
             train.activation_checkpointing,
             run.objective.lm_loss,
@@ -165,14 +170,15 @@ def _stages_to_come(run: Run) -> list[int]:
 
 
 def _covers(run: Run) -> Covers:
-    """Stages grow, but those of n_stage need not; and plain dropout keeps its mask for the backward pass."""
+    """Stages grow, but those of n_stage and sequences need not; plain dropout keeps its mask for the backward pass."""
     scheduler, options = run.scheduler, run.generator.options
     sizes = scheduled_sizes(run.spec, scheduler, options)
 
     def covers(later: int, earlier: int) -> bool:
         large, small = sizes[later], sizes[earlier]
+        longer = run.batch.of_stage(earlier).seq_len > run.batch.of_stage(later).seq_len
         drops = scheduler.stages[earlier - 1].rates.p_d < 1.0
-        return not drops and small.layers <= large.layers and all(map(le, small.kept, large.kept))
+        return not drops and not longer and small.layers <= large.layers and all(map(le, small.kept, large.kept))
 
     return covers
 
@@ -203,18 +209,21 @@ def _survives(run: Run, stage: int, size: int, compiled: bool, reserve: float) -
     run.handle.activate(run.generator.largest(run.scheduler.stages[stage - 1].rates))
     try:
         with nullcontext() if compiled else torch.compiler.set_stance("force_eager"):
-            return _runs_through(run, size, reserve)
+            return _runs_through(run, stage, size, reserve)
     finally:
         _free(run)
 
 
-def _runs_through(run: Run, size: int, reserve: float) -> bool:
+def _runs_through(run: Run, stage: int, size: int, reserve: float) -> bool:
     """A function of its own: when it has returned, nothing holds what its passes had allocated."""
-    passes = 2 if size < run.sequences_per_rank else 1  # the second one has all gradients beside its activations
+    batch = run.batch.of_stage(stage)
+    passes = (
+        2 if size * run.rank.world_size < batch.sequences else 1
+    )  # the second one has all gradients beside its activations
     device = run.accelerator.device
     try:
         with _occupied(device, missing_moments(run.optimizer) + int(reserve * _total_bytes(device))):
-            tokens = torch.zeros(size, run.config.train.seq_len, dtype=torch.int64, device=device)
+            tokens = torch.zeros(size, batch.seq_len, dtype=torch.int64, device=device)
             for _ in range(passes):
                 forward_backward(run, tokens, target_count(tokens))
     except torch.OutOfMemoryError:

@@ -72,7 +72,7 @@ class Parts:
 def configured_corpus(run: Resolved, spec: ModelSpec, verify: bool) -> Corpus:
     config = run.config
     begun = config.resume not in (None, AUTO)
-    seq_len, reads = config.train.seq_len, run.max_steps * config.train.tokens_per_step
+    seq_len, reads = run.batch.block, run.batch.tokens_before(run.max_steps)
     revision, cache = tokenizer_revision_of(config), config.paths.data_folder
     return load_corpus(config.dataset, run.tokenizer, spec.vocab_size, cache, seq_len, verify, begun, reads, revision)
 
@@ -114,8 +114,8 @@ def with_revisions(run: Resolved, corpus: Corpus) -> Resolved:
 
 def _tokens_read(run: Resolved) -> int:
     """As many tokens as the run reads; of a mixture whole windows, so that no source falls short of its share."""
-    samples, window = run.max_steps * run.sequences_per_step, 1 if run.config.dataset.weights is None else WINDOW
-    return -(-samples // window) * window * run.config.train.seq_len
+    samples, window = run.batch.blocks_before(run.max_steps), 1 if run.config.dataset.weights is None else WINDOW
+    return -(-samples // window) * window * run.batch.block
 
 
 def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
@@ -126,7 +126,7 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
     run.check_fit(spec)
     apart = config.dataset.packing is Packing.document
     if apart:
-        check_documents(hf, config.train.seq_len)
+        check_documents(hf, run.batch.block)
     if config.train.attention is Attention.flex:
         use_flex_attention(hf, device_type())
     if kind_of(device_type()).never_run and rank.first:
@@ -142,7 +142,7 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
     mark_documents(hf, apart)
     if apart:
         lm_loss = replace(lm_loss, end_of_text=corpus.tokenizer.eos_token_id)
-    blocks, order = _samples(corpus, config)
+    blocks, order = _samples(corpus, run.batch.block, config.seed)
     filled_later = sharded(config, rank) and not rank.first
     return Parts(
         corpus=corpus,
@@ -152,16 +152,15 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
         accelerator=build_accelerator(rank, config.launch.timeout_s),
         train_blocks=blocks,
         train_order=order,
-        validation_blocks=TokenBlocks(corpus.validation, config.train.seq_len, "validation"),
+        validation_blocks=TokenBlocks(corpus.validation, run.batch.block, "validation"),
         lm_loss=lm_loss,
         compiled=compiled,
         tasks=tasks,
     )
 
 
-def _samples(corpus: Corpus, config: RunConfig) -> tuple[TokenBlocks | PartOrder, BlockOrder | PartOrder]:
+def _samples(corpus: Corpus, seq_len: int, seed: int) -> tuple[TokenBlocks | PartOrder, BlockOrder | PartOrder]:
     """The blocks of the training text, and which of them is the i-th sample."""
-    seq_len, seed = config.train.seq_len, config.seed
     if corpus.ahead is not None:
         order = PartOrder(corpus.ahead.texts, seq_len, seed, corpus.weights)
         return order, order

@@ -17,6 +17,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from est_cli.config import OptimConfig, RunConfig, SamplingConfig, StageConfig, WandbMode
+from est_cli.config.batch import largest_step
 from est_cli.config.resolve import Resolved, resolve
 from est_cli.data import Corpus
 from est_cli.data.tokens.stream import Tokens, TokenSpan, TokenStream
@@ -108,7 +109,7 @@ def _thrown_away(folder: Path) -> RunInputs:
 
 def _random_corpus(run: Resolved, spec: ModelSpec, folder: Path) -> Corpus:
     """As many tokens as a step reads."""
-    path, count = folder / "tokens.bin", run.config.train.tokens_per_step
+    path, count = folder / "tokens.bin", largest_step(run.config.train)
     np.random.default_rng(run.config.seed).integers(spec.vocab_size, size=count, dtype="<u4").tofile(path)
     tokens = Tokens((TokenStream([TokenSpan(path, "<u4", 0, count)]),))
     end = "<|endoftext|>"

@@ -7,6 +7,7 @@ import torch
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
 from est_cli.config import RunConfig
+from est_cli.config.batch import share_problems
 from est_cli.config.launch import shard_size_problems
 from est_cli.config.resolve import Resolved, depends_on_split
 from est_cli.config.schema import leaves_of, plain
@@ -20,11 +21,8 @@ from est_cli.training.run import RunState
 
 def check_processes(run: Resolved, rank: Rank) -> None:
     """Raise ConfigError where the run cannot be shared by so many processes, or there are too few GPUs for them."""
-    config, sequences = run.config, run.sequences_per_step
-    if sequences % rank.world_size:
-        raise ConfigError(
-            f"train.tokens_per_step: its {sequences} sequences do not divide among {rank.world_size} processes"
-        )
+    config = run.config
+    refuse(share_problems(config.train, rank.world_size))
     devices = torch.cuda.device_count()
     if devices and rank.local_world_size > devices:
         raise ConfigError(

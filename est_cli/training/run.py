@@ -33,6 +33,7 @@ from est_cli.est import (
     Subnetwork,
     training_flops,
 )
+from est_cli.est.batch import BatchSchedule
 from est_cli.est.sizes import full_sizes
 from est_cli.models.lm_loss import Objective
 from est_cli.storage.run_dir import RunDir
@@ -172,18 +173,9 @@ class Run:
         return self.resolved.scheduler
 
     @property
-    def sequences_per_step(self) -> int:
-        return self.resolved.sequences_per_step
-
-    @property
-    def sequences_per_rank(self) -> int:
-        """Of a step, in each process."""
-        return self.sequences_per_step // self.rank.world_size
-
-    @property
-    def targets_per_step(self) -> int:
-        """Predictions that a step's loss is the mean of, over all processes."""
-        return self.sequences_per_step * (self.config.train.seq_len - 1)
+    def batch(self) -> BatchSchedule:
+        """Sequences of each step, over all processes, and their length."""
+        return self.resolved.batch
 
     def totals(self) -> dict[str, Any]:
         """What the run has used and saved so far: in the record of each step and in summary.json."""
@@ -218,12 +210,12 @@ class Run:
         count, total, end = AT_ONCE, 0, self._validated(self.config.train.eval_tokens)
         for begin in range(0, end, count):
             total += int(of_token[blocks.take(np.arange(begin, min(begin + count, end)))[:, 1:].numpy()].sum())
-        return total / (end * (self.config.train.seq_len - 1)) or None
+        return total / (end * (blocks.seq_len - 1)) or None
 
     def _validated(self, tokens: int | None) -> int:
         """Blocks of the validation set that so many tokens are."""
-        wanted = self.validation_blocks.num_blocks if tokens is None else max(1, tokens // self.config.train.seq_len)
-        return min(wanted, self.validation_blocks.num_blocks)
+        blocks = self.validation_blocks
+        return blocks.num_blocks if tokens is None else min(max(1, tokens // blocks.seq_len), blocks.num_blocks)
 
     def validation_batches(self, tokens: int | None) -> Iterator[Tensor]:
         """(B, T) int64 blocks from the start of the validation set, of so many `tokens` at most, one block at
@@ -232,7 +224,9 @@ class Run:
         In pieces as large as the last stage's micro-batches, since evaluation runs the complete model as that does.
         """
         blocks, rank, end = self.validation_blocks, self.rank, self._validated(tokens)
-        size = self.micro_batches[max(self.micro_batches)] * rank.world_size
+        last = max(self.micro_batches)
+        fits = max(1, self.micro_batches[last] * self.batch.of_stage(last).seq_len // blocks.seq_len)
+        size = fits * rank.world_size
         for begin in range(0, end, size):
             yield blocks.take(np.arange(begin, min(end, begin + size))[rank.rank :: rank.world_size])
 
@@ -244,8 +238,14 @@ def precision_of(config: RunConfig) -> Precision:
     return precision
 
 
-def ledger_at(state: RunState, spec: ModelSpec, sequences: int, seq_len: int, apart: bool) -> FlopsLedger:
-    """The ledger as it stood when `state` was saved; `sequences`: of a step, `apart`: whether their documents are."""
-    pairs = state.attention_pairs if apart else None
-    dense = training_flops(spec, full_sizes(spec), state.step * sequences, seq_len, pairs)
+def ledger_at(state: RunState, spec: ModelSpec, batch: BatchSchedule, apart: bool) -> FlopsLedger:
+    """The ledger as it stood when `state` was saved; `apart`: whether documents of a sequence are."""
+    full = full_sizes(spec)
+    if apart:
+        dense = training_flops(spec, full, 1, batch.tokens_before(state.step), state.attention_pairs)
+    else:
+        costs = (
+            training_flops(spec, full, steps * step.sequences, step.seq_len) for steps, step in batch.spans(state.step)
+        )
+        dense = sum(costs, Flops())
     return FlopsLedger(Flops(state.flops_blocks, state.flops_total), dense)

@@ -11,11 +11,11 @@ from typing import Any
 
 from est_cli.common.errors import CheckpointError, ConfigError, NumericsError, RunLockedError, StorageError
 from est_cli.config import RunConfig
+from est_cli.config.length import max_steps, with_steps
 from est_cli.config.resolve import Resolved, check, depends_on_split, resolve
 from est_cli.config.schema import leaves_of, plain, typed
 from est_cli.config.setting import AUTO, FREE, SETTLED, Given, keys_with, left_open
 from est_cli.config.stored import keys_newer_than, stored_config
-from est_cli.config.training import max_steps
 from est_cli.storage import strict_json
 from est_cli.storage.run_dir import (
     RunDir,
@@ -107,6 +107,8 @@ def resolve_resume(config: RunConfig, given: Given) -> Start:
     """
     if config.fork is not None:
         config = forked_config(config, given, begun=_has_begun(config))
+    if config.resume == AUTO:
+        config = with_steps(config)  # as the configuration of a run has them, by which it is found
     folder = _folder(config, given)
     if folder is None:
         run = check(config)

@@ -29,6 +29,7 @@ from est_cli.data.packing import attention_pairs
 from est_cli.data.parts import PartOrder
 from est_cli.distributed import Agreed, StepPlan, read_header, step_header
 from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork, reached_parts
+from est_cli.est.batch import BatchSchedule
 from est_cli.est.coverage import Coverage
 from est_cli.est.growth import grow
 from est_cli.est.index import hash_numbers, sizes_of
@@ -58,11 +59,10 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class BatchSource:
-    """Composes the inputs of step s: samples s * B, s * B + 1, ... of the shuffled blocks, what is drawn for them."""
+    """Composes the inputs of a step: the next of the shuffled blocks, cut into its sequences, and what is drawn."""
 
     scheduler: SamplingScheduler
-    batch: int
-    """Sequences of a step, over all processes: B."""
+    batch: BatchSchedule
     blocks: TokenBlocks | PartOrder
     order: BlockOrder | PartOrder
     generator: IndexGenerator
@@ -76,20 +76,26 @@ class BatchSource:
 
     def inputs_of(self, step: int) -> StepInputs:
         micro_batch = self.micro_batches[self.scheduler.stage_at(step)]
-        samples = self.order.blocks(step * self.batch, self.batch)
-        tokens, of_each = self._read(samples, own_samples(self.batch, micro_batch, self.rank))
-        sequences = pieces(self.batch, micro_batch, self.rank.world_size)
+        batch = self.batch.at(step)
+        samples = self.order.blocks(self.batch.blocks_before(step), self.batch.blocks_at(step))
+        tokens, of_each = self._read(samples, own_samples(batch.sequences, micro_batch, self.rank), batch.seq_len)
+        sequences = pieces(batch.sequences, micro_batch, self.rank.world_size)
         plan = plan_step(self.generator, step, self.scheduler.rates_at(step), sequences, self.rank, of_each)
         return StepInputs(tokens.pin_memory() if self.pinned else tokens, *plan)
 
-    def _read(self, samples: NDArray[np.int64], own: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64] | None]:
-        """The tokens of this process's `own` of the samples, and where documents are apart the pairs of all of them.
+    def _read(
+        self, samples: NDArray[np.int64], own: NDArray[np.int64], seq_len: int
+    ) -> tuple[Tensor, NDArray[np.int64] | None]:
+        """The tokens of this process's `own` sequences, and where documents are apart the pairs of all of them.
 
-        These every process counts for itself, so that all have the same ledger: integers, and nothing is sent.
+        `samples` are cut into sequences of `seq_len`. The pairs every process counts for itself, so that all have the
+        same ledger: integers, and nothing is sent.
         """
+        cut = self.batch.block // seq_len
         if self.end_of_text is None:
-            return self.blocks.take(samples[own]), None
-        tokens = self.blocks.take(samples)
+            needed, row = np.unique(own // cut, return_inverse=True)
+            return self.blocks.take(samples[needed]).view(-1, seq_len)[row * cut + own % cut], None
+        tokens = self.blocks.take(samples).view(-1, seq_len)
         return tokens[own], attention_pairs(tokens, self.end_of_text).numpy()
 
 
@@ -218,11 +224,11 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
 
     `stop`: whether a signal has asked this process to stop, for the others to know.
     """
-    config, device = run.config, run.accelerator.device
+    config, device, batch = run.config, run.accelerator.device, run.batch.at(step)
     # Inputs: tokens (own sequences, T), and the subnetworks that were drawn for them.
     _grow(run, step)
     inputs = run.feed.take(step, last=step + 1 == run.scheduler.max_steps)
-    run.health.count(inputs.plan, pieces(run.sequences_per_step, run.micro_batch_at(step), run.rank.world_size))
+    run.health.count(inputs.plan, pieces(batch.sequences, run.micro_batch_at(step), run.rank.world_size))
     tokens = inputs.tokens.to(device, non_blocking=True)
     # Gradients: each micro-batch (b, T) on its subnetwork; those of a layer are sent while the next one computes.
     loss = None
@@ -235,7 +241,7 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
             run.handle.activate(inputs.plan.at(micro_step))
             run.gradient_sync.before(micro_step)
             torch.manual_seed(hash_numbers((config.seed, step, micro_step, run.rank.rank)))  # for dropout
-            part = forward_backward(run, micro, run.targets_per_step)
+            part = forward_backward(run, micro, batch.targets)
             loss = part if loss is None else loss + part
     assert loss is not None
     # Agreement and update: the header carries the loss, stop signals and digests of what was drawn to all processes.
@@ -277,7 +283,7 @@ def _update(
 ) -> StepResult:
     """`loss`: of the whole step, over all processes."""
     optim = run.config.optim
-    lr = lr_at(step, run.scheduler.max_steps, optim)
+    lr = lr_at(step, run.batch, optim)
     frozen = optim.unsampled_rows is UnsampledRows.frozen
     parts = reached_parts(run.handle, inputs.plan.drawn) if frozen else ()
     grad_norm, rejected = update(run.optimizer, lr, optim.grad_clip, loss, parts, run.loss_scale, watch)

@@ -19,15 +19,18 @@ class Window:
     steps: int = 0
     step_s: float = 0.0
     flops: int = 0
+    tokens: int = 0
     waited_s: float = 0.0
     """For text that was not tokenised yet, in no step's time."""
 
-    def add(self, seconds: float, flops: int) -> None:
-        self.steps, self.step_s, self.flops = self.steps + 1, self.step_s + seconds, self.flops + flops
+    def add(self, seconds: float, flops: int, tokens: int) -> None:
+        self.steps, self.step_s = self.steps + 1, self.step_s + seconds
+        self.flops, self.tokens = self.flops + flops, self.tokens + tokens
 
-    def tokens_per_s(self, run: Run) -> float:
+    @property
+    def tokens_per_s(self) -> float:
         """Of all processes."""
-        return run.config.train.tokens_per_step * self.steps / self.step_s
+        return self.tokens / self.step_s
 
 
 def step_record(run: Run, window: Window, step: int, result: StepResult, numbers: StepNumbers) -> dict[str, Any]:
@@ -35,14 +38,14 @@ def step_record(run: Run, window: Window, step: int, result: StepResult, numbers
     peak = peak_flop_per_s(run.accelerator.device, run.precision)
     return {
         "step": step + 1,
-        "tokens": (step + 1) * run.config.train.tokens_per_step,
+        "tokens": run.batch.tokens_before(step + 1),
         "stage": run.scheduler.stage_at(step),
         **vars(realised_rates(run.spec, result.ran)),
         "loss": numbers.loss,
         "lr": result.lr,
         "grad_norm": numbers.grad_norm,
         **run.totals(),
-        "tokens_per_s": window.tokens_per_s(run),
+        "tokens_per_s": window.tokens_per_s,
         "step_s": window.step_s / window.steps,
         **({} if run.supply is None else {"text_wait_s": window.waited_s}),
         "mfu": None if peak is None else window.flops / window.step_s / (peak * run.rank.world_size),

@@ -11,6 +11,7 @@ from est_cli.data.tokens.ahead import Ahead
 from est_cli.data.tokens.encode_workers import ERRORS
 from est_cli.data.tokens.token_cache import warn_of_bad_rows
 from est_cli.distributed import Group
+from est_cli.est.batch import BatchSchedule
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +39,16 @@ class Supply:
     ahead: Ahead
     order: PartOrder
     group: Group
-    batch: int
-    """Sequences of a step, over all processes."""
-    max_steps: int
+    batch: BatchSchedule
 
     def __post_init__(self) -> None:
         self.look(None)
 
     def has(self, step: int) -> bool:
         """Whether the samples of `step` and of the next one are there, as far as is known without a look."""
-        steps = min(STEPS, self.max_steps - step)
-        needed = self.order.needed(step * self.batch, steps * self.batch)
+        first = self.batch.blocks_before(step)
+        end = self.batch.blocks_before(min(step + STEPS, self.batch.max_steps))
+        needed = self.order.needed(first, end - first)
         self.ahead.reach(needed)
         return all(part < there for part, there in zip(needed, self.order.admitted, strict=True))
 

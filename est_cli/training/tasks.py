@@ -40,12 +40,12 @@ class Tasks:
 
     def evaluate(self, run: Run) -> None:
         """Have the model as it is now do them, and record what comes of it. All processes call it."""
-        train, step = run.config.train, run.state.step
+        step = run.state.step
         numbers = run.group.share(self._numbers(run))
         for name in self._names:
             if not any(key.startswith(f"{name}/") for key in numbers):
                 run.progress.line(f"warning: train.eval_tasks: {name} gives no numbers")
-        run.tracker.event(In.tasks, {"step": step, "tokens": step * train.tokens_per_step, "tasks": numbers})
+        run.tracker.event(In.tasks, {"step": step, "tokens": run.batch.tokens_before(step), "tasks": numbers})
         shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items() if not name.endswith("_stderr"))
         run.progress.line(f"tasks at step {step}: {shown}")
 

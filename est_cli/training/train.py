@@ -164,12 +164,12 @@ def _read(loop: _Loop, leave: int) -> None:
 def _account(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, seconds: float) -> None:
     """Step `step` is done: the ledger, the records, and whether training can go on."""
     run, state = loop.run, loop.run.state
-    seq_len, pairs = run.config.train.seq_len, None if result.pairs is None else sum(result.pairs)
-    used = flops_of(run.spec, result.ran, seq_len, result.pairs)
-    run.ledger.add(used, training_flops(run.spec, full_sizes(run.spec), run.sequences_per_step, seq_len, pairs))
+    batch, pairs = run.batch.at(step), None if result.pairs is None else sum(result.pairs)
+    used = flops_of(run.spec, result.ran, batch.seq_len, result.pairs)
+    run.ledger.add(used, training_flops(run.spec, full_sizes(run.spec), batch.sequences, batch.seq_len, pairs))
     state.attention_pairs += pairs or 0
     state.flops_blocks, state.flops_total = run.ledger.used.blocks, run.ledger.used.total
-    loop.window.add(seconds, used.total)
+    loop.window.add(seconds, used.total, batch.tokens)
     loop.loss = numbers.loss
     loss_before, state.step = state.last_loss, step + 1
     _record_step(loop, step, result, numbers, seconds)
@@ -189,14 +189,14 @@ def _record_step(loop: _Loop, step: int, result: StepResult, numbers: StepNumber
     run, scheduler = loop.run, loop.run.scheduler
     stage, done = scheduler.stage_at(step), step + 1
     saved, saved_end = run.ledger.saved_pct("blocks"), run.planned.saved_pct("blocks")
-    run.progress.update(done, stage, seconds, numbers.loss, saved, saved_end, loop.window.tokens_per_s(run))
+    run.progress.update(done, stage, seconds, numbers.loss, saved, saved_end, loop.window.tokens_per_s)
     every = run.config.train.log_every
     last_of_stage = done in (*scheduler.transitions(), scheduler.max_steps)
     if every and (done % every == 0 or last_of_stage or step in scheduler.transitions()):
         run.tracker.train(step_record(run, loop.window, step, result, numbers))
         loop.window = Window()
     if result.covered is not None:
-        about = {"step": done, "tokens": done * run.config.train.tokens_per_step, "stage": stage}
+        about = {"step": done, "tokens": run.batch.tokens_before(done), "stage": stage}
         run.tracker.layers(about | run.health.record(numbers.layers, result.covered))
 
 

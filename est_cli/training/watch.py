@@ -34,9 +34,9 @@ def guard(run: Run, step: int, numbers: StepNumbers) -> None:
         state.rejected_in_a_row = 0
         return
     state.rejected_in_a_row += 1
-    first = step * run.sequences_per_step
-    where = f"step {step + 1} (samples {first} to {first + run.sequences_per_step - 1})"
-    run.tracker.event(In.not_finite, {"step": step + 1, "first_sample": first, "samples": run.sequences_per_step})
+    first, samples = run.batch.blocks_before(step), run.batch.blocks_at(step)
+    where = f"step {step + 1} (samples {first} to {first + samples - 1})"
+    run.tracker.event(In.not_finite, {"step": step + 1, "first_sample": first, "samples": samples})
     run.progress.line(f"warning: loss or gradient not finite at {where}; the update was left out")
     most = MAX_REJECTED + (PATIENCE if run.loss_scale is not None else 0)
     if state.rejected_in_a_row >= most:

@@ -10,10 +10,10 @@ import pytest
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import PlanConfig, RunConfig
+from est_cli.config.length import max_steps
 from est_cli.config.resolve import check, options_of, resolve
 from est_cli.config.run import tokenizer_of
 from est_cli.config.schema import leaves_of, plain, typed
-from est_cli.config.training import max_steps
 from est_cli.est import SamplingRates
 from est_cli.families import gpt2
 from tests.lab.commands import composed

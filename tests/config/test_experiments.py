@@ -13,7 +13,7 @@ import yaml
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import PlanConfig, RunConfig
-from est_cli.config.resolve import check
+from est_cli.config.resolve import check, resolve
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import FREE, keys_with, settings_of
 from est_cli.planning import Plan, make_plan
@@ -44,7 +44,7 @@ NOT_NEEDED = {
     *("dataset.separator", "dataset.articles", "launch.reduce_dtype", "launch.gather_dtype"),
     *("dataset.revision", "dataset.data_files", "dataset.data_dir", "dataset.on_bad_row"),
     *("dataset.max_tokens", "dataset.max_documents", "dataset.part_seed", "model.revision", "tokenizer_revision"),
-    "dataset.tokenize",
+    *("dataset.tokenize", "train.max_flops", "optim.warmup_tokens", "optim.decay_tokens", "optim.batch_lr"),
 }
 """Keys of other model families, schedulers, schedules and corpora, and how the same function is computed."""
 
@@ -149,7 +149,8 @@ def test_the_learning_rate_is_the_cosine_of_the_sources(name: str, lr: float, fl
     steps = config.train.max_steps
     assert steps is not None
     half = 2000 + (steps - 2000) // 2
-    rates = [lr_at(step, steps, config.optim) for step in (0, 1999, 2000, half, steps - 1)]
+    batch = resolve(config).batch
+    rates = [lr_at(step, batch, config.optim) for step in (0, 1999, 2000, half, steps - 1)]
     assert rates == pytest.approx([lr / 2000, lr, lr, (lr + floor) / 2, floor], rel=1e-3)
 
 

@@ -66,5 +66,5 @@ def test_where_the_processes_decide_what_is_drawn_their_number_stays(lab: Lab, s
 def test_a_step_must_divide_among_the_processes(lab: Lab) -> None:
     ended = lab.tiny_ranks(3, "x", *SHORT)
     assert [rank.code for rank in ended] == [2, 2, 2]
-    assert "train.tokens_per_step: its 8 sequences do not divide among 3 processes" in ended[0].last_words[0]
+    assert "the 8 sequences of a step (train.tokens_per_step) do not divide among 3 processes" in ended[0].last_words[0]
     assert not lab.at("x").exists()

@@ -83,7 +83,7 @@ def test_the_plan_is_what_the_draws_add_up_to(name: str) -> None:
     spec, scheduler = spec_of(config_of("llama")), SCHEDULERS[name]()
     ran = ran_step_by_step(IndexGenerator(spec, 7), scheduler, MicroBatchSplit((BATCH,)))
     found, planned = (
-        ledger_of(spec, [ran], LENGTH),
+        ledger_of(spec, {1: ran}, [LENGTH]),
         planned_ledger(spec, scheduler, SamplingOptions(), BATCH, LENGTH, 7),
     )
     assert (found.used, found.dense) == (planned.used, planned.dense)
@@ -105,7 +105,7 @@ def test_however_a_step_is_cut(name: str, options: dict[str, Any], cut: MicroBat
     spec, scheduler, chosen = spec_of(gpt2_config()), SCHEDULERS[name](), SamplingOptions(**options)
     ran = ran_step_by_step(IndexGenerator(spec, 7, chosen), scheduler, cut)
     planned = planned_ledger(spec, scheduler, chosen, BATCH, LENGTH, 7, {1: cut})
-    assert ledger_of(spec, [ran], LENGTH).used == planned.used
+    assert ledger_of(spec, {1: ran}, [LENGTH]).used == planned.used
     assert planned.used != planned_ledger(spec, scheduler, SamplingOptions(), BATCH, LENGTH, 7).used
 
 

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import PlanConfig
+from est_cli.config.resolve import planned_ledger_of
 from est_cli.config.schedulers import SCHEDULERS
 from est_cli.est import FlopsLedger
 from est_cli.planning import make_plan, print_plan
-from est_cli.planning import plan as planning
 from est_cli.planning.targets import TargetSolution, solve_target
 from tests.lab.commands import accepted
 
@@ -28,7 +28,7 @@ def ledger_of(config: PlanConfig) -> FlopsLedger:
     from est_cli.families import spec_of
     from est_cli.models import hf_config
 
-    return planning.ledger_for(config, spec_of(hf_config(config.model)))
+    return planned_ledger_of(config, spec_of(hf_config(config.model)))
 
 
 def found(*args: str) -> TargetSolution:

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 BATCH, SEQ_LEN = 3, 16
 OPTIONS = SamplingOptions()
 RATES = [SamplingRates(0.4, 0.6, 0.4), SamplingRates(0.4, 0.6, 1.0), SamplingRates()]
+SEQ_LENS = [SEQ_LEN] * len(RATES)
 
 
 def small(family: str, **changes: Any) -> Any:
@@ -36,7 +37,7 @@ def small(family: str, **changes: Any) -> Any:
 
 def estimate(config: Any, bf16: bool = False, checkpointing: bool = False, loss: str = "chunked") -> MemoryEstimate:
     precision = Precision.bf16 if bf16 else Precision.fp32
-    return estimate_memory(config, spec_of(config), OPTIONS, RATES, SEQ_LEN, precision, checkpointing, LmLoss(loss))
+    return estimate_memory(config, spec_of(config), OPTIONS, RATES, SEQ_LENS, precision, checkpointing, LmLoss(loss))
 
 
 def kept(found: MemoryEstimate, batch: int = BATCH) -> list[int]:
@@ -102,7 +103,7 @@ def test_repeated_kv_heads_are_kept_too() -> None:
     """As on a GPU whose kernels do not take grouped heads in fp32: K and V are as wide as Q."""
     config = small("llama")
     found = estimate_memory(
-        config, spec_of(config), OPTIONS, RATES, SEQ_LEN, Precision.fp32, False, LmLoss(), Attention.auto, None, True
+        config, spec_of(config), OPTIONS, RATES, SEQ_LENS, Precision.fp32, False, LmLoss(), Attention.auto, None, True
     )
     with repeated_kv_heads(True):
         repeated = [really_kept(config, rates, False, False, "chunked", BATCH) for rates in RATES]
@@ -120,7 +121,7 @@ def test_parameters_gradients_and_moments(family: str, name: OptimName, tied: bo
     config, optim = small(family, tie_word_embeddings=tied), OptimConfig(name=name)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     found = estimate_memory(
-        config, spec_of(config), OPTIONS, RATES, SEQ_LEN, Precision.fp32, False, LmLoss("chunked"), optim=optim
+        config, spec_of(config), OPTIONS, RATES, SEQ_LENS, Precision.fp32, False, LmLoss("chunked"), optim=optim
     )
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
     optimizer = build_optimizer(model, optim, apply_est(model, spec_of(config)))

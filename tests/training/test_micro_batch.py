@@ -18,6 +18,7 @@ from est_cli.config.micro_batch import requested
 from est_cli.distributed import Group, NoSync
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
 from est_cli.est.baselines import early_dropout, layer_dropout
+from est_cli.est.batch import BatchSchedule, StepBatch
 from est_cli.est.schedule import n_stage, three_stage
 from est_cli.families import spec_of
 from est_cli.models.lm_loss import LmLoss, Objective
@@ -146,6 +147,7 @@ def run_of(config: Any, asked: Any, device: str = "cpu", step: int = 0, seq_len:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device)
     handle = apply_est(model, spec_of(model.config))
     model.train()
+    scheduler = three_stage(10, 2, 5, SamplingRates(0.5, 0.5, 0.5))
     return SimpleNamespace(
         config=SimpleNamespace(train=TrainConfig(micro_batch=asked, seq_len=seq_len)),
         accelerator=SimpleNamespace(device=torch.device(device)),
@@ -156,14 +158,14 @@ def run_of(config: Any, asked: Any, device: str = "cpu", step: int = 0, seq_len:
         handle=handle,
         spec=handle.spec,
         optimizer=torch.optim.AdamW(model.parameters(), fused=True),
-        scheduler=three_stage(10, 2, 5, SamplingRates(0.5, 0.5, 0.5)),
+        scheduler=scheduler,
+        batch=BatchSchedule.of(scheduler, [StepBatch(sequences, seq_len)] * 3),
         generator=IndexGenerator(handle.spec, 0),
         objective=Objective(model, LmLoss()),
         gradient_sync=NoSync(),
         resolved=SimpleNamespace(micro_batches=tuple(requested(asked, 3))),
         rank=Rank(),
         group=Group(Rank(), 1.0),
-        sequences_per_rank=sequences,
         state=SimpleNamespace(step=step, micro_batches={}),
     )
 
@@ -299,7 +301,7 @@ def test_on_a_cpu_the_sizes_are_calculated(monkeypatch: pytest.MonkeyPatch) -> N
 
 def _estimate_arguments(run: Any) -> tuple[Any, ...]:
     rates = [stage.rates for stage in run.scheduler.stages]
-    return run.model.config, run.spec, run.generator.options, rates, 16, False, False, run.objective.lm_loss
+    return run.model.config, run.spec, run.generator.options, rates, [16] * 3, False, False, run.objective.lm_loss
 
 
 def test_on_a_cpu_numbers_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

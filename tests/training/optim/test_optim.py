@@ -9,13 +9,19 @@ import pytest
 import torch
 
 from est_cli.config import LrSchedule, OptimConfig
+from est_cli.est.batch import BatchSchedule, StepBatch
 from est_cli.training.optim import build_optimizer, lr_at, update
 from tests.lab.est_models import FAMILIES, build, config_of
 
 
 def rates(steps: int, **settings: Any) -> list[float]:
     optim = OptimConfig(lr=1.0, **settings)
-    return [lr_at(step, steps, optim) for step in range(steps)]
+    return [lr_at(step, even(steps), optim) for step in range(steps)]
+
+
+def even(steps: int) -> BatchSchedule:
+    """So many steps of four sequences of eight tokens."""
+    return BatchSchedule((steps,), (StepBatch(4, 8),))
 
 
 HALF = 0.5**0.5 / 2
@@ -85,7 +91,7 @@ def test_a_run_of_one_step() -> None:
 
 
 def test_the_learning_rate_scales_everything() -> None:
-    assert lr_at(8, 10, OptimConfig(lr=3e-4, warmup=0)) == pytest.approx(3e-4 * 0.55)
+    assert lr_at(8, even(10), OptimConfig(lr=3e-4, warmup=0)) == pytest.approx(3e-4 * 0.55)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
