@@ -185,7 +185,12 @@ def read_run(folder: Path) -> RunRecord:
     metrics = read_metrics(run.metrics) if run.metrics.exists() else []
     check_records(metrics, run.metrics)
     layers = read_layers(run.layers)
-    return RunRecord(str(folder), config, metrics, _summary(run), _newest_state(run.checkpoints), layers)
+    record = RunRecord(str(folder), config, metrics, _summary(run), _newest_state(run.checkpoints), layers)
+    try:
+        assert record.batch.max_steps == record.planned_steps
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{run.config}: the batches of its stages cannot be told ({error})") from error
+    return record
 
 
 def _summary(run: RunDir) -> Record | None:

@@ -243,3 +243,16 @@ def test_a_loss_that_was_never_finite(tmp_path: Path) -> None:
     make_run(tmp_path / "b", "dense")
     line = lines(claim_in(tmp_path))["equal steps", "dense twin, its end"]
     assert line.difference is None and line.note == "a run has no finite validation loss"
+
+
+RAMP = {"train__tokens_per_step": [1024, 2048, 4096], "train__seq_len": [128, 256, 256]}
+RATES = {"stage__p_m": 0.5, "stage__p_l": 0.5}
+
+
+@pytest.mark.parametrize(("boundaries", "twin"), [([0.25, 0.5], True), ([25, 50], True), ([0.25, 0.7], False)])
+def test_a_twin_of_batches_by_stage_has_the_same_ones(tmp_path: Path, boundaries: list[object], twin: bool) -> None:
+    make_run(tmp_path / "a", **RATES, **RAMP)
+    make_run(tmp_path / "b", "dense", stage__boundaries=boundaries, **RAMP)
+    claim = claim_in(tmp_path)
+    assert (claim.twin is not None) is twin
+    assert twin or ("differs in" in claim.cautions[0] and "train.tokens_per_step" in claim.cautions[0])

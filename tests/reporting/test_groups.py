@@ -146,3 +146,11 @@ def test_no_curve_of_no_records(tmp_path: Path) -> None:
         groups_in(make_run(tmp_path / "x" / "b", done=20).parent)["three_stage"], Axis.flops_blocks
     )
     assert curve is not None and not len(curve.x)
+
+
+def test_tokens_of_batches_by_stage(tmp_path: Path) -> None:
+    ramp = {"train__tokens_per_step": [1024, 2048, 4096], "train__seq_len": 256, "stage__p_m": 0.5, "stage__p_l": 0.5}
+    run = read_run(make_run(tmp_path / "a", **ramp))
+    assert run.position(Axis.tokens, np.array([0, 25, 26, 50, 100])).tolist() == [
+        *(0, 25 * 1024, 25 * 1024 + 2048, 25 * 3072, 25 * 3072 + 50 * 4096)
+    ]
