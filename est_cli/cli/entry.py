@@ -60,7 +60,7 @@ def enter(
     argv: Sequence[str] | None = None,
     tell: Tell | None = None,
 ) -> int:
-    """Run `main` on the command line and return the exit code (README.md lists them).
+    """Run `main` on the command line and return the exit code (docs/commands.md lists them).
 
     Where something went wrong, `tell` is called with the code and the line for the user; by default it goes to stderr.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code each kind ends with (README.md lists the codes)."""
+"""What can go wrong, and the exit code each kind ends with (docs/commands.md lists the codes)."""
 
 from __future__ import annotations
 
