@@ -63,3 +63,8 @@ def test_the_page_of_settings_is_what_the_fields_say() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "settings_page.py"))["page"]()
     told = "python docs/settings_page.py > docs/settings.md makes it anew"
     assert (ROOT / "docs" / "settings.md").read_text() == made, told
+
+
+def test_the_picture_of_the_method_is_what_the_method_draws() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "method_picture.py"))["picture"]()
+    assert (ROOT / "docs" / "method.svg").read_text("utf-8") == made, "python docs/method_picture.py docs/method.svg"
