@@ -19,6 +19,7 @@ Usage: est-analyze checkpoint=FOLDER [analysis=NAME] [KEY=VALUE] ...
   est-analyze checkpoint=outputs/NAME analyze.transitions=true      the same at every checkpoint that the run kept
   est-analyze checkpoint=outputs/NAME analysis=flatness             the loss along random directions
   est-analyze checkpoint=outputs/EST analysis=compare baseline=outputs/DENSE analyze.trace=true
+  est-analyze checkpoint=outputs/NAME analysis=draws                how far subnetworks lie apart, which units matter
   est-analyze checkpoint=outputs/NAME analysis=structural_dropout stage.p_h=0.5 stage.p_m=0.5 stage.p_l=0.5
   accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no \\
     -m est_cli.analyze checkpoint=outputs/NAME                      several processes (or launch.num_processes=2)

@@ -117,7 +117,35 @@ def _dropout(result: dict[str, Any]) -> TableContent:
     return [f"{rates}, {result['draws']} draws", "added loss", "second order", "difference"], rows
 
 
-TABLES = {"hessian_trace": _trace, "flatness": _flatness, "compare": _compare, "structural_dropout": _dropout}
+def _draws(result: dict[str, Any]) -> TableContent:
+    """Distributions, then the costliest units and pairs; in these the error is that over the sequences of the text."""
+    keys = ("standard_deviation", "median", "quantile_95", "most")
+    rows = [
+        [f"{one['kind']} at {one['rate']:g}", _with_error(one["excess"]), *(_number(one[key]) for key in keys)]
+        for one in result["distributions"]
+    ]
+    for one in result["units"] or ():
+        name = (
+            f"layer {one['layer']}"
+            if one["kind"] == "layer"
+            else f"{one['kind']} {one['number']} of layer {one['layer']}"
+        )
+        rows.append([f"without {name}", _with_error(one["excess"]), "", "", "", ""])
+    for one in (result["pairs"] or ())[:SHOWN_PAIRS]:
+        name = f"heads {one['heads'][0]} and {one['heads'][1]} of layer {one['layer']}"
+        rows.append([f"without {name}", _with_error(one["excess"]), "", "", "", ""])
+        rows.append(["  beyond the sum of both", _with_error(one["beyond_the_sum"]), "", "", "", ""])
+    return [f"{result['draws']} draws each", "excess loss", "sd", "median", "95 %", "most"], rows
+
+
+SHOWN_PAIRS = 3
+TABLES = {
+    "hessian_trace": _trace,
+    "flatness": _flatness,
+    "compare": _compare,
+    "structural_dropout": _dropout,
+    "draws": _draws,
+}
 
 
 def _with_error(one: dict[str, Any] | None) -> str:
@@ -188,6 +216,42 @@ def line_figure(result: dict[str, Any]) -> Figure:
     axes.set_xlabel("0: baseline, 1: checkpoint")
     axes.set_ylabel(LOSS)
     return _finished(figure, axes, f"from {result['baseline']}\nto {result['checkpoint']}")
+
+
+def draws_figure(result: dict[str, Any]) -> Figure:
+    """Each draw as a point, by kind and rate, with the median and the middle nine tenths."""
+    figure, found = new_figure(*SIZE), result["distributions"]
+    axes = figure.subplots()
+    for row, one in enumerate(reversed(found)):
+        axes.plot(
+            one["each"],
+            np.full(len(one["each"]), row),
+            "o",
+            color=BLUE,
+            alpha=0.35,
+            markersize=4,
+            label="a draw" if row == 0 else None,
+        )
+        axes.plot(
+            [one["quantile_05"], one["quantile_95"]],
+            [row, row],
+            color=GREY,
+            linewidth=1.2,
+            zorder=1,
+            label="middle 90 %" if row == 0 else None,
+        )
+        axes.plot(
+            one["median"],
+            row,
+            "|",
+            color=ORANGE,
+            markersize=16,
+            markeredgewidth=2.5,
+            label="median" if row == 0 else None,
+        )
+    axes.set_yticks(range(len(found)), [f"{one['kind']} at {one['rate']:g}" for one in reversed(found)])
+    axes.set_xlabel("loss above the complete model's (nats per token)")
+    return _finished(figure, axes, f"Draws of {result['checkpoint']}")
 
 
 def _finished(figure: Figure, axes: Axes, title: str) -> Figure:

@@ -14,7 +14,7 @@ L layers, k units kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,6 +57,23 @@ class Gates:
         for layer in running:
             factors[layer] = subnetwork.layer_scale
         return factors
+
+    @contextmanager
+    def absent(self, units: Iterable[tuple[str, int, int]]) -> Iterator[None]:
+        """Until the end of the block these units, (kind, layer, number) each, are left out: see draws.py."""
+        before = {kind: factors.detach().clone() for kind, factors in self.factors.items()}
+        with torch.no_grad():
+            for kind, layer, number in units:
+                self.factors[kind][layer, number] = 0.0
+            for factors in self.factors.values():
+                left = (factors != 0.0).sum(1, keepdim=True).clamp(min=1)
+                factors *= factors.shape[1] / left
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for kind, factors in self.factors.items():
+                    factors.copy_(before[kind])
 
     @contextmanager
     def applied(self, layers: tuple[nn.Module, ...]) -> Iterator[None]:

@@ -24,8 +24,9 @@ from est_cli.analysis.check_analysis import (
 )
 from est_cli.analysis.curvature import PRODUCT_COST, hessian_trace
 from est_cli.analysis.display import print_result
+from est_cli.analysis.draws import cost_of_draws, draws
 from est_cli.analysis.landscape import compare, flatness
-from est_cli.analysis.structural_dropout import kinds_of, rates_of, spec_for, structural_dropout
+from est_cli.analysis.structural_dropout import family_spec, kinds_of, rates_of, spec_for, structural_dropout
 from est_cli.common.errors import RunLockedError, reason
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import Analysis, AnalyzeConfig, Precision
@@ -51,6 +52,7 @@ ANALYSES: dict[Analysis, Callable[[AnalysisJob], Outcome]] = {
     Analysis.flatness: flatness,
     Analysis.compare: compare,
     Analysis.structural_dropout: structural_dropout,
+    Analysis.draws: draws,
 }
 
 
@@ -68,13 +70,15 @@ def analyse(config: AnalyzeConfig) -> None:
     first = checkpoints[0].checkpoint
     if config.analysis is Analysis.structural_dropout:
         spec_for(first, config)
+    if config.analysis is Analysis.draws:
+        family_spec(first)
     text = load_text(config, first, rank_of_environment())  # before the processes wait for each other
     new = new_folder(config)
     with meet(config.launch, Precision.fp32, CONTINUES) as processes, processes.first_only(new) as folder:
         digest = fingerprint(plain(config), text.digest, [one.checkpoint.name for one in checkpoints])
         processes.group.require_same(int(digest[:15], 16), "its settings, text or checkpoint are not")
         with (
-            progress(_cost(config, len(text.batches), len(checkpoints)), not processes.first) as shown,
+            progress(_cost(config, len(text.batches), checkpoints), not processes.first) as shown,
             memory_enough(LESS_MEMORY),
         ):
             job = AnalysisJob(config, checkpoints, baseline, text, processes, shown)
@@ -98,16 +102,18 @@ def analyse(config: AnalyzeConfig) -> None:
         track(config, folder, result, [folder / name for name in figures])
 
 
-def _cost(config: AnalyzeConfig, batches: int, checkpoints: int) -> float:
+def _cost(config: AnalyzeConfig, batches: int, checkpoints: Sequence[OpenedCheckpoint]) -> float:
     """What the cells of the analysis cost, in forward passes of a batch."""
     settings = config.analyze
     trace = PRODUCT_COST * settings.probes * batches
     if config.analysis is Analysis.hessian_trace:
-        return checkpoints * trace
+        return len(checkpoints) * trace
     if config.analysis is Analysis.flatness:
         return settings.directions * settings.points * batches
     if config.analysis is Analysis.compare:
         return settings.points * batches + (2 * trace if settings.trace else 0)
+    if config.analysis is Analysis.draws:
+        return cost_of_draws(config, family_spec(checkpoints[0].checkpoint), batches)
     kinds = len(kinds_of(rates_of(config)))
     return kinds * settings.draws * batches * (1 + PRODUCT_COST) + 2 * settings.draws
 

@@ -83,15 +83,20 @@ def rates_of(config: AnalyzeConfig) -> SamplingRates:
 
 def spec_for(checkpoint: Checkpoint, config: AnalyzeConfig) -> ModelSpec:
     """Raises ConfigError for a family that EST does not know, and where the rates do not fit the model."""
-    try:
-        spec = spec_of(checkpoint.config)
-    except ValueError as error:
-        raise ConfigError(str(error).replace("model:", "checkpoint:", 1)) from error
+    spec = family_spec(checkpoint)
     try:
         sample_sizes(spec, rates_of(config), options_of(config.sampling))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return spec
+
+
+def family_spec(checkpoint: Checkpoint) -> ModelSpec:
+    """Raises ConfigError for a family that EST does not know."""
+    try:
+        return spec_of(checkpoint.config)
+    except ValueError as error:
+        raise ConfigError(str(error).replace("model:", "checkpoint:", 1)) from error
 
 
 def kinds_of(rates: SamplingRates) -> dict[str, SamplingRates]:
@@ -120,7 +125,7 @@ def regularisation(
     own = work.own(len(drawn))
     subnetworks = {cell: generator.draw(*drawn[cell]) for cell in own}
     measured = np.zeros(len(drawn))
-    with _complete_again(handle):
+    with complete_again(handle):
         for cell, subnetwork in subnetworks.items():
             handle.activate(subnetwork)
             measured[cell] = mean_loss(loss, batches) - complete
@@ -174,7 +179,7 @@ def mean_outputs(
         full = _outputs(handle, calls, projection.path)
         size = sum(dot(y, y) for y in full)
         values = np.zeros(draws)
-        with _complete_again(handle):
+        with complete_again(handle):
             for number in work.own(draws):
                 handle.activate(generator.draw(number, wanted))
                 drawn = _outputs(handle, calls, projection.path)
@@ -219,7 +224,8 @@ def _outputs(handle: EstHandle, calls: list[tuple[tuple[Any, ...], dict[str, Any
 
 
 @contextmanager
-def _complete_again(handle: EstHandle) -> Iterator[None]:
+def complete_again(handle: EstHandle) -> Iterator[None]:
+    """Behind the block the complete model is active."""
     try:
         yield
     finally:

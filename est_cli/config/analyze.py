@@ -11,7 +11,18 @@ from est_cli.config.data import DatasetConfig, dataset_problems
 from est_cli.config.launch import LaunchConfig, whole_model_problems
 from est_cli.config.method import SamplingConfig
 from est_cli.config.paths import PathsConfig, paths_problems
-from est_cli.config.setting import SEED, TRACKED, above, at_least, group, range_problems, refuse, setting, settings_of
+from est_cli.config.setting import (
+    SEED,
+    TRACKED,
+    above,
+    at_least,
+    between,
+    group,
+    range_problems,
+    refuse,
+    setting,
+    settings_of,
+)
 from est_cli.config.tracking import TrackingIfAsked, tracking_problems
 from est_cli.est.schedule import SamplingRates
 
@@ -21,6 +32,7 @@ class Analysis(StrEnum):
     flatness = "flatness"
     compare = "compare"
     structural_dropout = "structural_dropout"
+    draws = "draws"
 
 
 class Part(StrEnum):
@@ -73,7 +85,17 @@ class AnalyzeSettings:
     radius: float = setting(
         1.0, "flatness: how far a curve goes to both sides, in lengths of the weights themselves.", within=above(0)
     )
-    draws: int = setting(32, "structural_dropout: subnetworks of each kind of sampling.", within=at_least(2))
+    draws: int = setting(
+        32, "structural_dropout, draws: subnetworks of each kind of sampling, and of each rate.", within=at_least(2)
+    )
+    rates: list[float] = setting(
+        [0.5], "draws: sampling rates, of each kind alone and of all together.", within=between("(0, 1)")
+    )
+    units: int = setting(
+        8,
+        "draws: units told of each kind, the costliest; of the heads among them pairs of a layer are looked at.",
+        within=at_least(1),
+    )
 
 
 @dataclass
@@ -112,6 +134,7 @@ READS = {
     Analysis.flatness: (*EVERY, "parameters", "directions", "points", "radius"),
     Analysis.compare: (*EVERY, "points", "trace"),
     Analysis.structural_dropout: (*EVERY, "draws"),
+    Analysis.draws: (*EVERY, "draws", "rates", "units"),
 }
 """Which keys of `analyze` have a meaning where; with `trace` compare reads `parameters` and `probes`, too."""
 
@@ -145,7 +168,9 @@ def _what(config: AnalyzeConfig) -> Iterator[str]:
 
 
 def _points_and_rates(config: AnalyzeConfig) -> Iterator[str]:
-    points = config.analyze.points
+    points, rates = config.analyze.points, config.analyze.rates
+    if not rates or len(set(rates)) < len(rates):
+        yield f"analyze.rates: {rates} must be one or more different rates, such as [0.5,0.75]"
     if points % 2 == 0:
         yield f"analyze.points: {points} is even; use an odd number, so that the middle is among them"
     for key, value in vars(config.stage).items():
@@ -168,8 +193,9 @@ def _meaningless(config: AnalyzeConfig) -> Iterator[str]:
             yield f"analyze.{key}: has no meaning under analysis={analysis.value}; it {hint}"
     samples = analysis is Analysis.structural_dropout
     for key in (key for key in changed if key.startswith(("stage.", "sampling."))):
-        if not samples:
-            yield f"{key}: has no meaning under analysis={analysis.value}; it goes with structural_dropout"
+        if not samples and (analysis is not Analysis.draws or key.startswith("stage.")):
+            rates = "; analyze.rates says which are drawn" if analysis is Analysis.draws else ""
+            yield f"{key}: has no meaning under analysis={analysis.value}; it goes with structural_dropout{rates}"
         elif key in ("sampling.redraw", "sampling.ranks"):
             yield f"{key}: has no meaning here, where nothing is trained; leave it {changed[key]}"
     if samples and min(vars(config.stage).values()) == 1.0:

@@ -55,6 +55,8 @@ OUT_OF_RANGE = out_of_range(AnalyzeConfig) | {
     "analyze.points": "4",
     "analyze.radius": "0.0",
     "analyze.draws": "1",
+    "analyze.rates": "[1.0]",
+    "analyze.units": "0",
     "launch.num_processes": "0",
     "launch.strategy": "fsdp",
     "launch.reduce_dtype": "bf16",
@@ -126,6 +128,7 @@ def test_what_an_analysis_does_not_read_is_refused(analysis: Analysis) -> None:
     assert set().union(*READS.values()) == vars(AnalyzeSettings()).keys()
     changes = {
         **{"tokens": 9, "seq_len": 9, "batch": 9, "probes": 9, "directions": 9, "draws": 9, "points": 9, "radius": 0.5},
+        **{"rates": [0.25], "units": 9},
         **{"part": Part.training, "parameters": Parameters.mlp, "transitions": True, "trace": True},
     }
     baseline = "other" if analysis is Analysis.compare else None
