@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from est_cli.cli.command import Command, execute, function_of
-from est_cli.cli.help import help_page
+from est_cli.cli.help import help_page, topic_page
 from est_cli.cli.launch.environment import refuse_wrong_launch
 from est_cli.common.errors import StoppedBySignal
 from est_cli.common.rank import rank_of_environment
@@ -60,4 +61,8 @@ def _answer(command: Command, line: CommandLine) -> None:
         answer(command.name, command.schema, line.argv)
         return
     refuse_stage_option(found.chosen)
-    print(help_page(command.usage, found.config, groups_of(command.schema, line.config_dir)))
+    groups, width = groups_of(command.schema, line.config_dir), shutil.get_terminal_size((80, 24)).columns
+    if line.topics:
+        print(topic_page(line.topics, found.config, groups, width))
+    else:
+        print(help_page(f"est-{command.name}", command.usage, found.config, groups, width))

@@ -15,6 +15,7 @@ import yaml
 
 from est_cli.analyze import main
 from est_cli.cli.entry import enter
+from est_cli.cli.help import SETTINGS
 from est_cli.cli.launch.handover import load_job, save_job
 from est_cli.common.errors import ConfigError
 from est_cli.config import Analysis, AnalyzeConfig, AnalyzeSettings, Parameters, Part, SamplingConfig
@@ -194,9 +195,9 @@ def test_the_real_command_refuses_before_anything_heavy_and_its_help_tells_all_k
     assert ended.code == 2 and ended.err.startswith("est-analyze: error: checkpoint: ") and ended.cpu_s < 2.0
     ended = command("est-analyze", "--help", cwd=tmp_path, PYTHONPATH=path)
     assert (ended.code, ended.err) == (0, "") and ended.cpu_s < 2.0
-    intro, _, settings = ended.out.partition("All keys with the values this command line would use:")
-    assert [line.strip().partition("=")[0] for line in settings.strip().splitlines()] == [*KEYS]
-    assert all(option in intro for option in groups_of(AnalyzeConfig, None)["dataset"])
+    intro, _, settings = ended.out.partition(SETTINGS)
+    assert set(re.findall(r"^  ([a-z_.]+)=", settings, re.MULTILINE)) == {*KEYS}
+    assert intro and all(option in settings for option in groups_of(AnalyzeConfig, None)["dataset"])
 
 
 def test_the_commands_of_the_document_can_be_typed() -> None:
