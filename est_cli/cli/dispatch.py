@@ -36,12 +36,12 @@ def dispatch(command: Command, argv: Sequence[str]) -> None:
         chosen = found.config.launch.num_processes if "launch.num_processes" in found.given else None
         refuse_wrong_launch(os.environ, chosen, command.name)
     refuse_stage_option(found.chosen)
-    if found.swept and getattr(found.config, "sweep", None) is None and rank_of_environment().first:
-        keys = ", ".join(found.swept)
-        print(f"est-{command.name}: one run; -m makes the recipe's sweep over {keys}", file=sys.stderr, flush=True)
     job = command.accept(found.config, found.given)
     if job is None:
         return
+    if found.swept and getattr(found.config, "sweep", None) is None and rank_of_environment().first:
+        keys = ", ".join(found.swept)
+        print(f"est-{command.name}: one run; -m makes the recipe's sweep over {keys}", file=sys.stderr, flush=True)
     try:
         execute(command, job)
     except (StoppedBySignal, KeyboardInterrupt) as stop:

@@ -11,6 +11,8 @@ import os
 import sys
 from typing import Any
 
+from est_cli.common.waiting import end_waiting
+
 PLAIN = {
     **dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True)),
     **{"±": "+-", "…": "...", "\u2013": "-", "\u2014": "-", "\u2018": "'", "\u2019": "'", "“": '"', "”": '"'},
@@ -68,6 +70,7 @@ class _Named(io.FileIO):
     """A file whose errors say that they are of stdout."""
 
     def write(self, data: Any) -> int:
+        end_waiting()
         try:
             return super().write(data)
         except OSError as error:
@@ -78,6 +81,7 @@ class _Lenient(io.FileIO):
     """A file that takes everything, whether the system does or not."""
 
     def write(self, data: Any) -> int:
+        end_waiting()
         try:
             return super().write(data)
         except OSError:  # full, gone, or nobody reads
