@@ -15,7 +15,19 @@ from est_cli.common.waiting import end_waiting
 
 PLAIN = {
     **dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True)),
-    **{"±": "+-", "…": "...", "\u2013": "-", "\u2014": "-", "\u2018": "'", "\u2019": "'", "“": '"', "”": '"'},
+    **{
+        "━": "=",
+        "─": "-",
+        "┃": "|",
+        "±": "+-",
+        "…": "...",
+        "\u2013": "-",
+        "\u2014": "-",
+        "\u2018": "'",
+        "\u2019": "'",
+        "“": '"',
+        "”": '"',
+    },
 }
 """What stands for a sign where the encoding (ascii, latin-1) does not have it; `?` for all others."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from textwrap import TextWrapper
 from typing import Any
 
 from rich import box
@@ -18,6 +20,9 @@ UNLIMITED = 10_000
 """Characters of a line in a file or a pipe, which has room for everything."""
 
 
+INDENT = 2
+"""Of a line's continuation."""
+_NAME = re.compile(r"\w+ {2,12}(?=\S)")
 LONGEST_WORD = 16
 """Words are cut into pieces of this length at most, where a terminal is very narrow."""
 
@@ -82,9 +87,22 @@ def table(
 
 
 def print_lines(console: Console, *lines: str) -> None:
-    """Text below a table: nothing of it is markup, and a line is broken by the terminal alone."""
+    """Text outside of tables, nothing of it markup. On a terminal a long line goes on below between two words.
+
+    A word that is longer than a line, such as a path, is broken by the terminal alone, which copies it whole.
+    """
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        parts = [_at_words(part, console.width) if console.is_terminal else part for part in line.split("\n")]
+        console.print("\n".join(parts), markup=False, highlight=False, soft_wrap=True)
+
+
+def _at_words(line: str, width: int) -> str:
+    """Below `name      text` the text goes on where it began."""
+    name = _NAME.match(line)
+    indent = " " * (len(name[0]) if name else INDENT)
+    wrap = TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    wrap.replace_whitespace = False
+    return wrap.fill(line)
 
 
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:

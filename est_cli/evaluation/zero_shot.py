@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from est_cli.common.counts import counted
 from est_cli.common.errors import CheckpointError, ConfigError, DataError, install_hint
 from est_cli.config import EvalConfig, EvalSettings
 from est_cli.data.text.sources import expand
@@ -91,10 +92,11 @@ def measure_all(
         digest = fingerprint(digests, config.eval.text_fields, settings, PERPLEXITY_VERSION)
         keep_zero_shot(folder, {**result, **settings, "settings_digest": digest})
         blank = text.total("blank")
+        left_out = f", {counted(blank, 'blank one')} left out" if blank else ""
+        size = f"{counted(measured.tokens, 'token')}, {counted(measured.bytes, 'byte')}"
         print(
             f"{checkpoint.name}: perplexity {measured.perplexity:.3f}, {measured.bits_per_byte:.4f} bits per byte "
-            f"({measured.tokens} tokens, {measured.bytes} bytes, {measured.documents} documents"
-            f"{f', {blank} blank ones left out' if blank else ''}; windows of {length}, stride {stride})",
+            f"({size}, {counted(measured.documents, 'document')}{left_out}; windows of {length}, stride {stride})",
         )
     return numbers[0]
 
