@@ -89,15 +89,16 @@ def _briefly(topic: str, config: Any, width: int) -> Iterator[str]:
 
 
 def _in_brief(known: Setting, room: int) -> str:
-    """What fits of a setting's meaning, with the range or the choices where these fit too."""
-    meaning, allowed = known.meaning.rstrip("."), _allowed(known)
-    for text in (f"{meaning} ({allowed})", meaning) if allowed else (meaning,):
-        if len(text) <= room:
-            return text
-    first, last = re.split(r"; |(?<!\.)\. ", meaning)[0], f" ({allowed})" if allowed else ""
-    if len(first + last) + 4 <= room:
-        return f"{first}{last} ..."
-    return _cut(first, room)
+    """What a setting means in the characters there are, with the range or the choices where these fit too."""
+    allowed = f" ({_allowed(known)})" if _allowed(known) else ""
+    meaning = known.meaning.rstrip(".")
+    clause = re.split(r"; |(?<!\.)\. ", meaning)[0]
+    options = [(known.brief, "")] if known.brief else [(meaning, ""), (clause, " ...")]
+    for text, more in options:
+        for shown in (text + allowed + more, text + more):
+            if len(shown) <= room:
+                return shown
+    return _cut(known.brief or meaning, room)
 
 
 def _cut(text: str, room: int) -> str:

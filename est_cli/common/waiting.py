@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import cycle
 
-FIRST_S, EVERY_S = 0.3, 0.1
+FIRST_S, EVERY_S = 0.2, 0.1
 """Seconds until it is seen, for most of what is wrong with a command line is told before, and between two pictures."""
 FRAMES, PLAIN_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 STDERR = 2
