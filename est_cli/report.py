@@ -60,12 +60,14 @@ def main(argv: Sequence[str]) -> None:
     title = arguments.title or _title(folders)
     out = Path(arguments.out) if arguments.out else _new_folder()
     with signals_deferred():
+        from est_cli.common.table import print_lines, table_console
         from est_cli.reporting.report import make_report  # matplotlib: only once there is something to show
 
     report = make_report(folders, out, title)
     for card in report.numbers["claims"]:
         first = card["comparisons"][0]
-        print(one_line(f"{card['group']}, {first['measure']}: {first['verdict']}"))  # names from other people's runs
+        line = one_line(f"{card['group']}, {first['measure']}: {first['verdict']}")  # names from other people's runs
+        print_lines(table_console(), line)
     print(f"report    {report.page}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -33,6 +34,7 @@ from est_cli.common.redact import one_line
 from est_cli.common.signals import handling, signals_deferred
 from est_cli.common.streams import STDOUT, prepare_streams, silence_stdout
 from est_cli.common.waiting import waiting
+from est_cli.common.wrapping import at_words
 
 if TYPE_CHECKING:
     from est_cli.cli.command import Command
@@ -200,8 +202,11 @@ def _print_version(argv: Sequence[str]) -> None:
 
 
 class _Plain(logging.Formatter):
+    """A message as one line, which goes on between words where a terminal is too narrow."""
+
     def format(self, record: logging.LogRecord) -> str:
-        return one_line(super().format(record))
+        line = one_line(super().format(record))
+        return at_words(line, shutil.get_terminal_size().columns) if sys.stderr.isatty() else line
 
 
 @contextmanager

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from textwrap import TextWrapper
 from typing import Any
 
 from rich import box
@@ -16,13 +14,12 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from est_cli.common.wrapping import at_words
+
 UNLIMITED = 10_000
 """Characters of a line in a file or a pipe, which has room for everything."""
 
 
-INDENT = 2
-"""Of a line's continuation."""
-_NAME = re.compile(r"\w+ {2,12}(?=\S)")
 LONGEST_WORD = 16
 """Words are cut into pieces of this length at most, where a terminal is very narrow."""
 
@@ -125,22 +122,10 @@ def table(
 
 
 def print_lines(console: Console, *lines: str) -> None:
-    """Text outside of tables, nothing of it markup. On a terminal a long line goes on below between two words.
-
-    A word that is longer than a line, such as a path, is broken by the terminal alone, which copies it whole.
-    """
+    """Text outside of tables, nothing of it markup. On a terminal a long line goes on below between two words."""
     for line in lines:
-        parts = [_at_words(part, console.width) if console.is_terminal else part for part in line.split("\n")]
-        console.print("\n".join(parts), markup=False, highlight=False, soft_wrap=True)
-
-
-def _at_words(line: str, width: int) -> str:
-    """Below `name      text` the text goes on where it began."""
-    name = _NAME.match(line)
-    indent = " " * (len(name[0]) if name else INDENT)
-    wrap = TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-    wrap.replace_whitespace = False
-    return wrap.fill(line)
+        shown = at_words(line, console.width) if console.is_terminal else line
+        console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -45,6 +45,7 @@ class EvalSettings:
         FREE,
         RECORDED,
         untracked=True,
+        brief="Folder of GLUE's files; null: from the hub",
     )
     epochs: float = setting(
         3.0,
@@ -91,10 +92,17 @@ class EvalSettings:
         within=at_least(8),
         brief="Tokens of an example or a window",
     )
-    dropout: float | None = setting(None, "null: as the checkpoint's config.json says.", within=between("[0, 1)"))
+    dropout: float | None = setting(
+        None,
+        "null: as the checkpoint's config.json says.",
+        within=between("[0, 1)"),
+        brief="Dropout; null: the checkpoint's own",
+    )
     select: Select = setting(Select.best, "The dev result of the best epoch, or of the last.")
     precision: Precision = setting(
-        Precision.fp32, "bf16: autocast; the weights stay fp32. tf32: fp32 with a GPU's tensor cores. fp16 is refused."
+        Precision.fp32,
+        "bf16: autocast; the weights stay fp32. tf32: fp32 with a GPU's tensor cores. fp16 is refused.",
+        brief="Type of the forward pass",
     )
     files: list[str] = setting(
         [],
