@@ -23,6 +23,9 @@ CURVE_IN_LINE = 12
 """Characters of the curve that stands in a line."""
 FRAME = 4
 """Columns of the panel's two sides."""
+ECHO = 3
+"""Columns that stay free behind the last line: the ^C that a terminal writes there would else begin a further line, and
+one of these be left on the screen."""
 
 
 @dataclass
@@ -92,12 +95,13 @@ class TrainingView:
     curve: Curve = field(default_factory=Curve)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width - ECHO
         if not self.stage:
             yield Text(f"step {self.step}/{self.total}  the first one takes longest")
         elif options.max_width < PANEL_COLUMNS or console.height < PANEL_ROWS:
-            yield Text(self.line(options.max_width), no_wrap=True)
+            yield Text(self.line(width), no_wrap=True)
         else:
-            yield self._panel(options.max_width)
+            yield self._panel(width)
 
     def line(self, width: int) -> str:
         """As much as there is room for; what is shown is whole."""
