@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.reporting.outcome import MOST, Outcome, dense_command, dense_twin, outcome_of
+from est_cli.reporting.outcome import MOST, MOST_READ, Outcome, dense_command, dense_twin, outcome_of
 from est_cli.reporting.runs import read_run
 from tests.lab.made_runs import make_run
 
@@ -77,12 +77,17 @@ def test_which_run_is_the_twin(tmp_path: Path) -> None:
 
 
 def test_a_large_archive_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, run = [], read_run(make_run(tmp_path / "est"))
-    folders = iter(tmp_path / str(number) for number in range(10 * MOST))
-    monkeypatch.setattr("est_cli.reporting.outcome.runs_below", lambda *_: folders)
-    monkeypatch.setattr("est_cli.reporting.outcome.RunDir.is_finished", lambda run: not read.append(run.root))
+    looked, read, run = [], [], read_run(make_run(tmp_path / "est"))
+    summary = make_run(tmp_path / "dense", "dense") / "summary.json"
+    for number in range(MOST + 5):
+        (tmp_path / "many" / str(number)).mkdir(parents=True)
+        (tmp_path / "many" / str(number) / "summary.json").symlink_to(summary)
+    folders = sorted((tmp_path / "many").iterdir())
+    monkeypatch.setattr("est_cli.reporting.outcome.runs_below", lambda *_: iter(folders))
+    monkeypatch.setattr("est_cli.reporting.outcome.RunDir.is_finished", lambda run: not looked.append(run.root))
+    monkeypatch.setattr("est_cli.reporting.outcome.stored_config", lambda folder: read.append(folder) or run.config)
     assert dense_twin(run, tmp_path) is None
-    assert len(read) == MOST
+    assert (len(looked), len(read)) == (MOST, MOST_READ)
 
 
 def test_an_outputs_folder_that_is_gone_has_no_twin(tmp_path: Path) -> None:
