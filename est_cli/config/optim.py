@@ -121,9 +121,16 @@ class OptimConfig:
     )
     grad_clip: float = setting(1.0, "Largest global gradient norm; 0: no clipping.", within=at_least(0))
     schedule: LrSchedule = setting(LrSchedule.wsd, "Course of the learning rate after the warm-up.")
-    warmup: int | float = setting(DEFAULT_WARMUP, "Steps (int) or fraction of the run (float) of linear warm-up.")
+    warmup: int | float = setting(
+        DEFAULT_WARMUP,
+        "Steps (int) or fraction of the run (float) of linear warm-up.",
+        brief="Warm-up in steps (int) or as a fraction",
+    )
     warmup_tokens: int | None = setting(
-        None, "Tokens of the warm-up, in place of `warmup`: up to the step that has read them.", within=at_least(0)
+        None,
+        "Tokens of the warm-up, in place of `warmup`: up to the step that has read them.",
+        within=at_least(0),
+        brief="Tokens of the warm-up, instead of warmup",
     )
     decay: int | float | None = setting(
         None,
@@ -134,11 +141,13 @@ class OptimConfig:
         None,
         "wsd only: tokens of the decay, in place of `decay`: the last steps that read them.",
         within=at_least(0),
+        brief="wsd: tokens of the decay, instead of decay",
     )
     batch_lr: BatchLr = setting(
         BatchLr.none,
         "How the learning rate of a stage follows its train.tokens_per_step: not at all, or by the ratio of this to "
         "that of the last stage (linear), or by its square root (sqrt).",
+        brief="How the rate follows the tokens of a step",
     )
     min_lr_ratio: float | None = setting(
         None,

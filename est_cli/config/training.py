@@ -50,7 +50,10 @@ class Attention(StrEnum):
 @dataclass
 class TrainConfig:
     max_steps: int | None = setting(
-        None, "Optimizer steps; null, and no budget of another kind: 300.", within=at_least(1)
+        None,
+        "Optimizer steps; null, and no budget of another kind: 300.",
+        within=at_least(1),
+        brief="Optimizer steps; null: by a budget, or 300",
     )
     max_tokens: int | None = setting(
         None,
@@ -62,6 +65,7 @@ class TrainConfig:
         None,
         "Budget in FLOPs (`total`) instead of steps: as many steps as use no more; config.yaml names them.",
         within=above(0),
+        brief="FLOPs to train with, instead of max_steps",
     )
     seq_len: int | list[int] = setting(
         256,
@@ -69,6 +73,7 @@ class TrainConfig:
         "them divides; validation reads the longest.",
         within=at_least(2, note=" (a token and the next one)"),
         items=COUNTS,
+        brief="Tokens of a training sequence",
     )
     tokens_per_step: int | list[int] = setting(
         4096,
@@ -76,6 +81,7 @@ class TrainConfig:
         "[2048,4096,4096]; multiples of the longest seq_len. optim.batch_lr says what the learning rate does.",
         within=at_least(1),
         items=COUNTS,
+        brief="Tokens per optimizer step",
     )
     micro_batch: int | str | list[int | str] = setting(
         16,

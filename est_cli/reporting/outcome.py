@@ -60,7 +60,7 @@ class Outcome:
     def next_command(self, argv: Sequence[str]) -> str:
         """What is most useful now: the dense twin where it is missing and `argv`, this process's, tells how it is
         trained; else a page about what there is."""
-        dense = dense_command(argv)
+        dense = "" if _has_stages_of_its_own(self.run.config) else dense_command(argv)
         if self.twin is None and self.run.config.scheduler.name != "dense" and dense:
             return dense
         return shlex.join(["est-report", self.run.name, *([] if self.twin is None else [self.twin.name])])
@@ -92,6 +92,13 @@ def dense_command(argv: Sequence[str]) -> str:
     if not (argv and Path(argv[0]).name in _PROGRAMS and whole):
         return ""
     return shlex.join(["est-train", *(word for word in words if not _is_of_this_run(word)), "scheduler=dense"])
+
+
+def _has_stages_of_its_own(config: RunConfig) -> bool:
+    """Whether more than `scheduler=dense` makes its twin: batches by stage need boundaries, FLOPs are other steps."""
+    train = config.train
+    by_stage = any(isinstance(size, list) for size in (train.seq_len, train.tokens_per_step, train.micro_batch))
+    return by_stage or train.max_flops is not None
 
 
 def _is_of_this_run(word: str) -> bool:

@@ -80,7 +80,7 @@ def test_one_group_in_full() -> None:
 
 def test_schedulers_tell_what_they_read() -> None:
     told = " ".join(topic_page(["scheduler"], RunConfig(), GROUPS).split())
-    assert "dense: ordinary training of the complete model: the baseline. Reads nothing of stage." in told
+    assert "dense: ordinary training of the complete model: the baseline. Reads stage.boundaries." in told
     assert "Reads stage.theta, stage.gamma." in told
 
 

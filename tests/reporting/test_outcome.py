@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,12 @@ def test_without_a_twin_the_next_command_trains_it(tmp_path: Path) -> None:
             "scheduler=raptr", "model=gpt2", "dataset.files=[a b.txt]"]  # fmt: skip
     assert found.next_command(argv) == "est-train model=gpt2 'dataset.files=[a b.txt]' scheduler=dense"
     assert found.next_command(["worker.py", "/tmp/x"]) == f"est-report {run}"
+
+
+@pytest.mark.parametrize("settings", [{"train__micro_batch": [8, 8, 16]}, {"train__max_flops": 1e9}])
+def test_a_twin_that_takes_more_than_a_word_is_not_proposed(tmp_path: Path, settings: dict[str, Any]) -> None:
+    run = make_run(tmp_path / "est", **settings)
+    assert outcome(run, tmp_path).next_command(["est-train"]) == f"est-report {run}"
 
 
 def test_a_dense_run_saves_nothing(tmp_path: Path) -> None:
