@@ -12,19 +12,23 @@ from est_cli.config.setting import refuse
 from est_cli.config.survey import survey_problems
 
 USAGE = """\
-est-data tokenises what an est-train command would read, into the same cache, and tells what is in it: documents,
-tokens, what was left out, duplicates, what the tokenizer does not know. Same overrides as est-train; nothing is
-trained.
+est-data tokenises what an est-train command would read, into the same cache,
+and tells what is in it: documents, tokens, what was left out, duplicates, what
+the tokenizer does not know. Same overrides as est-train; nothing is trained.
 
 Usage: est-data [GROUP=OPTION] [KEY=VALUE] ...
 
-  est-data dataset=text dataset.files=[corpus/*.jsonl.xz]            before the first run on new text
-  est-data dataset=fineweb_edu dataset.max_tokens=10_000_000         the beginning of a large data set
-  est-data dataset=text dataset.files=[corpus/*.txt] model=gpt2 tokenizer=gpt2 samples=10 json=c.json
-  est-data dataset=c4 paths.data=/scratch/team/tokens                made once, for everyone who can read it
+  est-data dataset=text dataset.files=[corpus/*.jsonl.xz]
+                                     before the first run on new text
+  est-data dataset=fineweb_edu dataset.max_tokens=10_000_000
+                                     the beginning of a large data set
+  est-data dataset=text dataset.files=[corpus/*.txt] model=gpt2 \\
+    tokenizer=gpt2 samples=10 json=c.json
+  est-data dataset=c4 paths.data=/scratch/team/tokens
+                                     made once, for everyone who can read it
 
-Counted are the tokens that a run reads, those held out included. A duplicate is a document to train on whose tokens are
-those of an earlier one. Exit codes are those of est-train.
+Counted are the tokens that a run reads, those held out included. A duplicate is
+a document to train on whose tokens are those of an earlier one.
 """
 
 

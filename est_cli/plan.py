@@ -11,19 +11,24 @@ from est_cli.config import PlanConfig
 from est_cli.config.resolve import check
 
 USAGE = """\
-est-plan tells what an est-train command would cost: per stage the steps, tokens, FLOPs and memory,
-and what the run saves against dense training. Same overrides as est-train; nothing is trained.
+est-plan tells what an est-train command would cost: per stage the steps,
+tokens, FLOPs and memory, and what the run saves against dense training. Same
+overrides as est-train; nothing is trained.
 
 Usage: est-plan [GROUP=OPTION] [KEY=VALUE] ...
-       est-plan -m [KEY=VALUE,VALUE,...] ...     every combination, side by side
+       est-plan -m [KEY=VALUE,VALUE,...] ...     combinations side by side
 
-  est-plan experiment=paper_gpt2                   the paper's GPT-2 run: 26.67 % of the block FLOPs saved
+  est-plan experiment=paper_gpt2     the paper's GPT-2 run: 26.67 % of the block
+                                     FLOPs saved
   est-plan model=gpt2 train.max_steps=10000 stage.t1=0.2 stage.t2=0.5
-  est-plan target_saving=0.25                      boundaries that save a quarter (ratio t1:t2 kept)
+  est-plan target_saving=0.25        boundaries that save a quarter (ratio t1:t2
+                                     kept)
   est-plan target_saving=0.2 target_convention=total target_keep=t1
-  est-plan -m scheduler=three_stage,raptr,pld target_saving=0.25        each at the same saving
-  est-plan -m scheduler=dense,three_stage target_flops=1e12             each with the steps that it affords
-  est-plan probe=true plot=plan.png                seconds of each stage, measured; a picture
+  est-plan -m scheduler=three_stage,raptr,pld target_saving=0.25
+                                     each at the same saving
+  est-plan -m scheduler=dense,three_stage target_flops=1e12
+                                     each with the steps that it affords
+  est-plan probe=true plot=plan.png  seconds of each stage, measured; a picture
 """
 
 

@@ -12,22 +12,29 @@ from est_cli.common.errors import ConfigError
 from est_cli.common.signals import signals_deferred
 from est_cli.config.run import license_problem
 
-_USAGE = "est-push FOLDER USER/NAME [--license ID] [--public] [--replace] [--dry-run] [--version]"
+_USAGE = """\
+est-push FOLDER USER/NAME [--license ID] [--public] [--replace]
+                [--dry-run] [--version]"""
 _DESCRIPTION = """\
-est-push sends the final model of a finished run, its tokenizer and a model card to the Hugging Face hub, in one commit.
+est-push sends the final model of a finished run, its tokenizer and a model card
+to the Hugging Face hub, in one commit.
 
-  est-push outputs/NAME user/name --dry-run                 what would be sent; the card is shown
-  est-push outputs/NAME user/name --license apache-2.0      a private repository
+  est-push outputs/NAME user/name --dry-run
+                                     what would be sent; the card is shown
+  est-push outputs/NAME user/name --license apache-2.0
+                                     a private repository
   est-push outputs/NAME user/name --public
 
-The card is made anew from the run's files and from what est-eval has found, and kept as model/README.md. One that you
-have edited goes as it is. No local path is in it.
+The card is made anew from the run's files and from what est-eval has found, and
+kept as model/README.md. One that you have edited goes as it is. No local path
+is in it.
 """
 _EPILOG = """\
-The login is that of `hf auth login`, or HF_TOKEN. A repository that is there keeps its visibility; one that holds
-another model is refused without --replace. What breaks is tried again; the same command may be given again. Exit codes:
-0 done, 2 usage, login and names, 3 results of est-eval, 4 a run that is not finished or a damaged model, 6 a disk or
-the hub, 8 the folder is in use.
+The login is that of `hf auth login`, or HF_TOKEN. A repository that is there
+keeps its visibility; one that holds another model is refused without --replace.
+What breaks is tried again; the same command may be given again. Exit codes: 0
+done, 2 usage, login and names, 3 results of est-eval, 4 a run that is not
+finished or a damaged model, 6 a disk or the hub, 8 the folder is in use.
 """
 
 

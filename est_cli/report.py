@@ -17,26 +17,30 @@ from est_cli.config.setting import refuse
 
 _USAGE = "est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT] [--version]"
 _DESCRIPTION = """\
-est-report compares runs of est-train on one self-contained HTML page: loss against steps, tokens, FLOPs and seconds,
-tables, a sweep's heat map over (t1, t2), and a claim card for every group of runs against its dense twin.
+est-report compares runs of est-train on one self-contained HTML page: loss
+against steps, tokens, FLOPs and seconds, tables, a sweep's heat map over
+(t1, t2), and a claim card for every group of runs against its dense twin.
 
-  est-report outputs/A outputs/B                 two runs
-  est-report outputs/SWEEP outputs/DENSE         all runs of a sweep, and another
-  est-report outputs                             everything there is
+  est-report outputs/A outputs/B           two runs
+  est-report outputs/SWEEP outputs/DENSE   all runs of a sweep, and another
+  est-report outputs                       everything there is
   est-report outputs/A outputs/B --out page --title 'EST at 124 M'
 
-FOLDER is a run's folder, or one that holds runs or sweeps of them. Runs that differ only in their seed form a group.
-The dense twin is found by itself: the finished runs with scheduler=dense and otherwise the same settings and data.
+FOLDER is a run's folder, or one that holds runs or sweeps of them. Runs that
+differ only in their seed form a group. The dense twin is found by itself: the
+finished runs with scheduler=dense and otherwise the same settings and data.
 For what the claim card needs, give all of these, each with the same seeds:
 
-  est-train -m seed=0,1,2                                         the runs themselves
-  est-train -m seed=0,1,2 scheduler=dense                         equal steps
-  est-train -m seed=0,1,2 scheduler=dense train.max_steps=N       equal FLOPs; the card says which N
+  est-train -m seed=0,1,2                  the runs themselves
+  est-train -m seed=0,1,2 scheduler=dense  equal steps
+  est-train -m seed=0,1,2 scheduler=dense train.max_steps=N
+                                           equal FLOPs; the card says which N
 """
 _EPILOG = """\
-Written: DIR/report.html (all pictures inside), report.json (every number) and a PNG for each figure. Nothing is
-overwritten and no run is changed. Exit codes: 0 done, 2 usage, 4 a configuration and 6 a file that cannot be read, or
-no place to write.
+Written: DIR/report.html (all pictures inside), report.json (every number) and a
+PNG for each figure. Nothing is overwritten and no run is changed. Exit codes: 0
+done, 2 usage, 4 a configuration and 6 a file that cannot be read, or no place
+to write.
 """
 
 
@@ -56,12 +60,14 @@ def main(argv: Sequence[str]) -> None:
     title = arguments.title or _title(folders)
     out = Path(arguments.out) if arguments.out else _new_folder()
     with signals_deferred():
+        from est_cli.common.table import print_lines, table_console
         from est_cli.reporting.report import make_report  # matplotlib: only once there is something to show
 
     report = make_report(folders, out, title)
     for card in report.numbers["claims"]:
         first = card["comparisons"][0]
-        print(one_line(f"{card['group']}, {first['measure']}: {first['verdict']}"))  # names from other people's runs
+        line = one_line(f"{card['group']}, {first['measure']}: {first['verdict']}")  # names from other people's runs
+        print_lines(table_console(), line)
     print(f"report    {report.page}")
 
 

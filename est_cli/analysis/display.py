@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from est_cli.common.counts import counted
 from est_cli.common.table import print_lines, print_whole, table, table_console
 from est_cli.reporting.drawing import (
     BLUE,
@@ -45,7 +46,9 @@ def _notes(content: dict[str, Any]) -> Iterator[str]:
     for key in ("checkpoint", "baseline"):
         if result.get(key):
             yield f"{key}: {result[key]}"
-    size = f"{text['predicted_tokens']} tokens in {text['sequences']} sequences of {text['seq_len']}"
+    size = (
+        f"{counted(text['predicted_tokens'], 'token')} in {counted(text['sequences'], 'sequence')} of {text['seq_len']}"
+    )
     yield f"text: {size}, {content['settings']['analyze']['part']} part of {content['settings']['dataset']['name']}"
     if content["analysis"] in ("hessian_trace", "compare"):
         yield "± is the standard error over the probes"
@@ -114,7 +117,7 @@ def _dropout(result: dict[str, Any]) -> TableContent:
         for one in result["regularisation"]
     ]
     rows += [[f"mean output of {path}", _with_error(one), "1", ""] for path, one in result["mean_output"].items()]
-    return [f"{rates}, {result['draws']} draws", "added loss", "second order", "difference"], rows
+    return [f"{rates}, {counted(result['draws'], 'draw')}", "added loss", "second order", "difference"], rows
 
 
 def _draws(result: dict[str, Any]) -> TableContent:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
+from est_cli.cli.help import topics
 from est_cli.config.groups import groups_of
 from est_cli.config.setting import Setting, settings_of
 
@@ -32,6 +33,8 @@ def offered(schema: type, environment: Mapping[str, str]) -> list[str]:
         return _files("", word)
     key, equals, value = word.partition("=")
     groups, known = groups_of(schema, None), settings_of(schema)
+    if len(typed) > 1 and typed[-2] in ("--help", "-h"):
+        return [topic for topic in topics(schema, groups) if topic.startswith(word)]
     if not equals:
         names = [*OPTIONS, *(f"{name}=" for name in (*groups, *known))]
         return sorted({_to_the_dot(name, word) for name in names if name.startswith(word)})

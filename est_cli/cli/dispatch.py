@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from est_cli.cli.command import Command, execute, function_of
-from est_cli.cli.help import help_page
+from est_cli.cli.help import help_page, topic_page
 from est_cli.cli.launch.environment import refuse_wrong_launch
 from est_cli.common.errors import StoppedBySignal
 from est_cli.common.rank import rank_of_environment
@@ -35,12 +36,12 @@ def dispatch(command: Command, argv: Sequence[str]) -> None:
         chosen = found.config.launch.num_processes if "launch.num_processes" in found.given else None
         refuse_wrong_launch(os.environ, chosen, command.name)
     refuse_stage_option(found.chosen)
-    if found.swept and getattr(found.config, "sweep", None) is None and rank_of_environment().first:
-        keys = ", ".join(found.swept)
-        print(f"est-{command.name}: one run; -m makes the recipe's sweep over {keys}", file=sys.stderr, flush=True)
     job = command.accept(found.config, found.given)
     if job is None:
         return
+    if found.swept and getattr(found.config, "sweep", None) is None and rank_of_environment().first:
+        keys = ", ".join(found.swept)
+        print(f"est-{command.name}: one run; -m makes the recipe's sweep over {keys}", file=sys.stderr, flush=True)
     try:
         execute(command, job)
     except (StoppedBySignal, KeyboardInterrupt) as stop:
@@ -60,4 +61,8 @@ def _answer(command: Command, line: CommandLine) -> None:
         answer(command.name, command.schema, line.argv)
         return
     refuse_stage_option(found.chosen)
-    print(help_page(command.usage, found.config, groups_of(command.schema, line.config_dir)))
+    groups, width = groups_of(command.schema, line.config_dir), shutil.get_terminal_size((80, 24)).columns
+    if line.topics:
+        print(topic_page(line.topics, found.config, groups, width))
+    else:
+        print(help_page(f"est-{command.name}", command.usage, found.config, groups, width))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -32,6 +33,8 @@ from est_cli.common.rank import Rank, rank_of_environment
 from est_cli.common.redact import one_line
 from est_cli.common.signals import handling, signals_deferred
 from est_cli.common.streams import STDOUT, prepare_streams, silence_stdout
+from est_cli.common.waiting import waiting
+from est_cli.common.wrapping import at_words
 
 if TYPE_CHECKING:
     from est_cli.cli.command import Command
@@ -67,9 +70,9 @@ def enter(
     prepare_streams()
     _prepare_environment()
     stops: list[BaseException] = []
+    given = sys.argv if argv is None else argv
     try:
-        with _messages_shown(), _signals_raise(stops):
-            given = sys.argv if argv is None else argv
+        with waiting(_rank().first and not _answers_at_once(given)), _messages_shown(), _signals_raise(stops):
             if "--version" not in given[1:]:
                 _require_folder()
             _run_and_flush(_print_version if "--version" in given[1:] else main, given)
@@ -118,6 +121,10 @@ def leave(code: int) -> NoReturn:
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _answers_at_once(argv: Sequence[str]) -> bool:
+    return is_query(argv) or not {"--version", "--help", "-h"}.isdisjoint(argv[1:])
 
 
 def _prepare_environment() -> None:
@@ -195,8 +202,11 @@ def _print_version(argv: Sequence[str]) -> None:
 
 
 class _Plain(logging.Formatter):
+    """A message as one line, which goes on between words where a terminal is too narrow."""
+
     def format(self, record: logging.LogRecord) -> str:
-        return one_line(super().format(record))
+        line = one_line(super().format(record))
+        return at_words(line, shutil.get_terminal_size().columns) if sys.stderr.isatty() else line
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from est_cli.common.waiting import end_waiting
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -38,6 +40,7 @@ def start_child(
     `tied`: the kernel kills it when this process ends (Linux; elsewhere it runs on to its end), and it does not hear of
     the signals that are `ignored`.
     """
+    end_waiting()  # what it writes would stand behind that
     prepare = _tie(os.getpid(), ignored) if tied else None
     return subprocess.Popen(command, start_new_session=True, preexec_fn=prepare, **options)
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from est_cli.common.waiting import tell_waiting
+
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """A scheduler, the keyboard, a closed terminal, a cluster that warns of a time limit. Each would end the process."""
 
@@ -60,9 +62,14 @@ def signals_deferred() -> Iterator[None]:
     What a handler raises in the middle of an import can be lost there (numpy drops it) and leave modules by halves.
     """
     came: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        came.append(signum)
+        tell_waiting("stopping")
+
     numbers = [number for number in STOPPING if callable(signal.getsignal(number))]
     try:
-        with handling(lambda signum, frame: came.append(signum), numbers):
+        with handling(note, numbers):
             yield
     finally:
         if came:

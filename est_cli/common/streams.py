@@ -11,9 +11,23 @@ import os
 import sys
 from typing import Any
 
+from est_cli.common.waiting import end_waiting
+
 PLAIN = {
     **dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True)),
-    **{"±": "+-", "…": "...", "\u2013": "-", "\u2014": "-", "\u2018": "'", "\u2019": "'", "“": '"', "”": '"'},
+    **{
+        "━": "=",
+        "─": "-",
+        "┃": "|",
+        "±": "+-",
+        "…": "...",
+        "\u2013": "-",
+        "\u2014": "-",
+        "\u2018": "'",
+        "\u2019": "'",
+        "“": '"',
+        "”": '"',
+    },
 }
 """What stands for a sign where the encoding (ascii, latin-1) does not have it; `?` for all others."""
 
@@ -68,6 +82,7 @@ class _Named(io.FileIO):
     """A file whose errors say that they are of stdout."""
 
     def write(self, data: Any) -> int:
+        end_waiting()
         try:
             return super().write(data)
         except OSError as error:
@@ -78,6 +93,7 @@ class _Lenient(io.FileIO):
     """A file that takes everything, whether the system does or not."""
 
     def write(self, data: Any) -> int:
+        end_waiting()
         try:
             return super().write(data)
         except OSError:  # full, gone, or nobody reads

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -13,6 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
+
+from est_cli.common.wrapping import at_words
 
 UNLIMITED = 10_000
 """Characters of a line in a file or a pipe, which has room for everything."""
@@ -28,11 +30,48 @@ def table_console() -> Console:
 
 
 class _Whole(Table):
-    """A table that is wider than the terminal where that cannot hold the least that its columns need."""
+    """A table that fits: where there is little room its headings are broken, or the cells of a row stand in lines."""
+
+    def __init__(self, headings: Sequence[str], **options: Any) -> None:
+        super().__init__(**options)
+        self._headings, self._rows = headings, list[Sequence[str]]()
+
+    def add(self, row: Sequence[str]) -> None:
+        """One more row."""
+        self.add_row(*map(Text, row))
+        self._rows.append(row)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        least = sum((column.min_width or 1) + 3 for column in self.columns) + 1
-        yield from super().__rich_console__(console, options.update_width(max(options.max_width, least)))
+        if self._least() > options.max_width:
+            self._break_headings()
+        if self._least() <= options.max_width or len(self.columns) < 2:
+            yield from super().__rich_console__(console, options.update_width(max(options.max_width, self._least())))
+            return
+        yield from ([Text(str(self.title), style="italic")] if self.title else [])
+        for row in self._rows:
+            yield from _stacked(self._headings, row)
+
+    def _least(self) -> int:
+        """Columns of the terminal that it takes."""
+        return sum((column.min_width or 1) + 3 for column in self.columns) + 1
+
+    def _break_headings(self) -> None:
+        """Where the cells of a column stay on one line, its heading takes one for each word."""
+        for number, column in enumerate(self.columns):
+            if column.no_wrap:
+                words = self._headings[number].split()
+                column.header = Text("\n".join(words))
+                cells = [row[number] for row in self._rows]
+                column.min_width = max(map(cell_len, [*words, *cells]), default=None)
+
+
+def _stacked(headings: Sequence[str], row: Sequence[str]) -> Iterator[Text]:
+    """A row as lines, `heading  cell` each below the first two words; what is empty is left out."""
+    width = max(map(cell_len, headings[1:]))
+    yield Text(f" {headings[0]} {row[0]}".rstrip(), style="bold")
+    for heading, cell in zip(headings[1:], row[1:], strict=True):
+        if cell:
+            yield Text(f"   {heading:<{width}}  {cell}")
 
 
 def print_whole(console: Console, shown: RenderableType) -> None:
@@ -53,12 +92,13 @@ def table(
 ) -> Table:
     """Whatever comes in is text, nothing of it markup. Columns are known by their headings.
 
-    `words`: those on the left, the others are numbers, of which nothing is ever cut: where a terminal is too narrow,
-    lines are longer than it is. `fold`: columns that go on in a further line where there is no room (None: all).
+    `words`: those on the left, the others are numbers, of which nothing is ever cut: where a terminal is too narrow for
+    them, the cells of a row stand one below the other. `fold`: columns that go on in a further line where there is no
+    room (None: all).
     `total`: a last row, set off. `plain`: no frame, as in a file. Without any heading there is no head.
     """
     frame = None if plain else box.SIMPLE_HEAD
-    made = _Whole(title=Text(title) if title else None, title_justify="left", box=frame, pad_edge=False)
+    made = _Whole(headings, title=Text(title) if title else None, title_justify="left", box=frame, pad_edge=False)
     made.show_header = any(headings)
     for number, heading in enumerate(headings):
         folds, left = fold is None or heading in fold, heading in words
@@ -74,17 +114,18 @@ def table(
             min_width=max(map(cell_len, whole), default=None),
         )
     for row in rows:
-        made.add_row(*map(Text, row))
+        made.add(row)
     if total is not None:
         made.add_section()
-        made.add_row(*map(Text, total))
+        made.add(total)
     return made
 
 
 def print_lines(console: Console, *lines: str) -> None:
-    """Text below a table: nothing of it is markup, and a line is broken by the terminal alone."""
+    """Text outside of tables, nothing of it markup. On a terminal a long line goes on below between two words."""
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        shown = at_words(line, console.width) if console.is_terminal else line
+        console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:

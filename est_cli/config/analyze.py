@@ -60,13 +60,17 @@ class AnalyzeSettings:
         4096,
         "Of text, in whole sequences that are spread evenly over it: the same for every seed and checkpoint.",
         within=at_least(2),
+        brief="Tokens of text, spread evenly over it",
     )
     part: Part = setting(Part.validation, "The text that training held out, or what it read.")
     seq_len: int = setting(
         256, "Tokens of a sequence; a model with fewer positions gets as many as it has.", within=at_least(2)
     )
     batch: int = setting(
-        4, "Sequences at a time: what a smaller one changes is the memory, and the last digits.", within=at_least(1)
+        4,
+        "Sequences at a time: what a smaller one changes is the memory, and the last digits.",
+        within=at_least(1),
+        brief="Sequences at a time; fewer take less memory",
     )
     parameters: Parameters = setting(
         Parameters.all, "Which weights; body: no embeddings, no LM head; other: what is none of the four kinds."
@@ -77,24 +81,41 @@ class AnalyzeSettings:
         within=at_least(1),
     )
     transitions: bool = setting(
-        False, "hessian_trace of all checkpoints that a run kept, its stage transitions among them."
+        False,
+        "hessian_trace of all checkpoints that a run kept, its stage transitions among them.",
+        brief="hessian_trace of all kept checkpoints",
     )
     trace: bool = setting(False, "compare: also the trace of both.")
     directions: int = setting(5, "flatness: random directions.", within=at_least(1))
-    points: int = setting(21, "Of a curve, an odd number: both ends and the middle are among them.", within=at_least(3))
+    points: int = setting(
+        21,
+        "Of a curve, an odd number: both ends and the middle are among them.",
+        within=at_least(3),
+        brief="Points of a curve, an odd number",
+    )
     radius: float = setting(
-        1.0, "flatness: how far a curve goes to both sides, in lengths of the weights themselves.", within=above(0)
+        1.0,
+        "flatness: how far a curve goes to both sides, in lengths of the weights themselves.",
+        within=above(0),
+        brief="flatness: reach of a curve to both sides",
     )
     draws: int = setting(
-        32, "structural_dropout, draws: subnetworks of each kind of sampling, and of each rate.", within=at_least(2)
+        32,
+        "structural_dropout, draws: subnetworks of each kind of sampling, and of each rate.",
+        within=at_least(2),
+        brief="structural_dropout, draws: subnetworks of each kind",
     )
     rates: list[float] = setting(
-        [0.5], "draws: sampling rates, of each kind alone and of all together.", within=between("(0, 1)")
+        [0.5],
+        "draws: sampling rates, of each kind alone and of all together.",
+        within=between("(0, 1)"),
+        brief="draws: rates of each kind, and of all",
     )
     units: int = setting(
         8,
         "draws: units told of each kind, the costliest; of the heads among them pairs of a layer are looked at.",
         within=at_least(1),
+        brief="draws: the costliest units of each kind",
     )
 
 
@@ -110,7 +131,9 @@ class RatesConfig:
 @dataclass
 class AnalyzeConfig:
     checkpoint: str | None = setting(
-        None, "Folder of a model, a run's own folder (its final model is meant), or a hub id."
+        None,
+        "Folder of a model, a run's own folder (its final model is meant), or a hub id.",
+        brief="Folder of a model or a run, or a hub id",
     )
     analysis: Analysis = setting(Analysis.hessian_trace, "What is analysed.", TRACKED)
     baseline: str | None = setting(None, "compare: the other checkpoint.")

@@ -109,4 +109,4 @@ def describe_batch(batch: BatchSchedule) -> str:
 
     steps = [step for count, step in batch.spans(batch.max_steps) if count]
     sequences, seq_len = told(step.sequences for step in steps), told(step.seq_len for step in steps)
-    return f"{told(step.tokens for step in steps)} tokens = {sequences} sequences of {seq_len}"
+    return f"{told(step.tokens for step in steps)} tokens = {sequences} sequence{'s' * (sequences != '1')} of {seq_len}"

@@ -37,6 +37,8 @@ class CommandLine:
     asks: bool = False
     """Whether it asks Hydra something and starts nothing (--help, --cfg job, --info and the like)."""
     help: bool = False
+    topics: tuple[str, ...] = ()
+    """What --help is asked about: groups or keys; none: everything."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,11 +63,13 @@ def parse(argv: Sequence[str], schema: type, no_sweep: str | None = None) -> Com
     groups = groups_of(schema, folder)
     known = settings_of(schema)
     words, singles = word_keys(known, groups), single_words(known)
-    overrides = [with_quotes(_without_plus(arg, groups), words, singles, found.multirun) for arg in found.overrides]
+    topics = tuple(arg for arg in found.overrides if found.help and "=" not in arg)
+    settings = [arg for arg in found.overrides if arg not in topics]
+    overrides = [with_quotes(_without_plus(arg, groups), words, singles, found.multirun) for arg in settings]
     asks = bool(found.help or found.hydra_help or found.cfg or found.info or found.shell_completion)
     options = _options(found, folder)
     _check_package(found, known)
-    return CommandLine([argv[0], *options, *overrides], overrides, folder, found.multirun, asks, found.help)
+    return CommandLine([argv[0], *options, *overrides], overrides, folder, found.multirun, asks, found.help, topics)
 
 
 def _parser() -> argparse.ArgumentParser:

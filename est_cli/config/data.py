@@ -64,6 +64,7 @@ class DatasetConfig:
         ".parquet, .arrow, folders of save_to_disk, or addresses of such files (https://, s3://, gs://, hf://); "
         "source=tokens: files of ids.",
         HASHED,
+        brief="Text or token files, globs, or addresses",
     )
     validation_files: list[str] = setting(
         [], "Held-out files of the same kind; none: validation_fraction of the documents is held out.", HASHED
@@ -71,11 +72,13 @@ class DatasetConfig:
     hub_ids: list[str] = setting(
         [],
         "source=hub: data sets of the hub or local folders of that layout; several are concatenated, or mixed.",
+        brief="Data sets of the hub, or folders like them",
     )
     weights: list[float] | None = setting(
         None,
         "One for each entry of files or hub_ids: these are mixed in this proportion, sample by sample, and a small "
         "one is read several times; null: one after the other, every block once per epoch.",
+        brief="Shares in which the sources are mixed",
     )
     hub_config: str | None = setting(None, "source=hub: the configuration of the data set.")
     hub_split: str = setting("train", "source=hub: the split to train on.")
@@ -88,14 +91,18 @@ class DatasetConfig:
         "read here; config.yaml names the commit.",
         SETTLED,
         TRACKED,
+        brief="Commit, tag or branch of each of hub_ids",
     )
     data_files: list[str] = setting(
         [],
         "source=hub: names or globs of the data files to train on, as load_dataset's data_files; none: all of the "
         "split.",
+        brief="source=hub: names or globs of files to read",
     )
     data_dir: str | None = setting(
-        None, "source=hub: the folder of the data set whose files are read, as load_dataset's data_dir; null: all."
+        None,
+        "source=hub: the folder of the data set whose files are read, as load_dataset's data_dir; null: all.",
+        brief="source=hub: the folder to read",
     )
     max_tokens: int | str | None = setting(
         None,
@@ -104,12 +111,14 @@ class DatasetConfig:
         SETTLED,
         TRACKED,
         within=at_least(1),
+        brief="Take only so many tokens of the text; auto",
     )
     max_documents: int | None = setting(
         None,
         "Take so many documents at most, held-out ones among them; of several sources with weights, of each its share.",
         TRACKED,
         within=at_least(1),
+        brief="Take only so many documents",
     )
     part_seed: int = setting(
         0,
@@ -117,57 +126,73 @@ class DatasetConfig:
         "beginning of a larger one. tokenize=ahead: the order of the parts.",
         TRACKED,
         within=SEED,
+        brief="Which part of the text these two take",
     )
     text_fields: list[str] = setting(
-        ["text", "content"], "jsonl, parquet, hub: the first of these fields that a data set has is its text."
+        ["text", "content"],
+        "jsonl, parquet, hub: the first of these fields that a data set has is its text.",
+        brief="Names of the field with the text",
     )
     exclude: list[str] = setting(
         [],
         "jsonl, parquet, hub: rows with such a value are left out, for example meta.language=de (dots: nested fields).",
+        brief="Rows to leave out, as FIELD=VALUE",
     )
     separator: str | None = setting(
         None,
         "source=files: what ends a document within a .txt file, such as <|endoftext|>; null: a file is a document.",
+        brief="What ends a document within a .txt file",
     )
     articles: bool = setting(
-        False, "Rows (or lines of .txt) are lines of wikitext: a document goes from one ` = Title = ` to the next."
+        False,
+        "Rows (or lines of .txt) are lines of wikitext: a document goes from one ` = Title = ` to the next.",
+        brief="Lines of wikitext, joined to its articles",
     )
     on_bad_row: OnBadRow = setting(
         OnBadRow.error,
         "A row without text (not JSON, no such field, no string, not UTF-8, too long, of a .csv file with another "
         "number of fields): error: ends the command; skip: is passed over, with a count and the first places told.",
+        brief="What becomes of a row without text",
     )
     tokenize: Tokenize = setting(
         Tokenize.first,
         "first: all of the text, before training begins; ahead: training begins with the first part of it, and "
         "processes tokenise the rest ahead of the run; samples then come part by part (docs/data.md).",
         TRACKED,
+        brief="Before training, or ahead of it",
     )
     cut: Cut = setting(
         Cut.exact,
         "Documents of more than 65,536 characters: exact: their tokens are those of the whole; lines: as in runs "
         "before this key, each part as a text of its own.",
         HASHED,
+        brief="How long documents are tokenised",
     )
     packing: Packing = setting(
         Packing.across,
         "What tokens of a sequence see: across: all before them in it, whatever document these are of; document: "
         "those of their own document only, whose positions begin at 0 (docs/data.md).",
+        brief="Whether tokens see other documents",
     )
     validation_fraction: float = setting(
-        0.02, "Share of the documents that is held out for validation.", within=between("(0, 1)")
+        0.02,
+        "Share of the documents that is held out for validation.",
+        within=between("(0, 1)"),
+        brief="Share of documents held out",
     )
     token_dtype: str | None = setting(
         None,
         "source=tokens: how raw ids are stored, uint16 or uint32 (little-endian); null: uint16, and in files that tell "
         "it themselves (.npy, llm.c, Megatron) what they tell.",
         SETTLED,
+        brief="source=tokens: uint16 or uint32",
     )
     num_workers: int | None = setting(
         None,
         "Processes that tokenise (threads, where there is little to do); null: one per CPU core.",
         FREE,
         within=at_least(1),
+        brief="Processes that tokenise; null: all cores",
     )
 
     @property

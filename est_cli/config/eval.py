@@ -45,72 +45,106 @@ class EvalSettings:
         FREE,
         RECORDED,
         untracked=True,
+        brief="Folder of GLUE's files; null: from the hub",
     )
-    epochs: float = setting(3.0, "May be a fraction: 0.5 is half of the training examples, once.", within=above(0))
+    epochs: float = setting(
+        3.0,
+        "May be a fraction: 0.5 is half of the training examples, once.",
+        within=above(0),
+        brief="Epochs, or a fraction of one",
+    )
     seeds: list[int] = setting(
         [0, 1, 2],
         "One fine-tuning for each: it decides the new head, the order of the examples and dropout.",
         FREE,
         RECORDED,
+        brief="One fine-tuning for each",
     )
     max_train_examples: int | None = setting(
         None,
         "The first so many of a fixed order that only their content decides; dev is always whole.",
         RECORDED,
         within=at_least(1),
+        brief="Train on so many examples only",
     )
-    batch_size: int = setting(32, "Examples of an optimizer step, over all processes.", within=at_least(1))
+    batch_size: int = setting(
+        32,
+        "Examples of an optimizer step, over all processes.",
+        within=at_least(1),
+        brief="Examples of an optimizer step",
+    )
     lr: float = setting(
         1e-4,
         "The largest rate of AdamW, reached after the warm-up and linearly falling to zero from there.",
         within=above(0),
+        brief="AdamW's largest learning rate",
     )
     warmup: float = setting(0.06, "Fraction of the steps.", within=between("[0, 1)"))
     weight_decay: float = setting(
-        0.01, "Applied to matrices and embeddings, not to biases and norms.", within=at_least(0)
+        0.01,
+        "Applied to matrices and embeddings, not to biases and norms.",
+        within=at_least(0),
+        brief="Of matrices and embeddings",
     )
     max_length: int | None = setting(
         None,
         "Tokens of an example, or of a window of perplexity; null: as many as the model has positions.",
         within=at_least(8),
+        brief="Tokens of an example or a window",
     )
-    dropout: float | None = setting(None, "null: as the checkpoint's config.json says.", within=between("[0, 1)"))
+    dropout: float | None = setting(
+        None,
+        "null: as the checkpoint's config.json says.",
+        within=between("[0, 1)"),
+        brief="Dropout; null: the checkpoint's own",
+    )
     select: Select = setting(Select.best, "The dev result of the best epoch, or of the last.")
     precision: Precision = setting(
-        Precision.fp32, "bf16: autocast; the weights stay fp32. tf32: fp32 with a GPU's tensor cores. fp16 is refused."
+        Precision.fp32,
+        "bf16: autocast; the weights stay fp32. tf32: fp32 with a GPU's tensor cores. fp16 is refused.",
+        brief="Type of the forward pass",
     )
     files: list[str] = setting(
         [],
         "task=perplexity: paths or globs of files as dataset.files takes them.",
         RECORDED,
         untracked=True,
+        brief="task=perplexity: files, as dataset.files",
     )
     text_fields: list[str] = setting(
         ["text", "content"],
         "task=perplexity, jsonl and parquet: the first of these fields that a file has is its text.",
         RECORDED,
         untracked=True,
+        brief="task=perplexity: fields with the text",
     )
     stride: int | None = setting(
         None,
         "task=perplexity: tokens from one window to the next; null: half a window.",
         RECORDED,
         within=at_least(1),
+        brief="task=perplexity: tokens between windows",
     )
 
 
 @dataclass
 class EvalConfig:
     checkpoint: str | None = setting(
-        None, "Folder of a model, a run's own folder (its final model is meant), or a hub id."
+        None,
+        "Folder of a model, a run's own folder (its final model is meant), or a hub id.",
+        brief="Folder of a model or a run, or a hub id",
     )
     task: list[str] = setting(
         ["glue"],
         "GLUE tasks by name, glue (all of them), perplexity, or lm_eval:TASK (every name after that is one, too).",
         FREE,
+        brief="GLUE tasks, glue (all), perplexity, or lm_eval:TASK",
     )
     baseline: str | None = setting(
-        None, "A second checkpoint, which gets the same tasks and seeds and is compared pair by pair.", FREE
+        None,
+        "A second checkpoint, which gets the same tasks and seeds and is compared pair by pair.",
+        FREE,
+        brief="A second checkpoint, compared pair by pair",
     )
     run_name: str | None = setting(
         None, "Folder below paths.outputs; null: that of the run the checkpoint comes from, else eval-NAME.", NO_RESULT
@@ -121,6 +155,7 @@ class EvalConfig:
         "name made from what the command line sets.",
         FREE,
         NO_RESULT,
+        brief="Folder for the evaluations of a sweep, in paths.outputs",
     )
     eval: EvalSettings = group(EvalSettings, TRACKED)
     tracking: TrackingConfig = group(TrackingConfig, FREE, NO_RESULT)

@@ -38,12 +38,14 @@ class LaunchConfig:
         "torchrun or accelerate launch, which start them themselves.",
         FREE,
         within=at_least(1),
+        brief="Processes on this machine, one for each GPU",
     )
     strategy: str = setting(
         "ddp",
         "How the processes share a run: ddp, each holds the whole model; fsdp, each holds a share of every weight, "
         "gradient and moment. With one process both are the same.",
         FREE,
+        brief="Whole models (ddp) or shares of them (fsdp)",
     )
     reduce_dtype: WireDtype | None = setting(
         None,
@@ -51,12 +53,14 @@ class LaunchConfig:
         "process's sum over its micro-batches is rounded once before; null: as they are (fp32). Nothing is sent with "
         "one process.",
         TRACKED,
+        brief="ddp: type in which gradients are summed up",
     )
     gather_dtype: WireDtype | None = setting(
         None,
         "fsdp with train.precision=bf16: the numbers in which the weights of layers are gathered. bf16: half the "
         "bytes; norms and biases are read rounded, too, and so are their gradients. null: as they are kept (fp32).",
         TRACKED,
+        brief="fsdp: type in which weights are gathered",
     )
     shard_size: int | None = setting(
         None,
@@ -64,18 +68,21 @@ class LaunchConfig:
         "copy of its own. A divisor of all processes, such as the GPUs of a machine; null: all share one.",
         FREE,
         within=at_least(2),
+        brief="fsdp: processes that share one copy",
     )
     reshard_after_forward: bool | None = setting(
         None,
         "fsdp: give up gathered weights after the forward pass, and gather them again for the backward pass. false: "
         "keep them, more memory and less to send; null: keep what lies outside of the layers.",
         FREE,
+        brief="fsdp: give up gathered weights",
     )
     timeout_s: float = setting(
         600.0,
         "Seconds that a process waits for the others before it takes one of them for lost.",
         FREE,
         within=above(0, most=MAX_TIMEOUT_S),
+        brief="Seconds until a silent process counts as lost",
     )
     check_every: int = setting(
         100,
@@ -83,6 +90,7 @@ class LaunchConfig:
         "in every step.",
         FREE,
         within=EVERY,
+        brief="Steps between comparisons of all replicas",
     )
 
 

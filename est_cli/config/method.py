@@ -34,20 +34,30 @@ class SamplingConfig:
         "step",
         "When subnetworks are drawn: once per optimizer step, or for each micro-batch anew (forward).",
         choices=CHOICES["redraw"],
+        brief="Draw for each optimizer step, or forward pass",
     )
     ranks: str = setting(
         "same",
         "Whether all processes train one subnetwork, or each draws its own (independent, ddp).",
         choices=CHOICES["ranks"],
+        brief="One subnetwork for all processes, or each its own",
     )
-    per_layer: bool = setting(True, "false: all layers share one draw of heads and columns.")
+    per_layer: bool = setting(
+        True,
+        "false: all layers share one draw of heads and columns.",
+        brief="Draw heads and columns for each layer anew",
+    )
     kv_groups: str = setting(
         "whole",
         "Whole KV groups with their query heads, or as many query heads from each group (within).",
         choices=CHOICES["kv_groups"],
+        brief="Sample whole KV groups, or heads within each",
     )
     layer_scale: str = setting(
-        "none", "inverse: 1/p_l on the residual branches of sampled layers.", choices=CHOICES["layer_scale"]
+        "none",
+        "inverse: 1/p_l on the residual branches of sampled layers.",
+        choices=CHOICES["layer_scale"],
+        brief="inverse: sampled layers' outputs times 1/p_l",
     )
     keep_ends: bool = setting(False, "true: the first and the last layer always run.")
     multiple_of: int | None = setting(
@@ -55,6 +65,7 @@ class SamplingConfig:
         "MLP columns that run: the multiple of this nearest to p_m; null: 8, for the tensor cores of a GPU, where the "
         "model has a multiple of 8 and at least 64 of them, else 1.",
         within=at_least(1),
+        brief="MLP columns that run: a multiple of this",
     )
 
 

@@ -29,6 +29,7 @@ class ModelConfig:
     family: str = setting(
         "gpt2",
         "How the model is made: a family of docs/families.md from the numbers below, or (hf) from name_or_path.",
+        brief="Architecture (docs/families.md), or hf",
     )
     vocab_size: int | None = setting(None, "Tokens that the model knows.", within=_SIZE)
     hidden_size: int | None = setting(None, "Width of the model.", within=_SIZE)
@@ -45,7 +46,9 @@ class ModelConfig:
     )
     dropout: float = setting(0.0, "Dropout in training.", within=between("[0, 1)"))
     tie_embeddings: bool | None = setting(
-        None, "Whether the LM head shares the embedding's weight; null: as the family does (gpt2 yes, llama no)."
+        None,
+        "Whether the LM head shares the embedding's weight; null: as the family does (gpt2 yes, llama no).",
+        brief="LM head and embedding share a weight",
     )
     rope_theta: float | None = setting(
         None, "Base of the rotary positions' wavelengths; null: as the family does (llama 10000).", within=above(0)
@@ -60,40 +63,50 @@ class ModelConfig:
         "Width of a head, in families where the heads need not be as wide as the model together (qwen3, the Gemmas); "
         "null: hidden_size / num_heads.",
         within=_SIZE,
+        brief="Width of a head; null: hidden_size / num_heads",
     )
     sliding_window: int | None = setting(
         None,
         "Tokens that a layer with a window sees, itself included, in families that have such layers; null: as the "
         "family does.",
         within=_SIZE,
+        brief="Tokens that a layer with a window sees",
     )
     state_size: int | None = setting(
         None,
         "State-space models: numbers that each channel (Mamba) or entry of a head (Mamba2) remembers; null: as the "
         "family does (mamba 16, mamba2 128).",
         within=_SIZE,
+        brief="State-space models: numbers of state",
     )
     name_or_path: str | None = setting(
-        None, "family=hf: a local config or checkpoint folder, or a hub id.", untracked=True
+        None,
+        "family=hf: a local config or checkpoint folder, or a hub id.",
+        untracked=True,
+        brief="family=hf: checkpoint folder or hub id",
     )
     revision: str | None = setting(
         None,
         "family=hf: commit, tag or branch of a model of the hub; null: the newest; config.yaml names the commit.",
         SETTLED,
+        brief="family=hf: its commit, tag or branch",
     )
     pretrained: bool = setting(
         True,
         "family=hf: continue from the weights found there; false: only the architecture, freshly initialised.",
+        brief="family=hf: continue from its weights",
     )
     fused_activation: bool = setting(
         True,
         "Compute gelu_new (GPT-2, Phi) by torch's fused GELU, the same function to rounding; config.json then says "
         "gelu_pytorch_tanh.",
+        brief="GPT-2, Phi: GELU in one kernel of torch",
     )
     fused_scan: bool = setting(
         True,
         "Mamba without the kernels of mamba_ssm: a scan in linear time instead of transformers' own, the same to "
         "rounding; false where something needs the gradient of a gradient.",
+        brief="Mamba: a linear-time scan without mamba_ssm",
     )
 
 

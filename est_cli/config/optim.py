@@ -77,61 +77,95 @@ MAX_NS_STEPS = 99
 @dataclass
 class OptimConfig:
     name: OptimName = setting(
-        OptimName.adamw, "adamw (fused), or muon: torch's Muon for the matrices of the layers, AdamW for all else."
+        OptimName.adamw,
+        "adamw (fused), or muon: torch's Muon for the matrices of the layers, AdamW for all else.",
+        brief="AdamW, or Muon for matrices",
     )
     lr: float = setting(
-        1e-3, "The largest of the run; what the schedule does with it, it does with muon_lr too.", within=above(0)
+        1e-3,
+        "The largest of the run; what the schedule does with it, it does with muon_lr too.",
+        within=above(0),
+        brief="Largest learning rate",
     )
     beta1: float = setting(0.9, "AdamW's decay of the first moment.", within=between("[0, 1)"))
     beta2: float = setting(0.95, "AdamW's decay of the second moment.", within=between("[0, 1)"))
-    eps: float = setting(1e-8, "AdamW's epsilon.", within=epsilon())
+    eps: float = setting(1e-8, "AdamW's epsilon.", within=epsilon(), brief="AdamW's epsilon")
     weight_decay: float = setting(
-        0.1, "Applied to matrices and embeddings, not to biases and norms.", within=at_least(0)
+        0.1,
+        "Applied to matrices and embeddings, not to biases and norms.",
+        within=at_least(0),
+        brief="Of matrices and embeddings",
     )
     muon_lr: float | None = setting(
-        None, "muon only: the largest learning rate of the matrices; null: lr.", within=above(0)
+        None,
+        "muon only: the largest learning rate of the matrices; null: lr.",
+        within=above(0),
+        brief="muon: largest rate of the matrices; null: lr",
     )
-    momentum: float | None = setting(None, "muon only; null: 0.95.", within=between("[0, 1)"))
-    nesterov: bool | None = setting(None, "muon only: whether the momentum looks ahead; null: true.")
+    momentum: float | None = setting(
+        None, "muon only; null: 0.95.", within=between("[0, 1)"), brief="muon: its momentum; null: 0.95"
+    )
+    nesterov: bool | None = setting(
+        None, "muon only: whether the momentum looks ahead; null: true.", brief="muon: momentum looks ahead; null: true"
+    )
     ns_steps: int | None = setting(
         None,
         "muon only: Newton-Schulz iterations of the orthogonalisation; null: 5.",
         within=at_least(1, most=MAX_NS_STEPS),
+        brief="muon: Newton-Schulz iterations; null: 5",
     )
     adjust_lr: AdjustLr | None = setting(
-        None, "muon only: how a matrix's shape changes its learning rate; null: match_rms_adamw."
+        None,
+        "muon only: how a matrix's shape changes its learning rate; null: match_rms_adamw.",
+        brief="muon: how a matrix's shape changes its rate",
     )
     grad_clip: float = setting(1.0, "Largest global gradient norm; 0: no clipping.", within=at_least(0))
     schedule: LrSchedule = setting(LrSchedule.wsd, "Course of the learning rate after the warm-up.")
-    warmup: int | float = setting(DEFAULT_WARMUP, "Steps (int) or fraction of the run (float) of linear warm-up.")
+    warmup: int | float = setting(
+        DEFAULT_WARMUP,
+        "Steps (int) or fraction of the run (float) of linear warm-up.",
+        brief="Warm-up in steps (int) or as a fraction",
+    )
     warmup_tokens: int | None = setting(
-        None, "Tokens of the warm-up, in place of `warmup`: up to the step that has read them.", within=at_least(0)
+        None,
+        "Tokens of the warm-up, in place of `warmup`: up to the step that has read them.",
+        within=at_least(0),
+        brief="Tokens of the warm-up, instead of warmup",
     )
     decay: int | float | None = setting(
-        None, "wsd only: steps (int) or fraction (float) of the final linear decay; null: 0.2."
+        None,
+        "wsd only: steps (int) or fraction (float) of the final linear decay; null: 0.2.",
+        brief="wsd: the final decay, likewise; null: 0.2",
     )
     decay_tokens: int | None = setting(
         None,
         "wsd only: tokens of the decay, in place of `decay`: the last steps that read them.",
         within=at_least(0),
+        brief="wsd: tokens of the decay, instead of decay",
     )
     batch_lr: BatchLr = setting(
         BatchLr.none,
         "How the learning rate of a stage follows its train.tokens_per_step: not at all, or by the ratio of this to "
         "that of the last stage (linear), or by its square root (sqrt).",
+        brief="How the rate follows the tokens of a step",
     )
     min_lr_ratio: float | None = setting(
-        None, "The floor of wsd, cosine and linear as a fraction of lr; null: 0.1.", within=between("[0, 1]")
+        None,
+        "The floor of wsd, cosine and linear as a fraction of lr; null: 0.1.",
+        within=between("[0, 1]"),
+        brief="Floor of the rate, share of lr; null: 0.1",
     )
     skipped_layers: SkippedLayers = setting(
         SkippedLayers.frozen,
         "A layer that ran nowhere in a step: left alone, or moments decay and weight decay acts (zero_grad).",
         METHOD,
+        brief="Layers that ran nowhere in a step",
     )
     unsampled_rows: UnsampledRows = setting(
         UnsampledRows.zero_grad,
         "Rows that were not sampled in a layer that ran: they see a zero gradient, or stay as they are (frozen).",
         METHOD,
+        brief="Rows that were not sampled in a step",
     )
 
 

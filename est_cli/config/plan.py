@@ -30,15 +30,27 @@ class Convention(StrEnum):
 
 @dataclass
 class PlanConfig(RunConfig):
-    target_saving: float | None = setting(None, "Find the stages that save this fraction of the FLOPs, in (0, 1).")
+    target_saving: float | None = setting(
+        None,
+        "Find the stages that save this fraction of the FLOPs, in (0, 1).",
+        brief="Find stages that save this fraction, in (0, 1)",
+    )
     target_flops: float | None = setting(None, "Find the number of steps whose FLOPs are these.")
     target_convention: Convention = setting(
-        Convention.blocks, "Which FLOPs a target means: of the layers' projections, or all matrix products."
+        Convention.blocks,
+        "Which FLOPs a target means: of the layers' projections, or all matrix products.",
+        brief="FLOPs of layers' projections, or all",
     )
     target_keep: Target = setting(
-        Target.ratio, "three_stage: what stays as it is while the boundaries move: the ratio t1:t2, or t1, or t2."
+        Target.ratio,
+        "three_stage: what stays as it is while the boundaries move: the ratio t1:t2, or t1, or t2.",
+        brief="What stays while the boundaries move",
     )
-    probe: bool = setting(False, "Measure on this machine how long a step of each stage takes.")
+    probe: bool = setting(
+        False,
+        "Measure on this machine how long a step of each stage takes.",
+        brief="Measure the time of each stage's steps here",
+    )
     plot: str | None = setting(None, "A PNG file to draw the plan into.")
 
 

@@ -32,34 +32,46 @@ class RunConfig:
         "Folder between paths.outputs and the run's own, which groups the runs of a sweep; null: none, or under -m a "
         "name made from what the command line sets.",
         FREE,
+        brief="Folder for the runs of a sweep, in paths.outputs",
     )
     share_prefix: bool = setting(
         False,
         "Under -m: a run begins from the checkpoint of another one of the sweep that agrees with it up to there.",
         FREE,
+        brief="Runs of a sweep begin from common checkpoints",
     )
     resume: str | None = setting(None, "A run folder to continue, or auto.", FREE, BRANCH)
     fork: str | None = setting(
         None,
         "RUN@STEP, a checkpoint of a run that a new run begins from, with that run's settings but for those given.",
+        brief="RUN@STEP: the checkpoint that a new run begins from",
     )
-    seed: int = setting(0, "Decides weights, order of the data, subnetworks and dropout.", TRACKED, within=SEED)
+    seed: int = setting(
+        0,
+        "Decides weights, order of the data, subnetworks and dropout.",
+        TRACKED,
+        within=SEED,
+        brief="Weights, order of the data, subnetworks, dropout",
+    )
     tokenizer: str = setting(
         "auto",
         "bpe: byte-level BPE trained on the corpus and cached; otherwise a folder or a hub id. auto: that of a "
         "pre-trained model that is continued, else bpe.",
+        brief="bpe (trained here), a folder, a hub id, or auto",
     )
     tokenizer_revision: str | None = setting(
         None,
         "Commit, tag or branch of a tokenizer of the hub; null: the newest; config.yaml names the commit.",
         SETTLED,
         TRACKED,
+        brief="Its commit, tag or branch on the hub",
     )
     license: str | None = setting(
         None,
         "Licence of the model, as its card names it: apache-2.0, cc-by-4.0, ...; null: none was chosen.",
         FREE,
         BRANCH,
+        brief="Licence in the model's card, as apache-2.0",
     )
     model: ModelConfig = group(ModelConfig, TRACKED)
     dataset: DatasetConfig = group(DatasetConfig)

@@ -127,6 +127,8 @@ class Setting:
     items: Items | None
     choices: tuple[str, ...]
     """Of a word: what it may be; empty: anything."""
+    brief: str = ""
+    """The meaning for a line of `--help`, at most some 45 characters; empty where the meaning itself is as short."""
 
     @property
     def words(self) -> list[str]:
@@ -150,10 +152,11 @@ def setting(
     items: Items | None = None,
     choices: tuple[str, ...] = (),
     untracked: bool = False,
+    brief: str = "",
 ) -> Any:
     """A field of a group's dataclass. `untracked`: W&B is not told although it is of the rest of the group."""
     metadata: dict[str, Any] = {"meaning": meaning, "roles": roles, "within": within, "items": items}
-    metadata |= {"choices": choices, "untracked": untracked}
+    metadata |= {"choices": choices, "untracked": untracked, "brief": brief}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -211,5 +214,5 @@ def _settings(schema: type, prefix: str, inherited: frozenset[Role]) -> Iterator
             continue
         roles -= {TRACKED} if metadata.get("untracked") else set()
         default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
-        more = metadata.get("within"), metadata.get("items"), metadata.get("choices", ())
+        more = metadata.get("within"), metadata.get("items"), metadata.get("choices", ()), metadata.get("brief", "")
         yield Setting(prefix + entry.name, hint, default, metadata.get("meaning", ""), roles, *more)

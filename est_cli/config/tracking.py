@@ -34,6 +34,7 @@ class TrackingConfig:
     also: list[Also] = setting(
         [],
         "Other trackers that mirror metrics.jsonl: tensorboard, mlflow, trackio (docs/trackers.md).",
+        brief="tensorboard, mlflow, trackio: [a,b]",
     )
     wandb: WandbMode = setting(
         WandbMode.auto,
@@ -55,13 +56,28 @@ class TrackingConfig:
         "Seconds in which W&B's server must open the run, while training goes on, before it is recorded offline (and "
         "sent later, should the server answer); and at the end for the rows that are still on their way.",
         within=above(0, 86400),
+        brief="Seconds in which W&B's server must answer",
     )
-    system: bool = setting(True, "W&B gets use, memory and power of the GPUs, and CPU, memory, disk and network.")
-    console: bool = setting(True, "W&B gets what the run tells on the terminal, without paths, users and secrets.")
-    commit: bool = setting(True, "W&B gets the commit of est, and whether its checkout has changes.")
-    requirements: bool = setting(True, "W&B gets names and versions of the installed packages.")
+    system: bool = setting(
+        True,
+        "W&B gets use, memory and power of the GPUs, and CPU, memory, disk and network.",
+        brief="W&B gets the use of GPUs, CPU, memory, disk",
+    )
+    console: bool = setting(
+        True,
+        "W&B gets what the run tells on the terminal, without paths, users and secrets.",
+        brief="W&B gets what the terminal shows, redacted",
+    )
+    commit: bool = setting(
+        True, "W&B gets the commit of est, and whether its checkout has changes.", brief="W&B gets the commit of est"
+    )
+    requirements: bool = setting(
+        True, "W&B gets names and versions of the installed packages.", brief="W&B gets the installed packages"
+    )
     alerts: bool = setting(
-        True, "W&B alerts of changes of stage, of steps that were not finite, and of what looks wrong at the end."
+        True,
+        "W&B alerts of changes of stage, of steps that were not finite, and of what looks wrong at the end.",
+        brief="W&B alerts of stages and what looks wrong",
     )
     log_model: bool = setting(False, "W&B gets the final model as an artifact.")
 
@@ -71,7 +87,9 @@ class TrackingIfAsked(TrackingConfig):
     """For a command that is done in minutes, and whose results are a file."""
 
     wandb: WandbMode = setting(
-        WandbMode.off, "W&B gets the numbers and pictures of the result; auto and the others as in est-train."
+        WandbMode.off,
+        "W&B gets the numbers and pictures of the result; auto and the others as in est-train.",
+        brief="W&B gets the numbers and pictures",
     )
 
 

@@ -50,15 +50,22 @@ class Attention(StrEnum):
 @dataclass
 class TrainConfig:
     max_steps: int | None = setting(
-        None, "Optimizer steps; null, and no budget of another kind: 300.", within=at_least(1)
+        None,
+        "Optimizer steps; null, and no budget of another kind: 300.",
+        within=at_least(1),
+        brief="Optimizer steps; null: by a budget, or 300",
     )
     max_tokens: int | None = setting(
-        None, "Budget in tokens instead of steps: rounded up to whole steps.", within=at_least(1)
+        None,
+        "Budget in tokens instead of steps: rounded up to whole steps.",
+        within=at_least(1),
+        brief="Tokens to train on, instead of max_steps",
     )
     max_flops: float | None = setting(
         None,
         "Budget in FLOPs (`total`) instead of steps: as many steps as use no more; config.yaml names them.",
         within=above(0),
+        brief="FLOPs to train with, instead of max_steps",
     )
     seq_len: int | list[int] = setting(
         256,
@@ -66,6 +73,7 @@ class TrainConfig:
         "them divides; validation reads the longest.",
         within=at_least(2, note=" (a token and the next one)"),
         items=COUNTS,
+        brief="Tokens of a training sequence",
     )
     tokens_per_step: int | list[int] = setting(
         4096,
@@ -73,6 +81,7 @@ class TrainConfig:
         "[2048,4096,4096]; multiples of the longest seq_len. optim.batch_lr says what the learning rate does.",
         within=at_least(1),
         items=COUNTS,
+        brief="Tokens per optimizer step",
     )
     micro_batch: int | str | list[int | str] = setting(
         16,
@@ -81,12 +90,14 @@ class TrainConfig:
         FREE,
         within=at_least(1),
         items=SIZES,
+        brief="Sequences per forward pass, or auto",
     )
     precision: Precision | None = setting(
         None,
         "bf16 or fp16: autocast over fp32 weights, fp16 with a loss scale; tf32: fp32 with the tensor cores of a GPU; "
         "null: bf16 on a GPU that computes in it, fp16 on an older one with tensor cores, fp32 elsewhere.",
         SETTLED,
+        brief="bf16, fp16, tf32, fp32; null: the device's",
     )
     compile: bool | None = setting(None, "Regional torch.compile of each layer; null: on CUDA only.", FREE)
     attention: Attention = setting(
@@ -100,6 +111,7 @@ class TrainConfig:
         "Kernels that repeat every bit, at a cost (docs/devices.md): on a GPU without it, a resumed run is equal up to "
         "rounding only. attention=auto then means flash where that can do it, else math.",
         FREE,
+        brief="Kernels that repeat every bit, at a cost",
     )
     lm_loss: LmLossKind = setting(
         LmLossKind.chunked,
@@ -107,12 +119,14 @@ class TrainConfig:
         "written in Triton (on a GPU; not yet run on one), by torch's own function of that kind (torch 2.13 and "
         "later), or from the logits of all positions as plain Hugging Face does it (whole).",
         FREE,
+        brief="How the LM head's loss is computed",
     )
     lm_chunk: int | None = setting(
         None,
         "Positions of a piece under lm_loss=chunked, triton and torch; null: as measured for the device.",
         FREE,
         within=at_least(1),
+        brief="Positions of a piece of the LM loss",
     )
     pad_vocab_to: int | None = setting(
         None,
@@ -120,9 +134,13 @@ class TrainConfig:
         "the model and its softmax; null: 128 on CUDA, where odd sizes are slow, else 1 (none).",
         FREE,
         within=at_least(1, most=4096),
+        brief="Fill the LM head's columns up to a multiple",
     )
     activation_checkpointing: bool = setting(
-        False, "Recompute each layer in the backward pass: less memory, more time.", FREE
+        False,
+        "Recompute each layer in the backward pass: less memory, more time.",
+        FREE,
+        brief="Less memory, more time",
     )
     log_every: int = setting(1, "Steps between two records of the training loss.", FREE, within=EVERY)
     log_layers_every: int = setting(
@@ -131,6 +149,7 @@ class TrainConfig:
         "weights, the size of what it gives, how often its units were trained.",
         FREE,
         within=EVERY,
+        brief="Steps between records of the layers' health",
     )
     eval_every: int = setting(
         50,
@@ -143,24 +162,37 @@ class TrainConfig:
         "Validation tokens read at each evaluation, from the start of the validation split; null: all of it.",
         FREE,
         within=at_least(1),
+        brief="Validation tokens of an evaluation; null: all",
     )
     eval_tasks: list[str] = setting(
-        [], "Tasks of lm-evaluation-harness, by name, that the complete model does as it trains (docs/tasks.md).", FREE
+        [],
+        "Tasks of lm-evaluation-harness, by name, that the complete model does as it trains (docs/tasks.md).",
+        FREE,
+        brief="Tasks of lm-evaluation-harness on the way",
     )
     eval_tasks_every: int = setting(
-        0, "Steps between these; after the last step in any case; 0: then only.", FREE, within=EVERY
+        0,
+        "Steps between these; after the last step in any case; 0: then only.",
+        FREE,
+        within=EVERY,
+        brief="Steps between these tasks; 0: at the end",
     )
     eval_tasks_limit: int | None = setting(
         None, "Documents of each task, from its beginning; null: all.", FREE, within=at_least(1)
     )
     eval_tasks_dir: str | None = setting(
-        None, "Folder of tasks of one's own, .yaml files in the harness' form.", FREE, untracked=True
+        None,
+        "Folder of tasks of one's own, .yaml files in the harness' form.",
+        FREE,
+        untracked=True,
+        brief="Folder of tasks of your own",
     )
     spread_draws: int = setting(
         8,
         "Draws whose losses are compared at each evaluation, in stages that train subnetworks (`draw_spread`).",
         FREE,
         within=at_least(0, note=" (0 means none, and 1 is too few to compare)"),
+        brief="Draws that are compared at each evaluation",
     )
     spread_tokens: int = setting(
         256,
@@ -168,10 +200,14 @@ class TrainConfig:
         "whole sequences, at least one.",
         FREE,
         within=at_least(1),
+        brief="Validation tokens of each of these draws",
     )
     checkpoint_every: int = setting(100, "Steps between checkpoints.", FREE, within=EVERY)
     async_checkpoints: bool | None = setting(
-        None, "Copy what is saved to the host and write it while training goes on; null: on CUDA only.", FREE
+        None,
+        "Copy what is saved to the host and write it while training goes on; null: on CUDA only.",
+        FREE,
+        brief="Write checkpoints while training goes on",
     )
     keep_last: int = setting(
         2,
@@ -179,9 +215,19 @@ class TrainConfig:
         FREE,
         within=at_least(2, note=", in case the newest is damaged"),
     )
-    keep_every: int = setting(0, "Also keep each checkpoint whose step is a multiple of this.", FREE, within=EVERY)
+    keep_every: int = setting(
+        0,
+        "Also keep each checkpoint whose step is a multiple of this.",
+        FREE,
+        within=EVERY,
+        brief="Also keep checkpoints of multiples of this",
+    )
     sample_every: int = setting(
-        0, "Print a continuation of sample_prompt every so many steps, and at the end.", FREE, within=EVERY
+        0,
+        "Print a continuation of sample_prompt every so many steps, and at the end.",
+        FREE,
+        within=EVERY,
+        brief="Steps between printed continuations",
     )
     sample_prompt: str = setting("def ", "What the continuation begins with.", FREE, untracked=True)
     sample_tokens: int = setting(64, "Tokens of the continuation.", FREE, within=at_least(1))
@@ -190,6 +236,7 @@ class TrainConfig:
         "Record a profiler trace of profile_steps steps from this one on, into the run's folder profile/; null: never.",
         FREE,
         within=at_least(1),
+        brief="First step of a profiler trace; null: none",
     )
     profile_steps: int = setting(3, "Steps of the profiler trace.", FREE, within=at_least(1))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from est_cli.common.counts import counted
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig, Source
 from est_cli.config.setting import AUTO
@@ -246,18 +247,24 @@ def _log_counts(name: str, shards: Sequence[Shard], end_text: str) -> None:
         return sum(shard.counts.get(key, 0) for shard in shards)  # folders of earlier versions do not have all
 
     documents, blank, excluded = total("documents"), total("blank"), total("excluded")
-    others = f" and {excluded} excluded ones" if excluded else ""
+    others = f" and {counted(excluded, 'excluded one')}" if excluded else ""
     places = bad_places(shards)
     if bad := total("bad"):
-        others += f" and {bad} rows without text (dataset.on_bad_row=skip)"
+        others += f" and {counted(bad, 'row')} without text (dataset.on_bad_row=skip)"
     if not documents:
-        only = f", only {blank} blank documents{others}" if blank or excluded or bad else ""
+        only = f", only {counted(blank, 'blank document')}{others}" if blank or excluded or bad else ""
         raise DataError(f"{name}: no text in it{only}{f'; the first: {places[0]}' if places else ''}")
     spelled = total("spelled")
-    as_text = f"; {end_text} is written in it {spelled} times, as plain text" if spelled else ""
+    as_text = f"; {end_text} is written in it {counted(spelled, 'time')}, as plain text" if spelled else ""
     tokens = total("train_tokens") + total("validation_tokens")
     log.info(
-        "%s: %d tokens of %d documents; %d blank ones%s left out%s", name, tokens, documents, blank, others, as_text
+        "%s: %s of %s; %s%s left out%s",
+        name,
+        counted(tokens, "token"),
+        counted(documents, "document"),
+        counted(blank, "blank one"),
+        others,
+        as_text,
     )
     warn_of_bad_rows(name, shards)
     if spelled >= documents:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from est_cli.common.counts import counted
 from est_cli.common.errors import NumericsError
 from est_cli.config import EvalSettings, OptimConfig, Select
 from est_cli.distributed.workers import WHOLE, Processes
@@ -164,7 +165,7 @@ def _losses(logits: Tensor, labels: Sequence[float], task: Task) -> Tensor:
 def _require_finite(rejected: Tensor) -> None:
     if count := int(rejected.sum()):
         raise NumericsError(
-            f"eval.lr: loss or gradient not finite in {count} of {len(rejected)} steps; use a lower one"
+            f"eval.lr: loss or gradient not finite in {count} of {counted(len(rejected), 'step')}; use a lower one"
         )
 
 

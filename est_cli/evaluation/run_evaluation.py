@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from est_cli.common.counts import counted
 from est_cli.common.errors import ConfigError
 from est_cli.config import EvalConfig, EvalSettings
 from est_cli.config.eval import split_tasks
@@ -180,7 +181,7 @@ def _run(
 
 
 def _line(record: Record, left: str) -> str:
-    cut = f", {record.truncated} examples truncated" if record.truncated else ""
+    cut = f", {counted(record.truncated, 'example')} truncated" if record.truncated else ""
     return (
         f"{record.checkpoint}: {record.task}, seed {record.seed}: {100 * record.score:.1f} (epoch {record.epoch:g}), "
         f"{record.seconds:.0f} s{cut}; {left} left"

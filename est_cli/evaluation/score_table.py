@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from est_cli.common.counts import counted
 from est_cli.common.table import UNLIMITED, print_lines, print_whole, table, table_console
 from est_cli.evaluation.glue import TASKS
 from est_cli.evaluation.outcomes import (
@@ -78,7 +79,7 @@ def notes(records: Sequence[Record], differences: Sequence[Difference] | None) -
     if any("dev_mismatched" not in record.scores for record in records if record.task == "mnli"):
         lines.append("mnli: dev_matched alone, so this is not the official score")
     truncated = {f"{record.checkpoint}, {record.task}": record.truncated for record in records if record.truncated}
-    lines += [f"{name}: {count} examples were too long and truncated" for name, count in truncated.items()]
+    lines += [f"{name}: {counted(count, 'example')} too long and truncated" for name, count in truncated.items()]
     if differences is not None:
         tested = sum(found.significant is not None for found in differences)
         lines.append("difference: model minus baseline, paired over seeds; interval: Student's t, 95 %")

@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from est_cli.common.counts import counted
 from est_cli.common.errors import CheckpointError, ConfigError, DataError, install_hint
+from est_cli.common.table import print_lines, table_console
 from est_cli.config import EvalConfig, EvalSettings
 from est_cli.data.text.sources import expand
 from est_cli.data.tokens.evaluated import EvaluatedText, Ids, load_evaluated
@@ -91,10 +93,12 @@ def measure_all(
         digest = fingerprint(digests, config.eval.text_fields, settings, PERPLEXITY_VERSION)
         keep_zero_shot(folder, {**result, **settings, "settings_digest": digest})
         blank = text.total("blank")
-        print(
+        left_out = f", {counted(blank, 'blank one')} left out" if blank else ""
+        size = f"{counted(measured.tokens, 'token')}, {counted(measured.bytes, 'byte')}"
+        print_lines(
+            table_console(),
             f"{checkpoint.name}: perplexity {measured.perplexity:.3f}, {measured.bits_per_byte:.4f} bits per byte "
-            f"({measured.tokens} tokens, {measured.bytes} bytes, {measured.documents} documents"
-            f"{f', {blank} blank ones left out' if blank else ''}; windows of {length}, stride {stride})",
+            f"({size}, {counted(measured.documents, 'document')}{left_out}; windows of {length}, stride {stride})",
         )
     return numbers[0]
 
@@ -250,7 +254,10 @@ def run_harness(
             conditions = {"max_length": length, "precision": settings.precision.value, "lm_eval": lm_eval.__version__}
             entry = {"checkpoint": checkpoint.name, "task": f"lm_eval:{name}", "results": result, **conditions}
             keep_zero_shot(folder, {**entry, "settings_digest": fingerprint(conditions)})
-            print(f"{checkpoint.name}: {name}: " + ", ".join(f"{key} {value:.4f}" for key, value in result.items()))
+            print_lines(
+                table_console(),
+                f"{checkpoint.name}: {name}: " + ", ".join(f"{key} {value:.4f}" for key, value in result.items()),
+            )
             if checkpoint is checkpoints[0]:
                 numbers |= {f"lm_eval:{name}.{key}": value for key, value in result.items()}
     return numbers

@@ -9,6 +9,7 @@ from statistics import fmean, variance
 
 import numpy as np
 
+from est_cli.common.counts import counted
 from est_cli.config import LrSchedule
 from est_cli.reporting.groups import BUDGET, Group, differing
 from est_cli.reporting.records import column
@@ -134,7 +135,7 @@ def _why_not(axis: Axis, group: Group, dense: Group) -> str:
 
 def _equal_steps(group: Group, twin: Group | None) -> Comparison:
     if twin is None:
-        return Comparison("equal steps", "dense twin", f"needs a dense run of {group.steps:,} steps")
+        return Comparison("equal steps", "dense twin", f"needs a dense run of {counted(group.steps, 'step')}")
     return _compared("equal steps", "dense twin, its end", group, _finals(group), _finals(twin), "")
 
 
@@ -142,7 +143,7 @@ def _read_in_twin(group: Group, twin: Group | None, axis: Axis) -> Comparison:
     """The twin's own curve where it had used as much: an upper bound of what dense training reaches with that."""
     measure, against = MEASURES[axis], "dense twin, read on its way"
     if twin is None:
-        return Comparison(measure, against, f"needs a dense run of {group.steps:,} steps")
+        return Comparison(measure, against, f"needs a dense run of {counted(group.steps, 'step')}")
     if why := _why_not(axis, group, twin):
         return Comparison(measure, against, why)
     ends = {run.config.seed: run.end(axis) for run in group.counted}
@@ -183,7 +184,7 @@ def _annealed(group: Group, family: Sequence[Group], axis: Axis) -> Comparison:
     other = min(near, key=lambda found: found[0])[1]
     away = 100 * (_mean_end(other, axis) / used - 1)
     unit = "of the time" if axis is Axis.seconds else "of the FLOPs"
-    note = f"{other.steps:,} steps, {100 + away:.1f} % {unit}"
+    note = f"{counted(other.steps, 'step')}, {100 + away:.1f} % {unit}"
     return _compared(measure, against, group, _finals(group), _finals(other), note)
 
 
@@ -226,7 +227,7 @@ def _wanted_length(group: Group, family: Sequence[Group], axis: Axis, used: floa
     rates = [rate for rate in per_step if math.isfinite(rate)]
     if not rates or not math.isfinite(used):
         return "no dense run of that length"
-    return f"needs a dense run of about {round(used / rates[0]):,} steps"
+    return f"needs a dense run of about {counted(round(used / rates[0]), 'step')}"
 
 
 def _finals(group: Group) -> dict[int, float]:

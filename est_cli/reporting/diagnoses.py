@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
+from est_cli.common.counts import counted
 from est_cli.est import ModelSpec, SamplingOptions, SamplingScheduler
 from est_cli.est.coverage import Coverage
 from est_cli.est.flops import flops_of, training_flops
@@ -97,7 +98,7 @@ def _rises(transitions: Sequence[Record]) -> Iterator[str]:
         if not _rose(change):
             continue
         steps = change["steps_to_recover"]
-        back = "it never came back" if steps is None else f"back after {steps} steps"
+        back = "it never came back" if steps is None else f"back after {counted(steps, 'step')}"
         yield (
             f"{_name(change)}: the training loss rose from {change['mean_before']:.4f} to {change['mean_after']:.4f}; "
             f"{back}"
@@ -117,8 +118,8 @@ def _pace(stages: Sequence[Record], transitions: Sequence[Record], flops: Sequen
     hasty = [stage for stage in stages[:-1] if stage["steps"] < SHORTEST_STAGE * total]
     for stage in hasty:
         yield (
-            f"stage {stage['stage']}: too short with {stage['steps']} of {total} steps; transitions are too frequent "
-            f"below {100 * SHORTEST_STAGE:g} % of the run"
+            f"stage {stage['stage']}: too short with {stage['steps']} of {counted(total, 'step')}; "
+            f"transitions are too frequent below {100 * SHORTEST_STAGE:g} % of the run"
         )
     length = {stage["stage"]: stage["steps"] for stage in stages}
     for change in transitions:
@@ -140,8 +141,8 @@ def _final(stages: Sequence[Record], transitions: Sequence[Record]) -> Iterator[
         return
     if last["steps"] < SHORTEST_FINAL * total:
         yield (
-            f"final stage: too short with {last['steps']} of {total} steps ({100 * last['steps'] / total:.0f} %); the "
-            "paper's has 53 %"
+            f"final stage: too short with {last['steps']} of {counted(total, 'step')} "
+            f"({100 * last['steps'] / total:.0f} %); the paper's has 53 %"
         )
     begin, end = transitions[-1]["val_loss_before"] if transitions else None, last["val_loss"]
     if begin is not None and end is not None and end > begin * (1.0 - LEAST_GAIN):

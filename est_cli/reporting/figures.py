@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from est_cli.common.counts import counted
 from est_cli.est.coverage import Coverage
 from est_cli.reporting.drawing import (
     BLUE,
@@ -291,4 +292,4 @@ def _draw_transition(axes: Axes, train: Sequence[Record], change: Record) -> Non
 def _recovery(change: Record) -> str:
     if change["steps_to_recover"] is None:
         return "never back"
-    return "no rise" if change["steps_to_recover"] == 0 else f"back after {change['steps_to_recover']:,} steps"
+    return "no rise" if change["steps_to_recover"] == 0 else f"back after {counted(change['steps_to_recover'], 'step')}"

@@ -152,7 +152,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     """The run folders among `folders` and below them, each once. ConfigError for a folder without any."""
     found: dict[Path, Path] = {}
     for folder in folders:
-        below = list(_runs_in(folder, DEPTH))
+        below = list(runs_below(folder, DEPTH))
         if not below:
             raise ConfigError(f"{folder}: holds no run (a folder with a config.yaml) and no sweep of runs")
         for path in below:
@@ -160,13 +160,14 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _runs_in(folder: Path, depth: int) -> Iterator[Path]:
+def runs_below(folder: Path, depth: int) -> Iterator[Path]:
+    """The folder itself where it is a run's, else those of runs at most so many folders below it."""
     if RunDir(folder).config.is_file():
         yield folder
     elif depth:
         for child in sorted(folder.iterdir(), key=_natural):
             if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
-                yield from _runs_in(child, depth - 1)
+                yield from runs_below(child, depth - 1)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

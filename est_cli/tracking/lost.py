@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from est_cli.common.counts import counted
 from est_cli.tracking.records import In, Record
 
 _NAMES = {
@@ -49,7 +50,11 @@ def repeated_records(records: Iterable[Record]) -> str:
     """`2 records are there more than once, first of step 5`. Empty: none is."""
     counts = Counter((record["step"], kind_of(record)) for record in records)
     more = sorted(key for key, count in counts.items() if count > 1)
-    return f"{len(more)} records are there more than once, first of step {more[0][0]}" if more else ""
+    return (
+        f"{counted(len(more), 'record is', 'records are')} there more than once, first of step {more[0][0]}"
+        if more
+        else ""
+    )
 
 
 def _gaps(records: Sequence[Record], step: int, every: int) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a person sees of a running training: a live bar in a terminal, plain lines now and then everywhere else."""
+"""What a person sees of a running training: a live panel in a terminal, plain lines now and then everywhere else."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.live import Live
 
+from est_cli.common.table import print_lines
 from est_cli.tracking.eta import StagePlan, hours_minutes, remaining_seconds
+from est_cli.tracking.panel import TrainingView
 
 __all__ = ["RunProgress", "StagePlan"]
 
@@ -44,10 +46,10 @@ class RunProgress:
         self._console = console or _Stderr(stderr=True, quiet=quiet)
         self._observed_s = {stage.number: deque[float](maxlen=MEDIAN_OVER_STEPS) for stage in stages}
         self._shown_step, self._shown_at = first_step, clock()
-        self._bar = _bar(self._console) if self._console.is_terminal and not quiet else None
-        if self._bar is not None:
-            self._task = self._bar.add_task("", total=total_steps, completed=first_step, state="", eta="--:--")
-            self._bar.start()
+        self._view = TrainingView(stages, total_steps, first_step)
+        self._live = _live(self._console, self._view) if self._console.is_terminal and not quiet else None
+        if self._live is not None:
+            self._live.start()
 
     def update(
         self,
@@ -58,46 +60,42 @@ class RunProgress:
         saved_pct: float,
         saved_pct_end: float,
         tokens_per_s: float,
+        mem_gb: float,
     ) -> None:
         """Tell that `step` steps are done, the last in `step_s` seconds; shown only as often as a person can read."""
         self._observed_s[stage].append(step_s)
+        self._view.curve.add(loss)
         if not self._due(step):
             return
         self._shown_step, self._shown_at = step, self._clock()
-        eta = hours_minutes(remaining_seconds(self._stages, step, self._observed_s))
-        state = (
-            f"stage {stage}/{self._stages[-1].number}  loss {loss:.4f}  "
-            f"saved {saved_pct:.1f} % (end {saved_pct_end:.1f} %)  {tokens_per_s:,.0f} tok/s"
-        )
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, state=state, eta=eta)
-        else:
-            self.line(f"step {step}/{self._total}  {state}  left {eta}")
+        view = self._view
+        view.step, view.stage, view.loss, view.tokens_per_s, view.mem_gb = step, stage, loss, tokens_per_s, mem_gb
+        view.saved_pct, view.saved_pct_end = saved_pct, saved_pct_end
+        view.left = hours_minutes(remaining_seconds(self._stages, step, self._observed_s))
+        if self._live is None:
+            self.line(
+                f"step {step}/{self._total}  stage {stage}/{self._stages[-1].number}  loss {loss:.4f}  "
+                f"saved {saved_pct:.1f} % (end {saved_pct_end:.1f} %)  {tokens_per_s:,.0f} tok/s  left {view.left}"
+            )
 
     def line(self, text: str) -> None:
-        """Write one message, above the bar where there is one."""
+        """Write one message, above the panel where there is one."""
         self.echo(text)
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_lines(self._console, text)
 
     def close(self) -> None:
-        """Take the bar off the screen; may be called twice."""
-        if self._bar is not None:
-            self._bar.stop()
+        """Take the panel off the screen; may be called twice."""
+        if self._live is not None:
+            self._live.stop()
 
     def _due(self, step: int) -> bool:
         waited_s = self._clock() - self._shown_at
         if step >= self._total:
             return True
-        if self._bar is not None:
+        if self._live is not None:
             return waited_s >= LIVE_EVERY_S
         return waited_s >= PLAIN_EVERY_S or step - self._shown_step >= PLAIN_EVERY_FRAC * self._total
 
 
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.completed}/{task.total}  left {task.fields[eta]}  {task.fields[state]}", markup=False),
-        BarColumn(bar_width=None),
-        console=console,
-        refresh_per_second=4,
-        expand=True,
-    )
+def _live(console: Console, view: TrainingView) -> Live:
+    return Live(view, console=console, refresh_per_second=4, transient=True)

@@ -80,6 +80,9 @@ class Mirror:
         self.ending = Ending()
         self.lines: deque[str] = deque(maxlen=MOST_LINES)
         self.url = ""
+        """Of the server."""
+        self.page = ""
+        """Of the run, once a server has given it."""
         self._rows_after, self._warn = rows_after, warn
         self._content = Content(opening.tracking.alerts, first_step)
         self._step = first_step
@@ -146,7 +149,7 @@ class Mirror:
             wandb_api.teardown()
             wandb_api.base_url()
             return False
-        self.mode, self._retry_at = WandbMode.online, None
+        self.mode, self._retry_at, self.page = WandbMode.online, None, str(getattr(run, "url", None) or "")
         self._use(run, getattr(run, "starting_step", 0) - 1, self._rows_after(0))
         while self._turn():
             pass

@@ -108,6 +108,11 @@ class WandbSink:
         """What was asked for until the run is open, then what it became."""
         return self._mode if self._mirror is None or self._mode is WandbMode.off else self._mirror.mode
 
+    @property
+    def page(self) -> str:
+        """The address of the run's page; empty while there is none."""
+        return "" if self._mirror is None else self._mirror.page
+
     def log(self, record: Record) -> None:
         """Mirror one row of something that has no metrics file."""
         if self._worker is not None:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.progress import TextColumn
 
+from est_cli.common.bars import NO_WRAP, progress_bar
+from est_cli.common.table import print_lines
 from est_cli.tracking.eta import hours_minutes
 
 PLAIN_EVERY_S = 60.0
@@ -39,7 +41,7 @@ class WorkProgress:
 
     def line(self, text: str) -> None:
         self._shown_at = self._clock()
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_lines(self._console, text)
 
     def left(self) -> str:
         """Time that the rest will take at the pace so far."""
@@ -55,6 +57,5 @@ def progress(total: float, quiet: bool) -> Iterator[WorkProgress]:
     if quiet or not console.is_terminal:
         yield WorkProgress(total, console, None)
         return
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[eta]} left")
-    with Bar(*columns, console=console, transient=True) as bar:
+    with progress_bar(console, TextColumn("{task.fields[eta]} left", table_column=NO_WRAP)) as bar:
         yield WorkProgress(total, console, bar)

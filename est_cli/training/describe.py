@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from est_cli.common.counts import counted
 from est_cli.config.batch import describe_batch
 from est_cli.config.micro_batch import describe_micro_batches
 from est_cli.training.run import Run
@@ -47,4 +48,4 @@ def _device(run: Run) -> str:
 
 def _stage_line(run: Run, number: int) -> str:
     steps = run.scheduler.stage_steps()[number - 1]
-    return f"{number}: {steps} steps {run.scheduler.stages[number - 1].describe()}"
+    return f"{number}: {counted(steps, 'step')} {run.scheduler.stages[number - 1].describe()}"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from rich.text import Text
+
 from est_cli.common.errors import reason
+from est_cli.common.table import print_lines, print_whole, table_console
 from est_cli.distributed import weights_finite
 from est_cli.distributed.hardware import hardware
 from est_cli.est.coverage import Coverage, coverage
@@ -19,6 +23,7 @@ from est_cli.reporting.card import model_card, write_card, write_picture
 from est_cli.reporting.diagnoses import stage_report
 from est_cli.reporting.figures import plot_run, plot_stages
 from est_cli.reporting.layers import plot_layers, read_layers
+from est_cli.reporting.outcome import outcome_of
 from est_cli.reporting.records import check_records
 from est_cli.reporting.runs import RunRecord
 from est_cli.reporting.stages import time_saved_pct
@@ -98,7 +103,20 @@ def _conclude(run: Run, end: End) -> dict[str, Any]:
         with _guarded(run.dir):
             _draw(run.dir, metrics, summary, covered)
     run.tracker.close(_ending(run, summary))  # last, for it may have to wait: the run itself is done
+    _tell_what_next(run, summary)
     return summary
+
+
+def _tell_what_next(run: Run, summary: dict[str, Any]) -> None:
+    """What was saved, where W&B has it, and a useful command; of a run of a sweep its table tells that."""
+    console, wandb = table_console(), run.tracker.wandb
+    outcome = outcome_of(run.dir.root, run.config, summary)
+    if sentence := outcome.sentence():
+        print_lines(console, f"{run.dir.root}: {sentence}")
+    if wandb is not None and wandb.page:
+        print_whole(console, Text(f"W&B       {wandb.page}"))
+    if run.config.sweep is None and not summary["not_finite"]:
+        print_whole(console, Text(f"next      {outcome.next_command(sys.argv)}"))
 
 
 def _ending(run: Run, summary: dict[str, Any]) -> Ending:

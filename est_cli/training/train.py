@@ -11,6 +11,7 @@ from typing import Any
 from est_cli.common.errors import StoppedBySignal
 from est_cli.common.rank import rank_of_environment
 from est_cli.common.signals import StopRequest, stop_on_signals
+from est_cli.distributed.device import peak_memory_gb
 from est_cli.distributed.hardware import runs_ahead
 from est_cli.est.flops import flops_of, training_flops
 from est_cli.est.sizes import full_sizes
@@ -189,7 +190,8 @@ def _record_step(loop: _Loop, step: int, result: StepResult, numbers: StepNumber
     run, scheduler = loop.run, loop.run.scheduler
     stage, done = scheduler.stage_at(step), step + 1
     saved, saved_end = run.ledger.saved_pct("blocks"), run.planned.saved_pct("blocks")
-    run.progress.update(done, stage, seconds, numbers.loss, saved, saved_end, loop.window.tokens_per_s)
+    speed, memory = loop.window.tokens_per_s, peak_memory_gb(run.accelerator.device)
+    run.progress.update(done, stage, seconds, numbers.loss, saved, saved_end, speed, memory)
     every = run.config.train.log_every
     last_of_stage = done in (*scheduler.transitions(), scheduler.max_steps)
     if every and (done % every == 0 or last_of_stage or step in scheduler.transitions()):

@@ -50,3 +50,8 @@ def test_the_command_answers_without_hydra(monkeypatch: pytest.MonkeyPatch, caps
 def test_hydra_installs_it(shell: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert enter("est-train", main, ["est-train", "-sc", f"install={shell}"]) == 0
     assert f"-sc query={'bash' if shell == 'zsh' else shell}" in capfd.readouterr().out
+
+
+def test_groups_are_offered_behind_help() -> None:
+    assert words("est-train --help t") == ["train", "tracking"]
+    assert words("est-train -h s") == ["scheduler", "stage", "sampling"]

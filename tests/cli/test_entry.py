@@ -12,10 +12,11 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
-from est_cli.cli.entry import enter
+from est_cli.cli.entry import _Plain, enter
 from est_cli.common import errors
 
 
@@ -130,7 +131,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 
 PRINTS = """
 import sys
-from est_cli.cli.entry import enter
+from est_cli.cli.entry import _Plain, enter
 
 def main(argv):
     for _ in range({lines}):
@@ -266,3 +267,16 @@ def test_code_in_rust_that_gives_up_is_told_in_one_line(capsys: pytest.CaptureFi
     assert enter("est-x", main, ["est-x"]) == 3
     told = "tokenizer: its code gave up on a text (Onig: Regex search error: retry-limit-in-match over)"
     assert capsys.readouterr().err == f"est-x: error: {told}\n"
+
+
+def test_messages_go_on_between_words_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = logging.LogRecord(
+        "est_cli", logging.INFO, "", 0, "%s tokens of %s documents", ("2,953,123", "60,900"), None
+    )
+    monkeypatch.setenv("COLUMNS", "27")
+    shown = []
+    for terminal in (True, False):
+        monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda terminal=terminal: terminal))
+        shown.append(_Plain().format(record))
+    monkeypatch.undo()
+    assert shown == ["2,953,123 tokens of 60,900\n  documents", "2,953,123 tokens of 60,900 documents"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -25,6 +26,38 @@ def test_numbers_are_whole_at_every_width(width: int, fold: tuple[str, ...] | No
     assert all(shown.count(number) == 2 for number in NUMBERS) and "\u2026" not in shown
     if fold != ():
         assert shown.split().count("long") == 3
+
+
+HEADINGS = ["stage", "FLOPs blocks", "FLOPs total", "saved blocks", "saved total", "memory used"]
+COSTS = [
+    ["1", "1.123e+12", "1.456e+12", "26.75 %", "17.20 %", "0.12 GB"],
+    ["2", "2.5e+12", "3e+12", "1 %", "2 %", "9 GB"],
+]
+
+
+def printed(width: int, **options: Any) -> list[str]:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width, color_system=None)
+    print_whole(console, table(HEADINGS, COSTS, title="Costs", total=["all", *COSTS[0][1:5], ""], **options))
+    return [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("width", [30, 40, 50, 60, 70, 80, 100])
+@pytest.mark.parametrize("fold", [None, ()])
+def test_no_line_is_wider_than_the_terminal_and_no_number_is_cut(width: int, fold: tuple[str, ...] | None) -> None:
+    lines = printed(width, fold=fold)
+    assert max(map(len, lines)) <= width
+    for number in COSTS[0][1:] + COSTS[1][1:]:
+        assert any(number in line for line in lines)
+
+
+def test_headings_break_before_rows_do() -> None:
+    wide, middle, narrow = (printed(width, fold=()) for width in (100, 66, 40))
+    assert "FLOPs blocks" in wide[1] and sum("1.123e+12" in line for line in wide) == 2
+    assert ("FLOPs" in middle[1], "blocks" in middle[1], "blocks" in middle[2]) == (True, False, True)
+    assert any("1.456e+12" in line and "26.75 %" in line for line in middle)
+    assert narrow[:4] == ["Costs", " stage 1", "   FLOPs blocks  1.123e+12", "   FLOPs total   1.456e+12"]
+    assert narrow[-5] == " stage all" and "memory" not in narrow[-1]  # an empty cell has no line
 
 
 @pytest.mark.parametrize("width", [40, 80, 100])

@@ -99,6 +99,12 @@ def test_one_run_of_a_recipe_that_sweeps_is_told_but_not_in_its_sweep(
         assert ("-m makes the recipe's sweep over stage.t1" in capsys.readouterr().err) is told_so
 
 
+def test_nothing_is_told_before_the_configuration_is_accepted(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["est-train", f"--config-dir={own}", "experiment=sweeping", "resume=nowhere"]
+    assert enter("est-train", main, line) != 0
+    assert "recipe's sweep" not in (said := capsys.readouterr().err) and said.count("\n") == 1
+
+
 def test_a_recipe_tells_what_it_sweeps_and_nothing_else_of_hydra(own: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert composed("train", RunConfig, ["experiment=sweeping"], own).swept == {"stage.t1": "0.1,0.2"}
     for name, key in (("launching", "hydra.launcher.n_jobs"), ("elsewhere", "hydra.run.dir")):

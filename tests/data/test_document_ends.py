@@ -71,7 +71,7 @@ def test_a_corpus_with_separators(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     write_jsonl(tmp_path / "rows.jsonl", texts)
     with caplog.at_level("INFO"):
         plain = load_corpus(files(tmp_path / "stories.txt"), "bpe", 300, tmp_path / "data")
-    assert f"of 1 documents; 0 blank ones left out; {END} is written in it 60 times, as plain text" in caplog.text
+    assert f"of 1 document; 0 blank ones left out; {END} is written in it 60 times, as plain text" in caplog.text
     assert f"dataset.separator='{END}' ends them there" in caplog.text
     plain.tokenizer.save_pretrained(tmp_path / "tokenizer")
     tokenizer = str(tmp_path / "tokenizer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from est_cli.cli.entry import enter
+from est_cli.cli.help import SETTINGS
 from est_cli.cli.launch.handover import load_job, save_job
 from est_cli.common.errors import ConfigError
 from est_cli.config import EvalConfig
@@ -157,5 +159,5 @@ def test_the_real_command_refuses_before_anything_heavy_and_its_help_tells_all_k
     assert ended.code == 2 and ended.err.startswith("est-eval: error: task: ") and ended.cpu_s < 2.0
     ended = command("est-eval", "--help", cwd=tmp_path, PYTHONPATH=path)
     assert (ended.code, ended.err) == (0, "") and ended.cpu_s < 2.0
-    settings = ended.out.partition("All keys with the values this command line would use:")[2]
-    assert [line.strip().partition("=")[0] for line in settings.strip().splitlines()] == [*KEYS]
+    settings = ended.out.partition(SETTINGS)[2]
+    assert set(re.findall(r"^  ([a-z_.]+)=", settings, re.MULTILINE)) == {*KEYS}

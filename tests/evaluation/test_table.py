@@ -62,7 +62,7 @@ def test_notes_say_what_is_not_as_it_should_be() -> None:
     told = notes([record("m", "mnli", 0, 0.5), record("m", "qnli", 0, 0.5)], None)
     assert told[1:] == [
         "mnli: dev_matched alone, so this is not the official score",
-        "m, qnli: 4 examples were too long and truncated",
+        "m, qnli: 4 examples too long and truncated",
     ]
     assert len(notes([record("m", "mnli", 0, 0.5, 0.5)], None)) == 1
 

@@ -166,7 +166,7 @@ def test_what_is_left_out_is_counted(lab: Lab, tally: Tally, case: str) -> None:
     budget = ("train.max_steps=2", "stage.t1=1", "stage.t2=1", "train.eval_every=0")
     ended = lab.train(*lab.arguments(f"dataset.files=bad/{name}", "run_name=x", *budget))
     assert ended.code == 0, ended.err
-    found = re.search(r"(\d+) tokens of (\d+) documents; (\d+) blank ones left out", ended.err)
+    found = re.search(r"([\d,]+) tokens of (\d+) documents?; (\d+) blank ones? left out", ended.err)
     assert found is not None and (int(found[2]), int(found[3])) == (documents, blank), ended.err
     assert json.loads((lab.at("x") / "summary.json").read_text())["steps"] == 2
     tally(inputs=1)

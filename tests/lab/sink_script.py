@@ -48,7 +48,7 @@ def main() -> None:
     model = run_dir / "model" if tracking.log_model else None
     preempted = asked.get("stopped") == "preempted"
     sink.finish(Ending(preempted=preempted) if asked.get("stopped") else Ending(summary, images, model))
-    told = {"init_s": init_s, "finish_s": time.monotonic() - begin, "mode": sink.mode.value}
+    told = {"init_s": init_s, "finish_s": time.monotonic() - begin, "mode": sink.mode.value, "page": sink.page}
     print(json.dumps(told | {"imported": "wandb" in sys.modules}))
 
 

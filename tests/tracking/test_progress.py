@@ -19,7 +19,7 @@ def run(out, step_s, terminal=False, first_step=0):
     progress = RunProgress(100, first_step, STAGES, Console(file=out, force_terminal=terminal, width=200), clock)
     for step in range(first_step + 1, 101):
         clock.now += step_s
-        progress.update(step, 1 + (step > 50), step_s, 1 / step, 50.0, 25.0, 1234.5)
+        progress.update(step, 1 + (step > 50), step_s, 1 / step, 50.0, 25.0, 1234.5, 0.5)
     progress.close()
     return out.getvalue()
 
@@ -51,6 +51,19 @@ def test_messages_are_written_as_they_are():
     assert out.getvalue() == text + "\n"
 
 
-def test_a_terminal_gets_a_bar():
+def test_a_terminal_gets_a_panel_that_goes_at_the_end():
     shown = run(io.StringIO(), step_s=0.5, terminal=True)
-    assert "\x1b" in shown and "100/100" in shown and "stage 2/2  loss 0.0100" in shown and "left 00:00" in shown
+    assert "\x1b" in shown and "step 100 of 100" in shown and "loss 0.0100" in shown and "left 00:00" in shown
+    after = shown.rpartition("╯")[2]
+    assert after.count("\x1b[1A\x1b[2K") == 5  # each of its lines is erased
+    assert "\x1b[?25h" in after  # the cursor is seen again
+
+
+def test_on_a_terminal_a_long_message_goes_on_between_words():
+    out = io.StringIO()
+    progress = RunProgress(100, 0, STAGES, Console(file=out, width=40, force_terminal=True, height=30), quiet=True)
+    path = "outputs/" + "x" * 60
+    progress.line("stages    1: 13 steps at p_h=0.5, 2: 34 steps at p_h=0.5")
+    progress.line(f"model in {path}")
+    assert out.getvalue().splitlines() == ["stages    1: 13 steps at p_h=0.5, 2: 34", "          steps at p_h=0.5",
+                                           "model in", f"  {path}"]  # fmt: skip

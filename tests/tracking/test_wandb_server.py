@@ -65,6 +65,7 @@ def test_all_of_a_run_arrives_and_nothing_else(tmp_path: Path, server: WandbServ
     )  # fmt: skip
     run = server.runs["abcd1234"]
     assert told["mode"] == "online" and rows_of(run) == recorded(run_dir)
+    assert told["page"].startswith(f"{server.url}/") and told["page"].endswith("/est/runs/abcd1234")
     assert {key: run.told[key] for key in ("displayName", "project", "groupName", "jobType", "tags", "notes")} == {
         "displayName": "a run", "project": "est", "groupName": "g", "jobType": "train", "tags": ["x"], "notes": "n",
     }  # fmt: skip

@@ -20,6 +20,9 @@ def test_pictures_that_could_not_be_drawn_are_drawn_by_the_next_start(lab: Lab) 
     assert "resume=outputs/x draws them" in ended.err
     assert json.loads((lab.at("x") / "summary.json").read_text())["steps"] == 6
     assert "stage  p_H  p_M  p_L" in ended.out, "the table is shown all the same"
+    *_, sentence, following = ended.out.splitlines()
+    assert sentence.startswith("outputs/x: saved ") and "no dense twin" in sentence
+    assert following == "next      est-report outputs/x"
     assert not (lab.at("x") / "plots").exists()
     again = lab.tiny("x", *SHORT)
     assert (again.code, again.out) == (0, "outputs/x: this run is finished, nothing is left to do but its plots\n")

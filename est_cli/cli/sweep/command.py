@@ -18,6 +18,7 @@ from est_cli.cli.sweep.program import Program
 from est_cli.cli.sweep.results import Row, Status, begin, planned_row, print_table, refuse_others, rows_of
 from est_cli.cli.sweep.run_job import perform_all
 from est_cli.cli.sweep.search import Search
+from est_cli.common.counts import counted
 from est_cli.common.errors import ConfigError, EstError, RunLockedError
 from est_cli.config.command_line import CommandLine
 from est_cli.config.paths import paths_problems
@@ -93,7 +94,8 @@ def _owned(program: Program, sweep: Path) -> Iterator[Path]:
 def _announce(sweep: Path, rows: Sequence[Row]) -> None:
     counts = Counter("to run" if row.status is Status.not_run else str(row.status) for row in rows)
     states = ", ".join(f"{count} {status}" for status, count in counts.items())
-    print(f"sweep {sweep}  {f'{len(rows)} jobs: {states}' if rows else 'a search'}", file=sys.stderr, flush=True)
+    what = f"{counted(len(rows), 'job')}: {states}" if rows else "a search"
+    print(f"sweep {sweep}  {what}", file=sys.stderr, flush=True)
 
 
 def _raise_first_failure(rows: Sequence[Row]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from est_cli.cli.sweep.overrides import Parts, combinations, shown
 from est_cli.cli.sweep.program import Program, SweepRefused
+from est_cli.common.counts import counted
 from est_cli.common.errors import ConfigError, EstError
 from est_cli.config.compose import Composed, composed
 from est_cli.config.method import refuse_stage_option
@@ -74,7 +75,7 @@ def plan_jobs(program: Program, parts: Parts, sweep: str) -> list[Job]:
     jobs = [_checked(job, parts) for job in made]
     assert len({job.name for job in jobs}) == len(jobs), "two jobs share a folder"
     if all(job.problem for job in jobs):
-        others = f" (and none of the other {len(jobs) - 1} jobs can run)" if len(jobs) > 1 else ""
+        others = f" (and the other {counted(len(jobs) - 1, 'job')} cannot run either)" if len(jobs) > 1 else ""
         raise ConfigError(f"{jobs[0].problem}{others}")
     return jobs
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 
+from est_cli.common.bars import NO_WRAP, progress_bar
 from est_cli.data.text.pieces import FEW_BYTES, Advance, Unit
 from est_cli.data.tokens.cuts import is_tame
 from est_cli.data.tokens.encode import BAD_PLACES, Encoder, write_tokens
@@ -188,8 +189,7 @@ def progress(what: str, total: int, done: int) -> Iterator[Advance]:
         log.info("%s", what)
         yield _lines(total, done)
         return
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
+    with progress_bar(console, TimeRemainingColumn(table_column=NO_WRAP)) as bar:
         task = bar.add_task(what, total=total, completed=done)
         yield lambda units: bar.advance(task, units)
 

@@ -140,7 +140,10 @@ def test_a_job_whose_files_are_missing_is_skipped(eval_lab: EvalLab) -> None:
         ((*RATES, "eval.lrr=1"), "eval.lrr: unknown key; did you mean 'eval.lr'?"),
         ((*RATES, "model=gpt2"), "model: unknown key"),
         ((*RATES, "eval.batch_size=x"), "eval.batch_size: 'x' is not an integer"),
-        ((*RATES, "task=sst,mrpc"), "task: there is no GLUE task 'sst'; did you mean 'sst2'? (and none of the other 1"),
+        (
+            (*RATES, "task=sst,mrpc"),
+            "task: there is no GLUE task 'sst'; did you mean 'sst2'? (and the other 1 job cannot run either)",
+        ),
         (
             (*RATES, "task=rte"),
             "glue/RTE/train.tsv: there is no such file, in no form; complete in this folder",
