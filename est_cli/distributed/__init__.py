@@ -5,7 +5,7 @@ agreement.py  the few numbers that go along with every step: loss, signals, whic
 gradient_sync.py   what a step asks of the two below, and the answer for one process
 data_parallel.py   each process holds the whole model: gradients are summed
 fully_sharded.py   each holds a share of it: FSDP2
-hardware.py   what kinds of devices can do; peak speeds of GPUs
+hardware.py   what kinds of devices can do
 device.py     the device of this process: opened, its kernels, its memory
 """
 

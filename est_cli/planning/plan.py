@@ -6,7 +6,7 @@ With probe=true also their seconds, which are measured.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from est_cli.common.errors import ConfigError
@@ -24,6 +24,7 @@ from est_cli.families import spec_of
 from est_cli.models import hf_config
 from est_cli.models.documents import check_documents
 from est_cli.models.lm_loss import LmLoss
+from est_cli.planning.resources import Disk, GpuHours, disk_of, gpu_hours
 from est_cli.planning.targets import TargetSolution, solve_target
 from est_cli.training.memory import Activations, MemoryEstimate, estimate_memory
 
@@ -44,9 +45,15 @@ class PlannedStage:
     dense: Flops
     micro_batch: int | None
     """Sequences per forward pass; None: chosen when the run starts."""
-    states: int
-    """Bytes of weights, gradients and moments in each process."""
+    strategy: str
+    states_under: dict[str, int]
+    """By strategy (ddp, fsdp): bytes of weights, gradients and moments in each process."""
     activations: Activations
+
+    @property
+    def states(self) -> int:
+        """Under the strategy of the run."""
+        return self.states_under[self.strategy]
 
     @property
     def memory(self) -> int:
@@ -78,22 +85,36 @@ class Plan:
     """What a target asked for, and the settings that meet it."""
     step_s: StepSeconds | None
     """With probe=true: measured."""
+    processes: int
+    gpu_hours: list[GpuHours]
+    mfu: float
+    """What they assume."""
+    disk: Disk
+    length_given: bool
+    """Whether anybody said how long the run is; the default is that of a first run."""
+
+    @property
+    def tokens(self) -> int:
+        """Of the whole run."""
+        return self.batch.tokens_before(self.scheduler.max_steps)
 
     @property
     def time_s(self) -> float | None:
         """Seconds of all steps, as far as measured; evaluation and checkpoints come on top."""
-        return (
-            None
-            if self.step_s is None
-            else sum(stage.steps * self.step_s.stages[stage.number] for stage in self.stages)
-        )
+        if self.step_s is None:
+            return None
+        return sum(stage.steps * self.step_s.stages[stage.number].median for stage in self.stages)
+
+    def memory_under(self, strategy: str) -> int:
+        """Bytes that each process needs at most, in any stage."""
+        return max(stage.states_under[strategy] + stage.activation_bytes for stage in self.stages)
 
     @property
     def time_saved_pct(self) -> float | None:
         """Of the time that as many steps of the complete model take."""
         if self.step_s is None or self.time_s is None:
             return None
-        return 100.0 * (1.0 - self.time_s / (self.scheduler.max_steps * self.step_s.complete))
+        return 100.0 * (1.0 - self.time_s / (self.scheduler.max_steps * self.step_s.complete.median))
 
 
 def make_plan(config: PlanConfig) -> Plan:
@@ -111,7 +132,8 @@ def make_plan(config: PlanConfig) -> Plan:
         planned = run.planned(spec, config.launch.num_processes)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    memory = _memory(run, hf, spec, [*planned])
+    train = config.train
+    memory, ledger = _memory(run, hf, spec, [*planned]), run.ledger(spec, planned)
     return Plan(
         model=config.model.name,
         spec=spec,
@@ -119,12 +141,17 @@ def make_plan(config: PlanConfig) -> Plan:
         options=run.options,
         seed=config.seed,
         stages=[*_stages(run, spec, planned, memory)],
-        ledger=run.ledger(spec, planned),
+        ledger=ledger,
         apart=apart,
         memory=memory,
         batch=run.batch,
         target=found,
         step_s=_measured(config) if config.probe else None,
+        processes=config.launch.num_processes,
+        gpu_hours=gpu_hours(config.gpus, config.train.precision, config.mfu, ledger),
+        mfu=config.mfu,
+        disk=disk_of(run, memory.parameters, memory.states, spec.vocab_size),
+        length_given=any(length is not None for length in (train.max_steps, train.max_tokens, train.max_flops)),
     )
 
 
@@ -162,8 +189,12 @@ def _stages(
     launch, scheduler = run.config.launch, run.scheduler
     for (number, ran), activations in zip(planned.items(), memory.activations, strict=True):
         steps, batch = scheduler.stage_steps()[number - 1], run.batch.of_stage(number)
-        ledger = run.ledger(spec, {number: ran})
-        requested = run.micro_batches[number - 1]
+        requested, own, ledger = (
+            run.micro_batches[number - 1],
+            batch.sequences // launch.num_processes,
+            run.ledger(spec, {number: ran}),
+        )
+        accumulates, sampled = (requested or 0) < own, ledger.used.blocks / ledger.dense.blocks
         yield PlannedStage(
             number=number,
             first_step=scheduler.stages[number - 1].until_step - steps,
@@ -172,7 +203,11 @@ def _stages(
             rates=realised_rates(spec, ran),
             flops=ledger.used,
             dense=ledger.dense,
-            micro_batch=None if requested is None else min(requested, batch.sequences),
-            states=memory.states_under(launch, (requested or 0) * launch.num_processes < batch.sequences),
+            micro_batch=None if requested is None else min(requested, own),
+            strategy=launch.strategy,
+            states_under={
+                strategy: memory.states_under(replace(launch, strategy=strategy), accumulates, sampled)
+                for strategy in ("ddp", "fsdp")
+            },
             activations=activations,
         )

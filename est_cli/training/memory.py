@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from est_cli.config import Attention, LaunchConfig, OptimConfig, Precision
 from est_cli.distributed.device import autocast, repeated_kv_heads
+from est_cli.distributed.gradient_sync import SHARED_BELOW
 from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
 from est_cli.est.sizes import SamplingOptions
 from est_cli.models import (
@@ -58,19 +59,26 @@ class MemoryEstimate:
     """Parameters, gradients and moments."""
     layers: tuple[int, ...]
     """Number of parameters of each layer."""
+    buffered: int
+    """Of the parameters those whose gradients are small, and copied into buffers to be sent."""
     activations: list[Activations]
     """Per set of rates."""
     precision: Precision
     """What the passes compute in."""
 
-    def states_under(self, launch: LaunchConfig, accumulates: bool) -> int:
+    def states_under(self, launch: LaunchConfig, accumulates: bool, sampled: float = 1.0) -> int:
         """The states that one process holds at most; `accumulates`: whether its step has several micro-batches.
 
-        Under fsdp these are its share, the gathered weights (of a layer and of the one that comes next, or of all that
-        stay), and gradients that are whole: of one layer, or until the last micro-batch of all.
+        `sampled`: the share of the layers' parameters that run. Under ddp a process holds all, and the buffers in which
+        gradients are sent: what is sampled and what is small is copied, what is large and whole is not. Under fsdp it
+        holds its share, the gathered weights (of a layer and of the one that comes next, or of all that stay), and
+        gradients that are whole: of one layer, or until the last micro-batch of all.
         """
-        if launch.strategy != "fsdp" or launch.num_processes == 1:
+        if launch.num_processes == 1:
             return self.states
+        if launch.strategy != "fsdp":
+            copied = self.buffered if sampled == 1.0 else round(sampled * sum(self.layers))
+            return self.states + (_BYTES * copied if launch.reduce_dtype is None else 2 * self.parameters)
         outside, largest = self.parameters - sum(self.layers), max(self.layers)
         at_hand = sum(self.layers) if launch.reshard_after_forward is False else min(2 * largest, sum(self.layers))
         gathered = _BYTES * outside + (_BYTES if launch.gather_dtype is None else 2) * at_hand
@@ -127,7 +135,8 @@ def estimate_memory(
     parameters = list(model.parameters())
     states = moments + sum(2 * parameter.nbytes for parameter in parameters)
     count = sum(parameter.numel() for parameter in parameters)
-    return MemoryEstimate(count, states, layers, activations, precision)
+    buffered = sum(parameter.numel() for parameter in parameters if parameter.numel() < SHARED_BELOW)
+    return MemoryEstimate(count, states, layers, buffered, activations, precision)
 
 
 def available_bytes() -> int:
