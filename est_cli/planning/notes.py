@@ -19,8 +19,8 @@ PROBED = (
 
 
 def hours_words(hours: float) -> str:
-    """Three digits, or all of whole hours."""
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+    """Three digits, or all of whole hours; what is under half a minute is not told."""
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}" if hours >= 0.01 else "< 0.01"
 
 
 def _gb(size: int) -> str:

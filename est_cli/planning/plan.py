@@ -7,26 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import torch
 
 from est_cli.common.errors import ConfigError
-from est_cli.common.rank import Rank
-from est_cli.config import LmLossKind, Packing, PlanConfig
+from est_cli.config import LmLossKind, Packing, PlanConfig, Precision
 from est_cli.config.batch import longest_sequence
+from est_cli.config.model import HF, preset_sizes
 from est_cli.config.plan import of_any_length
 from est_cli.config.resolve import Resolved, planned_ledger_of, resolve
-from est_cli.distributed.device import own_device
-from est_cli.distributed.hardware import repeats_kv_heads, settled_precision
+from est_cli.distributed.hardware import device_type, repeats_kv_heads, settled_precision
 from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingScheduler
 from est_cli.est.batch import BatchSchedule
 from est_cli.est.sizes import RealisedRates, SamplingOptions, SequenceCounts, realised_rates
-from est_cli.families import spec_of
-from est_cli.models import hf_config
-from est_cli.models.documents import check_documents
-from est_cli.models.lm_loss import LmLoss
+from est_cli.planning import memory_cache
 from est_cli.planning.resources import Disk, GpuHours, disk_of, gpu_hours
 from est_cli.planning.targets import TargetSolution, solve_target
-from est_cli.training.memory import Activations, MemoryEstimate, estimate_memory
+from est_cli.training.memory_estimate import Activations, MemoryEstimate
 
 if TYPE_CHECKING:
     from est_cli.training.probe import StepSeconds
@@ -119,12 +117,11 @@ class Plan:
 
 def make_plan(config: PlanConfig) -> Plan:
     """The plan of a checked configuration. Raises ConfigError where the model or a target does not allow it."""
-    hf = hf_config(config.model)
-    spec = spec_of(hf)
+    spec = _spec(config)
     resolve(of_any_length(config)).check_fit(spec)
     apart = config.dataset.packing is Packing.document
     if apart:
-        check_documents(hf, longest_sequence(config.train))
+        _check_documents(config)
     try:
         found = solve_target(config, lambda tried: planned_ledger_of(tried, spec))
         config = config if found is None else found.config
@@ -133,7 +130,7 @@ def make_plan(config: PlanConfig) -> Plan:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     train = config.train
-    memory, ledger = _memory(run, hf, spec, [*planned]), run.ledger(spec, planned)
+    memory, ledger = _memory(run, [*planned]), run.ledger(spec, planned)
     return Plan(
         model=config.model.name,
         spec=spec,
@@ -161,16 +158,31 @@ def _measured(config: PlanConfig) -> StepSeconds:
     return step_seconds(config)
 
 
-def _memory(run: Resolved, hf: Any, spec: ModelSpec, stages: list[int]) -> MemoryEstimate:
+def _memory(run: Resolved, stages: list[int]) -> MemoryEstimate:
     """Of each of `stages`."""
-    config = run.config
-    train, device = config.train, own_device(Rank())
+    device = torch.device(device_type())
+    precision = run.config.train.precision or settled_precision(None, device)  # a plan may be for another machine
+    repeated = repeats_kv_heads(device, precision)
+    path = memory_cache.file_of(run, stages, precision, repeated)
+    if (kept := memory_cache.read(path)) is not None:
+        return kept
+    estimate = _estimated(run, stages, precision, repeated)
+    memory_cache.keep(path, estimate)
+    return estimate
+
+
+def _estimated(run: Resolved, stages: list[int], precision: Precision, repeated: bool) -> MemoryEstimate:
+    from est_cli.families import spec_of
+    from est_cli.models import hf_config  # transformers, of which nothing else here has need
+    from est_cli.models.lm_loss import LmLoss
+    from est_cli.training.memory import estimate_memory
+
+    config, train, hf = run.config, run.config.train, hf_config(run.config.model)
     kind = "whole" if train.lm_loss is LmLossKind.whole else "chunked"  # torch's own keeps what chunked keeps
     end_of_text = 0 if config.dataset.packing is Packing.document else None  # whichever it is, the masks are as large
-    precision = train.precision or settled_precision(None, device)  # a plan may be for another machine
     return estimate_memory(
         hf,
-        spec,
+        spec_of(hf),
         run.options,
         [run.scheduler.stages[number - 1].rates for number in stages],
         [run.batch.of_stage(number).seq_len for number in stages],
@@ -179,8 +191,25 @@ def _memory(run: Resolved, hf: Any, spec: ModelSpec, stages: list[int]) -> Memor
         LmLoss(kind, end_of_text=end_of_text),
         train.attention,
         config.optim,
-        repeats_kv_heads(device, precision),
+        repeated,
     )
+
+
+def _spec(config: PlanConfig) -> ModelSpec:
+    """Of a preset without a look at transformers."""
+    if config.model.family != HF:
+        return preset_sizes(config.model)
+    from est_cli.families import spec_of
+    from est_cli.models import hf_config
+
+    return spec_of(hf_config(config.model))
+
+
+def _check_documents(config: PlanConfig) -> None:
+    from est_cli.models import hf_config
+    from est_cli.models.documents import check_documents
+
+    check_documents(hf_config(config.model), longest_sequence(config.train))
 
 
 def _stages(

@@ -12,7 +12,6 @@ from est_cli.common.errors import ConfigError
 from est_cli.common.table import print_lines, print_whole, table, table_console
 from est_cli.config import PlanConfig
 from est_cli.planning.course import column, course_of, sparkline
-from est_cli.planning.figure import draw_plans
 from est_cli.planning.notes import PROBED, hours_words
 from est_cli.planning.plan import Plan, make_plan
 from est_cli.tracking.eta import hours_minutes
@@ -44,6 +43,8 @@ def plan_all(chosen: Mapping[str, PlanConfig | ConfigError], console: Console | 
     print_lines(console, *(f"{name}: no plan: {problem}" for name, problem in problems.items()))
     plot = next(config.plot for config in chosen.values() if isinstance(config, PlanConfig))
     if plot is not None:
+        from est_cli.planning.figure import draw_plans  # matplotlib
+
         draw_plans(plans, Path(plot))
         print_lines(console, f"plot: {plot}")
 

@@ -13,7 +13,6 @@ from est_cli.common.table import print_lines, print_whole, table, table_console
 from est_cli.config import PlanConfig
 from est_cli.est import FlopsLedger
 from est_cli.planning.course import column, course_of, sparkline
-from est_cli.planning.figure import draw_plans
 from est_cli.planning.notes import default_length, hours_words, notes
 from est_cli.planning.plan import Plan, PlannedStage, make_plan
 from est_cli.planning.resources import GpuHours
@@ -31,6 +30,8 @@ def show_plan(config: PlanConfig) -> None:
     plan = make_plan(config)
     print_plan(plan)
     if config.plot is not None:
+        from est_cli.planning.figure import draw_plans  # matplotlib
+
         draw_plans({f"{plan.model}, {plan.scheduler.name}": plan}, Path(config.plot))
         print(f"plot: {config.plot}")
 

@@ -92,7 +92,7 @@ def test_the_checkpoints_that_are_kept(tmp_path: Path, every: int, keep_last: in
 @pytest.fixture(scope="module")
 def two() -> Plan:
     """GPT-2 base on two GPUs."""
-    steps = ("train.max_steps=1000", "train.micro_batch=1", "train.tokens_per_step=8192", "train.seq_len=1024")
+    steps = ("train.max_steps=10000", "train.micro_batch=1", "train.tokens_per_step=8192", "train.seq_len=1024")
     return plan("model=gpt2", *steps, "launch.num_processes=2")
 
 
@@ -130,7 +130,7 @@ def test_what_is_printed_of_it(two: Plan) -> None:
     assert row[:5] == ["NVIDIA", "H100", "80GB", "HBM3", "bf16"] and float(row[6]) == pytest.approx(hours, rel=5e-3)
     assert any(line.startswith("GPU hours are not measured: they assume FLOPs (total) at 40 %") for line in lines)
     assert any(
-        line.startswith("8,192,000 tokens are 0.066 for each of 124,439,808 parameters; 20 are") for line in lines
+        line.startswith("81,920,000 tokens are 0.66 for each of 124,439,808 parameters; 20 are") for line in lines
     )
     tables = [line for line in lines if line.startswith((" GPU", " NVIDIA"))]
     assert max(map(len, tables)) <= 80
