@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from est_cli.config.command_line import CONFIG_DIR_VARIABLE
+from est_cli.planning.memory_cache import FOLDER_VARIABLE
 from est_cli.storage.cache import DATA_VARIABLE
 from est_cli.storage.run_dir import OUTPUTS_VARIABLE
 
@@ -27,6 +28,12 @@ def pytest_configure() -> None:
     ):  # or tests would write into the places of whoever runs them
         os.environ.pop(name, None)
     _hear_signals()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_plans(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of est-plan's estimates nothing is kept where those of whoever runs the tests are."""
+    os.environ[FOLDER_VARIABLE] = str(tmp_path_factory.mktemp("plans"))
 
 
 def _hear_signals() -> None:

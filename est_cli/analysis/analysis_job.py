@@ -5,6 +5,7 @@ The text is the same for every seed, evenly spread over the part it is from.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,12 @@ class Text:
     """Of the whole corpus and the tokenizer."""
     end_of_text: int | None = None
     """What ends documents that do not see each other; None: all see all before them."""
+    blocks: tuple[int, ...] = ()
+    """Which blocks of the part these are, in the order of the sequences: block i are its tokens from i * T on."""
+    num_blocks: int = 0
+    """Whole blocks of the part."""
+    document_end: int | None = None
+    """The token that stands behind every document."""
 
     @property
     def targets(self) -> int:
@@ -50,7 +57,15 @@ class Text:
     def to_json(self) -> dict[str, Any]:
         """As it stands in analysis.json."""
         sequences, seq_len = sum(map(len, self.batches)), self.batches[0].shape[1]
-        return {"sequences": sequences, "seq_len": seq_len, "predicted_tokens": self.targets, "digest": self.digest}
+        size = {"sequences": sequences, "seq_len": seq_len, "predicted_tokens": self.targets, "digest": self.digest}
+        where = {"blocks": list(self.blocks), "num_blocks": self.num_blocks, "document_end": self.document_end}
+        return {**size, **where, "documents_apart": self.end_of_text is not None}
+
+    def npy(self) -> bytes:
+        """The token ids, (sequences, T) int32, as a file of numpy's."""
+        file = io.BytesIO()
+        np.save(file, torch.cat(self.batches).numpy().astype(np.int32), allow_pickle=False)
+        return file.getvalue()
 
 
 @dataclass(frozen=True)
@@ -121,8 +136,10 @@ def load_text(config: AnalyzeConfig, checkpoint: Checkpoint, rank: Rank) -> Text
     wanted = min(settings.tokens // seq_len, blocks.num_blocks)
     spread = np.arange(wanted) * blocks.num_blocks // wanted
     digest = f"{corpus.data_hash[:16]}-{corpus.tokenizer_hash[:16]}"
-    end_of_text = corpus.tokenizer.eos_token_id if _apart(config, checkpoint, seq_len) else None
-    return Text(blocks.take(spread).split(settings.batch), digest, end_of_text)
+    document_end = corpus.tokenizer.eos_token_id
+    end_of_text = document_end if _apart(config, checkpoint, seq_len) else None
+    batches = blocks.take(spread).split(settings.batch)
+    return Text(batches, digest, end_of_text, tuple(spread.tolist()), blocks.num_blocks, document_end)
 
 
 def _apart(config: AnalyzeConfig, checkpoint: Checkpoint, seq_len: int) -> bool:

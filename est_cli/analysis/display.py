@@ -50,8 +50,15 @@ def _notes(content: dict[str, Any]) -> Iterator[str]:
         f"{counted(text['predicted_tokens'], 'token')} in {counted(text['sequences'], 'sequence')} of {text['seq_len']}"
     )
     yield f"text: {size}, {content['settings']['analyze']['part']} part of {content['settings']['dataset']['name']}"
+    yield f"blocks {_some(text['blocks'])} of its {text['num_blocks']}, digest {text['digest']}; token ids: tokens.npy"
     if content["analysis"] in ("hessian_trace", "compare"):
         yield "± is the standard error over the probes"
+
+
+def _some(numbers: list[int]) -> str:
+    """All of them, or the first three and the last."""
+    few = map(str, numbers if len(numbers) <= 5 else numbers[:3])
+    return ", ".join(few) + (f", ..., {numbers[-1]}" if len(numbers) > 5 else "")
 
 
 def _trace(result: dict[str, Any]) -> TableContent:

@@ -1,4 +1,4 @@
-"""One analysis from its checked configuration to its folder, a new one: analysis.json, then pictures of it."""
+"""One analysis from its checked configuration to its folder, a new one: analysis.json, its text, pictures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from est_cli.tracking.work_progress import progress
 
 log = logging.getLogger(__name__)
 
-RESULT = "analysis.json"
+RESULT, TOKENS = "analysis.json", "tokens.npy"
 MAX_BYTES = 1 << 26
 ANALYSES: dict[Analysis, Callable[[AnalysisJob], Outcome]] = {
     Analysis.hessian_trace: hessian_trace,
@@ -95,6 +95,7 @@ def analyse(config: AnalyzeConfig) -> None:
             "versions": versions(),
         }
         write_result(folder / RESULT, content, MAX_BYTES)
+        disk.replace_file(folder / TOKENS, text.npy())
         try:
             print_result(content, folder)
         finally:

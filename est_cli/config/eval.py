@@ -99,6 +99,15 @@ class EvalSettings:
         brief="Dropout; null: the checkpoint's own",
     )
     select: Select = setting(Select.best, "The dev result of the best epoch, or of the last.")
+    save: bool = setting(
+        False,
+        "Keep each fine-tuned model of GLUE with its predictions on dev, in finetuned/ of the folder of the results: "
+        "it opens in plain transformers.",
+        FREE,
+        RECORDED,
+        untracked=True,
+        brief="Keep each fine-tuned model, and predictions",
+    )
     precision: Precision = setting(
         Precision.fp32,
         "bf16: autocast; the weights stay fp32. tf32: fp32 with a GPU's tensor cores. fp16 is refused.",
@@ -191,7 +200,9 @@ def _what(config: EvalConfig) -> Iterator[str]:
         yield "baseline: is the checkpoint itself; give another one, or leave it null"
     if config.sweep is not None and config.run_name is None:
         yield "sweep: is a folder of several evaluations, so give run_name too; est-eval -m names them itself"
-    _, perplexity, harness = split_tasks(config.task)
+    glue, perplexity, harness = split_tasks(config.task)
+    if config.eval.save and not glue:
+        yield "eval.save: keeps fine-tuned models, and no GLUE task is named; leave it false"
     if not config.task or "" in config.task or "" in harness:
         yield "task: is empty; name GLUE tasks such as cola,sst2, or glue, perplexity or lm_eval:TASK"
     if perplexity and not config.eval.files:

@@ -10,7 +10,7 @@ from pathlib import Path
 from est_cli.config.length import LENGTHS, MOST_STEPS
 from est_cli.config.run import RunConfig
 from est_cli.config.schedulers import scheduler_named
-from est_cli.config.setting import setting
+from est_cli.config.setting import above, setting
 
 
 class Target(StrEnum):
@@ -50,6 +50,18 @@ class PlanConfig(RunConfig):
         False,
         "Measure on this machine how long a step of each stage takes.",
         brief="Measure the time of each stage's steps here",
+    )
+    gpus: list[str] = setting(
+        ["A100", "H100"],
+        "GPUs whose hours are told, by words of their names in the table of peaks; [] for none.",
+        brief="GPUs whose hours are told; [] for none",
+    )
+    mfu: float = setting(
+        0.4,
+        "The share of a GPU's peak that its hours assume, of all FLOPs (total). Sampled stages of small models reach "
+        "less than dense training does.",
+        within=above(0, most=1),
+        brief="Share of a GPU's peak that its hours assume",
     )
     plot: str | None = setting(None, "A PNG file to draw the plan into.")
 

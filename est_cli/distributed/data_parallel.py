@@ -16,11 +16,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from est_cli.distributed.gradient_sync import StepPlan
+from est_cli.distributed.gradient_sync import SHARED_BELOW, StepPlan
 from est_cli.est import GradientPart, packed_copies, sampled_parts, whole_parts
 
-SHARED_BELOW = 1 << 22
-"""Gradients of fewer entries go into a bucket; larger ones are sent by themselves, whole ones where they lie."""
 BUCKET = 1 << 23
 """The most entries of a bucket: 32 MB in fp32, which is about what torch's DistributedDataParallel takes (25 MB)."""
 

@@ -12,6 +12,9 @@ from torch import Tensor
 from est_cli.config import WireDtype
 from est_cli.est import Subnetwork
 
+SHARED_BELOW = 1 << 22
+"""Gradients of fewer entries go into a bucket; larger ones are sent by themselves, whole ones where they lie."""
+
 
 def wire_dtype(name: WireDtype | None) -> torch.dtype | None:
     """torch's type of that name."""

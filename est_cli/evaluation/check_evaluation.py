@@ -94,6 +94,8 @@ def request_digest(config: EvalConfig) -> str:
     """
     free = keys_with(EvalConfig, NO_RESULT)
     settings = {key: value for key, value in plain(config).items() if not _is_free(key, free)}
+    if not config.eval.save:  # the digest is that of a time before this setting
+        settings["eval"] = {key: value for key, value in settings["eval"].items() if key != "save"}
     found = [(str(path), path.stat()) for path in sorted(set(_files(config)))]
     version = [FINETUNE_VERSION, PERPLEXITY_VERSION] if split_tasks(config.task)[1] else FINETUNE_VERSION
     return fingerprint(version, settings, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found])

@@ -77,10 +77,17 @@ class Epoch:
 
 
 def finetune(
-    model: PreTrainedModel, data: EncodedTask, settings: EvalSettings, seed: int, processes: Processes, advance: Advance
+    model: PreTrainedModel,
+    data: EncodedTask,
+    settings: EvalSettings,
+    seed: int,
+    processes: Processes,
+    advance: Advance,
+    after_epoch: Callable[[Sequence[Epoch]], None] = lambda epochs: None,
 ) -> list[Epoch]:
     """Train `model` on the task and return all its epochs. Every process calls it with the same arguments.
 
+    `after_epoch` is called with those so far while the weights are those of the last of them.
     Raises NumericsError where the loss or a gradient was not finite.
     """
     model.to(processes.device)
@@ -108,6 +115,7 @@ def finetune(
                 split: predict(model, data, part, size, processes, advance) for split, part in data.dev.items()
             }
             epochs.append(_epoch(data, predictions, (step + 1) / per_epoch, mean))
+            after_epoch(epochs)
             losses, rejected = [], []
     return epochs
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from est_cli.evaluation.glue import TASKS
+from est_cli.evaluation.glue import TASKS, Task
 from est_cli.reporting.student_t import mean_interval
 
 GLUE_AVERAGE = "GLUE average"
@@ -18,6 +18,15 @@ AVERAGE = "average"
 def about(meaning: str, unit: str = "") -> dict[str, str]:
     """Of a field of results.json; docs/metrics.md is made of it."""
     return {"meaning": meaning, "unit": unit}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The one class that every example of a dev split was given."""
+
+    label: str
+    share_frac: float
+    """Of the examples that are of this class."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,13 @@ class Record:
     seconds: float = field(metadata=about("how long it took", "s"))
     settings_digest: str = field(metadata=about("of the settings that two records must share to be compared"))
     data_digest: str = field(metadata=about("of the task's files"))
+    constant: dict[str, Constant] | None = field(
+        default=None,
+        metadata=about(
+            "dev split -> `label` and `share_frac`, where every example of it was given that one class, which so many "
+            "are; null: not known (of an earlier version)"
+        ),
+    )
 
     @property
     def pair(self) -> tuple[str, int, str, str]:
@@ -127,6 +143,7 @@ def model_first(records: Sequence[Record], model: str) -> list[Record]:
 def score_numbers(records: Sequence[Record], model: str, baseline: str | None) -> dict[str, Any]:
     """TASK and TASK_sd of each task, the same of their average, all from 0 to 1, of the records of `model`.
 
+    `one_class`: of how many fine-tunings the predictions are all the same, where there are any.
     Beside a baseline also the mean difference, of the average or the only task, and whether it is significant.
     """
     (summary,) = summarise([record for record in records if record.checkpoint == model])
@@ -135,10 +152,21 @@ def score_numbers(records: Sequence[Record], model: str, baseline: str | None) -
     for name, spread in spreads.items():
         numbers |= {name: spread.mean, f"{name}_sd": spread.sd}
     numbers["seeds"] = summary.average_over_tasks_present.n
+    if single := sum(bool(record.constant) for record in records if record.checkpoint == model):
+        numbers["one_class"] = single
     differences = differences_of(records, model, baseline)
     if differences:
         numbers |= {"difference": differences[-1].mean, "significant": differences[-1].significant}
     return numbers | {"time_s": round(sum(record.seconds for record in records), 3)}
+
+
+def constant_predictions(task: Task, predictions: Sequence[float], labels: Sequence[float]) -> Constant | None:
+    """What all examples of a split were given, (N,) class ids or scores; None where it is more than one."""
+    if len(set(predictions)) != 1:
+        return None
+    (value,) = set(predictions)
+    name = f"{value:.3g}" if task.is_regression else task.labels[int(value)]
+    return Constant(name, sum(label == value for label in labels) / len(labels))
 
 
 def is_glue(records: Sequence[Record]) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from est_cli.common.errors import DataError, StorageError
 from est_cli.common.table import csv_bytes
 from est_cli.evaluation.glue import TASKS
-from est_cli.evaluation.outcomes import Record, differences_of, model_first, summarise
+from est_cli.evaluation.outcomes import Constant, Record, differences_of, model_first, summarise
 from est_cli.evaluation.score_table import markdown
 from est_cli.storage import disk, strict_json
 from est_cli.storage.run_dir import RunDir, lock, write_json, write_result
@@ -126,6 +126,7 @@ def keep_summary(folder: Path, request: str, numbers: Mapping[str, Any]) -> None
 
 def _record(values: dict[str, Any]) -> Record:
     """What asdict(record) was. ValueError, TypeError or AttributeError for anything else."""
+    values = {"constant": None, **values}  # records of earlier versions have none
     if set(values) != {field.name for field in fields(Record)}:
         raise ValueError("a record has other keys")
     if any(type(values[name]).__name__ != kind for name, kind in _KINDS.items()):
@@ -136,11 +137,21 @@ def _record(values: dict[str, Any]) -> Record:
     dev = {str(split): int(count) for split, count in values["dev_examples"].items()}
     numbers = {name: float(values[name]) for name in ("score", "epoch", "seconds")}
     epochs = [dict(epoch) for epoch in values["epochs"]]
-    return Record(**{**values, **numbers, "scores": scores, "dev_examples": dev, "epochs": epochs})
+    found = {**values, **numbers, "scores": scores, "dev_examples": dev, "epochs": epochs}
+    if values["constant"] is not None:
+        found["constant"] = {
+            str(k): Constant(str(v["label"]), float(v["share_frac"])) for k, v in values["constant"].items()
+        }
+    return Record(**found)
 
 
 def _flat(record: Record) -> dict[str, Any]:
     """A line of results.csv: `split.metric` and `examples.split` are columns."""
-    row = {name: value for name, value in asdict(record).items() if name not in ("scores", "epochs", "dev_examples")}
+    row = {
+        name: value
+        for name, value in asdict(record).items()
+        if name not in ("scores", "epochs", "dev_examples", "constant")
+    }
     row |= {f"examples.{split}": count for split, count in record.dev_examples.items()}
+    row |= {f"constant.{split}": constant.label for split, constant in (record.constant or {}).items()}
     return row | {f"{split}.{name}": value for split, found in record.scores.items() for name, value in found.items()}

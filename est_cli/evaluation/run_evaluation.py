@@ -22,10 +22,11 @@ from est_cli.distributed.workers import Processes, meet, memory_enough
 from est_cli.evaluation.check_evaluation import CONTINUES, LESS_MEMORY, request_digest, results_folder, settings_digest
 from est_cli.evaluation.classifier import encode, load_classifier
 from est_cli.evaluation.examples import TaskData, load_task
-from est_cli.evaluation.finetune import EncodedTask, finetune, reported, work_of
+from est_cli.evaluation.finetune import EncodedTask, Epoch, finetune, reported, work_of
 from est_cli.evaluation.glue import resolve_tasks, tasks_in
-from est_cli.evaluation.outcomes import Record, score_numbers
+from est_cli.evaluation.outcomes import Constant, Record, constant_predictions, score_numbers
 from est_cli.evaluation.results import keep_summary, owned, read_records, require_room, write_results
+from est_cli.evaluation.saved_model import FOLDER, EpochWeights, FinetunedModel, clean_saved, model_folder_of
 from est_cli.evaluation.score_table import print_results
 from est_cli.evaluation.zero_shot import measure_all, require_harness, run_harness
 from est_cli.models.pretrained import Checkpoint, max_tokens, open_checkpoint
@@ -108,7 +109,7 @@ def _finetune_all(
     ]
     digest = settings_digest(config.eval)
     model, baseline = checkpoints[0].name, checkpoints[1].name if checkpoints[1:] else None
-    found = {record.identity: record for record in read_records(folder)} if processes.first else {}
+    found = _kept_before(folder, config.eval.save) if processes.first else {}
     done = {job.identity(digest) for job in jobs} & set(found)
     missing = [number for number, job in enumerate(jobs) if job.identity(digest) not in done]
     if processes.first:
@@ -122,29 +123,40 @@ def _finetune_all(
         processes.first_only(_tracked(config, folder, shown.line) if left else nullcontext()) as sink,
     ):
         shown.line(f"{names}: {len(jobs)} fine-tunings, {len(jobs) - len(left)} of them already in {folder}")
-        for record in _records(left, config.eval, processes, shown):
+        for record, finetuned in _records(left, config.eval, processes, shown):
             if processes.first:
                 results.append(record)
                 write_results(folder, results, model, baseline, plain(config.eval))
+                if finetuned is not None:  # after its record: a model without one would not be done again
+                    finetuned.save(folder, record)
                 _log(sink, record, len(results), "eval" if record.checkpoint == model else "baseline")
     if not processes.first:
         return {}
     write_results(folder, results, model, baseline, plain(config.eval))
     print_results(results, model, baseline)
+    if config.eval.save:
+        print(f"models and predictions: {folder / FOLDER}")
     return score_numbers(results, model, baseline)
+
+
+def _kept_before(folder: Path, saving: bool) -> dict[tuple[str, str, int, str, str], Record]:
+    """By identity: the records in the folder; where models are saved those of which the model is there, too."""
+    clean_saved(folder)
+    found = {record.identity: record for record in read_records(folder)}
+    return {key: one for key, one in found.items() if not saving or model_folder_of(folder, key).is_dir()}
 
 
 def _records(
     jobs: list[FinetuneJob], settings: EvalSettings, processes: Processes, shown: WorkProgress
-) -> Iterator[Record]:
-    """The record of each job, when it is done."""
+) -> Iterator[tuple[Record, FinetunedModel | None]]:
+    """The record of each job when it is done, and with eval.save its model."""
     for before, job in zip([None, *jobs], jobs, strict=False):
         if before is None or before.checkpoint is not job.checkpoint or before.data is not job.data:
             encoded = _encode(job, settings)
         shown.begin(f"{job.checkpoint.name}: {job.data.task.name}, seed {job.seed}")
-        record = _run(job, encoded, settings, processes, shown)
+        record, finetuned = _run(job, encoded, settings, processes, shown)
         shown.line(_line(record, shown.left()))
-        yield record
+        yield record, finetuned
 
 
 def _encode(job: FinetuneJob, settings: EvalSettings) -> EncodedTask:
@@ -157,13 +169,15 @@ def _encode(job: FinetuneJob, settings: EvalSettings) -> EncodedTask:
 
 def _run(
     job: FinetuneJob, encoded: EncodedTask, settings: EvalSettings, processes: Processes, shown: WorkProgress
-) -> Record:
+) -> tuple[Record, FinetunedModel | None]:
     begin = time.monotonic()
     model = load_classifier(job.checkpoint, encoded.outputs, job.seed, settings.dropout)
+    saved = EpochWeights(model, settings.select) if settings.save and processes.first else None
+    after_epoch = [] if saved is None else [saved.take]
     with memory_enough(LESS_MEMORY):
-        epochs = finetune(model, encoded, settings, job.seed, processes, shown.advance)
+        epochs = finetune(model, encoded, settings, job.seed, processes, shown.advance, *after_epoch)
     best = reported(epochs, settings.select)
-    return Record(
+    record = Record(
         checkpoint=job.checkpoint.name,
         task=job.data.task.name,
         seed=job.seed,
@@ -177,14 +191,28 @@ def _run(
         seconds=round(time.monotonic() - begin, 3),
         settings_digest=settings_digest(settings),
         data_digest=job.data.digest,
+        constant=_constant(encoded, best),
     )
+    if saved is None:
+        return record, None
+    return record, FinetunedModel(model, saved.weights, job.checkpoint, job.data, encoded, best.predictions)
+
+
+def _constant(encoded: EncodedTask, epoch: Epoch) -> dict[str, Constant]:
+    """By dev split, where all predictions are the same."""
+    found = {
+        split: constant_predictions(encoded.task, predictions.tolist(), encoded.dev[split].labels)
+        for split, predictions in epoch.predictions.items()
+    }
+    return {split: constant for split, constant in found.items() if constant is not None}
 
 
 def _line(record: Record, left: str) -> str:
     cut = f", {counted(record.truncated, 'example')} truncated" if record.truncated else ""
+    one = ", one class for all" if record.constant else ""
     return (
         f"{record.checkpoint}: {record.task}, seed {record.seed}: {100 * record.score:.1f} (epoch {record.epoch:g}), "
-        f"{record.seconds:.0f} s{cut}; {left} left"
+        f"{record.seconds:.0f} s{cut}{one}; {left} left"
     )
 
 

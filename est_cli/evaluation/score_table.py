@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -66,25 +67,50 @@ def print_results(
     console = console or table_console()
     records = model_first(records, model)
     differences = differences_of(records, model, baseline)
-    shown = _table(*cells(records, differences), console, brief=False)
+    columns = {model: "checkpoint"} | ({} if baseline is None else {baseline: "baseline"})
+    shown = _table(*_renamed(columns, cells(records, differences)), console, brief=False)
     if Measurement.get(console, console.options.update(max_width=UNLIMITED), shown).maximum > console.width:
-        shown = _table(*cells(records, differences, brief=True), console, brief=True)
+        shown = _table(*_renamed(columns, cells(records, differences, brief=True)), console, brief=True)
     print_whole(console, shown)
-    print_lines(console, *notes(records, differences))
+    print_lines(console, *(f"{key}: {name}" for name, key in columns.items()), *notes(records, differences, columns))
 
 
-def notes(records: Sequence[Record], differences: Sequence[Difference] | None) -> list[str]:
-    """What the table's numbers are, and what was not as it should be."""
+def notes(
+    records: Sequence[Record], differences: Sequence[Difference] | None, names: Mapping[str, str] | None = None
+) -> list[str]:
+    """What the table's numbers are, and what was not as it should be. `names`: what models are called, if not so."""
+    records = [
+        replace(record, checkpoint=(names or {}).get(record.checkpoint, record.checkpoint)) for record in records
+    ]
     lines = ["dev scores x 100: mean ± standard deviation (n - 1) over the seeds; a task's score is its metrics' mean"]
     if any("dev_mismatched" not in record.scores for record in records if record.task == "mnli"):
         lines.append("mnli: dev_matched alone, so this is not the official score")
     truncated = {f"{record.checkpoint}, {record.task}": record.truncated for record in records if record.truncated}
     lines += [f"{name}: {counted(count, 'example')} too long and truncated" for name, count in truncated.items()]
+    lines += _constants(records)
     if differences is not None:
         tested = sum(found.significant is not None for found in differences)
         lines.append("difference: model minus baseline, paired over seeds; interval: Student's t, 95 %")
         lines += [f"of {tested} such tests 1 in 20 is significant by chance"] if tested > 1 else []
     return lines
+
+
+def _constants(records: Sequence[Record]) -> Iterator[str]:
+    """A line for each model, task and class that all examples were given, with the seeds of which that is so."""
+    seeds: dict[tuple[str, str, str], list[int]] = {}
+    for record in records:
+        for split, one in (record.constant or {}).items():
+            told = f"every example of {split} was called {one.label}, as {100 * one.share_frac:.1f} % are"
+            seeds.setdefault((record.checkpoint, record.task, told), []).append(record.seed)
+    for (checkpoint, task, told), found in seeds.items():
+        which = f"seed{'s'[: len(found) > 1]} {', '.join(map(str, found))}"
+        yield f"{checkpoint}, {task}, {which}: {told}: the scores of one class for all"
+
+
+def _renamed(names: Mapping[str, str], table: tuple[list[str], list[list[str]]]) -> tuple[list[str], list[list[str]]]:
+    """Headings that are paths would take all the room; what they stand for is told below."""
+    headings, rows = table
+    return [names.get(heading, heading) for heading in headings], rows
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console, brief: bool) -> Table:

@@ -4,8 +4,7 @@ plan.py makes a plan, after targets.py has found the settings that a target asks
 side_by_side.py several; course.py says what happens over the run, also as a line of text, and figure.py draws it.
 """
 
-from est_cli.planning.figure import draw_plans
 from est_cli.planning.plan import Plan, PlannedStage, make_plan
 from est_cli.planning.tables import print_plan
 
-__all__ = ["Plan", "PlannedStage", "draw_plans", "make_plan", "print_plan"]
+__all__ = ["Plan", "PlannedStage", "make_plan", "print_plan"]

@@ -12,9 +12,8 @@ from est_cli.common.errors import ConfigError
 from est_cli.common.table import print_lines, print_whole, table, table_console
 from est_cli.config import PlanConfig
 from est_cli.planning.course import column, course_of, sparkline
-from est_cli.planning.figure import draw_plans
+from est_cli.planning.notes import PROBED, hours_words
 from est_cli.planning.plan import Plan, make_plan
-from est_cli.planning.tables import PROBED
 from est_cli.tracking.eta import hours_minutes
 
 WIDTH = 48
@@ -40,10 +39,12 @@ def plan_all(chosen: Mapping[str, PlanConfig | ConfigError], console: Console | 
         others = f" (and none of the other {len(problems) - 1} can be planned)" if len(problems) > 1 else ""
         raise ConfigError(f"{next(iter(problems.values()))}{others}")
     print_whole(console, side_by_side(plans))
-    print_lines(console, *_drawing(plans), *_found(plans), *_notes([*plans.values()]))
+    print_lines(console, *_drawing(plans), *_found(plans), *_gpu_hours(plans), *_notes([*plans.values()]))
     print_lines(console, *(f"{name}: no plan: {problem}" for name, problem in problems.items()))
     plot = next(config.plot for config in chosen.values() if isinstance(config, PlanConfig))
     if plot is not None:
+        from est_cli.planning.figure import draw_plans  # matplotlib
+
         draw_plans(plans, Path(plot))
         print_lines(console, f"plot: {plot}")
 
@@ -77,6 +78,13 @@ def _found(plans: Mapping[str, Plan]) -> Iterator[str]:
     for name, plan in plans.items():
         if plan.target is not None:
             yield f"{name}: {plan.target.request}: {plan.target.settings}"
+
+
+def _gpu_hours(plans: Mapping[str, Plan]) -> Iterator[str]:
+    for name, plan in plans.items():
+        told = [f"{hours_words(one.used)} of {one.name} in {one.precision.value}" for one in plan.gpu_hours if one.used]
+        if told:
+            yield f"{name}: GPU hours (mfu={plan.mfu:g}, assumed): {', '.join(told)}"
 
 
 def _notes(plans: Sequence[Plan]) -> Iterator[str]:

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from est_cli.common.table import print_lines, print_whole, table, table_console
 from est_cli.config import PlanConfig
-from est_cli.config.micro_batch import in_stages, sequences_by_stage
 from est_cli.est import FlopsLedger
 from est_cli.planning.course import column, course_of, sparkline
-from est_cli.planning.figure import draw_plans
+from est_cli.planning.notes import default_length, hours_words, notes
 from est_cli.planning.plan import Plan, PlannedStage, make_plan
+from est_cli.planning.resources import GpuHours
 from est_cli.tracking.eta import hours_minutes
 
 if TYPE_CHECKING:
@@ -24,18 +24,14 @@ if TYPE_CHECKING:
 WIDTH = 72
 """Characters of a drawing."""
 
-PACKED = (
-    "dataset.packing=document: FLOPs (total) are at most these, counted as if each sequence were one document; what a "
-    "run counts follows from the lengths of its documents"
-)
-PROBED = "seconds: the median of three steps in the middle of each stage, on this machine, as it is now"
-
 
 def show_plan(config: PlanConfig) -> None:
     """Print the plan of a checked configuration, and draw it where a picture is asked for."""
     plan = make_plan(config)
     print_plan(plan)
     if config.plot is not None:
+        from est_cli.planning.figure import draw_plans  # matplotlib
+
         draw_plans({f"{plan.model}, {plan.scheduler.name}": plan}, Path(config.plot))
         print(f"plot: {config.plot}")
 
@@ -44,9 +40,11 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     """The plan on stdout."""
     console = console or table_console()
     console.print(f"est-plan: {plan.model}, {plan.scheduler.name}", markup=False, highlight=False)
+    if not plan.length_given:
+        print_lines(console, default_length(plan))
     for part in _tables(plan):
         print_whole(console, part)
-    print_lines(console, *_drawing(plan), *_notes(plan))
+    print_lines(console, *_drawing(plan), *notes(plan))
 
 
 def _tables(plan: Plan) -> Iterator[Table]:
@@ -65,7 +63,13 @@ def _tables(plan: Plan) -> Iterator[Table]:
     if plan.step_s is not None:
         headings = ["stage", "s per step", "tokens/s", "time", "of the complete model's", "its FLOPs"]
         rows = [_time_row(plan, stage, plan.step_s) for stage in plan.stages]
-        yield table(headings, rows, total=_time_total(plan), fold=())
+        yield table(headings, rows, total=_time_total(plan), fold=("of the complete model's",))
+    if plan.gpu_hours:
+        several = [f"on {plan.processes}"] if plan.processes > 1 else []
+        rows = [_gpu_row(plan, one) for one in plan.gpu_hours]
+        yield table(
+            ["GPU", "in", "peak TFLOP/s", "GPU hours", *several, "dense"], rows, words=["GPU", "in"], fold=["GPU"]
+        )
 
 
 def _drawing(plan: Plan) -> Iterator[str]:
@@ -85,8 +89,7 @@ def _schedule_row(stage: PlannedStage) -> list[str]:
 
 
 def _schedule_total(plan: Plan) -> list[str]:
-    steps = plan.scheduler.max_steps
-    return ["all", "", f"{steps:,}", f"{plan.batch.tokens_before(steps):,}", "", "", ""]
+    return ["all", "", f"{plan.scheduler.max_steps:,}", f"{plan.tokens:,}", "", "", ""]
 
 
 def _cost_row(plan: Plan, stage: PlannedStage) -> list[str]:
@@ -105,60 +108,24 @@ def _cost(ledger: FlopsLedger, memory: int) -> list[str]:
 
 
 def _time_row(plan: Plan, stage: PlannedStage, step_s: StepSeconds) -> list[str]:
-    seconds = step_s.stages[stage.number]
-    time, flops = seconds / step_s.complete, stage.flops.total / stage.dense.total
+    own, whole, flops = step_s.stages[stage.number], step_s.complete, stage.flops.total / stage.dense.total
+    seconds = own.median
     speed, took = f"{plan.batch.of_stage(stage.number).tokens / seconds:,.0f}", hours_minutes(stage.steps * seconds)
-    return [str(stage.number), f"{seconds:.4g}", speed, took, f"{time:.3f}", f"{flops:.3f}"]
+    low, high = own.fastest / whole.slowest, own.slowest / whole.fastest
+    ratio = f"{seconds / whole.median:.3f} ({low:.2f} to {high:.2f})"
+    return [str(stage.number), f"{seconds:.4g}", speed, took, ratio, f"{flops:.3f}"]
+
+
+def _gpu_row(plan: Plan, one: GpuHours) -> list[str]:
+    if one.peak_flop_per_s is None or one.used is None or one.dense is None:
+        return [one.name, one.precision.value, *["-"] * (4 if plan.processes > 1 else 3)]
+    several = [hours_minutes(one.used * 3600 / plan.processes)] if plan.processes > 1 else []
+    peak = f"{one.peak_flop_per_s / 1e12:,.4g}"
+    return [one.name, one.precision.value, peak, hours_words(one.used), *several, hours_words(one.dense)]
 
 
 def _time_total(plan: Plan) -> list[str]:
     assert plan.time_s is not None and plan.time_saved_pct is not None
-    flops, tokens = plan.ledger.used.total / plan.ledger.dense.total, plan.batch.tokens_before(plan.scheduler.max_steps)
-    speed, share = f"{tokens / plan.time_s:,.0f}", 1.0 - plan.time_saved_pct / 100.0
+    flops = plan.ledger.used.total / plan.ledger.dense.total
+    speed, share = f"{plan.tokens / plan.time_s:,.0f}", 1.0 - plan.time_saved_pct / 100.0
     return ["all", "", speed, hours_minutes(plan.time_s), f"{share:.3f}", f"{flops:.3f}"]
-
-
-def _notes(plan: Plan) -> list[str]:
-    memory, lines = plan.memory, []
-    beside = " and the attention products" if plan.spec.attention else "; the scan is in neither"
-    sequences = sequences_by_stage({stage.number: stage.micro_batch or 1 for stage in plan.stages})
-    if plan.target is not None:
-        lines.append(f"{plan.target.request}: {plan.target.settings}")
-    lines += [
-        f"dense would use {plan.ledger.dense.blocks:.4e} FLOPs (blocks), {plan.ledger.dense.total:.4e} (total)",
-        f"blocks: the layers' projections (the paper's convention); total: also the LM head{beside}",
-        f"memory (estimate): {memory.parameters:,} parameters with gradients and moments in fp32 take "
-        f"{memory.states / 1e9:.2f} GB, the rest is kept for the backward pass of {sequences} in "
-        f"{memory.precision.value}",
-    ]
-    states = max(stage.states for stage in plan.stages)
-    if states != memory.states:
-        lines.append(
-            f"launch.strategy=fsdp: of these {memory.states / 1e9:.2f} GB a process holds its share, beside what is "
-            f"gathered and gradients that are not sent yet; at most {states / 1e9:.2f} GB"
-        )
-    if plan.apart:
-        lines.append(PACKED)
-    lines += [*_stage_notes(plan), *([] if plan.step_s is None else [PROBED])]
-    return [*lines, *_auto_note([stage for stage in plan.stages if stage.micro_batch is None])]
-
-
-def _stage_notes(plan: Plan) -> Iterator[str]:
-    """What the table's rates do not tell of a stage."""
-    for stage in plan.stages:
-        planned = plan.scheduler.stages[stage.number - 1]
-        if planned.rates.layers != "sample" or planned.rates.p_d < 1.0:
-            draws = "; how many run is drawn, and p_L is the mean of this seed's draws" if planned.rates.random else ""
-            yield f"stage {stage.number} runs {planned.describe()}{draws}"
-
-
-def _auto_note(stages: list[PlannedStage]) -> list[str]:
-    """What the memory of stages whose micro-batch is chosen later depends on."""
-    if not stages:
-        return []
-    added = " / ".join(f"{stage.activations.per_sequence / 1e9:.3g}" for stage in stages)
-    where = in_stages([stage.number for stage in stages])
-    return [
-        f"train.micro_batch=auto: est-train finds the size on its device when it starts; the memory of {where} is that "
-        f"of 1 sequence, and each further one adds {added} GB"
-    ]

@@ -24,7 +24,7 @@ LAST_PLOT = "coverage.png"
 MAX_NAME = 200
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=-]*")
 _IN_NO_NAME = re.compile(r"[^A-Za-z0-9_.,=-]+")
-_LOCK = ".lock"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def lock(run: RunDir) -> Iterator[None]:
 
     RunLockedError if another process owns it. A lock file that nobody holds any more does not count.
     """
-    path = run.root / _LOCK
+    path = run.root / LOCK
 
     def busy(fd: int) -> None:
         owner = re.match(rb"[0-9]{1,10}\n", os.pread(fd, 11, 0))
@@ -206,14 +206,14 @@ def _refuse_used(run: RunDir) -> None:
 
 def holds_nothing(folder: Path) -> bool:
     """Whether there is nothing in it but what a command leaves that was killed before it had written anything."""
-    return all(name == _LOCK or name.startswith(".tmp-") for name in os.listdir(folder))
+    return all(name == LOCK or name.startswith(".tmp-") for name in os.listdir(folder))
 
 
 def remove_unused(folder: Path) -> None:
     """Take away the folder of a command that has written nothing into it. Call it holding the lock."""
     with suppress(OSError):  # something was written
-        if os.listdir(folder) == [_LOCK]:
-            (folder / _LOCK).unlink()
+        if os.listdir(folder) == [LOCK]:
+            (folder / LOCK).unlink()
         folder.rmdir()
 
 

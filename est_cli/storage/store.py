@@ -18,8 +18,9 @@ from est_cli.storage.manifest import CARD, CARD_PICTURE, MANIFEST, Manifest, bla
 
 _STEP = re.compile(r"step-([0-9]{6,})")
 _RECORDS = r"config\.yaml|(metrics|layers)\.jsonl|(forked_from|zero_shot|analysis|tracked-[a-z]+)\.json"
-_RECORDS += r"|(summary|results)\.(json|csv|md)"
-_WRITTEN = rf"step-\d{{6,}}|model|{_RECORDS}|[a-z0-9_-]+\.png|{re.escape(CARD)}"
+_RECORDS += r"|tokens\.npy|(summary|results)\.(json|csv|md)"
+_FINETUNED = r"[a-z0-9]+-seed\d+-[0-9a-f]{8}"
+_WRITTEN = rf"{_FINETUNED}|step-\d{{6,}}|model|{_RECORDS}|[a-z0-9_-]+\.png|{re.escape(CARD)}"
 _LEFTOVER = re.compile(rf"\.tmp-({_WRITTEN})-\d+|\.trash-step-\d{{6,}}-\d+", re.ASCII)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM
 
-from est_cli.config import Attention, LaunchConfig, OptimConfig, Precision
+from est_cli.config import Attention, OptimConfig, Precision
 from est_cli.distributed.device import autocast, repeated_kv_heads
+from est_cli.distributed.gradient_sync import SHARED_BELOW
 from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
 from est_cli.est.sizes import SamplingOptions
 from est_cli.models import (
@@ -31,55 +32,10 @@ from est_cli.models import (
     unpacked_sequences,
 )
 from est_cli.models.lm_loss import LmLoss
+from est_cli.training.memory_estimate import Activations, MemoryEstimate
 from est_cli.training.optim import build_optimizer, missing_moments
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-
-
-@dataclass(frozen=True)
-class Activations:
-    """Bytes that one set of rates keeps for the backward pass of a micro-batch; they grow linearly with it."""
-
-    fixed: int
-    """Kept however many sequences there are, such as the gathered weights of a subnetwork."""
-    per_sequence: int
-
-    def of(self, sequences: int) -> int:
-        return self.fixed + self.per_sequence * sequences
-
-
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes."""
-
-    parameters: int
-    """Number of parameters, tied ones once (not bytes)."""
-    states: int
-    """Parameters, gradients and moments."""
-    layers: tuple[int, ...]
-    """Number of parameters of each layer."""
-    activations: list[Activations]
-    """Per set of rates."""
-    precision: Precision
-    """What the passes compute in."""
-
-    def states_under(self, launch: LaunchConfig, accumulates: bool) -> int:
-        """The states that one process holds at most; `accumulates`: whether its step has several micro-batches.
-
-        Under fsdp these are its share, the gathered weights (of a layer and of the one that comes next, or of all that
-        stay), and gradients that are whole: of one layer, or until the last micro-batch of all.
-        """
-        if launch.strategy != "fsdp" or launch.num_processes == 1:
-            return self.states
-        outside, largest = self.parameters - sum(self.layers), max(self.layers)
-        at_hand = sum(self.layers) if launch.reshard_after_forward is False else min(2 * largest, sum(self.layers))
-        gathered = _BYTES * outside + (_BYTES if launch.gather_dtype is None else 2) * at_hand
-        gradients = _BYTES * (self.parameters if accumulates else outside + largest)
-        return self.states // (launch.shard_size or launch.num_processes) + gathered + gradients
-
-
-_BYTES = 4
-"""Of a number in fp32."""
 
 
 def estimate_memory(
@@ -127,7 +83,8 @@ def estimate_memory(
     parameters = list(model.parameters())
     states = moments + sum(2 * parameter.nbytes for parameter in parameters)
     count = sum(parameter.numel() for parameter in parameters)
-    return MemoryEstimate(count, states, layers, activations, precision)
+    buffered = sum(parameter.numel() for parameter in parameters if parameter.numel() < SHARED_BELOW)
+    return MemoryEstimate(count, states, layers, buffered, activations, precision)
 
 
 def available_bytes() -> int:

@@ -37,12 +37,21 @@ WARM_UP, WARM_UP_AHEAD = 1, 3
 
 
 @dataclass(frozen=True)
-class StepSeconds:
-    """Median seconds of a step."""
+class StepTime:
+    """Seconds of a step, over those that were measured."""
 
-    stages: dict[int, float]
+    median: float
+    fastest: float
+    slowest: float
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """Of a step of each stage."""
+
+    stages: dict[int, StepTime]
     """By the number of the stage."""
-    complete: float
+    complete: StepTime
     """Of the complete model."""
 
 
@@ -69,12 +78,12 @@ def on_random_tokens(config: RunConfig, folder: Path) -> Iterator[Run]:
         yield run
 
 
-def _seconds(config: RunConfig, folder: Path) -> dict[int, float]:
+def _seconds(config: RunConfig, folder: Path) -> dict[int, StepTime]:
     with on_random_tokens(config, folder) as run:
-        return {number: _median_step(run, number) for number in run.scheduler.occupied()}
+        return {number: _step_time(run, number) for number in run.scheduler.occupied()}
 
 
-def _median_step(run: Run, number: int) -> float:
+def _step_time(run: Run, number: int) -> StepTime:
     """In the middle of the stage: the beginning of one whose rates change says little of it."""
     end, length = run.scheduler.stages[number - 1].until_step, run.scheduler.stage_steps()[number - 1]
     warm_up = WARM_UP_AHEAD if runs_ahead(run.accelerator.device) else WARM_UP
@@ -84,7 +93,8 @@ def _median_step(run: Run, number: int) -> float:
         begin = time.perf_counter()
         train_step(run, step).read()
         seconds.append(time.perf_counter() - begin)
-    return median(seconds[warm_up:])
+    measured = seconds[warm_up:]
+    return StepTime(median(measured), min(measured), max(measured))
 
 
 def _dense(config: RunConfig) -> RunConfig:

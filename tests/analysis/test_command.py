@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -96,6 +97,24 @@ def test_the_text_is_what_was_asked_for(place: Path) -> None:
     assert one["groups"].keys() == {"norms"} and "without_embeddings" not in one
     est_analyze(place, *SMALL, "analyze.seq_len=400", "analyze.probes=1", "run_name=c")
     assert result("c")["text"]["seq_len"] == POSITIONS
+
+
+def test_the_numbers_can_be_made_again_from_what_is_said_of_the_text(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = place / "text.jsonl"
+    data = [f"dataset.files={text}", f"dataset.validation_files={text}", "dataset=text"]
+    line = ["est-analyze", f"checkpoint={place / 'first'}", *data, *SMALL[:3], "analyze.probes=1", "run_name=a"]
+    assert enter("est-analyze", main, line) == 0
+    ids = torch.from_numpy(np.load("outputs/a/tokens.npy", allow_pickle=False)).long()
+    model = AutoModelForCausalLM.from_pretrained(place / "first").eval()
+    loss = model(input_ids=ids, labels=ids).loss.item()
+    assert loss == pytest.approx(result("a")["result"]["loss"], rel=1e-6)
+    told = result("a")["text"]
+    stream = [token for one in TEXTS for token in [*byte_tokenizer()(one)["input_ids"], told["document_end"]]]
+    assert ids.tolist() == [stream[16 * number : 16 * number + 16] for number in told["blocks"]]
+    assert told["num_blocks"] == len(stream) // 16 and len(set(told["blocks"])) == 4
+    assert f"blocks {', '.join(map(str, told['blocks']))} of its {told['num_blocks']}" in capsys.readouterr().out
 
 
 def test_every_checkpoint_that_a_run_kept(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

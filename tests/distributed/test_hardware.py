@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from est_cli.common.errors import ConfigError
+from est_cli.common.peaks import known_peak
 from est_cli.config import Precision
 from est_cli.distributed import hardware
 from est_cli.distributed.device import GPU_ENVIRONMENT, prepare_gpu_environment
-from est_cli.distributed.hardware import known_peak, precisions_of, repeats_kv_heads, settled_precision
+from est_cli.distributed.hardware import precisions_of, repeats_kv_heads, settled_precision
 
 CUDA = torch.device("cuda", 0)
 

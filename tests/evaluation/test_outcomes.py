@@ -4,7 +4,18 @@ from dataclasses import replace
 import pytest
 
 from est_cli.evaluation.glue import TASKS
-from est_cli.evaluation.outcomes import AVERAGE_PRESENT, GLUE_AVERAGE, Difference, Spread, compare, spread, summarise
+from est_cli.evaluation.outcomes import (
+    AVERAGE_PRESENT,
+    GLUE_AVERAGE,
+    Constant,
+    Difference,
+    Spread,
+    compare,
+    constant_predictions,
+    score_numbers,
+    spread,
+    summarise,
+)
 from tests.lab.glue_files import nine, record
 
 
@@ -110,3 +121,17 @@ def test_the_average_is_compared_where_all_tasks_are() -> None:
     assert [found.task for found in compare(model, baseline[2:])] == list(TASKS)[1:]
     assert [found.task for found in compare(model[2:], baseline)] == list(TASKS)[1:]
     assert compare(model, []) == []
+
+
+def test_predictions_that_are_all_the_same() -> None:
+    labels = [1.0, 0.0, 1.0, 1.0]
+    assert constant_predictions(TASKS["mrpc"], [1.0] * 4, labels) == Constant("equivalent", 0.75)
+    assert constant_predictions(TASKS["mrpc"], [1.0, 1.0, 1.0, 0.0], labels) is None
+    assert constant_predictions(TASKS["stsb"], [2.345] * 2, [5.0, 2.345]) == Constant("2.35", 0.5)
+
+
+def test_a_sweep_knows_of_how_many_it_is_so() -> None:
+    one = replace(record("m", "rte", 0, 0.5), constant={"dev": Constant("entailment", 0.5)})
+    other = replace(record("m", "rte", 1, 0.6), constant={})
+    assert score_numbers([one, other], "m", None)["one_class"] == 1
+    assert "one_class" not in score_numbers([other], "m", None)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from est_cli.common.errors import DataError, StorageError
+from est_cli.evaluation.outcomes import Constant
 from est_cli.evaluation.results import read_records, require_room, write_results
 from est_cli.storage import disk
 from tests.lab.glue_files import nine, record
@@ -40,6 +41,18 @@ def test_another_evaluation_keeps_what_is_there(tmp_path: Path) -> None:
     (summary,) = json.loads((tmp_path / "results.json").read_bytes())["summaries"]
     assert summary["tasks"]["rte"]["mean"] == 0.9
     assert json.loads((tmp_path / "results.json").read_bytes())["comparison"] is None
+
+
+def test_a_single_class_comes_back_and_old_records_know_nothing_of_it(tmp_path: Path) -> None:
+    found = replace(record("m", "rte", 0, 0.5), constant={"dev": Constant("entailment", 0.5)})
+    write_results(tmp_path, [found], "m")
+    assert read_records(tmp_path) == [found]
+    assert "constant.dev" in (tmp_path / "results.csv").read_text()
+    path = tmp_path / "results.json"
+    content = json.loads(path.read_bytes())
+    del content["records"][0]["constant"]
+    path.write_text(json.dumps(content))
+    assert read_records(tmp_path)[0].constant is None
 
 
 def test_the_csv_has_a_line_per_record(tmp_path: Path) -> None:

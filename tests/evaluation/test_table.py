@@ -1,9 +1,10 @@
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from est_cli.evaluation.outcomes import Record, differences_of
+from est_cli.evaluation.outcomes import Constant, Record, differences_of
 from est_cli.evaluation.score_table import cells, markdown, notes, print_results
 from tests.lab.glue_files import nine, record
 
@@ -75,6 +76,28 @@ def test_markdown() -> None:
         "| rte | accuracy | 2000 | 100 | 2 | 55.0 ± 7.1 |",
     ]
     assert lines[6].startswith("- dev scores x 100: mean ± standard deviation")
+
+
+def collapsed(seed: int) -> Record:
+    return replace(record("m", "mrpc", seed, 0.8122, 0.6838), constant={"dev": Constant("equivalent", 0.6838)})
+
+
+def test_a_single_class_is_told() -> None:
+    told = notes([collapsed(0), record("m", "mrpc", 1, 0.9, 0.7), collapsed(2)], None)
+    assert told[1:] == [
+        "m, mrpc, seeds 0, 2: every example of dev was called equivalent, as 68.4 % are: "
+        "the scores of one class for all"
+    ]
+
+
+def test_names_of_models_take_no_room() -> None:
+    file, names = io.StringIO(), [f"outputs/{'long-' * 20}{end}/model" for end in "ab"]
+    records = [record(name, "mrpc", seed, 0.9, 0.7) for name in names for seed in range(3)]
+    console = Console(file=file, width=80, force_terminal=True, color_system=None)
+    print_results(records, names[0], names[1], console)
+    table, _, below = file.getvalue().partition("checkpoint: ")
+    assert max(map(len, table.splitlines())) <= 80
+    assert below.startswith(f"{names[0]}\nbaseline: {names[1]}\n")
 
 
 @pytest.mark.parametrize(("width", "metrics"), [(80, False), (300, True)])

@@ -43,6 +43,8 @@ class Lab:
     capsys: pytest.CaptureFixture[str]
     ends: dict[str, JobExit | Plant] = field(default_factory=dict)
     """How the job of this name ends; those that are not named are done."""
+    reached: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the job of this name has in its summary instead of the usual numbers."""
     ran: list[str] = field(default_factory=list)
     """Names of the jobs that were started."""
 
@@ -68,7 +70,7 @@ class Lab:
         end = self.ends.get(run.name, DONE)
         ended = end if isinstance(end, JobExit) else end(signals)
         if ended == DONE:
-            (run / "summary.json").write_text(json.dumps(summary(config)))
+            (run / "summary.json").write_text(json.dumps(summary(config) | self.reached.get(run.name, {})))
         return ended
 
     def take_ran(self) -> list[str]:

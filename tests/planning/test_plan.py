@@ -100,6 +100,11 @@ def test_the_micro_batch_is_no_larger_than_the_step() -> None:
     assert printed(found).splitlines()[-1].endswith("the rest is kept for the backward pass of 4 sequences in fp32")
 
 
+def test_each_process_has_its_part_of_the_micro_batch() -> None:
+    found = plan("train.micro_batch=64", "train.tokens_per_step=4096", "launch.num_processes=8")
+    assert [stage.micro_batch for stage in found.stages] == [2, 2, 2]
+
+
 def memory_column(text: str) -> list[str]:
     """The memory of stages 1, 2, 3 and of all, as printed."""
     rows = [line.split() for line in text.splitlines() if re.match(r" *([123]|all) .* GB *$", line)]

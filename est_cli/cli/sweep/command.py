@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from est_cli.cli.sweep.jobs import fixed_config, name_of_sweep, plan_jobs
 from est_cli.cli.sweep.launcher import launch_jobs, read_settings
 from est_cli.cli.sweep.overrides import take_apart
 from est_cli.cli.sweep.program import Program
-from est_cli.cli.sweep.results import Row, Status, begin, planned_row, print_table, refuse_others, rows_of
+from est_cli.cli.sweep.results import Row, Status, begin, holds_no_job, planned_row, print_table, refuse_others, rows_of
 from est_cli.cli.sweep.run_job import perform_all
 from est_cli.cli.sweep.search import Search
 from est_cli.common.counts import counted
@@ -65,7 +65,8 @@ def run_sweep(program: Program, line: CommandLine) -> None:
                 search.run(sweep, run_all)
         finally:
             rows = rows_of(sweep)
-            print_table(program, str(sweep), rows)
+            if not holds_no_job(sweep):
+                print_table(program, str(sweep), rows)
     _raise_first_failure(rows)
 
 
@@ -77,18 +78,35 @@ def _refuse_launchers(program: Program) -> None:
 
 @contextmanager
 def _owned(program: Program, sweep: Path) -> Iterator[Path]:
-    """Make the sweep's folder, or take it, and keep other sweeps out of it."""
+    """Make the sweep's folder, or take it, and keep other sweeps out of it.
+
+    One that was made here is taken away again where an error comes before any job has begun.
+    """
     if RunDir(sweep).config.exists():
         raise ConfigError(f"sweep: {sweep} is the folder of a run; choose another name")
     refuse_others(program, sweep)
+    made = [folder for folder in (sweep, *sweep.parents) if not folder.exists()]
     with disk.storage_errors(sweep):
         sweep.mkdir(parents=True, exist_ok=True)
     try:
         with lock(RunDir(sweep)):
-            yield sweep
+            try:
+                yield sweep
+            except EstError:
+                if made and holds_no_job(sweep):
+                    _take_away(made)
+                raise
     except RunLockedError as error:
         reason = str(error).partition(";")[0]
         raise RunLockedError(f"{reason}; wait until it ends, or choose another folder with sweep=") from None
+
+
+def _take_away(made: Sequence[Path]) -> None:
+    """The sweep's folder and those above it that were made for it, as far as nothing else is in them."""
+    disk.remove(made[0])
+    with suppress(OSError):
+        for folder in made[1:]:
+            folder.rmdir()
 
 
 def _announce(sweep: Path, rows: Sequence[Row]) -> None:

@@ -39,6 +39,8 @@ def _columns(jobs: Sequence[Numbers]) -> list[Column]:
         shown = len(tasks) > 1 and any(set(tasks) <= set(numbers) for numbers in jobs)
         columns += _score(AVERAGE, AVERAGE if shown else None, tasks)
         columns.append(Column("seeds", "seeds", "d"))
+    if "one_class" in seen:  # of how many fine-tunings the predictions are all the same
+        columns.append(Column("one_class", "one class", "d"))
     if "difference" in seen:
         columns += [Column("difference", "minus baseline", "+.1f", 100.0), Column("significant")]
     if "perplexity" in seen:

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from est_cli.cli.sweep import search
 from est_cli.cli.sweep.jobs import Job
 from est_cli.cli.sweep.program import Program
-from est_cli.cli.sweep.results import is_done
+from est_cli.cli.sweep.results import LAUNCHER, is_done
 from est_cli.cli.sweep.run_job import perform_all
 from est_cli.common.errors import ConfigError, EstError, StoppedBySignal, install_hint
 from est_cli.config.compose import parsed_override, refused_of_hydra, store_defaults
@@ -38,8 +38,6 @@ _SEARCH = ("hydra/sweeper", "hydra.sweeper")
 _CODE = ("hydra.sweeper.params", "hydra.sweeper.search_space", "hydra.sweeper.custom_search_space")
 _EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "joblib": "joblib", "optuna": "search"}
 """Options that an extra of this package installs."""
-_FOLDER = "launcher"
-"""What a plugin writes itself lies here, inside the sweep's folder."""
 _QUIET = (
     *("hydra.sweep.subdir=.", "hydra.output_subdir=null", "hydra.job.chdir=false"),
     *("hydra/job_logging=none", "hydra/hydra_logging=none"),  # "disabled" silences every logger that there is, ours too
@@ -93,7 +91,7 @@ def launch_jobs(settings: Settings, jobs: Sequence[Job], sweep: Path) -> None:
     waiting = {job.name: job for job in jobs if job.problem is None and not is_done(sweep, job)}
     if not waiting:
         return
-    program, folder = jobs[0].program, sweep / _FOLDER
+    program, folder = jobs[0].program, sweep / LAUNCHER
     names = ",".join(f"'{name}'" for name in waiting)
     args = [*_QUIET, f"hydra.sweep.dir='{folder}'", *settings.overrides, f"run_name=choice({names})"]
     folder.mkdir(exist_ok=True)

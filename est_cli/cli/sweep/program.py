@@ -58,6 +58,8 @@ class Program:
     """Which way a search may go, the usual one first: minimize, maximize."""
     numbers: Collection[str] = ()
     """Those of a summary.json that are of interest; empty: all."""
+    repeats: str = ""
+    """The key whose values repeat a job: jobs that differ in it alone are one cell. Empty: there is none."""
     every_job: Sequence[str] = ()
     """Overrides that every job is started with."""
     check_search: Callable[[Any, Collection[str]], None] = lambda config, swept: None

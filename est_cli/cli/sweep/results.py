@@ -11,17 +11,22 @@ from typing import Any
 
 from rich.table import Table
 
+from est_cli.cli.sweep.cells import Cell, best_cell, cell_columns, cells_of, spread_words
 from est_cli.cli.sweep.jobs import Job
 from est_cli.cli.sweep.program import Column, Program
 from est_cli.common.errors import ConfigError, StorageError
 from est_cli.common.table import csv_bytes, print_lines, print_whole, table, table_console
 from est_cli.config.setting import short_key
 from est_cli.storage import disk, strict_json
-from est_cli.storage.run_dir import RunDir, write_json
+from est_cli.storage.run_dir import LOCK, RunDir, write_json
 
 _JSON, _CSV = "results.json", "results.csv"
 _MAX_JSON_BYTES = 1 << 26
 _RECORDS = ".jobs"
+LAUNCHER = "launcher"
+"""What a plugin writes itself lies here, inside the sweep's folder."""
+_LAUNCHED = "multirun.yaml"
+"""Hydra's note in it of what a launcher is given."""
 
 
 class Status(StrEnum):
@@ -107,6 +112,13 @@ def rows_of(sweep: Path) -> list[Row]:
     return sorted(rows, key=lambda row: (row.number, row.name))
 
 
+def holds_no_job(sweep: Path) -> bool:
+    """Whether no job has begun: nothing is there but the list of what was to be done, and what a launcher was told."""
+    names = {path.name for path in sweep.iterdir()} - {_RECORDS, _JSON, _CSV, LOCK}
+    names |= {path.name for path in (sweep / LAUNCHER).glob("*")} - {_LAUNCHED}
+    return names <= {LAUNCHER} and all(row.status in (Status.not_run, Status.skipped) for row in rows_of(sweep))
+
+
 def print_table(program: Program, sweep: str, rows: Sequence[Row]) -> None:
     """Write the table to stdout, `*` at the best values, and below it why jobs were skipped or failed.
 
@@ -114,7 +126,11 @@ def print_table(program: Program, sweep: str, rows: Sequence[Row]) -> None:
     """
     console = table_console()
     columns = program.columns([row.numbers for row in rows])
-    print_whole(console, _table(sweep, rows, columns, plain=not console.is_terminal))
+    cells = _cells(program, rows)
+    print_whole(console, _table(sweep, rows, columns, plain=not console.is_terminal, marked=not cells))
+    if cells:
+        print_whole(console, _table_of_cells(cells, columns, plain=not console.is_terminal))
+        print_lines(console, f"mean ± standard deviation (n - 1) over {program.repeats}s; *: the best mean")
     if program.note and any(column.key == program.objective for column in columns):
         print_lines(console, program.note)
     print_lines(console, *(f"job {row.number} {_status(row)}: {row.reason}" for row in rows if row.reason))
@@ -123,21 +139,39 @@ def print_table(program: Program, sweep: str, rows: Sequence[Row]) -> None:
 def _write_results(program: Program, sweep: Path) -> None:
     """results.csv and results.json, each in one go."""
     rows = rows_of(sweep)
-    columns = program.columns([row.numbers for row in rows])
-    best = {_mark(program, column): _best_of(column, rows) for column in columns if column.best}
-    disk.replace_file(sweep / _CSV, csv_bytes([_flat(row, best, columns) for row in rows]))
-    jobs = [asdict(row) | {"best": False} | {mark: row is first for mark, first in best.items()} for row in rows]
+    columns, cells = program.columns([row.numbers for row in rows]), _cells(program, rows)
+    best = {_mark(program, column): _best_of(column, rows, cells) for column in columns if column.best}
+    disk.replace_file(sweep / _CSV, csv_bytes([_flat(row, best, columns, cells) for row in rows]))
+    jobs = [asdict(row) | {"best": False} | {mark: row.name in names for mark, names in best.items()} for row in rows]
     tree = {"sweep": sweep.name, "command": f"est-{program.name}", "jobs": jobs}
+    if cells:
+        tree["cells"] = [_cell_json(program, cell, cells, columns) for cell in cells]
     disk.replace_file(sweep / _JSON, (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _best_of(column: Column, rows: Sequence[Row]) -> Row | None:
-    """The first of those with the best value, where values can be better than others."""
+def _cells(program: Program, rows: Sequence[Row]) -> list[Cell]:
+    return cells_of([(row.swept, row.numbers) for row in rows], program.repeats)
+
+
+def _cell_json(program: Program, cell: Cell, cells: Sequence[Cell], columns: Sequence[Column]) -> dict[str, Any]:
+    marks = {_mark(program, column): cell is best_cell(cells, column) for column in columns if column.best}
+    spreads = {column.key: spread for column in columns if (spread := cell.spread(column)) is not None}
+    numbers = {key: asdict(spread) for key, spread in spreads.items()}
+    return {"swept": cell.swept, "jobs": len(cell.jobs), "done": cell.done, **marks, "numbers": numbers}
+
+
+def _best_of(column: Column, rows: Sequence[Row], cells: Sequence[Cell]) -> set[str]:
+    """Names of the jobs with the best value, where values can be better than others: the first, or the best cell's."""
+    if cells:
+        found = best_cell(cells, column)
+        return {
+            row.name for row in rows if found is not None and row.numbers and found.swept.items() <= row.swept.items()
+        }
     values = [(float(value), row) for row in rows if (value := column.value(row.numbers)) is not None]
     if column.best is None or not values:
-        return None
+        return set()
     wanted = column.best([value for value, _ in values])
-    return next(row for value, row in values if value == wanted)
+    return {next(row.name for value, row in values if value == wanted)}
 
 
 def _keep(sweep: Path, row: Row) -> None:
@@ -149,11 +183,13 @@ def _mark(program: Program, column: Column) -> str:
     return "best" if column.key == program.objective else f"best_{column.key}"
 
 
-def _flat(row: Row, best: Mapping[str, Row | None], columns: Sequence[Column]) -> dict[str, Any]:
+def _flat(row: Row, best: Mapping[str, set[str]], columns: Sequence[Column], cells: Sequence[Cell]) -> dict[str, Any]:
     outcome = {"status": str(row.status), "exit_code": row.exit_code, "reason": row.reason}
-    marks = {"best": ""} | {mark: "*" if row is first else "" for mark, first in best.items()}
+    marks = {"best": ""} | {mark: "*" if row.name in names else "" for mark, names in best.items()}
     numbers = {column.key: column.value(row.numbers) for column in columns}
-    return {"job": row.number, **row.swept, **outcome, **marks, **numbers, "folder": row.folder}
+    own = next((cell for cell in cells if cell.swept.items() <= row.swept.items()), None)
+    spreads = {} if own is None else dict(cell_columns(own, columns))
+    return {"job": row.number, **row.swept, **outcome, **marks, **numbers, **spreads, "folder": row.folder}
 
 
 def _summary(run: RunDir) -> dict[str, Any] | None:
@@ -164,17 +200,35 @@ def _summary(run: RunDir) -> dict[str, Any] | None:
         raise StorageError(f"{run.summary}: cannot be read ({error}); is it a file that a run wrote?") from error
 
 
-def _table(sweep: str, rows: Sequence[Row], columns: Sequence[Column], plain: bool) -> Table:
+def _table(sweep: str, rows: Sequence[Row], columns: Sequence[Column], plain: bool, marked: bool) -> Table:
+    """`marked`: with `*` at the best single jobs."""
     keys = list(dict.fromkeys(key for row in rows for key in row.swept))
     shown = {column.heading: column for column in columns if column.heading is not None}
-    best = {heading: _best_of(column, rows) for heading, column in shown.items()}
+    best = {heading: _best_of(column, rows, []) if marked else set() for heading, column in shown.items()}
     lines = []
     for row in rows:
         values = [row.swept.get(key, "-") for key in keys]
-        numbers = [_shown(row, column, row is best[heading]) for heading, column in shown.items()]
+        numbers = [_shown(row, column, row.name in best[heading]) for heading, column in shown.items()]
         lines.append([str(row.number), *values, _status(row), *numbers, row.name])
     shown_columns = ["job", *(short_key(key, keys) for key in keys), "status", *shown, "folder"]
     return table(shown_columns, lines, title=f"Sweep {sweep}", words=["status", "folder"], plain=plain)
+
+
+def _table_of_cells(cells: Sequence[Cell], columns: Sequence[Column], plain: bool) -> Table:
+    """A row for each cell, `*` at the best means."""
+    keys = [*cells[0].swept]
+    shown = {column.heading: column for column in columns if column.heading is not None}
+    best = {heading: best_cell(cells, column) for heading, column in shown.items()}
+    lines = []
+    for cell in cells:
+        done = f"{cell.done}" if cell.done == len(cell.jobs) else f"{cell.done} of {len(cell.jobs)}"
+        numbers = [
+            ("*" if cell is best[heading] else "") + spread_words(cell.spread(column), column)
+            for heading, column in shown.items()
+        ]
+        lines.append([*cell.swept.values(), done, *numbers])
+    headings = [*(short_key(key, keys) for key in keys), "seeds", *shown]
+    return table(headings, lines, title="Over seeds", plain=plain)
 
 
 def _status(row: Row) -> str:

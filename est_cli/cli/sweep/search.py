@@ -24,7 +24,7 @@ from omegaconf import MISSING
 from est_cli.cli.sweep.jobs import Job, propose
 from est_cli.cli.sweep.overrides import Parts, combinations, values_of
 from est_cli.cli.sweep.program import Program
-from est_cli.cli.sweep.results import planned_row, record, rows_of
+from est_cli.cli.sweep.results import LAUNCHER, planned_row, record, rows_of
 from est_cli.common.errors import ConfigError, reason
 from est_cli.config.compose import parsed_override
 from est_cli.storage import disk
@@ -129,8 +129,8 @@ class Search:
         texts = {key: _text(value, self.space.get(key)) for key, value in best.params.items()}
         params = {key: parsed_override(f"{key}={text}").value() for key, text in texts.items()}
         text = yaml.safe_dump({"name": "optuna", "best_params": params, "best_value": best.value}, sort_keys=False)
-        disk.make_folder(sweep / "launcher")
-        disk.replace_file(sweep / "launcher" / "optimization_results.yaml", text.encode())
+        disk.make_folder(sweep / LAUNCHER)
+        disk.replace_file(sweep / LAUNCHER / "optimization_results.yaml", text.encode())
 
 
 def _study(config: SearchConfig) -> Study:

@@ -41,6 +41,7 @@ TRAININGS = Program(
         "run_name": "is made from what is swept under -m; sweep=NAME names the folder of all jobs",
         "resume": "has no place under -m; the same command again continues a sweep",
     },
+    repeats="seed",
     every_job=("resume=auto",),
     prefix=_prefix,
     prepare=_prepare,

@@ -1,0 +1,117 @@
+"""The lines below the tables of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from est_cli.config.micro_batch import in_stages, sequences_by_stage
+from est_cli.planning.plan import Plan, PlannedStage
+from est_cli.planning.resources import OPTIMAL_TOKENS
+
+PACKED = (
+    "dataset.packing=document: FLOPs (total) are at most these, counted as if each sequence were one document; what a "
+    "run counts follows from the lengths of its documents"
+)
+PROBED = (
+    "seconds: the median of three steps in the middle of each stage, on this machine, as it is now; in brackets the "
+    "ratio of the fastest to the complete model's slowest, and of the slowest to its fastest"
+)
+
+
+def hours_words(hours: float) -> str:
+    """Three digits, or all of whole hours; what is under half a minute is not told."""
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}" if hours >= 0.01 else "< 0.01"
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _each(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def notes(plan: Plan) -> list[str]:
+    """In words: what the tables do not hold, and what their numbers stand for."""
+    memory, lines = plan.memory, []
+    beside = " and the attention products" if plan.spec.attention else "; the scan is in neither"
+    sequences = sequences_by_stage({stage.number: stage.micro_batch or 1 for stage in plan.stages})
+    if plan.target is not None:
+        lines.append(f"{plan.target.request}: {plan.target.settings}")
+    lines += [
+        f"dense would use {plan.ledger.dense.blocks:.4e} FLOPs (blocks), {plan.ledger.dense.total:.4e} (total)",
+        f"blocks: the layers' projections (the paper's convention); total: also the LM head{beside}",
+        *_resource_notes(plan),
+        f"memory (estimate): {memory.parameters:,} parameters with gradients and moments in fp32 take "
+        f"{memory.states / 1e9:.2f} GB, the rest is kept for the backward pass of {sequences} in "
+        f"{memory.precision.value}",
+    ]
+    states = max(stage.states for stage in plan.stages)
+    if states < memory.states:
+        lines.append(
+            f"launch.strategy=fsdp: of these {memory.states / 1e9:.2f} GB a process holds its share, beside what is "
+            f"gathered and gradients that are not sent yet; at most {states / 1e9:.2f} GB"
+        )
+    if plan.apart:
+        lines.append(PACKED)
+    lines += [*_stage_notes(plan), *([] if plan.step_s is None else [PROBED])]
+    return [*lines, *_auto_note([stage for stage in plan.stages if stage.micro_batch is None])]
+
+
+def _resource_notes(plan: Plan) -> Iterator[str]:
+    """Text for the model's size, what GPU hours assume, disk, and what each process needs of memory."""
+    if plan.length_given:
+        yield _tokens_per_parameter(plan)
+    if plan.gpu_hours:
+        yield (
+            f"GPU hours are not measured: they assume FLOPs (total) at {100 * plan.mfu:g} % of the peak "
+            f"(mfu={plan.mfu:g}) in every stage, and no time for evaluation and checkpoints"
+        )
+    disk = plan.disk
+    kept = f"{disk.checkpoints} checkpoint{'s'[: disk.checkpoints > 1]} of {_gb(disk.checkpoint)}"
+    yield (
+        f"disk: {kept}, one more while it is written, and the final model: at most {_gb(disk.run)}; tokenised text: "
+        f"{disk.token} bytes a token, {_gb(disk.token * plan.tokens)} where no token is read twice"
+    )
+    if plan.processes > 1:
+        each = ", ".join(f"{name} {plan.memory_under(name) / 1e9:.2f} GB" for name in ("ddp", "fsdp"))
+        yield f"memory of each of {plan.processes} processes (launch.strategy): {each}"
+
+
+def default_length(plan: Plan) -> str:
+    """Where nobody has said how long the run is: that its length was not chosen for this model."""
+    steps = f"{plan.scheduler.max_steps} steps are the default of a first run"
+    return f"train.max_steps, train.max_tokens: not given, and {steps}; {_tokens_per_parameter(plan)}"
+
+
+def _tokens_per_parameter(plan: Plan) -> str:
+    parameters = plan.memory.parameters
+    wanted = OPTIMAL_TOKENS * parameters
+    costs = (
+        f", {hours_words(one.used * wanted / plan.tokens)} hours of {one.name}" for one in plan.gpu_hours if one.used
+    )
+    return (
+        f"{plan.tokens:,} tokens are {_each(plan.tokens / parameters)} for each of {parameters:,} parameters; "
+        f"{OPTIMAL_TOKENS} are train.max_tokens={wanted}{next(costs, '')}"
+    )
+
+
+def _stage_notes(plan: Plan) -> Iterator[str]:
+    """What the table's rates do not tell of a stage."""
+    for stage in plan.stages:
+        planned = plan.scheduler.stages[stage.number - 1]
+        if planned.rates.layers != "sample" or planned.rates.p_d < 1.0:
+            draws = "; how many run is drawn, and p_L is the mean of this seed's draws" if planned.rates.random else ""
+            yield f"stage {stage.number} runs {planned.describe()}{draws}"
+
+
+def _auto_note(stages: list[PlannedStage]) -> list[str]:
+    """What the memory of stages whose micro-batch is chosen later depends on."""
+    if not stages:
+        return []
+    added = " / ".join(f"{stage.activations.per_sequence / 1e9:.3g}" for stage in stages)
+    where = in_stages([stage.number for stage in stages])
+    return [
+        f"train.micro_batch=auto: est-train finds the size on its device when it starts; the memory of {where} is that "
+        f"of 1 sequence, and each further one adds {added} GB"
+    ]

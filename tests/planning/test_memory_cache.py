@@ -1,0 +1,91 @@
+"""Estimates are kept: the same numbers as before, without transformers, and anew for anything else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from est_cli.config import PlanConfig
+from est_cli.planning import Plan, make_plan, memory_cache, plan
+from est_cli.training.memory_estimate import MemoryEstimate
+from tests.lab.commands import accepted
+
+pytestmark = pytest.mark.slow
+
+TINY = ("model.hidden_size=32", "train.seq_len=32", "train.micro_batch=2", "train.max_steps=40")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(memory_cache.FOLDER_VARIABLE, str(tmp_path / "kept"))
+    return tmp_path / "kept" / "memory"
+
+
+@pytest.fixture
+def estimated(monkeypatch: pytest.MonkeyPatch) -> list[MemoryEstimate]:
+    """What is really estimated."""
+    made: list[MemoryEstimate] = []
+    real = plan._estimated
+    monkeypatch.setattr(plan, "_estimated", lambda *args: made.append(real(*args)) or made[-1])  # type: ignore[func-returns-value]
+    return made
+
+
+def planned(*args: str) -> Plan:
+    return make_plan(accepted(*TINY, *args, schema=PlanConfig))
+
+
+def test_the_second_plan_is_the_first(estimated: list[MemoryEstimate], folder: Path) -> None:
+    first, second = planned(), planned("train.max_steps=80", "launch.num_processes=2", "gpus=[]")
+    assert len(estimated) == 1 == len([*folder.iterdir()])
+    assert first.memory == estimated[0] == second.memory
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["stage.p_h=1.0", "model.num_layers=2", "train.precision=bf16", "train.seq_len=64", "optim=muon",
+     "model=llama_tiny", "train.activation_checkpointing=true", "train.lm_loss=whole", "sampling.multiple_of=16"],
+)  # fmt: skip
+def test_what_changes_the_estimate_is_another_one(other: str, estimated: list[MemoryEstimate]) -> None:
+    planned()
+    planned(other)
+    assert len(estimated) == 2
+
+
+def test_another_version_of_est_estimates_anew(
+    estimated: list[MemoryEstimate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned()
+    monkeypatch.setattr(memory_cache, "_own_files", lambda: ["other"])
+    planned()
+    assert len(estimated) == 2
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"parameters": 1}'])
+def test_a_damaged_file_is_made_anew(content: str, estimated: list[MemoryEstimate], folder: Path) -> None:
+    planned()
+    (path,) = folder.iterdir()
+    good = path.read_text()
+    path.write_text(content)
+    planned()
+    assert len(estimated) == 2 and path.read_text() == good
+
+
+def test_where_nothing_can_be_kept_plans_are_made_all_the_same(estimated: list[MemoryEstimate], tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("no folder")
+    planned()
+    planned()
+    assert len(estimated) == 2
+
+
+def test_a_second_plan_loads_torch_and_nothing_else_that_is_large(tmp_path: Path) -> None:
+    planned()
+    code = (
+        "import sys; from est_cli.plan import main; main(['est-plan', *sys.argv[1:]]); "
+        "print(sorted({'torch', 'transformers', 'matplotlib', 'accelerate', 'scipy'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, *TINY], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "['torch']"
