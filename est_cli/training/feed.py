@@ -35,6 +35,10 @@ class Feed(Generic[T]):
         """The inputs of `step`, made anew."""
         return self._make(step)
 
+    def forget(self) -> None:
+        """Drop what was made ahead: the steps read something else from now on."""
+        self._next = None
+
     def close(self) -> None:
         """Stop making inputs; may be called twice."""
         if self._thread is not None:

@@ -75,7 +75,10 @@ def begin_from_origin(run_dir: RunDir, config: RunConfig) -> Fork:
     fork = Fork(RunDir(folder), step, RunDir(folder).checkpoints / f"step-{step:06d}")
     _copy_records(fork, run_dir, config)
     write_json(run_dir.root / FORKED, {"run": str(folder), "step": step})
-    _copy_checkpoint(fork, run_dir, {"data_hash": ""} if other_text(config, stored_config(folder)) else {})
+    # Of another text the losses are others: they are nothing to judge its first steps by.
+    _copy_checkpoint(
+        fork, run_dir, {"data_hash": "", "recent": []} if other_text(config, stored_config(folder)) else {}
+    )
     return fork
 
 
