@@ -216,7 +216,7 @@ class TrainConfig:
     )
     on_spike: OnSpike = setting(
         OnSpike.none,
-        "A step whose loss and gradient norm both stand out from those before it (docs/longer-runs.md): none: trained "
+        "A step whose loss and gradient norm both stand out from those before it (docs/spikes.md): none: trained "
         "like any other; skip: its update is left out; rewind: the run goes back to its last checkpoint and passes "
         "over the samples since then.",
     )
