@@ -54,7 +54,6 @@ def go_back(run: Run, step: int, loss: float, grad_norm: float, limits: Limits) 
     _take_over(run, state)
     first = run.reading.first_sample(state.step)
     state.passed.append([state.step, end - first, times])
-    run.feed.forget()
     told = {
         "step": state.step + 1,
         "from_step": step + 1,
