@@ -106,6 +106,18 @@ def test_a_fork_goes_on_behind_the_samples_that_were_passed_over(lab: Lab) -> No
     assert forked.code == 0 and weights(lab.at("y")) == weights(run), forked.err
 
 
+def test_a_run_that_shares_its_beginning_goes_back_as_it_would_alone(lab: Lab) -> None:
+    """Not to the other's transition at step 18, after which it would have no checkpoint itself."""
+    sharing, early = ("sweep=s", "share_prefix=true"), ("bad_samples", 18 * BATCH, 18 * BATCH, 100.0)
+    trained(lab, "other", *REWIND, *sharing, plants=[])
+    trained(lab, "x", *REWIND, *sharing, "stage.t2=19", plants=[early])
+    alone = trained(lab, "alone", *REWIND, "stage.t2=19", plants=[early])
+    assert (lab.at("s/x") / "forked_from.json").exists() and [event["step"] for event in events(alone, "rewind")] == [
+        16
+    ]
+    assert weights(lab.at("s/x")) == weights(alone)
+
+
 def test_spikes_go_on_being_left_out_until_they_are_usual(lab: Lab) -> None:
     run = trained(lab, "x", *SKIP, plants=[ALL_BAD])
     skipped = [event["step"] for event in events(run, "skipped")]
