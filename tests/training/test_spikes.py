@@ -75,6 +75,7 @@ def test_what_was_undone_was_spent(lab: Lab) -> None:
     assert (found["rewinds"], found["passed_samples"], found["flops_passed_over"]) == (1, PASSED, 3 * step)
     assert found["flops"] == expected["flops"] + 3 * step and found["flops_dense"] == expected["flops_dense"]
     assert (found["steps"], found["tokens"]) == (expected["steps"], expected["tokens"])
+    assert lab.tool("report", str(run), str(plain)).code == 0, "a page of a run with such lines"
     assert "rewinds" not in expected and not {"passed_samples", "skipped_steps"} & train_records(plain)[-1].keys()
 
 
@@ -140,7 +141,7 @@ def test_nothing_is_a_spike_where_nothing_is(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
-@pytest.mark.parametrize("guard", [SKIP, REWIND], ids=["skip", "rewind"])
+@pytest.mark.parametrize("guard", [pytest.param(SKIP, marks=pytest.mark.long), REWIND], ids=["skip", "rewind"])
 def test_two_processes_do_it_alike(lab: Lab, guard: tuple[str, ...], strategy: str) -> None:
     """Their weights are compared after each step (launch.check_every)."""
     settings = ("train.eval_every=0", f"launch.strategy={strategy}")
