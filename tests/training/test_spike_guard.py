@@ -12,6 +12,7 @@ import torch
 
 from est_cli.common.errors import CheckpointError, ConfigError
 from est_cli.config import OptimConfig
+from est_cli.est.batch import BatchSchedule, StepBatch
 from est_cli.training.optim import LossScale, build_optimizer, update
 from est_cli.training.reading import Reading
 from est_cli.training.run import RunState
@@ -118,7 +119,7 @@ def test_a_loss_that_is_not_finite_is_no_spike() -> None:
 
 
 def test_samples_that_were_passed_over_shift_those_behind_them() -> None:
-    reading = Reading(4, [[10, 12, 1], [20, 8, 2]])
+    reading = Reading(BatchSchedule((30,), (StepBatch(4, 32),)), [[10, 12, 1], [20, 8, 2]])
     assert [reading.first_sample(step) for step in (0, 9, 10, 19, 20, 21)] == [0, 36, 52, 88, 100, 104]
     assert [reading.passed_by(step) for step in (9, 10, 20)] == [0, 12, 20]
 

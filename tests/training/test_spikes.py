@@ -67,6 +67,15 @@ def test_going_back_is_reading_on_behind_the_spike(lab: Lab, plants: list[Plant]
     assert [r["passed_samples"] for r in train_records(run)] == [0] * PLACE + [PASSED] * 10
 
 
+def test_going_back_in_a_run_whose_batch_grows(lab: Lab) -> None:
+    """Steps of stage 3 read 8 samples: step 20 begins with sample 4 * 18 + 8 * 2, the spike with 8 * 2 more."""
+    grows, first = "train.tokens_per_step=[128,128,256]", 88
+    run = trained(lab, "x", *REWIND, grows, plants=[("bad_samples", first + 16, first + 16, 100.0)])
+    trained(lab, "reference", grows, plants=[("pass_over", first, 24)])
+    assert weights(run) == weights(lab.at("reference"))
+    assert [(event["first_sample"], event["samples"]) for event in events(run, "rewind")] == [(first, 24)]
+
+
 def test_what_was_undone_was_spent(lab: Lab) -> None:
     """Three steps more than were planned; all of stage 3 cost the same."""
     run, plain = trained(lab, "x", *REWIND), trained(lab, "plain", plants=[])
