@@ -219,16 +219,19 @@ class TrainConfig:
         "A step whose loss and gradient norm both stand out from those before it (docs/spikes.md): none: trained "
         "like any other; skip: its update is left out; rewind: the run goes back to its last checkpoint and passes "
         "over the samples since then.",
+        brief="What is done about spikes of loss and norm",
     )
     spike_window: int | None = setting(
         None,
         "Steps before a step, of its own stage, that it is compared with; from a quarter of them on; null: 64.",
         within=at_least(8),
+        brief="Steps that a step is compared with; null: 64",
     )
     spike_threshold: float | None = setting(
         None,
         "Standard deviations, from the median absolute deviation, above the median that are a spike; null: 6.",
         within=above(0),
+        brief="Deviations above the median; null: 6",
     )
     checkpoint_every: int = setting(100, "Steps between checkpoints.", FREE, within=EVERY)
     async_checkpoints: bool | None = setting(
