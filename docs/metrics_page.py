@@ -22,6 +22,9 @@ IN_FILES = {
     In.transition: "A line for the first step of each stage after the first one.",
     In.sample: "A line for each sample (`train.sample_every`); in W&B a row of the table `est/samples`.",
     In.not_finite: "A line for each step that was left out because its loss or gradient was not finite.",
+    In.skipped: "A line for each step that was left out because it is a spike (`train.on_spike=skip`).",
+    In.rewind: "A line where the run went back to a checkpoint (`train.on_spike=rewind`), of the first step after it; "
+    "lines of the steps that it undid are gone.",
 }
 
 

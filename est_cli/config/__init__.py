@@ -33,13 +33,23 @@ from est_cli.config.run import RunConfig
 from est_cli.config.stage import StageConfig
 from est_cli.config.survey import SurveyConfig
 from est_cli.config.tracking import TrackingConfig, WandbMode
-from est_cli.config.training import Attention, LmLossKind, Precision, TrainConfig
+from est_cli.config.training import (
+    DEFAULT_SPIKE_THRESHOLD,
+    DEFAULT_SPIKE_WINDOW,
+    Attention,
+    LmLossKind,
+    OnSpike,
+    Precision,
+    TrainConfig,
+)
 
 __all__ = [
     "DEFAULT_DECAY",
     "DEFAULT_MIN_LR_RATIO",
     "DEFAULT_MOMENTUM",
     "DEFAULT_NS_STEPS",
+    "DEFAULT_SPIKE_THRESHOLD",
+    "DEFAULT_SPIKE_WINDOW",
     "HF",
     "AdjustLr",
     "Analysis",
@@ -54,6 +64,7 @@ __all__ = [
     "LmLossKind",
     "LrSchedule",
     "ModelConfig",
+    "OnSpike",
     "OptimConfig",
     "OptimName",
     "Packing",

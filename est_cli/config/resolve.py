@@ -55,6 +55,11 @@ class Resolved:
         found = {*self.scheduler.milestones(), *(() if decay is None else (decay,))}
         return sorted(step for step in found if 0 < step < self.max_steps)
 
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` steps, whatever stops the run."""
+        every = self.config.train.checkpoint_every
+        return step in self.lasting or (every > 0 and step % every == 0)
+
     def splits(self, world_size: int) -> dict[int, MicroBatchSplit]:
         """How a step of each stage is split, by its number; a micro-batch that is not chosen yet counts as whole."""
         of_stages = zip(self.batch.stages, self.micro_batches, strict=True)

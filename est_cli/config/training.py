@@ -47,6 +47,18 @@ class Attention(StrEnum):
     flex = "flex"
 
 
+class OnSpike(StrEnum):
+    """What is done about a step whose loss and gradient norm stand out."""
+
+    none = "none"
+    skip = "skip"
+    rewind = "rewind"
+
+
+DEFAULT_SPIKE_WINDOW = 64
+DEFAULT_SPIKE_THRESHOLD = 6.0
+
+
 @dataclass
 class TrainConfig:
     max_steps: int | None = setting(
@@ -202,6 +214,25 @@ class TrainConfig:
         within=at_least(1),
         brief="Validation tokens of each of these draws",
     )
+    on_spike: OnSpike = setting(
+        OnSpike.none,
+        "A step whose loss and gradient norm both stand out from those before it (docs/spikes.md): none: trained "
+        "like any other; skip: its update is left out; rewind: the run goes back to its last checkpoint and passes "
+        "over the samples since then.",
+        brief="What is done about spikes of loss and norm",
+    )
+    spike_window: int | None = setting(
+        None,
+        "Steps before a step, of its own stage, that it is compared with; from a quarter of them on; null: 64.",
+        within=at_least(8),
+        brief="Steps that a step is compared with; null: 64",
+    )
+    spike_threshold: float | None = setting(
+        None,
+        "Standard deviations, from the median absolute deviation, above the median that are a spike; null: 6.",
+        within=above(0),
+        brief="Deviations above the median; null: 6",
+    )
     checkpoint_every: int = setting(100, "Steps between checkpoints.", FREE, within=EVERY)
     async_checkpoints: bool | None = setting(
         None,
@@ -255,6 +286,7 @@ def train_problems(config: RunConfig) -> Iterator[str]:
             f"train.attention: {train.attention.value} has no backward pass that repeats every bit, which "
             "train.deterministic=true asks for; use auto, flash or math"
         )
+    yield from _spike_problems(train)
     if train.attention is Attention.flex:
         yield from _flex_problems(config)
     yield from _tasks_problems(train)
@@ -262,6 +294,14 @@ def train_problems(config: RunConfig) -> Iterator[str]:
         yield "train.spread_draws: a single draw has no spread; at least 2 are compared, or 0 for none"
     if train.profile_step is not None and train.profile_step > max_steps(config) >= 1:
         yield f"train.profile_step: {train.profile_step} lies behind the last step, {max_steps(config)}"
+
+
+def _spike_problems(train: TrainConfig) -> Iterator[str]:
+    for key in ("spike_window", "spike_threshold"):
+        if train.on_spike is OnSpike.none and getattr(train, key) is not None:
+            yield f"train.{key}: has a meaning only with train.on_spike=skip or rewind"
+    if train.on_spike is OnSpike.rewind and not train.checkpoint_every:
+        yield "train.on_spike: rewind needs checkpoints to go back to; set train.checkpoint_every, or use skip"
 
 
 def _tasks_problems(train: TrainConfig) -> Iterator[str]:

@@ -97,12 +97,14 @@ def step_folders(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), folder / match[0]) for match in matches)
 
 
-def newest_valid(folder: Path, warn: Callable[[str], None]) -> tuple[Path, Manifest] | None:
+def newest_valid(folder: Path, warn: Callable[[str], None], until: int | None = None) -> tuple[Path, Manifest] | None:
     """The newest checkpoint that verifies, with its manifest; None if there are none. One warning for each newer one.
+
+    `until`: of this step or an earlier one.
 
     CheckpointError if there are some and none verifies: a run must not start anew over the remains of another.
     """
-    found = step_folders(folder)
+    found = [(step, path) for step, path in step_folders(folder) if until is None or step <= until]
     for _, path in reversed(found):
         try:
             return path, verify_folder(path)

@@ -14,6 +14,8 @@ _NAMES = {
     In.validation: "validations",
     In.transition: "transitions",
     In.not_finite: "steps that were left out",
+    In.skipped: "spikes that were left out",
+    In.rewind: "rewinds",
     In.tasks: "evaluations of tasks",
 }
 _MOST_GAPS = 3

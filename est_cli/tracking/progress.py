@@ -78,6 +78,10 @@ class RunProgress:
                 f"saved {saved_pct:.1f} % (end {saved_pct_end:.1f} %)  {tokens_per_s:,.0f} tok/s  left {view.left}"
             )
 
+    def back_to(self, step: int) -> None:
+        """`step` steps are done again."""
+        self._shown_step = min(self._shown_step, step)
+
     def line(self, text: str) -> None:
         """Write one message, above the panel where there is one."""
         self.echo(text)

@@ -26,6 +26,8 @@ class In(StrEnum):
     validation = "validation"
     transition = "stage_transition"
     not_finite = "not_finite"
+    skipped = "skipped"
+    rewind = "rewind"
     sample = "sample"
     layers = "layers"
     tasks = "tasks"
@@ -33,6 +35,7 @@ class In(StrEnum):
     report = "report"
 
 
+EVENTS = (In.transition, In.not_finite, In.skipped, In.rewind, In.sample, In.tasks)
 TOTALS = (In.step, In.summary, In.report)
 """Of a number that is known after each step and at the end."""
 
@@ -93,11 +96,11 @@ def _health(name: str, meaning: str, null: str) -> list[Field]:
 
 
 FIELDS = (
-    Field("event", "which one", (In.transition, In.not_finite, In.sample, In.tasks), kind=str, wandb="est"),
+    Field("event", "which one", EVENTS, kind=str, wandb="est"),
     Field(
         "step",
         "optimizer steps done",
-        (In.step, In.validation, In.transition, In.not_finite, In.sample, In.layers, In.tasks),
+        (In.step, In.validation, *EVENTS, In.layers),
         wandb="",
         checked=(In.step, In.validation, In.summary),
     ),
@@ -185,8 +188,22 @@ FIELDS = (
           wandb="est"),
     Field("loss_after", "training loss of this step", (In.transition,), "nats per token", null="not finite",
           wandb="est"),
-    Field("first_sample", "number of the step's first sequence", (In.not_finite,)),
-    Field("samples", "sequences of the step", (In.not_finite,)),
+    Field("from_step", "the step, counted from 1, that was a spike", (In.rewind,), wandb="train"),
+    Field("times", "how often the run has gone back there", (In.rewind,), wandb="train"),
+    Field("first_sample", "number of the step's first sequence; of a rewind of the first that is passed over",
+          (In.not_finite, In.skipped, In.rewind)),
+    Field("samples", "sequences of the step; of a rewind those that are passed over, each time that it went back there",
+          (In.not_finite, In.skipped, In.rewind)),
+    Field("spike_loss", "training loss of the spike", (In.skipped, In.rewind), "nats per token", wandb="train"),
+    Field("spike_norm", "its gradient norm before clipping", (In.skipped, In.rewind), wandb="train"),
+    Field("loss_limit", "what its loss was above", (In.skipped, In.rewind), "nats per token", wandb="train"),
+    Field("norm_limit", "what its gradient norm was above", (In.skipped, In.rewind), wandb="train"),
+    Field("skipped_steps", "with `train.on_spike=skip`: steps whose update was left out", (In.summary,)),
+    Field("rewinds", "with `train.on_spike=rewind`: how often the run went back to a checkpoint", (In.summary,)),
+    Field("passed_samples", "with `train.on_spike=rewind`: sequences that were passed over so far",
+          (In.step, In.summary), wandb="train"),
+    Field("flops_passed_over", "with `train.on_spike=rewind`: of `flops`, those of steps that were undone",
+          (In.summary,)),
     Field("prompt", "`train.sample_prompt`", (In.sample,), kind=str, wandb="est"),
     Field("text", "the prompt and what the complete model drew after it", (In.sample,), kind=str, wandb="est"),
     Field("stages", "of each stage its steps, rates, median step time and last losses", (In.summary,), kind=list),

@@ -74,3 +74,10 @@ def _alert(run: Any, record: Record) -> None:
     if record.get("event") == In.not_finite:
         text = f"step {record['step']}: its loss or gradient was not finite and its update was left out"
         wandb_api.alert(run, "Not finite", text, "ERROR")
+    if record.get("event") == In.skipped:
+        text = f"step {record['step']}: loss {record['spike_loss']:.4f}; its update was left out"
+        wandb_api.alert(run, "Spike", text, "WARN")
+    if record.get("event") == In.rewind:
+        spike = f"step {record['from_step']}: loss {record['spike_loss']:.4f}"
+        text = f"{spike}; back to step {record['step'] - 1}, {record['samples']} samples are passed over"
+        wandb_api.alert(run, "Spike", text, "WARN")

@@ -63,6 +63,7 @@ from est_cli.training.micro_batch import rehearse, resolve
 from est_cli.training.optim import LossScale, build_optimizer
 from est_cli.training.parts import Parts, RunInputs, build_parts, configured_corpus, settled, sharded
 from est_cli.training.processes import check_processes, require_same_run, settle_processes
+from est_cli.training.reading import Reading
 from est_cli.training.run import Run, RunState, ledger_at, precision_of
 from est_cli.training.start import Start
 from est_cli.training.step import BatchSource
@@ -109,7 +110,7 @@ def build(start: Start, place: RunInputs | None = None) -> Iterator[Run]:
         run = _assemble(config, parts, run_dir, group, quiet=place.quiet or not rank.first)
         stack.callback(run.feed.close)
         stack.callback(run.progress.close)
-        stack.push(stopped(run.tracker))
+        stack.push(stopped(lambda: run.tracker))
         _settle_micro_batches(run)
         rehearse(run)
         yield run
@@ -141,14 +142,14 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
     settle_processes(state, config, rank, run_dir)
     if isinstance(gradient_sync, DataParallel) and config.launch.check_every:
         group.require_same(weight_checksum(parts.model), "its weights before the first step are not")
-    batch = parts.run.batch
+    reading = Reading(parts.run.batch, state.passed)
     planned = parts.run.planned(parts.spec, rank.world_size)
     end_of_text = parts.lm_loss.end_of_text
     generator = IndexGenerator(parts.spec, config.seed, parts.run.options)
     micro_batches = _micro_batches_asked_for(parts.run, rank)
     source = BatchSource(
         scheduler=parts.run.scheduler,
-        batch=batch,
+        reading=reading,
         blocks=parts.train_blocks,
         order=parts.train_order,
         generator=generator,
@@ -161,6 +162,10 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
     progress = RunProgress(max_steps, state.step, stage_plans, quiet=quiet)
     ledger = parts.run.ledger(parts.spec, planned)
     facts = facts_of(config, parts, state, ledger, rank) if rank.first else {}
+
+    def tracker_at(state: RunState) -> Tracker:
+        return open_tracker(config, run_dir, state, progress, facts) if rank.first else Tracker(None, None)
+
     return Run(
         resolved=parts.run,
         dir=run_dir,
@@ -177,25 +182,27 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         loss_scale=_loss_scale(config, state, parts.accelerator.device),
         generator=generator,
         corpus=corpus,
-        supply=_supply(parts, group),
+        supply=_supply(parts, group, reading),
         validation_blocks=parts.validation_blocks,
+        reading=reading,
         feed=Feed(source.inputs_of, runs_ahead(parts.accelerator.device)),
         micro_batches=micro_batches,
-        ledger=ledger_at(state, parts.spec, batch, apart=end_of_text is not None),
+        ledger=ledger_at(state, parts.spec, reading.batch, apart=end_of_text is not None),
         planned=ledger,
         state=state,
-        tracker=open_tracker(config, run_dir, state, progress, facts) if rank.first else Tracker(None, None),
+        tracker=tracker_at(state),
+        tracker_at=tracker_at,
         progress=progress,
         tasks=parts.tasks,
     )
 
 
-def _supply(parts: Parts, group: Group) -> Supply | None:
+def _supply(parts: Parts, group: Group, reading: Reading) -> Supply | None:
     """What says whether the text of a step is there already; None where all of it is."""
     ahead, order = parts.corpus.ahead, parts.train_order
     if ahead is None or not isinstance(order, PartOrder):
         return None
-    return Supply(ahead, order, group, parts.run.batch)
+    return Supply(ahead, order, group, reading)
 
 
 def _prepare_model(config: RunConfig, parts: Parts, rank: Rank) -> EstHandle:

@@ -18,7 +18,10 @@ class Feed(Generic[T]):
         self._next: tuple[int, Future[T]] | None = None
 
     def take(self, step: int, last: bool) -> T:
-        """The inputs of `step`; after the `last` one nothing is made ahead. Raises what making them raised."""
+        """The inputs of `step`; after the `last` one nothing is made ahead. Raises what making them raised.
+
+        What was made ahead for another step is dropped: the run has gone back.
+        """
         made = self._next[1].result() if self._next is not None and self._next[0] == step else self._make(step)
         self._next = None if last or self._thread is None else (step + 1, self._thread.submit(self._make, step + 1))
         return made

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from est_cli.common.errors import reason
 from est_cli.common.table import print_lines, print_whole, table_console
+from est_cli.config import OnSpike
 from est_cli.distributed import weights_finite
 from est_cli.distributed.hardware import hardware
 from est_cli.est.coverage import Coverage, coverage
@@ -168,6 +169,7 @@ def _summary(run: Run, end: End, metrics: list[dict[str, Any]], covered: Coverag
         "not_finite": end.not_finite,
         **_last_tasks(metrics, run.state.step),
         **run.totals(),
+        **_spikes(run),
         "flops_blocks": run.ledger.used.blocks,
         "time_s": run.state.time_s,
         "time_saved_pct": time_saved_pct(metrics),
@@ -180,6 +182,17 @@ def _summary(run: Run, end: End, metrics: list[dict[str, Any]], covered: Coverag
         "versions": versions(),
     }
     return record_of(In.summary, values)
+
+
+def _spikes(run: Run) -> dict[str, Any]:
+    """What was done about them."""
+    state, guarded = run.state, run.config.train.on_spike
+    if guarded is OnSpike.skip:
+        return {"skipped_steps": state.records.get(In.skipped.value, 0)}
+    if guarded is OnSpike.rewind:
+        rewinds, passed = sum(times for _, _, times in state.passed), run.reading.passed_by(state.step)
+        return {"rewinds": rewinds, "passed_samples": passed, "flops_passed_over": state.flops_passed_over}
+    return {}
 
 
 def _last_tasks(metrics: list[dict[str, Any]], step: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from est_cli.distributed import Group
 from est_cli.storage import disk
 from est_cli.storage.content import load_checkpoint
 from est_cli.storage.run_dir import RunDir, create_run_dir, default_run_name, lock
-from est_cli.storage.store import clean_leftovers, leads_out, newest_valid, set_aside_later, step_folders
+from est_cli.storage.store import clean_leftovers, leads_out, newest_valid, remove_later, set_aside_later, step_folders
 from est_cli.training.extend import is_longer, set_back
 from est_cli.training.fork import FORKED, begin_from_origin, begin_from_sibling, verify_origin
 from est_cli.training.optim import Optimizer
@@ -65,13 +65,21 @@ def owned_folder(start: Start, group: Group) -> Iterator[RunDir]:
 
 
 def restored_state(
-    run_dir: RunDir, max_steps: int, model: PreTrainedModel, optimizer: Optimizer, corpus: Corpus, group: Group
+    run_dir: RunDir,
+    max_steps: int,
+    model: PreTrainedModel,
+    optimizer: Optimizer,
+    corpus: Corpus,
+    group: Group,
+    until: int | None = None,
 ) -> RunState | None:
     """Load the newest intact checkpoint into model and optimizer; None if the run has none yet.
 
+    `until`: of this step or an earlier one; later ones are deleted. Where it is None they are damaged, and set aside.
+
     CheckpointError where it is not one of this run of `max_steps` steps, its text and its tokenizer.
     """
-    found = newest_valid(run_dir.checkpoints, log.warning) if group.rank.first else None
+    found = newest_valid(run_dir.checkpoints, log.warning, until) if group.rank.first else None
     shared = group.share(None if found is None else (str(found[0]), found[1]))
     if shared is None:
         return None
@@ -89,7 +97,8 @@ def restored_state(
         if saved != now:
             raise CheckpointError(f"{path}: was made with another {what} ({saved[:12]}, now {now[:12]}); restore that")
     if group.rank.first:
-        set_aside_later(run_dir.checkpoints, state.step)  # or retain() would count a damaged one among the newest
+        leave = set_aside_later if until is None else remove_later
+        leave(run_dir.checkpoints, state.step)  # or retain() would count a damaged one among the newest
     return state
 
 

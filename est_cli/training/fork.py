@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from est_cli.common.errors import CheckpointError
-from est_cli.config import RunConfig
+from est_cli.config import OnSpike, RunConfig
 from est_cli.config.resolve import resolve
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import BRANCH, keys_with
@@ -75,7 +75,10 @@ def begin_from_origin(run_dir: RunDir, config: RunConfig) -> Fork:
     fork = Fork(RunDir(folder), step, RunDir(folder).checkpoints / f"step-{step:06d}")
     _copy_records(fork, run_dir, config)
     write_json(run_dir.root / FORKED, {"run": str(folder), "step": step})
-    _copy_checkpoint(fork, run_dir, {"data_hash": ""} if other_text(config, stored_config(folder)) else {})
+    # Of another text the losses are others: they are nothing to judge its first steps by.
+    _copy_checkpoint(
+        fork, run_dir, {"data_hash": "", "recent": []} if other_text(config, stored_config(folder)) else {}
+    )
     return fork
 
 
@@ -86,7 +89,7 @@ def verify_origin(config: RunConfig) -> None:
 
 
 def _forks(run_dir: RunDir, config: RunConfig) -> Iterator[Fork]:
-    own, scheduler = _must_agree(config), resolve(config).scheduler
+    own, run = _must_agree(config), resolve(config)
     for root in sorted(runs_folder(config).iterdir()):
         sibling = RunDir(root)
         if root.name == run_dir.root.name or root.is_symlink() or not sibling.config.is_file():
@@ -96,8 +99,11 @@ def _forks(run_dir: RunDir, config: RunConfig) -> Iterator[Fork]:
         except CheckpointError:  # of another version, or damaged
             continue
         if _must_agree(stored) == own:
-            common = common_steps(scheduler, resolve(stored).scheduler)
-            yield from (Fork(sibling, step, path) for step, path in step_folders(sibling.checkpoints) if step <= common)
+            common = common_steps(run.scheduler, resolve(stored).scheduler)
+            shared = ((step, path) for step, path in step_folders(sibling.checkpoints) if step <= common)
+            # A run that goes back from spikes would not find the place that it goes back to when it trains alone.
+            any_step = config.train.on_spike is not OnSpike.rewind
+            yield from (Fork(sibling, step, path) for step, path in shared if any_step or run.saves_at(step))
 
 
 def _must_agree(config: RunConfig) -> dict[str, str]:

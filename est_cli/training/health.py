@@ -101,7 +101,8 @@ class Health:
     def recount(
         self, done: int, scheduler: SamplingScheduler, generator: IndexGenerator, splits: Mapping[int, MicroBatchSplit]
     ) -> None:
-        """The same for the last of `done` steps, those that have come since one was measured. `splits`: by stage."""
+        """Begin anew with the last of `done` steps, those that have come since one was measured. `splits`: by stage."""
+        self._counts = Counts(self.handle.spec)
         for step in range(done - done % self.every, done) if self.every else ():
             self._counts.add_step(generator, step, scheduler.rates_at(step), splits[scheduler.stage_at(step)])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -43,13 +43,28 @@ from est_cli.tracking.progress import RunProgress
 from est_cli.training.feed import Feed
 from est_cli.training.health import Health
 from est_cli.training.optim import LossScale, Optimizer
+from est_cli.training.reading import Reading
 from est_cli.training.supply import Supply
 
 if TYPE_CHECKING:
     from est_cli.training.tasks import Tasks
 
-SINCE_FORMAT_1 = ("records", "loss_scale", "good_steps", "attention_pairs", "tracker_names")
+SINCE_FORMAT_1 = (
+    "records",
+    "loss_scale",
+    "good_steps",
+    "attention_pairs",
+    "tracker_names",
+    "passed",
+    "flops_passed_over",
+    "recent",
+)
 """Keys of state.json that older checkpoints do without: their defaults hold there."""
+
+ROWS: dict[str, tuple[type, ...]] = {"passed": (int, int, int), "recent": (int, float, float)}
+"""What stands in a row of those keys that are tables."""
+MOST = 1 << 48
+"""More samples or steps than any run has."""
 
 AT_ONCE = 1024
 """Validation blocks whose bytes are counted at a time."""
@@ -83,6 +98,12 @@ class RunState:
     """By which rule trackers name its numbers (tracking/names.py): that with which the run began."""
     data_hash: str = ""
     tokenizer_hash: str = ""
+    passed: list[list[int]] = field(default_factory=list)
+    """See Reading.passed."""
+    flops_passed_over: int = 0
+    """Of `flops_total`, those of steps that were undone when the run went back."""
+    recent: list[list[float]] = field(default_factory=list)
+    """[step (0-based), loss, gradient norm] of the last steps, where spikes are looked for."""
     records: dict[str, int] = field(default_factory=dict)
     """How many records of each kind metrics.jsonl has got; empty in the checkpoints of older versions."""
 
@@ -99,7 +120,7 @@ class RunState:
                 f"{path}: state.json has the keys {sorted(data)}, expected {sorted(expected)}; another version of est "
                 "wrote it"
             )
-        odd = [name for name, value in data.items() if not _like(value, getattr(cls(), name))]
+        odd = [name for name, value in data.items() if not _like(value, getattr(cls(), name), ROWS.get(name, ()))]
         odd += [] if odd or re.fullmatch(r"[\w-]{0,64}", data["wandb_run_id"], re.ASCII) else ["wandb_run_id"]
         odd += [] if odd or data["tracker_names"] <= NAMES else ["tracker_names"]
         if odd:
@@ -107,13 +128,23 @@ class RunState:
         return cls(**data)
 
 
-def _like(value: Any, default: Any) -> bool:
-    """Whether `value` can stand where `default` does, the least that a number may be."""
+def _like(value: Any, default: Any, row: Sequence[type] = ()) -> bool:
+    """Whether `value` can stand where `default` does, the least that a number may be; `row`: of a table."""
+    if isinstance(default, list):
+        return isinstance(value, list) and all(_is_row(entry, row) for entry in value)
     if isinstance(default, dict):
         return isinstance(value, dict) and all(type(size) is int and size > 0 for size in value.values())
     if default is None:
         return value is None or type(value) is float
     return type(value) is type(default) and bool(value >= default)
+
+
+def _is_row(entry: Any, kinds: Sequence[type]) -> bool:
+    """Whether it has a number of each kind, none below 0."""
+    fits = isinstance(entry, list) and [type(number) for number in entry] == list(kinds)
+    return fits and all(
+        0 <= number < (MOST if kind is int else math.inf) for number, kind in zip(entry, kinds, strict=True)
+    )
 
 
 @dataclass
@@ -141,6 +172,7 @@ class Run:
     supply: Supply | None
     """Of text that is tokenised while the run goes on."""
     validation_blocks: TokenBlocks
+    reading: Reading
     feed: Feed[Any]
     micro_batches: dict[int, int]
     """Sequences per forward pass and process, by stage number."""
@@ -148,6 +180,8 @@ class Run:
     planned: FlopsLedger
     state: RunState
     tracker: Tracker
+    tracker_at: Callable[[RunState], Tracker]
+    """Opens it as the run stands after a checkpoint of this state."""
     progress: RunProgress
     tasks: Tasks | None = None
     """Of train.eval_tasks."""

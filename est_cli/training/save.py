@@ -12,6 +12,7 @@ from est_cli.common.errors import StoppedBySignal, StorageError
 from est_cli.storage.content import save_checkpoint
 from est_cli.storage.store import retain, step_folders
 from est_cli.storage.tensors import Buffers, Snapshot, take_snapshot
+from est_cli.training.rewind import place_before
 from est_cli.training.run import Run
 
 MAX_FAILED_SAVES = 3
@@ -99,11 +100,11 @@ class Saver:
         run, train = self._run, self._run.config.train
         save_checkpoint(run.dir.checkpoints, step, snapshot, run.corpus.tokenizer, state, {"step": step})
         self.saved_step = step
-        lasting = run.resolved.lasting
+        lasting, back = run.resolved.lasting, place_before(run, step)
         retain(
             run.dir.checkpoints,
             train.keep_last,
-            lambda old: old in lasting or (train.keep_every > 0 and old % train.keep_every == 0),
+            lambda old: old == back or old in lasting or (train.keep_every > 0 and old % train.keep_every == 0),
         )
 
     def _refused(self, step: int, error: StorageError) -> None:

@@ -10,9 +10,10 @@ are sent to the host, to be read when they have arrived.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from zlib import crc32
 
 import numpy as np
@@ -22,14 +23,13 @@ from torch import Tensor
 
 from est_cli.common.rank import Rank
 from est_cli.common.signals import StopRequest
-from est_cli.config import UnsampledRows
+from est_cli.config import OnSpike, UnsampledRows
 from est_cli.config.micro_batch import pieces
 from est_cli.data import BlockOrder, TokenBlocks
 from est_cli.data.packing import attention_pairs
 from est_cli.data.parts import PartOrder
 from est_cli.distributed import Agreed, StepPlan, read_header, step_header
 from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork, reached_parts
-from est_cli.est.batch import BatchSchedule
 from est_cli.est.coverage import Coverage
 from est_cli.est.growth import grow
 from est_cli.est.index import hash_numbers, sizes_of
@@ -37,7 +37,9 @@ from est_cli.est.sizes import SampleSizes, SequenceCounts, sample_sizes
 from est_cli.est.stacking import copied_from
 from est_cli.training.health import LayerWatch
 from est_cli.training.optim import lr_at, update
+from est_cli.training.reading import Reading
 from est_cli.training.run import Run
+from est_cli.training.spike_guard import Limits, limits_at
 
 NO_STOP = StopRequest()
 
@@ -62,7 +64,8 @@ class BatchSource:
     """Composes the inputs of a step: the next of the shuffled blocks, cut into its sequences, and what is drawn."""
 
     scheduler: SamplingScheduler
-    batch: BatchSchedule
+    reading: Reading
+    """Which blocks these are, and how they are cut."""
     blocks: TokenBlocks | PartOrder
     order: BlockOrder | PartOrder
     generator: IndexGenerator
@@ -76,8 +79,8 @@ class BatchSource:
 
     def inputs_of(self, step: int) -> StepInputs:
         micro_batch = self.micro_batches[self.scheduler.stage_at(step)]
-        batch = self.batch.at(step)
-        samples = self.order.blocks(self.batch.blocks_before(step), self.batch.blocks_at(step))
+        reading, batch = self.reading, self.reading.batch.at(step)
+        samples = self.order.blocks(reading.first_sample(step), reading.samples_at(step))
         tokens, of_each = self._read(samples, own_samples(batch.sequences, micro_batch, self.rank), batch.seq_len)
         sequences = pieces(batch.sequences, micro_batch, self.rank.world_size)
         plan = plan_step(self.generator, step, self.scheduler.rates_at(step), sequences, self.rank, of_each)
@@ -91,7 +94,7 @@ class BatchSource:
         `samples` are cut into sequences of `seq_len`. The pairs every process counts for itself, so that all have the
         same ledger: integers, and nothing is sent.
         """
-        cut = self.batch.block // seq_len
+        cut = self.reading.batch.block // seq_len
         if self.end_of_text is None:
             needed, row = np.unique(own // cut, return_inverse=True)
             return self.blocks.take(samples[needed]).view(-1, seq_len)[row * cut + own % cut], None
@@ -185,6 +188,8 @@ class StepNumbers:
     grad_norm: float
     finite: bool
     """False: loss or gradient was not finite and nothing was updated."""
+    skipped: bool = False
+    """Whether nothing was updated because the step is a spike."""
     agreed: Agreed | None = None
     """What several processes know of each other; None for one process."""
     layers: Sequence[float] = ()
@@ -208,6 +213,8 @@ class StepResult:
     """As in StepInputs."""
     covered: Coverage | None
     """How often each unit was trained since the last step that was measured, if this is one."""
+    limits: Limits | None
+    """Those that the step was judged by."""
 
     def read(self) -> StepNumbers:
         """Wait for the numbers, where they are still on their way."""
@@ -216,7 +223,8 @@ class StepResult:
         loss, grad_norm, rejected, *header = self.numbers.tolist()
         layers = () if self.layers is None else self.layers.tolist()
         agreed = read_header(header, self.world_size) if header else None
-        return StepNumbers(loss, grad_norm, rejected == 0.0, agreed, layers)
+        skipped = rejected > 0.0 and math.isfinite(loss) and math.isfinite(grad_norm) and self.limits is not None
+        return StepNumbers(loss, grad_norm, rejected == 0.0 or skipped, skipped, agreed, layers)
 
 
 def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
@@ -286,14 +294,24 @@ def _update(
     lr = lr_at(step, run.batch, optim)
     frozen = optim.unsampled_rows is UnsampledRows.frozen
     parts = reached_parts(run.handle, inputs.plan.drawn) if frozen else ()
-    grad_norm, rejected = update(run.optimizer, lr, optim.grad_clip, loss, parts, run.loss_scale, watch)
+    limits = limits_at(run, step)
+    skipping = None if limits is None or run.config.train.on_spike is not OnSpike.skip else astuple(limits)
+    grad_norm, rejected = update(run.optimizer, lr, optim.grad_clip, loss, parts, run.loss_scale, watch, skipping)
     numbers = torch.stack([loss, grad_norm, rejected])
     if header is not None:
         numbers = torch.cat([numbers.to(header.dtype), header])
     (on_host, *layers), arrived = _sent_to_host([numbers] if watch is None else [numbers, watch.numbers()])
     covered = None if watch is None else run.health.counted()
     return StepResult(
-        lr, on_host, layers[0] if layers else None, arrived, run.rank.world_size, inputs.ran, inputs.pairs, covered
+        lr=lr,
+        numbers=on_host,
+        layers=layers[0] if layers else None,
+        arrived=arrived,
+        world_size=run.rank.world_size,
+        ran=inputs.ran,
+        pairs=inputs.pairs,
+        covered=covered,
+        limits=limits,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from est_cli.config import OnSpike
 from est_cli.distributed.device import peak_memory_gb
 from est_cli.distributed.hardware import peak_flop_per_s
 from est_cli.est.sizes import realised_rates
@@ -48,6 +49,7 @@ def step_record(run: Run, window: Window, step: int, result: StepResult, numbers
         "tokens_per_s": window.tokens_per_s,
         "step_s": window.step_s / window.steps,
         **({} if run.supply is None else {"text_wait_s": window.waited_s}),
+        **({"passed_samples": run.reading.passed_by(step)} if run.config.train.on_spike is OnSpike.rewind else {}),
         "mfu": None if peak is None else window.flops / window.step_s / (peak * run.rank.world_size),
         "mem_gb": peak_memory_gb(run.accelerator.device),
     }

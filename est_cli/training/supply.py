@@ -11,7 +11,7 @@ from est_cli.data.tokens.ahead import Ahead
 from est_cli.data.tokens.encode_workers import ERRORS
 from est_cli.data.tokens.token_cache import warn_of_bad_rows
 from est_cli.distributed import Group
-from est_cli.est.batch import BatchSchedule
+from est_cli.training.reading import Reading
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +39,15 @@ class Supply:
     ahead: Ahead
     order: PartOrder
     group: Group
-    batch: BatchSchedule
+    reading: Reading
 
     def __post_init__(self) -> None:
         self.look(None)
 
     def has(self, step: int) -> bool:
         """Whether the samples of `step` and of the next one are there, as far as is known without a look."""
-        first = self.batch.blocks_before(step)
-        end = self.batch.blocks_before(min(step + STEPS, self.batch.max_steps))
+        until = min(step + STEPS, self.reading.batch.max_steps)
+        first, end = self.reading.first_sample(step), self.reading.first_sample(until)
         needed = self.order.needed(first, end - first)
         self.ahead.reach(needed)
         return all(part < there for part, there in zip(needed, self.order.admitted, strict=True))

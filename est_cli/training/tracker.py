@@ -71,10 +71,12 @@ def _tell_lost(config: RunConfig, run_dir: RunDir, state: RunState, progress: Ru
         progress.line(f"warning: {run_dir.metrics}: {lost} are lost; the summary will say nothing of the stages")
 
 
-def stopped(tracker: Tracker) -> Callable[[object, BaseException | None, object], None]:
-    """Ends the record of a run that has not come to its end."""
+def stopped(tracker: Callable[[], Tracker]) -> Callable[[object, BaseException | None, object], None]:
+    """Ends the record of a run that has not come to its end; `tracker`: that which it has by then."""
 
     def close(kind: object, error: BaseException | None, trace: object) -> None:
-        tracker.close(Ending(preempted=isinstance(error, StoppedBySignal) and is_preemption(error.signum, os.environ)))
+        tracker().close(
+            Ending(preempted=isinstance(error, StoppedBySignal) and is_preemption(error.signum, os.environ))
+        )
 
     return close

@@ -11,6 +11,7 @@ from typing import Any
 from est_cli.common.errors import StoppedBySignal
 from est_cli.common.rank import rank_of_environment
 from est_cli.common.signals import StopRequest, stop_on_signals
+from est_cli.config import OnSpike
 from est_cli.distributed.device import peak_memory_gb
 from est_cli.distributed.hardware import runs_ahead
 from est_cli.est.flops import flops_of, training_flops
@@ -21,8 +22,10 @@ from est_cli.training.describe import describe
 from est_cli.training.evaluation import evaluate, show_sample
 from est_cli.training.finish import End, draw_missing, finish
 from est_cli.training.profile import StepProfile
+from est_cli.training.rewind import go_back
 from est_cli.training.run import Run
 from est_cli.training.save import Saver
+from est_cli.training.spike_guard import Limits, remember
 from est_cli.training.start import Start
 from est_cli.training.step import StepNumbers, StepResult, train_step
 from est_cli.training.step_record import Window, record_transition, step_record
@@ -55,6 +58,11 @@ class _Loop:
     """Of the newest step that was read."""
     end: End | None = None
     """Known after the last step."""
+
+    @property
+    def next_step(self) -> int:
+        """The step (0-based) that is launched next; less than before where the run has gone back."""
+        return self.run.state.step + len(self.unread)
 
     @property
     def stop_signal(self) -> int | None:
@@ -96,15 +104,18 @@ def train(run: Run) -> dict[str, Any]:
         splits = run.resolved.splits(run.rank.world_size)
         run.health.recount(run.state.step, run.scheduler, run.generator, splits)
         late = 1 if runs_ahead(device) else 0
-        for step in range(run.state.step, run.scheduler.max_steps):
+        while (step := loop.next_step) < run.scheduler.max_steps:
             _await_text(loop, step)
+            if loop.next_step < step:
+                continue
             _launch(loop, step)
             _read(loop, late)
             saver.poll()
             collect(step)
-            if _is_due(loop, step + 1):
+            if loop.next_step > step and _is_due(loop, step + 1):
                 _read(loop, 0)
-                _what_is_due(loop, step + 1)
+                if loop.next_step > step:
+                    _what_is_due(loop, step + 1)
         saver.wait()
         return finish(run, loop.end or _end_again(run))
 
@@ -121,12 +132,15 @@ def _profile(run: Run) -> StepProfile:
 def _await_text(loop: _Loop, step: int) -> None:
     """Return when the text of `step` is tokenised; the time is none of a step's.
 
-    Where none will come, or a signal stops the run, the error comes when a checkpoint is saved.
+    Where none will come, or a signal stops the run, the error comes when a checkpoint is saved. Returns at once where a
+    step before has sent the run back.
     """
     run, supply = loop.run, loop.run.supply
     if supply is None or supply.has(step):
         return
     _read(loop, 0)
+    if loop.next_step < step:
+        return
     began, look = time.monotonic(), supply.look(loop.stop.signum)
     if supply.has(step):
         return
@@ -173,17 +187,30 @@ def _account(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, s
     loop.window.add(seconds, used.total, batch.tokens)
     loop.loss = numbers.loss
     loss_before, state.step = state.last_loss, step + 1
+    if numbers.finite:
+        remember(run, step, numbers.loss, numbers.grad_norm)
     _record_step(loop, step, result, numbers, seconds)
     if step in run.scheduler.transitions():
         record_transition(run, step, loss_before, numbers.loss)
     state.last_loss = numbers.loss if numbers.finite else loss_before
     state.time_s = loop.time_before + time.monotonic() - loop.began
-    guard(run, step, numbers)
+    guard(run, step, numbers, result.limits)
     if run.compiled:
         watch_graphs(run)
     if numbers.agreed is not None:
         loop.agreed_stop = loop.agreed_stop or numbers.agreed.stop
         compare_replicas(run, step, numbers.agreed)
+    limits = result.limits
+    if run.config.train.on_spike is OnSpike.rewind and limits and limits.exceeded(numbers.loss, numbers.grad_norm):
+        _go_back(loop, step, numbers, limits)
+
+
+def _go_back(loop: _Loop, step: int, numbers: StepNumbers, limits: Limits) -> None:
+    """Step `step` is a spike: where the run has a checkpoint it stands there again, and nothing is under way."""
+    loop.saver.wait()
+    if go_back(loop.run, step, numbers.loss, numbers.grad_norm, limits):
+        loop.unread.clear()
+        loop.window = Window()
 
 
 def _record_step(loop: _Loop, step: int, result: StepResult, numbers: StepNumbers, seconds: float) -> None:

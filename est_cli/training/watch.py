@@ -12,6 +12,7 @@ from est_cli.distributed.device import RECOMPILE_LIMIT, compiled_graphs
 from est_cli.tracking import In
 from est_cli.training.optim import PATIENCE
 from est_cli.training.run import Run
+from est_cli.training.spike_guard import Limits, described, told_of
 from est_cli.training.step import StepNumbers
 
 COLLECT_EVERY = 50
@@ -27,14 +28,19 @@ _TOLD: list[int] = []
 """The graphs that were there when a person was told of them, once in a process."""
 
 
-def guard(run: Run, step: int, numbers: StepNumbers) -> None:
-    """A step without a finite gradient changed nothing; several in a row mean that training is lost."""
-    state = run.state
+def guard(run: Run, step: int, numbers: StepNumbers, limits: Limits | None = None) -> None:
+    """A step without a finite gradient changed nothing; several in a row mean that training is lost.
+
+    A spike that was skipped changed nothing either; `limits`: by which it was told.
+    """
+    state, first = run.state, run.reading.first_sample(step)
     if numbers.finite:
         state.rejected_in_a_row = 0
+        if numbers.skipped:
+            _tell_skipped(run, step, numbers, limits)
         return
     state.rejected_in_a_row += 1
-    first, samples = run.batch.blocks_before(step), run.batch.blocks_at(step)
+    samples = run.reading.samples_at(step)
     where = f"step {step + 1} (samples {first} to {first + samples - 1})"
     run.tracker.event(In.not_finite, {"step": step + 1, "first_sample": first, "samples": samples})
     run.progress.line(f"warning: loss or gradient not finite at {where}; the update was left out")
@@ -44,6 +50,13 @@ def guard(run: Run, step: int, numbers: StepNumbers) -> None:
             f"{run.dir.root}: loss or gradient not finite for {most} steps in a row, last at {where}; "
             "lower optim.lr or look at these samples"
         )
+
+
+def _tell_skipped(run: Run, step: int, numbers: StepNumbers, limits: Limits | None) -> None:
+    assert limits is not None, "a step is skipped by its limits"
+    told = {"step": step + 1, "first_sample": run.reading.first_sample(step), "samples": run.reading.samples_at(step)}
+    run.tracker.event(In.skipped, told | described(numbers.loss, numbers.grad_norm, limits))
+    run.progress.line(f"warning: {told_of(step, numbers.loss, numbers.grad_norm, limits)}; the update was left out")
 
 
 def compare_replicas(run: Run, step: int, agreed: Agreed) -> None:

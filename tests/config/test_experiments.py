@@ -44,6 +44,7 @@ NOT_NEEDED = {
     *("dataset.separator", "dataset.articles", "launch.reduce_dtype", "launch.gather_dtype"),
     *("dataset.revision", "dataset.data_files", "dataset.data_dir", "dataset.on_bad_row"),
     *("dataset.max_tokens", "dataset.max_documents", "dataset.part_seed", "model.revision", "tokenizer_revision"),
+    *("train.on_spike", "train.spike_window", "train.spike_threshold"),
     *("dataset.tokenize", "train.max_flops", "optim.warmup_tokens", "optim.decay_tokens", "optim.batch_lr"),
 }
 """Keys of other model families, schedulers, schedules and corpora, and how the same function is computed."""

@@ -405,3 +405,40 @@ def write_reduced_bytes(path: str) -> None:
         return written
 
     _replace("est_cli.training.train.train_step", wrap)
+
+
+def bad_samples(first: int, last: int, factor: float) -> None:
+    """A loss that many times as large, and its gradient, in each step that reads a sample of `first` ... `last`."""
+    bad, real = False, step.forward_backward
+
+    def forward_backward(run: Run, *args: Any) -> torch.Tensor:
+        loss = real(run, *args)
+        if not bad:
+            return loss
+        for parameter in run.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+        return loss * factor
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def reading(run: Run, number: int, *args: Any) -> Any:
+            nonlocal bad
+            begin, end = (run.reading.first_sample(number + at) for at in (0, 1))
+            bad = begin <= last and first < end
+            return function(run, number, *args)
+
+        return reading
+
+    step.forward_backward = forward_backward
+    _replace("est_cli.training.train.train_step", wrap)
+
+
+def pass_over(since: int, count: int) -> None:
+    """From sample `since` of the run on read those that come `count` later."""
+
+    def shifted(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda order, first, number: function(order, first + count * (first >= since), number)
+
+    parts.BlockOrder.blocks = shifted(parts.BlockOrder.blocks)
+    for method in ("blocks", "needed"):
+        setattr(parts.PartOrder, method, shifted(getattr(parts.PartOrder, method)))

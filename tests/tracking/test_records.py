@@ -14,18 +14,23 @@ ROOT = Path(__file__).parents[2]
 KEPT = {
     In.step: "step tokens est/stage est/p_h est/p_m est/p_l train/loss train/lr train/grad_norm flops/flops "
     "flops/flops_dense flops/flops_saved_pct_blocks flops/flops_saved_pct_total perf/tokens_per_s perf/step_s "
-    "perf/text_wait_s perf/mfu perf/mem_gb",
+    "perf/text_wait_s perf/mfu perf/mem_gb train/passed_samples",
     In.validation: "step tokens val/val_loss val/perplexity val/bits_per_byte est/draw_spread est/draw_range "
     "flops/flops",
     In.transition: "est/event step est/from_stage est/to_stage est/loss_before est/loss_after",
     In.not_finite: "est/event step perf/first_sample perf/samples",
+    In.skipped: "est/event step perf/first_sample perf/samples train/spike_loss train/spike_norm train/loss_limit "
+    "train/norm_limit",
+    In.rewind: "est/event step train/from_step train/times perf/first_sample perf/samples train/spike_loss "
+    "train/spike_norm train/loss_limit train/norm_limit",
     In.sample: "est/event step est/prompt est/text",
 }
 """In the order of the files, under the names that runs of before have in W&B."""
 SUMMARY = (
     "steps tokens final_val_loss perplexity bits_per_byte tasks not_finite flops flops_dense flops_blocks "
-    "flops_saved_pct_blocks flops_saved_pct_total time_s time_saved_pct stages transitions coverage diagnoses "
-    "data_hash tokenizer_hash revisions hardware git_commit versions"
+    "flops_saved_pct_blocks flops_saved_pct_total time_s time_saved_pct skipped_steps rewinds passed_samples "
+    "flops_passed_over stages transitions coverage diagnoses data_hash tokenizer_hash revisions hardware "
+    "git_commit versions"
 )
 REPORT = (
     "final_val_loss flops_total flops_dense_total flops_saved_pct_blocks flops_saved_pct_total train_s time_saved_pct"

@@ -97,7 +97,7 @@ def test_the_checkpoint_holds_the_id_that_the_run_has(told: Any, monkeypatch: py
 def test_a_run_that_does_not_come_to_its_end(told: Any, error: BaseException, preempted: bool) -> None:
     sink = told(RunState())
     tracker = run_tracker.Tracker(None, sink)
-    run_tracker.stopped(tracker)(type(error), error, None)
+    run_tracker.stopped(lambda: tracker)(type(error), error, None)
     assert sink.ending == Ending(preempted=preempted)
 
 

@@ -34,15 +34,17 @@ def update(
     parts: Sequence[GradientPart] = (),
     scale: LossScale | None = None,
     watch: Watch | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Clip to the gradient norm `max_norm` (0: never) and take a step at rate `lr`; then drop the gradients.
 
     Of the parameters of `parts` AdamW changes only these entries, weights and moments. `scale`: what the loss had been
     multiplied by for the backward pass; `loss` itself is as it is. `watch` sees it all, and changes no bit of it.
+    `limits`: of loss and gradient norm.
 
-    Returns (gradient norm before clipping, 1.0 if loss or norm is not finite), both on the device and not waited for.
-    In the second case weights, moments and step counts stay as they are: the optimizer's kernel decides that, and it
-    also scales the gradients while it reads them.
+    Returns (gradient norm before clipping, 1.0 if loss or norm is not finite, or if they are above both `limits`), both
+    on the device and not waited for. In the second case weights, moments and step counts stay as they are: the
+    optimizer's kernel decides that, and it also scales the gradients while it reads them.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_ratio", 1.0)
@@ -59,6 +61,8 @@ def update(
     if scale is not None:
         divisor = scale.factor.clone() if divisor is None else divisor * scale.factor
         scale.update(rejected)
+    if limits is not None:  # after the loss scale, which a spike says nothing about
+        rejected = torch.maximum(rejected, ((loss > limits[0]) & (norm > limits[1])).to(torch.float32))
     if optimizer.zero_grad_skipped:
         _zero_missing([parameter for parameter in parameters if parameter.grad is None])
 
