@@ -151,7 +151,7 @@ def _converted(value: Any, known: Setting) -> Any:
         return _with_entries(value, known)
     try:
         found = _cast(value, known.hint)
-        if known.choices and found not in known.choices:
+        if known.choices and found not in known.choices and not (known.others and known.others(found)):
             raise _NotThat(value)
     except _NotThat as error:
         raise _refused(known.key, error.args[0], _entry_of_list(known.hint) or describe(known)) from None

@@ -12,7 +12,7 @@ from est_cli.config.length import max_steps
 from est_cli.config.resolve import resolve
 from est_cli.config.run import tokenizer_of
 from est_cli.config.schema import leaves_of, plain, typed
-from est_cli.config.setting import AUTO, FREE, Given, keys_with
+from est_cli.config.setting import AUTO, FREE, SETTLED, Given, keys_with, left_open
 from est_cli.config.stored import stored_config
 from est_cli.storage.run_dir import RunDir
 from est_cli.storage.store import step_folders
@@ -68,6 +68,8 @@ def forked_config(config: RunConfig, given: Given, begun: bool = False) -> RunCo
     before, wanted, tree = leaves_of(plain(stored)), leaves_of(plain(config)), plain(stored)
     own = {key for key in wanted if key in OWN or key.startswith("paths.")}
     for key in sorted((given & wanted.keys()) | own):
+        if _FIXED.fullmatch(key) and key in keys_with(RunConfig, SETTLED) and left_open(key, wanted[key]):
+            continue  # it was settled when that run began
         if _FIXED.fullmatch(key) and repr(before[key]) != repr(wanted[key]):
             raise ConfigError(
                 f"{key}: the first {step} steps of the run in {folder} were trained with {before[key]!r}, not "

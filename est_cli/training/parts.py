@@ -17,6 +17,7 @@ from est_cli.common.rank import Rank
 from est_cli.config import Attention, LmLossKind, Packing, RunConfig, TrainConfig
 from est_cli.config.data import NO_REVISION
 from est_cli.config.launch import gather_problems
+from est_cli.config.method import with_package
 from est_cli.config.resolve import Resolved
 from est_cli.config.run import tokenizer_revision_of
 from est_cli.config.setting import AUTO, refuse
@@ -134,7 +135,8 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
     compiled = _compiled(config.train, device_type(), rank)
     lm_loss = _lm_loss(config.train, device_type(), hf, compiled)
     tasks = open_tasks(config.train)
-    run = replace(run, config=replace(config, model=pinned(config.model)))
+    model, scheduler = pinned(config.model, hf), with_package(config.scheduler)
+    run = replace(run, config=replace(config, model=model, scheduler=scheduler))
     corpus = place.corpus(run, spec, rank.local_rank == 0)  # verified once on each machine
     run = with_revisions(run, corpus)
     config = run.config
