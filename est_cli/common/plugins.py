@@ -48,18 +48,15 @@ class Registry(Generic[T]):
         self._passed_over: set[EntryPoint] = set()
 
     def register(self, name: str, entry: T) -> None:
-        """Make `entry` known under `name` in this process. ValueError for a name that is taken, or is none."""
+        """Make `entry` known under `name` in this process, in the place of what was registered under it before.
+
+        ValueError for a name of est's own, or that is none.
+        """
         if name in self._ours:
             raise ValueError(f"{self.what}: {name!r} is one of est's own; choose another name")
         if not _NAME.fullmatch(name):
             raise ValueError(f"{self.what}: {name!r} is no name; use lower-case letters, digits and _")
-        if name in self._loaded and self._loaded[name][0] is not entry:
-            raise ValueError(f"{self.what}: {name!r} is registered already")
         self._loaded[name] = self._checked(name, entry, "register_" + self.what), None
-
-    def forget(self, name: str) -> None:
-        """Undo what made this name known in this process."""
-        self._loaded.pop(name, None)
 
     def knows(self, name: object) -> bool:
         """Whether somebody else than est has an entry of this name. Nothing is loaded."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import ConfigError
-from est_cli.config.schedulers import is_outside
+from est_cli.config.schedulers import is_outside, outside_names
 from est_cli.config.setting import settings_of
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -47,7 +47,8 @@ def check_choice(group: str, choice: Any, options: list[str]) -> None:
         chosen = [choice]
     for one in chosen:
         if not (isinstance(one, str) and one in options) and not (group == "scheduler" and is_outside(one)):
-            raise ConfigError(_no_option(group, one, options))
+            more = outside_names() if group == "scheduler" else []
+            raise ConfigError(_no_option(group, one, [*options, *more]))
 
 
 def _no_option(group: str, choice: Any, options: list[str]) -> str:

@@ -14,7 +14,15 @@ from est_cli.common.errors import ConfigError
 from est_cli.common.plugins import Origin, Registry
 from est_cli.config.schedulers.shared.scheduler import Scheduler
 
-__all__ = ["SCHEDULERS", "Scheduler", "is_outside", "origin_of", "register_scheduler", "scheduler_named"]
+__all__ = [
+    "SCHEDULERS",
+    "Scheduler",
+    "is_outside",
+    "origin_of",
+    "outside_names",
+    "register_scheduler",
+    "scheduler_named",
+]
 
 SCHEDULERS: tuple[str, ...] = tuple(sorted(found.name for found in pkgutil.iter_modules(__path__) if not found.ispkg))
 """The names of est's own schedulers; their files are read when they are asked for."""
@@ -33,6 +41,11 @@ def register_scheduler(name: str, scheduler: Scheduler) -> None:
 def is_outside(name: object) -> bool:
     """Whether somebody else than est has a scheduler of this name. Nothing is loaded."""
     return _others.knows(name)
+
+
+def outside_names() -> list[str]:
+    """The names that is_outside() has."""
+    return _others.names()
 
 
 def origin_of(name: object) -> Origin | None:
