@@ -183,7 +183,11 @@ def fit_problems(config: RunConfig, sizes: ModelSpec) -> Iterator[str]:
     """What of the run does not fit a model of these sizes, but for the rates."""
     seq_len, positions = longest_sequence(config.train), sizes.max_positions
     if positions is not None and seq_len > positions:
-        yield f"train.seq_len: {seq_len} is longer than the model's {positions} positions (model.max_positions)"
+        longer = "" if config.model.family == HF and config.model.pretrained else f", or model.max_positions={seq_len}"
+        yield (
+            f"train.seq_len: {seq_len} is longer than the model's {positions} positions (model.max_positions); "
+            f"take train.seq_len={positions}{longer}"
+        )
     if config.dataset.packing is Packing.document:
         yield from packing_problems(sizes)
     if sizes.attention:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, mask
 from transformers.utils import logging
 
 from est_cli.common.errors import ConfigError, reason
+from est_cli.common.nearby import did_you_mean, looks_like_a_path, no_folder
 from est_cli.common.plugins import package_problem
 from est_cli.config import HF, ModelConfig
 from est_cli.config.model import preset_settings
@@ -170,7 +171,8 @@ def _loaded_config(model: ModelConfig) -> Any:
     except ValueError as error:
         if is_gated(error):
             raise ConfigError(f"model.name_or_path: {name} {how_to_enter(name)}") from error
-        raise ConfigError(f"model.name_or_path: {name} {error}") from error
+        near = "" if local else did_you_mean(name)
+        raise ConfigError(f"model.name_or_path: {name} {error}{near}") from error
     config.return_dict = True  # whatever the caller of that model wanted
     _check_sizes(name, config)
     return config
@@ -202,8 +204,8 @@ def _is_local(name: str) -> bool:
     """Whether `name` is a folder; a hub id is looked up quickly, so that being offline is told in seconds."""
     if os.path.isdir(name):
         return True
-    if name.startswith((".", "/", "~")):
-        raise ConfigError(f"model.name_or_path: there is no folder {name}")
+    if looks_like_a_path(name):
+        raise ConfigError(f"model.name_or_path: {no_folder(name)}")
     require_hub("model.name_or_path", name, "give the folder of a downloaded model")
     return False
 

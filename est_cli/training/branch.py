@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from est_cli.common.errors import ConfigError
+from est_cli.common.nearby import did_you_mean
 from est_cli.config import RunConfig
 from est_cli.config.length import max_steps
 from est_cli.config.resolve import resolve
@@ -31,7 +32,8 @@ def run_named(name: str, outputs: Path, key: str) -> Path:
         if os.path.isfile(RunDir(folder).config):  # unlike Path's, it takes any string for a path
             return folder
     also = f", and there is none of this name in {outputs}" if named else ""
-    raise ConfigError(f"{key}: {name} is not the folder of a run (it has no config.yaml){also}")
+    near = "" if os.path.isdir(name) else did_you_mean(name)
+    raise ConfigError(f"{key}: {name} is not the folder of a run (it has no config.yaml){also}{near}")
 
 
 def origin_of(config: RunConfig) -> tuple[Path, int]:

@@ -45,6 +45,7 @@ NOT_NEEDED = {
     *("dataset.revision", "dataset.data_files", "dataset.data_dir", "dataset.on_bad_row"),
     *("dataset.max_tokens", "dataset.max_documents", "dataset.part_seed", "model.revision", "tokenizer_revision"),
     *("dataset.tokenize", "train.max_flops", "optim.warmup_tokens", "optim.decay_tokens", "optim.batch_lr"),
+    *("model.package", "scheduler.package"),
 }
 """Keys of other model families, schedulers, schedules and corpora, and how the same function is computed."""
 
