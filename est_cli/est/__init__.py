@@ -1,6 +1,7 @@
 """Evolving Subnetwork Training (Li et al., ICML 2024): the method itself, in torch and the standard library only.
 
     spec = spec_of(model)                                    # est_cli.families: where heads, columns, layers are
+    check(model, spec, batch)                                # of a specification of one's own: is it right?
     handle = apply_est(model, spec)                          # parameter names do not change
     scheduler = three_stage(max_steps, 2 / 15, 7 / 15, SamplingRates(0.5, 0.5, 0.5))
     generator = IndexGenerator(spec, seed=0)
