@@ -6,6 +6,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_the_test_to_copy_passes() -> None:
 
 @pytest.mark.processes
 def test_it_trains_is_continued_and_opens_in_plain_transformers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_loaded: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], nothing_loaded: None
 ) -> None:
     path, corpus = installed(tmp_path / "site"), write_corpus(tmp_path / "text.jsonl")
     small = [*SMALL, f"dataset.files=[{corpus}]", "run_name=own"]
@@ -157,6 +158,12 @@ def test_it_trains_is_continued_and_opens_in_plain_transformers(
     saved = load_file(run / "model" / "model.safetensors")
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items() if name in saved)
     assert len(saved) > 20
+    monkeypatch.syspath_prepend(tmp_path / "newer")
+    monkeypatch.chdir(tmp_path)
+    dropout = "checkpoint=outputs/own/model analysis=structural_dropout analyze.draws=2 analyze.tokens=128"
+    for name, argv in (("plan", [*CHOSEN]), ("report", ["outputs/own"]), ("analyze", dropout.split())):
+        program = import_module(f"est_cli.{name}")
+        assert enter(f"est-{name}", program.main, [f"est-{name}", *argv]) == 0, capsys.readouterr().err
 
 
 def test_a_family_whose_classes_transformers_has_takes_a_few_lines(nothing_loaded: None) -> None:
