@@ -231,6 +231,9 @@ def parsed_override(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
+        key, _, value = text.partition("=")
+        if value.startswith("~/"):
+            raise ConfigError(f"{key}: no shell replaces a ~ behind a =; write {key}=$HOME{value[1:][:80]}") from error
         raise ConfigError(
             f"{without_secrets(text)[:80]}: not an override; write KEY=VALUE, and words with special signs in quotes "
             "of their own, \"KEY=['a=b']\""
