@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 class SchedulerConfig:
     name: str = setting("three_stage", "Name of the sampling scheduler.", choices=SCHEDULERS, others=is_outside)
     package: str | None = setting(
-        None, "The package that brings the scheduler, NAME==VERSION, where it is not est's own; est writes it.", SETTLED
+        None,
+        "The package that brings the scheduler, NAME==VERSION, where it is not est's own; est writes it.",
+        SETTLED,
+        brief="package that brings it; est writes it",
     )
 
 

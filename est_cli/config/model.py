@@ -110,7 +110,10 @@ class ModelConfig:
         brief="Mamba: a linear-time scan without mamba_ssm",
     )
     package: str | None = setting(
-        None, "The package that brings the family, NAME==VERSION, where it is not est's own; est writes it.", SETTLED
+        None,
+        "The package that brings the family, NAME==VERSION, where it is not est's own; est writes it.",
+        SETTLED,
+        brief="package that brings it; est writes it",
     )
 
 
