@@ -93,5 +93,6 @@ def lines(steps: int = STEPS, seeds: int = SEEDS) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # products this small are done before a second thread is awake, and waiting costs minutes
     for line in lines():
         print(line)

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 OTHERS = {ROOT / "docs" / "glue.md", ROOT / "docs" / "settings.md"}
 """One whose settings are those of another command, and one that is made of the settings themselves."""
 DOCUMENTS = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md")} - OTHERS)
-GROUPS = options_of_groups(None)
+GROUPS = options_of_groups(str(ROOT / "examples" / "own_family" / "conf"))
+GROUPS["scheduler"] = [*GROUPS["scheduler"], "two_stage"]  # of that example, where it is installed
 _COMMAND = re.compile(r"est-train|est-plan|est_cli\.train")
 _SPAN = re.compile(r"`([^`\n]+)`")
 _SETTING = re.compile(r"[a-z][a-z0-9_./]*=\S")

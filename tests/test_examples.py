@@ -32,6 +32,8 @@ def test_the_mlp_uses_the_method_alone() -> None:
     }
     assert "from est_cli import est\n" in source and source.count("est_cli import") == 1
     assert len(source.splitlines()) < 100
+    *_, started = source.partition('if __name__ == "__main__":')
+    assert "torch.set_num_threads(1)" in started  # else minutes on a machine that does other things too
 
 
 @pytest.mark.slow

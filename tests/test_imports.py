@@ -30,7 +30,7 @@ LEVELS = (
 )
 """Modules and packages of est_cli from the bottom up. Each may import what stands below it, and itself."""
 
-NARROW = {"est": set(), "families": {"est.spec"}}
+NARROW = {"est": set(), "families": {"est.spec", "common.plugins"}}
 """Units that may import still less of ours."""
 
 USERS_OF_HYDRA = {"config", "cli"}

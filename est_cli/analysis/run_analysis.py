@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from est_cli.analysis.analysis_job import AnalysisJob, OpenedCheckpoint, Outcome, load_text
 from est_cli.analysis.check_analysis import (
@@ -80,6 +81,7 @@ def analyse(config: AnalyzeConfig) -> None:
         with (
             progress(_cost(config, len(text.batches), checkpoints), not processes.first) as shown,
             memory_enough(LESS_MEMORY),
+            sdpa_kernel(SDPBackend.MATH),  # has derivatives of derivatives, where a model calls torch's kernels itself
         ):
             job = AnalysisJob(config, checkpoints, baseline, text, processes, shown)
             result, figures = ANALYSES[config.analysis](job)

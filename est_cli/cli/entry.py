@@ -28,6 +28,7 @@ from est_cli.common.errors import (
     StorageError,
     is_panic,
     reason,
+    way_out,
 )
 from est_cli.common.rank import Rank, rank_of_environment
 from est_cli.common.redact import one_line
@@ -157,12 +158,16 @@ def _explained(error: BaseException) -> tuple[int, str] | None:
             silence_stdout()
         elif error.errno not in STORAGE_ERRNOS:
             return None
-        return StorageError.exit_code, f"{error.filename or 'a file'}: {error.strerror}"
+        return (
+            StorageError.exit_code,
+            f"{error.filename or 'a file'}: {error.strerror}{'' if error.filename == STDOUT else way_out(error)}",
+        )
     if is_panic(error):
         return DataError.exit_code, f"tokenizer: its code gave up on a text ({reason(error)})"
     if not _out_of_memory(error):
         return None
-    return OutOfMemory.exit_code, f"train.micro_batch: out of memory; use a smaller one ({_first_line(error)})"
+    smaller = "use a smaller one, train.micro_batch=1 at the least, or train.activation_checkpointing=true"
+    return OutOfMemory.exit_code, f"train.micro_batch: out of memory; {smaller} ({_first_line(error)})"
 
 
 def _print_line(program: str, error: BaseException, code: int, line: str) -> None:

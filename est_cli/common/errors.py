@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 
@@ -88,6 +89,13 @@ class StoppedBySignal(BaseException):
 def reason(error: BaseException) -> str:
     """What an exception says, on one line: of the system without the path, of a library at most 200 characters."""
     return getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def way_out(error: OSError) -> str:
+    """What to do about a disk that takes no more, to be put behind what is said of it; of other errors nothing."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    return "; free some space and start it again, or give another disk: paths.outputs=FOLDER, paths.data=FOLDER"
 
 
 def is_panic(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -30,7 +30,7 @@ from est_cli.config.groups import CONF, WITH_A_DEFAULT, check_choice, groups_of
 from est_cli.config.own_files import search_path
 from est_cli.config.resolvers import NAMES, filled
 from est_cli.config.run import RunConfig
-from est_cli.config.schedulers import SCHEDULERS, scheduler_named
+from est_cli.config.schedulers import SCHEDULERS, is_outside, scheduler_named
 from est_cli.config.schema import RECIPES_OF_HYDRA, config_error, leaves_of, plain, typed, unknown_key
 from est_cli.config.setting import Given, Setting, settings_of
 from est_cli.config.stage import StageConfig
@@ -132,6 +132,7 @@ def _composed(
 ) -> tuple[DictConfig, DictConfig | None, dict[str, str]]:
     """The configuration; where an experiment is chosen also what it is without any override, and what it sweeps."""
     store_defaults(config_name, schema)
+    _store_outside(args)
     search = [search_path(config_dir)] if config_dir else []
     with _hydra_set_aside(), initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         if not any(arg.startswith("experiment=") for arg in args):
@@ -169,9 +170,26 @@ def store_defaults(config_name: str, schema: type) -> None:
     if issubclass(schema, RunConfig):
         store.store(name="settings_of_train", node=plain(RunConfig()))  # conf/plan.yaml goes on from conf/train.yaml
         for scheduler in SCHEDULERS:
-            read = (*scheduler_named(scheduler).reads, *scheduler_named(scheduler).optional)
-            unread = {key: None for key in settings_of(StageConfig) if key not in read}
-            store.store(group="unread", name=scheduler, node={"stage": unread}, package="_global_")
+            _store_unread(scheduler)
+
+
+def _store_unread(name: str) -> None:
+    read = (*scheduler_named(name).reads, *scheduler_named(name).optional)
+    unread = {key: None for key in settings_of(StageConfig) if key not in read}
+    ConfigStore.instance().store(group="unread", name=name, node={"stage": unread}, package="_global_")
+
+
+def _store_outside(args: Iterable[str]) -> None:
+    """Give Hydra the option of every scheduler of somebody else's that is chosen; a file of its name goes before it."""
+    for arg in args:
+        key, _, name = arg.partition("=")
+        if key == "scheduler" and is_outside(name):
+            _store_unread(name)
+            stage = dict(scheduler_named(name).defaults)
+            if unknown := sorted(stage.keys() - settings_of(StageConfig).keys()):
+                raise ConfigError(f"scheduler.name: {name!r} has a default for stage.{unknown[0]}, which is no setting")
+            node = {"scheduler": {"name": name}, "stage": stage}
+            ConfigStore.instance().store(group="scheduler", name=name, node=node, package="_global_")
 
 
 @contextlib.contextmanager
@@ -213,6 +231,9 @@ def parsed_override(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
+        key, _, value = text.partition("=")
+        if value.startswith("~/"):
+            raise ConfigError(f"{key}: no shell replaces a ~ behind a =; write {key}=$HOME{value[1:][:80]}") from error
         raise ConfigError(
             f"{without_secrets(text)[:80]}: not an override; write KEY=VALUE, and words with special signs in quotes "
             "of their own, \"KEY=['a=b']\""

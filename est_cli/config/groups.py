@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import ConfigError
+from est_cli.config.schedulers import is_outside, outside_names
 from est_cli.config.setting import settings_of
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -45,8 +46,9 @@ def check_choice(group: str, choice: Any, options: list[str]) -> None:
     else:
         chosen = [choice]
     for one in chosen:
-        if not (isinstance(one, str) and one in options):
-            raise ConfigError(_no_option(group, one, options))
+        if not (isinstance(one, str) and one in options) and not (group == "scheduler" and is_outside(one)):
+            more = outside_names() if group == "scheduler" else []
+            raise ConfigError(_no_option(group, one, [*options, *more]))
 
 
 def _no_option(group: str, choice: Any, options: list[str]) -> str:

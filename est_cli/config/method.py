@@ -6,13 +6,14 @@ Which scheduler reads which key stands in schedulers/NAME.py.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from est_cli.common.errors import ConfigError
-from est_cli.config.schedulers import SCHEDULERS, scheduler_named
+from est_cli.common.plugins import package_problem
+from est_cli.config.schedulers import SCHEDULERS, is_outside, origin_of, scheduler_named
 from est_cli.config.schedulers.shared.scheduler import LEFT_OUT, as_list
-from est_cli.config.setting import at_least, setting, settings_of
+from est_cli.config.setting import SETTLED, at_least, setting, settings_of
 from est_cli.config.stage import MAX_STAGES, StageConfig
 from est_cli.est.schedule import SamplingRates, boundary_step
 from est_cli.est.sizes import CHOICES
@@ -23,7 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class SchedulerConfig:
-    name: str = setting("three_stage", "Name of the sampling scheduler.", choices=SCHEDULERS)
+    name: str = setting("three_stage", "Name of the sampling scheduler.", choices=SCHEDULERS, others=is_outside)
+    package: str | None = setting(
+        None,
+        "The package that brings the scheduler, NAME==VERSION, where it is not est's own; est writes it.",
+        SETTLED,
+        brief="package that brings it; est writes it",
+    )
+
+
+def with_package(scheduler: SchedulerConfig) -> SchedulerConfig:
+    """The same with the package that brings it, as config.yaml is to hold it."""
+    origin = origin_of(scheduler.name)
+    return replace(scheduler, package=scheduler.package or (str(origin) if origin else None))
 
 
 @dataclass
@@ -83,6 +96,8 @@ def scheduler_problems(config: RunConfig, steps: int) -> Iterator[str]:
     """What is wrong with the settings of the scheduler, in a run of so many steps."""
     name, stage = config.scheduler.name, config.stage
     scheduler = scheduler_named(name)
+    if problem := package_problem("scheduler.package", config.scheduler.package, origin_of(name)):
+        yield problem
     yield from _meaningless(config)
     missing = [key for key in scheduler.reads if getattr(stage, key) is None]
     yield from (f"stage.{key}: is missing; scheduler={name} needs it" for key in missing)

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from est_cli.common.plugins import package_problem
 from est_cli.config.batch import longest_sequence
 from est_cli.config.data import Packing, packing_problems
 from est_cli.config.setting import SETTLED, above, at_least, between, epsilon, setting
 from est_cli.est.spec import ModelSpec
-from est_cli.families import family_of
+from est_cli.families import UnknownFamily, family_of, origin_of
 from est_cli.families.shared.family import Family
 
 if TYPE_CHECKING:
@@ -108,9 +109,25 @@ class ModelConfig:
         "rounding; false where something needs the gradient of a gradient.",
         brief="Mamba: a linear-time scan without mamba_ssm",
     )
+    package: str | None = setting(
+        None,
+        "The package that brings the family, NAME==VERSION, where it is not est's own; est writes it.",
+        SETTLED,
+        brief="package that brings it; est writes it",
+    )
 
 
-_NO_NUMBERS = ("name", "family", "dropout", "name_or_path", "revision", "pretrained", "fused_activation", "fused_scan")
+_NO_NUMBERS = (
+    "name",
+    "family",
+    "package",
+    "dropout",
+    "name_or_path",
+    "revision",
+    "pretrained",
+    "fused_activation",
+    "fused_scan",
+)
 """The keys that have a meaning in every family, or under hf only."""
 
 
@@ -141,10 +158,16 @@ def model_problems(model: ModelConfig) -> Iterator[str]:
         if getattr(model, key) is not None:
             yield f"model.{key}: has a meaning only with model=hf"
     try:
-        family = family_of(model.family)
-    except ValueError as error:
-        yield f"model.family: {error}, {HF}"
+        family, origin = family_of(model.family), origin_of(model.family)
+    except UnknownFamily as error:
+        brought = "" if model.package is None else f"; the run began with that of {model.package}: pip install it"
+        yield f"model.family: {error}, {HF}{brought}"
         return
+    except ValueError as error:
+        yield f"model.family: {error}"
+        return
+    if problem := package_problem("model.package", model.package, origin):
+        yield problem
     yield from _number_problems(model, family)
 
 
@@ -163,7 +186,11 @@ def fit_problems(config: RunConfig, sizes: ModelSpec) -> Iterator[str]:
     """What of the run does not fit a model of these sizes, but for the rates."""
     seq_len, positions = longest_sequence(config.train), sizes.max_positions
     if positions is not None and seq_len > positions:
-        yield f"train.seq_len: {seq_len} is longer than the model's {positions} positions (model.max_positions)"
+        longer = "" if config.model.family == HF and config.model.pretrained else f", or model.max_positions={seq_len}"
+        yield (
+            f"train.seq_len: {seq_len} is longer than the model's {positions} positions (model.max_positions); "
+            f"take train.seq_len={positions}{longer}"
+        )
     if config.dataset.packing is Packing.document:
         yield from packing_problems(sizes)
     if sizes.attention:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from est_cli.config.length import LENGTHS, MOST_STEPS
 from est_cli.config.run import RunConfig
-from est_cli.config.schedulers import scheduler_named
+from est_cli.config.schedulers import is_outside, scheduler_named
 from est_cli.config.setting import above, setting
 
 
@@ -94,7 +94,8 @@ def of_any_length(config: RunConfig) -> RunConfig:
 def _saving(config: PlanConfig, saving: float) -> Iterator[str]:
     name = config.scheduler.name
     if not scheduler_named(name).saves:
-        yield f"target_saving: scheduler={name} saves nothing; use another one, or target_flops"
+        why = "has nothing to turn for a saving" if is_outside(name) else "saves nothing"
+        yield f"target_saving: scheduler={name} {why}; use another one, or target_flops"
     if not 0.0 < saving < 1.0:
         yield f"target_saving: {saving} is out of range; it is a fraction in (0, 1), 0.25 for a quarter"
 

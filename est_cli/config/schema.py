@@ -21,6 +21,38 @@ from est_cli.config.setting import TRACKED, Setting, keys_with, settings_of
 
 C = TypeVar("C")
 
+ELSEWHERE = {
+    **dict.fromkeys(("learning_rate", "max_lr", "base_lr"), "optim.lr"),
+    **dict.fromkeys(("lr_scheduler", "lr_scheduler_type"), "optim.schedule"),
+    **dict.fromkeys(("warmup_steps", "warmup_ratio", "warmup_iters"), "optim.warmup"),
+    **dict.fromkeys(("max_grad_norm", "gradient_clip_val"), "optim.grad_clip"),
+    **dict.fromkeys(
+        ("batch_size", "global_batch_size", "gradient_accumulation_steps", "accumulate_grad_batches"),
+        "train.tokens_per_step (the tokens of an optimizer step; train.micro_batch sequences are computed at a time)",
+    ),
+    **dict.fromkeys(("per_device_train_batch_size", "micro_batch_size"), "train.micro_batch"),
+    **dict.fromkeys(("epochs", "num_epochs", "num_train_epochs", "max_epochs"), "train.max_tokens"),
+    **dict.fromkeys(("num_steps", "max_iters", "total_steps", "num_train_steps"), "train.max_steps"),
+    **dict.fromkeys(
+        ("block_size", "max_seq_length", "max_seq_len", "context_length", "sequence_length"), "train.seq_len"
+    ),
+    **dict.fromkeys(("fp16", "bf16", "dtype", "mixed_precision"), "train.precision"),
+    **dict.fromkeys(("devices", "gpus", "num_gpus", "nproc_per_node"), "launch.num_processes"),
+    **dict.fromkeys(("output_dir", "out_dir", "save_dir"), "paths.outputs"),
+    **dict.fromkeys(("save_steps", "save_every", "save_interval"), "train.checkpoint_every"),
+    **dict.fromkeys(("eval_steps", "eval_interval"), "train.eval_every"),
+    **dict.fromkeys(("logging_steps", "log_interval"), "train.log_every"),
+    **dict.fromkeys(("gradient_checkpointing",), "train.activation_checkpointing"),
+    **dict.fromkeys(("n_layer", "num_hidden_layers", "n_layers"), "model.num_layers"),
+    **dict.fromkeys(("n_head", "num_attention_heads", "n_heads"), "model.num_heads"),
+    **dict.fromkeys(("n_embd", "d_model", "hidden_dim"), "model.hidden_size"),
+    **dict.fromkeys(("intermediate_size", "d_ff", "ffn_dim"), "model.mlp_size"),
+    **dict.fromkeys(("model_name", "model_name_or_path"), "model.name_or_path (with model=hf)"),
+    **dict.fromkeys(("wandb_project",), "tracking.project"),
+    **dict.fromkeys(("data_path", "train_file"), "dataset.files (with dataset=text)"),
+}
+"""What other tools call a setting -> what it is called here."""
+
 RECIPES_OF_HYDRA = "of Hydra's own settings a recipe may have hydra.sweeper.params alone"
 
 
@@ -67,6 +99,8 @@ def tracked_settings(config: Any) -> dict[str, Any]:
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """`key: unknown key; did you mean ...?`"""
     known = [*known]
+    if (elsewhere := ELSEWHERE.get(_name(key))) and elsewhere.partition(" ")[0] in known:
+        return f"{key}: unknown key; here it is {elsewhere}"
     name, names = _name(key), {_name(other): other for other in reversed(known)}
     close = [names[name]] if name in names else []  # wrong or missing group
     close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.8)
@@ -151,7 +185,7 @@ def _converted(value: Any, known: Setting) -> Any:
         return _with_entries(value, known)
     try:
         found = _cast(value, known.hint)
-        if known.choices and found not in known.choices:
+        if known.choices and found not in known.choices and not (known.others and known.others(found)):
             raise _NotThat(value)
     except _NotThat as error:
         raise _refused(known.key, error.args[0], _entry_of_list(known.hint) or describe(known)) from None

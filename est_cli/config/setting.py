@@ -129,6 +129,8 @@ class Setting:
     """Of a word: what it may be; empty: anything."""
     brief: str = ""
     """The meaning for a line of `--help`, at most some 45 characters; empty where the meaning itself is as short."""
+    others: Callable[[object], bool] | None = None
+    """Says of a word that is none of `choices` whether it may be that, too: a name that other people's code brings."""
 
     @property
     def words(self) -> list[str]:
@@ -151,12 +153,13 @@ def setting(
     within: Range | None = None,
     items: Items | None = None,
     choices: tuple[str, ...] = (),
+    others: Callable[[object], bool] | None = None,
     untracked: bool = False,
     brief: str = "",
 ) -> Any:
     """A field of a group's dataclass. `untracked`: W&B is not told although it is of the rest of the group."""
     metadata: dict[str, Any] = {"meaning": meaning, "roles": roles, "within": within, "items": items}
-    metadata |= {"choices": choices, "untracked": untracked, "brief": brief}
+    metadata |= {"choices": choices, "others": others, "untracked": untracked, "brief": brief}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -215,4 +218,5 @@ def _settings(schema: type, prefix: str, inherited: frozenset[Role]) -> Iterator
         roles -= {TRACKED} if metadata.get("untracked") else set()
         default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
         more = metadata.get("within"), metadata.get("items"), metadata.get("choices", ()), metadata.get("brief", "")
-        yield Setting(prefix + entry.name, hint, default, metadata.get("meaning", ""), roles, *more)
+        others = metadata.get("others")
+        yield Setting(prefix + entry.name, hint, default, metadata.get("meaning", ""), roles, *more, others)

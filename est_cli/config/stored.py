@@ -10,7 +10,7 @@ import yaml
 from est_cli.common.errors import CheckpointError, ConfigError
 from est_cli.config.bounded_yaml import bounded_text
 from est_cli.config.run import RunConfig
-from est_cli.config.schedulers import SCHEDULERS, scheduler_named
+from est_cli.config.schedulers import SCHEDULERS, is_outside, scheduler_named
 from est_cli.config.schema import typed
 from est_cli.storage.run_dir import RunDir
 
@@ -34,7 +34,7 @@ def stored_config(folder: Path) -> RunConfig:
     try:
         return typed(tree, RunConfig)
     except ConfigError as error:
-        raise CheckpointError(f"{RunDir(folder).config}: {error}") from error
+        raise CheckpointError(f"{RunDir(folder).config}: {error}{_brought_by(tree)}") from error
 
 
 def _sampling_read(tree: dict[str, Any]) -> tuple[str, ...]:
@@ -42,6 +42,14 @@ def _sampling_read(tree: dict[str, Any]) -> tuple[str, ...]:
     scheduler = tree.get("scheduler")
     name = scheduler.get("name") if isinstance(scheduler, dict) else None
     return scheduler_named(name).sampling if name in SCHEDULERS else ()
+
+
+def _brought_by(tree: dict[str, Any]) -> str:
+    """What else is to be said of a stored configuration whose scheduler nobody has here."""
+    scheduler = tree.get("scheduler")
+    name, package = (scheduler.get(key) if isinstance(scheduler, dict) else None for key in ("name", "package"))
+    missing = isinstance(package, str) and name not in SCHEDULERS and not is_outside(name)
+    return f"; the run began with that of {package}: pip install it" if missing else ""
 
 
 def keys_newer_than(folder: Path) -> frozenset[str]:

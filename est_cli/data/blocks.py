@@ -126,7 +126,7 @@ class TokenBlocks:
             of = f" of source {number + 1} of dataset.weights" if len(self.counts) > 1 else ""
             raise DataError(
                 f"dataset: the {name} set{of} has {len(tokens.streams[number])} tokens, fewer than one block of "
-                f"train.seq_len={seq_len}; give more text or shorter blocks"
+                f"train.seq_len={seq_len}; give more text, or shorter blocks with a smaller train.seq_len"
             )
         self.seq_len = seq_len
         self._streams = tokens.streams

@@ -1,6 +1,7 @@
 """Evolving Subnetwork Training (Li et al., ICML 2024): the method itself, in torch and the standard library only.
 
     spec = spec_of(model)                                    # est_cli.families: where heads, columns, layers are
+    check(model, spec, batch)                                # of a specification of one's own: is it right?
     handle = apply_est(model, spec)                          # parameter names do not change
     scheduler = three_stage(max_steps, 2 / 15, 7 / 15, SamplingRates(0.5, 0.5, 0.5))
     generator = IndexGenerator(spec, seed=0)
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .baselines import early_dropout, layer_dropout, pld, raptr
+    from .checking import check
     from .flops import Flops, FlopsLedger, forward_flops, planned_ledger, training_flops
     from .gradient import GradientPart, packed_copies, reached_parts, sampled_parts, whole_parts
     from .growth import grow
@@ -50,7 +52,7 @@ _HOME = {
     "copied_from": "stacking", "grow": "growth", "SampleSizes": "sizes", "SamplingOptions": "sizes",
     "sample_size": "sizes", "sample_sizes": "sizes", "Kept": "spec", "ModelSpec": "spec", "Projection": "spec",
     "UnitSpan": "spec", "SampledAttribute": "spec", "SampledParameter": "spec", "EstHandle": "wrap",
-    "apply_est": "wrap",
+    "apply_est": "wrap", "check": "checking",
 }  # fmt: skip
 
 __all__ = [  # noqa: RUF022  (by module)
@@ -98,6 +100,7 @@ __all__ = [  # noqa: RUF022  (by module)
     "one_layer",
     "EstHandle",
     "apply_est",
+    "check",
 ]
 
 

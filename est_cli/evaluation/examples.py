@@ -97,7 +97,9 @@ def find_revision() -> str | None:
     """The commit that the hub has now; None where HF_HUB_OFFLINE asks for what was downloaded before."""
     from huggingface_hub import HfApi, constants  # a folder has no need of it
 
-    require_hub(DATA_KEY, HUB_NAME, f"give the folder of the original GLUE files with {DATA_KEY}=FOLDER")
+    require_hub(
+        DATA_KEY, HUB_NAME, f"give the folder of the original GLUE files with {DATA_KEY}=FOLDER", or_folder=False
+    )
     if constants.HF_HUB_OFFLINE:
         return None
     try:

@@ -15,11 +15,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, mask
 from transformers.utils import logging
 
 from est_cli.common.errors import ConfigError, reason
+from est_cli.common.nearby import did_you_mean, looks_like_a_path, no_folder
+from est_cli.common.plugins import package_problem
 from est_cli.config import HF, ModelConfig
 from est_cli.config.model import preset_settings
 from est_cli.data.text.hub_access import commit_here, how_to_enter, is_gated, refuse_revision, require_hub
-from est_cli.families import logits_of, spec_of
-from est_cli.models.foreign import TRAINING_DROPOUTS, load_weights, read_config, set_dropout
+from est_cli.families import logits_of, origin_of, spec_of
+from est_cli.models.foreign import TRAINING_DROPOUTS, load_weights, read_config, register_classes, set_dropout
 
 
 def hf_config(model: ModelConfig) -> Any:
@@ -33,8 +35,13 @@ def hf_config(model: ModelConfig) -> Any:
     return config
 
 
-def pinned(model: ModelConfig) -> ModelConfig:
-    """The same with the commit that was loaded, where its config came from the hub."""
+def pinned(model: ModelConfig, config: Any) -> ModelConfig:
+    """The same with the commit that was loaded, where its config came from the hub, and the package that brings the
+    family. ConfigError where a run is continued that began with that of another package."""
+    origin = origin_of(config.model_type)
+    if problem := package_problem("model.package", model.package, origin):
+        raise ConfigError(problem)
+    model = replace(model, package=model.package or (str(origin) if origin else None))
     if model.family != HF:
         return model
     commit = commit_here(str(model.name_or_path), model.revision, ["config.json"])
@@ -143,6 +150,10 @@ def settle_positions(model: PreTrainedModel) -> None:
 def _preset_config(model: ModelConfig) -> Any:
     settings = preset_settings(model)
     try:
+        register_classes(model.family)
+    except Exception as error:  # whatever code of somebody else's raises
+        raise ConfigError(f"model.family: the classes of {model.family!r} are of no use: {reason(error)}") from error
+    try:
         return AutoConfig.for_model(**settings, bos_token_id=None, eos_token_id=None, pad_token_id=None)
     except Exception as error:  # whatever transformers raises for numbers that it does not allow
         raise ConfigError(f"model: transformers refuses these numbers: {reason(error)}") from error
@@ -160,7 +171,8 @@ def _loaded_config(model: ModelConfig) -> Any:
     except ValueError as error:
         if is_gated(error):
             raise ConfigError(f"model.name_or_path: {name} {how_to_enter(name)}") from error
-        raise ConfigError(f"model.name_or_path: {name} {error}") from error
+        near = "" if local else did_you_mean(name)
+        raise ConfigError(f"model.name_or_path: {name} {error}{near}") from error
     config.return_dict = True  # whatever the caller of that model wanted
     _check_sizes(name, config)
     return config
@@ -192,8 +204,8 @@ def _is_local(name: str) -> bool:
     """Whether `name` is a folder; a hub id is looked up quickly, so that being offline is told in seconds."""
     if os.path.isdir(name):
         return True
-    if name.startswith((".", "/", "~")):
-        raise ConfigError(f"model.name_or_path: there is no folder {name}")
+    if looks_like_a_path(name):
+        raise ConfigError(f"model.name_or_path: {no_folder(name)}")
     require_hub("model.name_or_path", name, "give the folder of a downloaded model")
     return False
 

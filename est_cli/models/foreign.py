@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from est_cli.common.errors import reason
+from est_cli.families import classes_of
 from est_cli.storage import strict_json
 
 CODE_KEYS = (
@@ -60,10 +61,23 @@ def read_config(place: str, local: bool, revision: str | None = None) -> Any:
         raw, _ = PreTrainedConfig.get_config_dict(place, **of)
         code = code_keys(raw)
         if not code:
+            register_classes(raw.get("model_type"))
             return AutoConfig.from_pretrained(place, trust_remote_code=False, **of)
     except Exception as error:  # whatever transformers raises for files that are not ours
         raise ValueError(f"holds no config that transformers can read: {reason(error)}") from error
     raise ValueError(f"would choose code to run ({', '.join(code)} in config.json); remove that")
+
+
+_registered: set[object] = set()
+
+
+def register_classes(model_type: object) -> None:
+    """Tell transformers of the classes that a family of somebody else's brings. ValueError where that does not work."""
+    if model_type not in _registered and (classes := classes_of(model_type)) is not None:
+        _registered.add(model_type)
+        config_class, model_class = classes
+        AutoConfig.register(str(model_type), config_class)  # refuses a name that transformers has itself
+        AutoModelForCausalLM.register(config_class, model_class)
 
 
 def load_weights(kind: Any, place: str, config: Any, **options: Any) -> tuple[PreTrainedModel, list[str]]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from est_cli.common.errors import EstError, StorageError, native_os_error, reason
+from est_cli.common.errors import EstError, StorageError, native_os_error, reason, way_out
 
 
 def fault_point(name: str) -> None:
@@ -65,7 +65,7 @@ def storage_errors(path: Path, text: str = "{reason} ({code})") -> Iterator[None
             raise
         code = errno.errorcode.get(found.errno or 0, type(found).__name__)
         said = text.format(reason=reason(found), code=code, errno=found.errno)
-        raise StorageError(f"{found.filename or path}: {said}") from err
+        raise StorageError(f"{found.filename or path}: {said}{way_out(found)}") from err
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import CheckpointError, ConfigError, RunLockedError, StorageError
+from est_cli.common.nearby import looks_like_a_path, no_folder
 from est_cli.storage import disk, strict_json
 
 OUTPUTS = Path("outputs")
@@ -237,8 +238,8 @@ def local_model(key: str, name: str, outputs: Path = OUTPUTS) -> Path | None:
     """
     place = Path(model_folder(name))
     if not place.is_dir():
-        if name.startswith((".", "/", "~", f"{outputs}/")) or name.count("/") > 1:
-            raise ConfigError(f"{key}: there is no folder {name}")
+        if looks_like_a_path(name, str(outputs)) or name.count("/") > 1:
+            raise ConfigError(f"{key}: {no_folder(name)}")
         return None
     if not (place / "config.json").exists():
         raise CheckpointError(f"{place}: {_no_model(RunDir(place))}")

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import est_cli
+from est_cli.common.plugins import packages_in_use
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "numpy")
 
@@ -53,8 +54,11 @@ def versions_of(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of est, of Python and of each library that numbers can depend on; those not installed are left out."""
-    return dict(versions_of(LIBRARIES))
+    """Versions of est, of Python and of each library that numbers can depend on; those not installed are left out.
+
+    The packages whose families and schedulers are in use are among them.
+    """
+    return dict(versions_of(LIBRARIES)) | packages_in_use()
 
 
 def differences(then: Mapping[str, object], now: Mapping[str, object]) -> str | None:

@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 from est_cli.common.errors import ConfigError
+from est_cli.common.nearby import did_you_mean
 from est_cli.config import RunConfig
 from est_cli.config.length import max_steps
 from est_cli.config.resolve import resolve
 from est_cli.config.run import tokenizer_of
 from est_cli.config.schema import leaves_of, plain, typed
-from est_cli.config.setting import AUTO, FREE, Given, keys_with
+from est_cli.config.setting import AUTO, FREE, SETTLED, Given, keys_with, left_open
 from est_cli.config.stored import stored_config
 from est_cli.storage.run_dir import RunDir
 from est_cli.storage.store import step_folders
@@ -31,7 +32,8 @@ def run_named(name: str, outputs: Path, key: str) -> Path:
         if os.path.isfile(RunDir(folder).config):  # unlike Path's, it takes any string for a path
             return folder
     also = f", and there is none of this name in {outputs}" if named else ""
-    raise ConfigError(f"{key}: {name} is not the folder of a run (it has no config.yaml){also}")
+    near = "" if os.path.isdir(name) else did_you_mean(name)
+    raise ConfigError(f"{key}: {name} is not the folder of a run (it has no config.yaml){also}{near}")
 
 
 def origin_of(config: RunConfig) -> tuple[Path, int]:
@@ -68,6 +70,8 @@ def forked_config(config: RunConfig, given: Given, begun: bool = False) -> RunCo
     before, wanted, tree = leaves_of(plain(stored)), leaves_of(plain(config)), plain(stored)
     own = {key for key in wanted if key in OWN or key.startswith("paths.")}
     for key in sorted((given & wanted.keys()) | own):
+        if _FIXED.fullmatch(key) and key in keys_with(RunConfig, SETTLED) and left_open(key, wanted[key]):
+            continue  # it was settled when that run began
         if _FIXED.fullmatch(key) and repr(before[key]) != repr(wanted[key]):
             raise ConfigError(
                 f"{key}: the first {step} steps of the run in {folder} were trained with {before[key]!r}, not "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from est_cli.common.plugins import packages_in_use
 from est_cli.common.rank import Rank
 from est_cli.config import RunConfig
 from est_cli.config.data import NO_REVISION
@@ -45,7 +46,7 @@ def facts_of(config: RunConfig, parts: Parts, state: RunState, planned: FlopsLed
         "revisions": config.revisions,
         "hardware": hardware(parts.accelerator.device, rank.world_size),
         "processes": rank.world_size,
-        "versions": dict(versions_of(TOLD)),
+        "versions": dict(versions_of(TOLD)) | packages_in_use(),
         **commit,
     }
 

@@ -17,6 +17,7 @@ from est_cli.common.rank import Rank
 from est_cli.config import Attention, LmLossKind, Packing, RunConfig, TrainConfig
 from est_cli.config.data import NO_REVISION
 from est_cli.config.launch import gather_problems
+from est_cli.config.method import with_package
 from est_cli.config.resolve import Resolved
 from est_cli.config.run import tokenizer_revision_of
 from est_cli.config.setting import AUTO, refuse
@@ -26,6 +27,7 @@ from est_cli.data.text.shares import WINDOW
 from est_cli.distributed import Group
 from est_cli.distributed.device import Accelerator, build_accelerator, missing_for_compiling, own_device
 from est_cli.distributed.hardware import device_type, kind_of, settled_precision
+from est_cli.distributed.unseen_gpu import unseen_gpu
 from est_cli.est import ModelSpec
 from est_cli.families import logits_of, spec_of
 from est_cli.models import build_model, empty_model, hf_config, pinned, set_end_of_text
@@ -131,10 +133,13 @@ def build_parts(run: Resolved, rank: Rank, place: RunInputs) -> Parts:
         use_flex_attention(hf, device_type())
     if kind_of(device_type()).never_run and rank.first:
         log.warning("%s: no run of est on this kind of device is known of (docs/devices.md)", device_type())
+    if (told := unseen_gpu()) and rank.first:
+        log.warning("%s", told)
     compiled = _compiled(config.train, device_type(), rank)
     lm_loss = _lm_loss(config.train, device_type(), hf, compiled)
     tasks = open_tasks(config.train)
-    run = replace(run, config=replace(config, model=pinned(config.model)))
+    model, scheduler = pinned(config.model, hf), with_package(config.scheduler)
+    run = replace(run, config=replace(config, model=model, scheduler=scheduler))
     corpus = place.corpus(run, spec, rank.local_rank == 0)  # verified once on each machine
     run = with_revisions(run, corpus)
     config = run.config

@@ -268,6 +268,7 @@ def test_the_walk_over_conf_sees_the_files() -> None:
         (["qqqqqqq"], "qqqqqqq: not an override; write KEY=VALUE"),
         (["=1"], "=1: unknown key"),
         (["seed=[1"], "seed=[1: not an override; write KEY=VALUE"),
+        (["paths.outputs=~/runs"], "paths.outputs: no shell replaces a ~ behind a =; write paths.outputs=$HOME/runs"),
         (["hydra.run.dir=elsewhere"], "hydra.run.dir: a run's folder is paths.outputs with run_name in it"),
         (["hydra.job.env_set=1"], "hydra.job.env_set: Hydra has it, and it is fixed here"),
         (["hydra/launcher=basic"], "hydra/launcher: goes with -m"),

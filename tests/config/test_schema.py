@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from est_cli.common.errors import ConfigError
-from est_cli.config import PlanConfig, RunConfig, TrackingConfig, WandbMode
-from est_cli.config.schema import describe_type, leaves_of, plain, to_yaml, typed, unknown_key
+from est_cli.config import PlanConfig, RunConfig, SurveyConfig, TrackingConfig, WandbMode
+from est_cli.config.schema import ELSEWHERE, describe_type, leaves_of, plain, to_yaml, typed, unknown_key
 from est_cli.config.setting import settings_of
 
 
@@ -140,3 +140,13 @@ def test_what_is_no_configuration(tree: dict[Any, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         typed(tree, RunConfig)
     assert str(error.value).startswith(message) and "\n" not in str(error.value) and len(str(error.value)) < 200
+
+
+def test_what_other_tools_call_a_setting_leads_to_it() -> None:
+    known = settings_of(RunConfig)
+    last = {key.rpartition(".")[2] for key in known}
+    for name, here in ELSEWHERE.items():
+        assert here.partition(" ")[0] in known and name not in last, name
+    assert unknown_key("optim.learning_rate", known) == "optim.learning_rate: unknown key; here it is optim.lr"
+    assert unknown_key("num_train_epochs", known).endswith("here it is train.max_tokens")
+    assert "here it is" not in unknown_key("learning_rate", settings_of(SurveyConfig).keys() - {"optim.lr"})

@@ -107,9 +107,11 @@ def test_code_in_a_tokenizer_folder_is_never_run(tmp_path: Path, sources: list[T
 
 def test_name_of_the_hub_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(DataError, match=r"^tokenizer: 'no-such/tokenizer' cannot be fetched, .* give its folder"):
+    with pytest.raises(
+        DataError, match=r"^tokenizer: there is no folder .* 'no-such/tokenizer' cannot be fetched, .* give its folder"
+    ):
         load_tokenizer("no-such/tokenizer", 300, (), 0.0, tmp_path)
-    with pytest.raises(DataError, match=r"^tokenizer: '/no/such/folder' is neither a folder nor"):
+    with pytest.raises(DataError, match=r"^tokenizer: there is no folder /no/such/folder"):
         load_tokenizer("/no/such/folder", 300, (), 0.0, tmp_path)
 
 

@@ -418,6 +418,17 @@ def test_a_folder_that_is_not_there(path: str) -> None:
     assert refusal(ModelConfig(family="hf", name_or_path=path)) == (f"model.name_or_path: there is no folder {path}")
 
 
+def test_a_misspelt_folder_is_told_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "myllama").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("est_cli.data.text.hub_access.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("est_cli.data.text.hub_access._answers", lambda url: False)
+    with pytest.raises(DataError) as error:
+        hf_config(ModelConfig(family="hf", name_or_path="mylama"))
+    start = "model.name_or_path: there is no folder mylama; did you mean myllama?; as a name of the hub 'mylama'"
+    assert str(error.value).startswith(start)
+
+
 @pytest.mark.parametrize("name", ["a/b/c", "no name", "x" * 5000 + "/y/z"])
 def test_what_is_neither_a_folder_nor_a_name(name: str) -> None:
     with pytest.raises(DataError, match=r"^model\.name_or_path: .* is neither a folder nor the name"):

@@ -13,6 +13,7 @@ import pytest
 from est_cli.common.errors import CheckpointError, StoppedBySignal
 from est_cli.common.rank import Rank
 from est_cli.config import RunConfig
+from est_cli.config.resolve import resolve
 from est_cli.est import Flops, FlopsLedger
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking import Ending, Job
@@ -106,7 +107,7 @@ def test_facts_name_what_is_on_the_hub_and_no_place_here() -> None:
     config: RunConfig = typed_in("train", "run_name=x", *words)[0]
     config.dataset.revision = ["a" * 40, "-"]
     parts: Any = SimpleNamespace(
-        run=SimpleNamespace(scheduler=SimpleNamespace(max_steps=10)),
+        run=resolve(config),
         model=SimpleNamespace(parameters=list),
         spec=SimpleNamespace(vocab_size=7),
         corpus=SimpleNamespace(train=[0] * 5, validation=[0]),
@@ -117,7 +118,7 @@ def test_facts_name_what_is_on_the_hub_and_no_place_here() -> None:
     assert facts["hub"] == {"dataset": ["owner/corpus"], "model": None, "tokenizer": None}
     assert facts["revisions"]["dataset"] == ["a" * 40, "-"] and facts["planned"]["flops_saved_pct_total"] == 50
     assert {"est-cli", "python", "torch", "datasets", "wandb"} <= facts["versions"].keys()
-    assert (facts["data_hash"], facts["training_tokens"], facts["steps"]) == ("d", 5, 10)
+    assert (facts["data_hash"], facts["training_tokens"], facts["steps"]) == ("d", 5, 300)
     assert "/home" not in json.dumps(facts) and {"git_commit", "git_dirty"} <= facts.keys()
     config.tracking.commit = False
     assert not {"git_commit", "git_dirty"} & facts_of(config, parts, RunState(), planned, Rank()).keys()

@@ -1,6 +1,7 @@
 """Sampling schedulers: one small file each, named as `scheduler=NAME` names it. A new file is a new scheduler.
 
-What it is made of is shared/scheduler.py; its settings stand in conf/scheduler/NAME.yaml.
+What it is made of is shared/scheduler.py; its settings stand in conf/scheduler/NAME.yaml. Those of other people are
+registered, or brought by the entry points `est_cli.schedulers` of installed packages, and carry their settings along.
 """
 
 from __future__ import annotations
@@ -9,14 +10,60 @@ import pkgutil
 from functools import cache
 from importlib import import_module
 
+from est_cli.common.errors import ConfigError
+from est_cli.common.plugins import Origin, Registry
 from est_cli.config.schedulers.shared.scheduler import Scheduler
 
+__all__ = [
+    "SCHEDULERS",
+    "Scheduler",
+    "is_outside",
+    "origin_of",
+    "outside_names",
+    "register_scheduler",
+    "scheduler_named",
+]
+
 SCHEDULERS: tuple[str, ...] = tuple(sorted(found.name for found in pkgutil.iter_modules(__path__) if not found.ispkg))
-"""The names of all schedulers; their files are read when they are asked for."""
+"""The names of est's own schedulers; their files are read when they are asked for."""
+
+_others = Registry("scheduler", "est_cli.schedulers", Scheduler, SCHEDULERS)
+
+
+def register_scheduler(name: str, scheduler: Scheduler) -> None:
+    """Make a scheduler known in this process. ValueError for a name that est has itself.
+
+    The processes that a command starts do not see it; an entry point in the group `est_cli.schedulers` is for all.
+    """
+    _others.register(name, scheduler)
+
+
+def is_outside(name: object) -> bool:
+    """Whether somebody else than est has a scheduler of this name. Nothing is loaded."""
+    return _others.knows(name)
+
+
+def outside_names() -> list[str]:
+    """The names that is_outside() has."""
+    return _others.names()
+
+
+def origin_of(name: object) -> Origin | None:
+    """The package that brings the scheduler of this name; None for est's own and for what a program has registered."""
+    return _others.origin(name)
+
+
+def scheduler_named(name: str) -> Scheduler:
+    """The scheduler of this name, of SCHEDULERS or one that is_outside() has. ConfigError where it cannot be loaded."""
+    if name in SCHEDULERS:
+        return _own(name)
+    try:
+        return _others.get(name)
+    except ValueError as error:
+        raise ConfigError(f"scheduler.name: {error}") from error
 
 
 @cache
-def scheduler_named(name: str) -> Scheduler:
-    """The scheduler of this name, which is one of SCHEDULERS."""
+def _own(name: str) -> Scheduler:
     scheduler: Scheduler = import_module(f"{__name__}.{name}").SCHEDULER
     return scheduler

@@ -193,7 +193,10 @@ def _remembered(text: HubText, cache_root: Path) -> Path:
 
 def _looked_up(text: HubText) -> dict[str, Any]:
     require_hub(
-        "dataset.hub_ids", text.name, "download it elsewhere and give its files with dataset=text dataset.files"
+        "dataset.hub_ids",
+        text.name,
+        "download it elsewhere and give its files with dataset=text dataset.files",
+        or_folder=False,
     )
     text = replace(text, revision=data_set_revision(text.name, text.revision))
     parts = int(open_text(text).num_shards)

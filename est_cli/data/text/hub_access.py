@@ -16,6 +16,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
 from est_cli.common.errors import ConfigError, DataError, reason
+from est_cli.common.nearby import did_you_mean, looks_like_a_path, no_folder
 
 TIMEOUT_S = 5.0
 HUB_TIMEOUT_S = 60.0
@@ -25,14 +26,21 @@ PATHS_AT_ONCE = 500
 """Files whose sizes the hub is asked for in one request."""
 
 
-def require_hub(key: str, name: str, way_out: str) -> None:
-    """Return where the hub answers or HF_HUB_OFFLINE is set; otherwise raise DataError, within TIMEOUT_S."""
+def require_hub(key: str, name: str, way_out: str, or_folder: bool = True) -> None:
+    """Return where the hub answers or HF_HUB_OFFLINE is set; otherwise raise DataError, within TIMEOUT_S.
+
+    `or_folder`: the name may have meant a folder, which is not there: that is said first.
+    """
+    if or_folder and looks_like_a_path(name):
+        raise DataError(f"{key}: {no_folder(name)}")
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
-        raise DataError(f"{key}: {name!r} is neither a folder nor the name of something on the hub")
+        near = did_you_mean(name) if or_folder else ""
+        raise DataError(f"{key}: {name!r} is neither a folder nor the name of something on the hub{near}")
     if constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT):
         return
+    here = f"{no_folder(name)}; as a name of the hub " if or_folder else ""
     raise DataError(
-        f"{key}: {name!r} cannot be fetched, {constants.ENDPOINT} does not answer; {way_out}, "
+        f"{key}: {here}{name!r} cannot be fetched, {constants.ENDPOINT} does not answer; {way_out}, "
         "or set HF_HUB_OFFLINE=1 if it was downloaded here before"
     )
 

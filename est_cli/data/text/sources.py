@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from est_cli.common.errors import ConfigError, DataError
+from est_cli.common.nearby import did_you_mean
 from est_cli.common.urls import is_url, shown
 from est_cli.config import DatasetConfig, Source
 from est_cli.data.text.hub import hub_source
@@ -69,7 +70,7 @@ def expand(patterns: Sequence[str], key: str) -> list[Path]:
         path = Path(pattern).expanduser()
         found = (_saved(path) or [path]) if path.exists() else _matches(path)
         if not found:
-            raise DataError(f"{key}: {pattern!r} matches no file in {Path.cwd()}")
+            raise DataError(f"{key}: {pattern!r} matches no file in {Path.cwd()}{did_you_mean(pattern)}")
         files.update(dict.fromkeys(map(_regular, found)))
     return list(files)
 

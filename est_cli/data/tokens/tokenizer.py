@@ -104,6 +104,9 @@ def tokenizer_commit(name: str, revision: str | None) -> str | None:
     return None if name == "bpe" else commit_here(name, revision, TOKENIZER_FILES)
 
 
+_OR_TRAIN = "tokenizer=bpe trains one on the text"
+
+
 def _existing(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     """From a folder; from what was downloaded before; or from the hub."""
     refuse_revision("tokenizer_revision", name, revision)
@@ -111,8 +114,9 @@ def _existing(name: str, revision: str | None) -> PreTrainedTokenizerBase:
         return _from_pretrained(name, revision, local=True)
     except Exception as error:  # the library raises many kinds, bare Exception among them
         if Path(name).is_dir():
-            raise DataError(f"tokenizer: {name!r} holds no tokenizer that can be loaded ({reason(error)})") from error
-    require_hub("tokenizer", name, "download it elsewhere and give its folder")
+            told = f"tokenizer: {name!r} holds no tokenizer that can be loaded ({reason(error)}); {_OR_TRAIN}"
+            raise DataError(told) from error
+    require_hub("tokenizer", name, f"download it elsewhere and give its folder, {_OR_TRAIN}")
     try:
         return _from_pretrained(name, revision, local=False)
     except Exception as error:

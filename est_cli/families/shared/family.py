@@ -63,6 +63,9 @@ class Family:
     """What is wrong with numbers that are in range each: `model.KEY: ...`, one line each."""
     logits: Callable[[Any], Logits] = plain_logits
     """From a Hugging Face config."""
+    classes: Callable[[], tuple[type, type]] | None = None
+    """Gives the config's class and the causal language model's where transformers does not have them; imports what is
+    heavy only when it is called. None: transformers has them."""
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from est_cli.est.schedule import SamplingRates, SamplingScheduler, boundary_step
@@ -51,9 +51,12 @@ class Scheduler:
     """Keys of `sampling.*` that have a meaning."""
     optim: tuple[str, ...] = ()
     """Those of LEFT_OUT that have a meaning."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Of another package's scheduler: values of `stage.*` where the command line gives none. Those of est's own stand
+    in conf/scheduler/NAME.yaml."""
     dial: Callable[[StageConfig, int, str], Dial] | None = None
     """How est-plan reaches a wanted saving, of the settings, the run's steps and what `target_keep` holds fixed; None
-    where nothing is saved."""
+    where nothing is saved, or nothing is to be turned."""
     grows: bool = False
     """Whether the model begins with few layers and gets the others on the way."""
     drops_entries: bool = False
