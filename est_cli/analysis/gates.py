@@ -42,14 +42,14 @@ class Gates:
     def delta(self, subnetwork: Subnetwork) -> list[Tensor]:
         """m - 1 of a subnetwork, in the order of `inputs`."""
         idx = {"head": subnetwork.head_idx, "column": subnetwork.mlp_idx}
-        drawn = {kind: self._units(kind, idx[kind]) for kind in self.factors if kind != "layer"}
+        drawn = {kind: self._units(kind, idx[kind], subnetwork.unit_power) for kind in self.factors if kind != "layer"}
         return [(drawn | {"layer": self._layers(subnetwork)})[kind] - 1.0 for kind in self.factors]
 
-    def _units(self, kind: str, idx: Tensor | None) -> Tensor:
+    def _units(self, kind: str, idx: Tensor | None, power: float) -> Tensor:
         ones = torch.ones_like(self.factors[kind], requires_grad=False)
         if idx is None:
             return ones
-        return torch.zeros_like(ones).scatter_(1, idx.to(ones.device), ones.shape[1] / idx.shape[1])
+        return torch.zeros_like(ones).scatter_(1, idx.to(ones.device), (ones.shape[1] / idx.shape[1]) ** power)
 
     def _layers(self, subnetwork: Subnetwork) -> Tensor:
         running = range(self.spec.num_layers) if subnetwork.layer_idx is None else subnetwork.layer_idx

@@ -72,6 +72,12 @@ class SamplingConfig:
         choices=CHOICES["layer_scale"],
         brief="inverse: sampled layers' outputs times 1/p_l",
     )
+    unit_scale: str = setting(
+        "inverse",
+        "What k of N heads or columns are multiplied by: N/k (inverse: the paper's 1/p), its root (sqrt), or 1 (none).",
+        choices=CHOICES["unit_scale"],
+        brief="Scale of drawn units: N/k, its root, 1",
+    )
     keep_ends: bool = setting(False, "true: the first and the last layer always run.")
     multiple_of: int | None = setting(
         None,

@@ -60,7 +60,7 @@ class AdjustLr(StrEnum):
     """sqrt(max(1, outputs / inputs)) (Jordan et al., 2024)."""
 
 
-DEFAULT_WARMUP = 0.02
+DEFAULT_CLIP, DEFAULT_WARMUP = 1.0, 0.02
 DEFAULT_DECAY = 0.2
 """What `optim.decay: null` means: the last fifth of the run."""
 DEFAULT_MIN_LR_RATIO = 0.1
@@ -119,7 +119,21 @@ class OptimConfig:
         "muon only: how a matrix's shape changes its learning rate; null: match_rms_adamw.",
         brief="muon: how a matrix's shape changes its rate",
     )
-    grad_clip: float = setting(1.0, "Largest global gradient norm; 0: no clipping.", within=at_least(0))
+    grad_clip: float = setting(DEFAULT_CLIP, "Largest global gradient norm; 0: no clipping.", within=at_least(0))
+    stage_lr: list[float] | None = setting(
+        None,
+        "A factor of the learning rate for each stage, such as [0.5,0.7,1.0]; null: 1 in all.",
+        METHOD,
+        within=above(0),
+        brief="A factor of the learning rate for each stage",
+    )
+    stage_clip: list[float] | None = setting(
+        None,
+        "The largest gradient norm of each stage in the place of grad_clip; 0: no clipping.",
+        METHOD,
+        within=at_least(0),
+        brief="Largest gradient norm of each stage",
+    )
     schedule: LrSchedule = setting(LrSchedule.wsd, "Course of the learning rate after the warm-up.")
     warmup: int | float = setting(
         DEFAULT_WARMUP,
@@ -225,7 +239,14 @@ def _tokens_problems(optim: OptimConfig) -> Iterator[str]:
 
 
 def lr_span_problems(optim: OptimConfig, batch: BatchSchedule) -> Iterator[str]:
-    """Warm-up and decay are spans of the run; together they must fit into it."""
+    """What is told by stage has an entry for each; warm-up and decay together must fit into the run."""
+    for key in ("stage_lr", "stage_clip"):
+        values = getattr(optim, key)
+        if values is not None and len(values) != len(batch.stages):
+            yield f"optim.{key}: {values} has {len(values)}; this run needs {len(batch.stages)}, one for each stage"
+            return
+    if optim.stage_clip is not None and optim.grad_clip != DEFAULT_CLIP:
+        yield f"optim.stage_clip: takes the place of optim.grad_clip, which is set too; leave that at {DEFAULT_CLIP}"
     steps, total = batch.max_steps, batch.tokens_before(batch.max_steps)
     wrong = [*_outside(optim, steps, total)]
     yield from wrong

@@ -62,9 +62,13 @@ class BatchSchedule:
     def of_stage(self, number: int) -> StepBatch:
         return self.stages[number - 1]
 
+    def stage_at(self, step: int) -> int:
+        """The number of the stage of step `step`; behind the last one as it is there."""
+        return 1 + min(bisect_left(self.ends, step + 1), len(self.stages) - 1)
+
     def at(self, step: int) -> StepBatch:
-        """Of step `step`; behind the last one as it is there."""
-        return self.stages[min(bisect_left(self.ends, step + 1), len(self.stages) - 1)]
+        """Of step `step`."""
+        return self.of_stage(self.stage_at(step))
 
     def tokens_before(self, step: int) -> int:
         """Tokens of the first `step` steps."""

@@ -26,6 +26,7 @@ _HEADS, _COLUMNS, _LAYERS = 1, 2, 3  # one independent stream of keys for each k
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # SplitMix64 (Steele, Lea, Flood 2014)
 _WORD = (1 << 64) - 1
+_POWERS = {"inverse": 1.0, "sqrt": 0.5, "none": 0.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,8 @@ class Subnetwork:
     """Factor on the residual branches of the layers that run."""
     layer_scales: Tensor | None = None
     """(L,) float32: instead of layer_scale, where each layer has its own."""
+    unit_power: float = 1.0
+    """What the factor N/k of heads and columns is raised to: see SamplingOptions.unit_scale."""
     dropout: float = 0.0
     """Share of the entries of the residual branches' outputs that plain dropout takes away."""
 
@@ -110,6 +113,7 @@ class IndexGenerator:
             mlp_idx=self._draw_units((*at, _COLUMNS), self.spec.mlp_size, sizes.columns),
             layer_scale=scale,
             layer_scales=scales,
+            unit_power=_POWERS[self.options.unit_scale],
             dropout=1.0 - rates.p_d,
         )
 

@@ -74,7 +74,7 @@ def masked_copy(
             module, kept = layer.get_submodule(parameter.path), entries(parameter, spec, subnetwork, number)
             weight = module._parameters.get(parameter.name)
             if weight is not None and parameter.scaled:
-                factor = _along(kept * len(kept) / kept.sum(), parameter, weight)
+                factor = _along(kept * (len(kept) / kept.sum()) ** subnetwork.unit_power, parameter, weight)
                 weight.data.mul_(factor)
                 factors[names[id(weight)]] = factor
             elif weight is not None and not kept.all() and weight.dim() == 1:

@@ -15,6 +15,7 @@ CHOICES = {
     "ranks": ("same", "independent"),
     "kv_groups": ("whole", "within"),
     "layer_scale": ("none", "inverse"),
+    "unit_scale": ("inverse", "sqrt", "none"),
 }
 """The values of those options of SamplingOptions that are words."""
 
@@ -33,6 +34,9 @@ class SamplingOptions:
     """`whole`: whole KV groups with their query heads; `within`: as many query heads from each group, all KV heads."""
     layer_scale: str = "none"
     """`inverse`: residual branches are multiplied by 1/p_L while layers are sampled."""
+    unit_scale: str = "inverse"
+    """What drawn heads and columns are multiplied by where k of N are: `inverse` N/k, which keeps the output's mean
+    (the paper's 1/p); `sqrt` the root of that, which keeps its variance where units are independent; `none` 1."""
     keep_ends: bool = False
     """The first and the last layer always run (as in RaPTr)."""
     multiple_of: int | None = None

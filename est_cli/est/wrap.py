@@ -114,7 +114,7 @@ class Units:
             "column": subnetwork.mlp_idx,
         }
         self._rows: dict[tuple[Unit, tuple[UnitSpan, ...]], tuple[Sequence[Tensor], int] | None] = {}
-        self.full = spec.full
+        self.full, self._power = spec.full, subnetwork.unit_power
         self.kept = Kept(
             *(n if idx is None else idx.shape[1] for n, idx in zip(spec.full, self._idx.values(), strict=True))
         )
@@ -128,7 +128,7 @@ class Units:
         if found is None:
             return None
         rows, unit_size = found
-        scale = self.full.of(unit) / self.kept.of(unit) if parameter.scaled else 1.0
+        scale = (self.full.of(unit) / self.kept.of(unit)) ** self._power if parameter.scaled else 1.0
         return [Taken(units, parameter.dim, unit_size, scale) for units in rows]
 
     def _along(self, unit: Unit, runs: tuple[UnitSpan, ...]) -> tuple[Sequence[Tensor], int] | None:

@@ -296,7 +296,8 @@ def _update(
     parts = reached_parts(run.handle, inputs.plan.drawn) if frozen else ()
     limits = limits_at(run, step)
     skipping = None if limits is None or run.config.train.on_spike is not OnSpike.skip else astuple(limits)
-    grad_norm, rejected = update(run.optimizer, lr, optim.grad_clip, loss, parts, run.loss_scale, watch, skipping)
+    clip = optim.grad_clip if optim.stage_clip is None else optim.stage_clip[run.batch.stage_at(step) - 1]
+    grad_norm, rejected = update(run.optimizer, lr, clip, loss, parts, run.loss_scale, watch, skipping)
     numbers = torch.stack([loss, grad_norm, rejected])
     if header is not None:
         numbers = torch.cat([numbers.to(header.dtype), header])

@@ -46,6 +46,7 @@ NOT_NEEDED = {
     *("dataset.max_tokens", "dataset.max_documents", "dataset.part_seed", "model.revision", "tokenizer_revision"),
     *("train.on_spike", "train.spike_window", "train.spike_threshold"),
     *("dataset.tokenize", "train.max_flops", "optim.warmup_tokens", "optim.decay_tokens", "optim.batch_lr"),
+    *("optim.stage_lr", "optim.stage_clip"),
     *("model.package", "scheduler.package"),
 }
 """Keys of other model families, schedulers, schedules and corpora, and how the same function is computed."""

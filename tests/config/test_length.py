@@ -71,6 +71,15 @@ def test_the_rule_of_the_learning_rate(rule: str, factors: tuple[float, ...]) ->
     )
 
 
+def test_a_factor_of_the_learning_rate_for_each_stage() -> None:
+    from est_cli.training.optim import lr_at
+
+    run = resolved("train.max_steps=20", "optim.stage_lr=[0.5,0.75,1.0]", "optim.schedule=constant", "optim.warmup=0")
+    ends = run.batch.ends
+    rates = [lr_at(step, run.batch, run.config.optim) for step in (0, ends[0] - 1, ends[0], ends[1] - 1, ends[1], 19)]
+    assert rates == pytest.approx([5e-4, 5e-4, 7.5e-4, 7.5e-4, 1e-3, 1e-3])
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -89,6 +98,9 @@ def test_the_rule_of_the_learning_rate(rule: str, factors: tuple[float, ...]) ->
         (("optim.decay_tokens=9", "optim.decay=3"), "optim.decay_tokens: takes the place of optim.decay"),
         (("optim.decay_tokens=9", "optim.schedule=cosine"), "optim.decay_tokens: belongs to optim.schedule=wsd"),
         (("optim.warmup_tokens=99999999",), "optim.warmup_tokens: 99999999 is more than the 1228800 tokens"),
+        (("optim.stage_lr=[0.5,1.0]",), "optim.stage_lr: [0.5, 1.0] has 2; this run needs 3, one for each stage"),
+        (("optim.stage_clip=[1,1,1]", "optim.grad_clip=2"), "optim.stage_clip: takes the place of optim.grad_clip"),
+        (("optim.stage_lr=[0.5,0.0,1.0]",), "optim.stage_lr: 0.0 is out of range"),
         (("stage.boundaries=[0.5]",), "stage.boundaries: has no meaning under scheduler=three_stage; use scheduler=n"),
         (("scheduler=dense", "stage.boundaries=[2.5]"), "stage.boundaries: 2.5 is not a fraction of the run"),
     ],

@@ -79,6 +79,19 @@ def test_every_sampling_option_equals_the_masked_dense_model(family: str, kind: 
     assert_unused_untouched(model, subnetwork, result)
 
 
+@pytest.mark.parametrize(("unit_scale", "power"), [("sqrt", 0.5), ("none", 0.0)])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_drawn_units_may_be_scaled_by_the_root_or_not_at_all(family: str, unit_scale: str, power: float) -> None:
+    model, ids = build(config_of(family), dtype=torch.float64), tokens()
+    subnetwork = IndexGenerator(spec_of(model), 3, SamplingOptions(unit_scale=unit_scale)).draw(11, RATES["all"])
+    twin, handle = sampled_model(model)
+    handle.activate(subnetwork)
+    result = forward_backward(twin, ids)
+    assert_same_pass(result, forward_backward(masked_dense(model, subnetwork, power=power), ids))
+    handle.activate_full()
+    assert_same_pass(forward_backward(twin, ids), forward_backward(model, ids))
+
+
 @pytest.mark.parametrize(("family", "kv_groups"), [("gpt2", "whole"), ("llama", "whole"), ("llama", "within")])
 def test_scaled_dot_product_attention_gives_the_same(family: str, kv_groups: str) -> None:
     model, ids = build(config_of(family, attn_implementation="sdpa"), dtype=torch.float64), tokens()

@@ -68,10 +68,10 @@ def skip(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor
     return hidden_states
 
 
-def mask(index: torch.Tensor, size: int, repeat: int = 1) -> torch.Tensor:
-    """(size * repeat,) float64: size/k at the k units of `index`, 0 elsewhere; each unit is `repeat` wide."""
+def mask(index: torch.Tensor, size: int, repeat: int = 1, power: float = 1.0) -> torch.Tensor:
+    """(size * repeat,) float64: (size/k)**power at the k units of `index`, 0 elsewhere; each unit is `repeat` wide."""
     factors = torch.zeros(size, dtype=torch.float64)
-    factors[index] = size / len(index)
+    factors[index] = (size / len(index)) ** power
     return factors.repeat_interleave(repeat)
 
 
@@ -112,7 +112,9 @@ def active_layers(model: PreTrainedModel, subnetwork: Any) -> tuple[int, ...]:
     return tuple(range(len(layers_of(model)))) if subnetwork.layer_idx is None else tuple(subnetwork.layer_idx)
 
 
-def masked_dense(model: PreTrainedModel, subnetwork: Any, layer_scale: str = "none") -> PreTrainedModel:
+def masked_dense(
+    model: PreTrainedModel, subnetwork: Any, layer_scale: str = "none", power: float = 1.0
+) -> PreTrainedModel:
     """A copy of the untouched `model` that computes what the subnetwork computes."""
     copy, names = deepcopy(model), names_of(model)
     dtype = next(copy.parameters()).dtype
@@ -123,12 +125,12 @@ def masked_dense(model: PreTrainedModel, subnetwork: Any, layer_scale: str = "no
             continue
         attention, mlp = layer.get_submodule(names.attention), layer.get_submodule(names.mlp)
         if subnetwork.head_idx is not None:
-            heads = mask(subnetwork.head_idx[number], copy.config.num_attention_heads, head_dim(copy))
+            heads = mask(subnetwork.head_idx[number], copy.config.num_attention_heads, head_dim(copy), power)
             attention.register_forward_pre_hook(multiply_input(heads.to(dtype)))
             if names.wide_norms:
                 normalise_kept_heads(copy, layer.self_attn, subnetwork.head_idx[number])
         if subnetwork.mlp_idx is not None:
-            columns = mask(subnetwork.mlp_idx[number], mlp_size(copy))
+            columns = mask(subnetwork.mlp_idx[number], mlp_size(copy), power=power)
             mlp.register_forward_pre_hook(multiply_input(columns.to(dtype)))
         if layer_scale == "inverse":
             branch = multiply_output(len(layers_of(copy)) / len(active))

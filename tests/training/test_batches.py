@@ -106,3 +106,14 @@ def test_made_longer_by_a_budget(lab: Lab, length: str) -> None:
         assert 0 <= summary["tokens"] - int(budget) < 128
     steps = f"train.max_steps={summary['steps']}"
     assert outcome(lab.at("x")) == lab.golden(*(steps if key == "train.max_steps=12" else key for key in RAMP))
+
+
+@pytest.mark.long
+def test_gradients_are_clipped_by_stage(lab: Lab) -> None:
+    """In stage 2 to nearly nothing: its first loss is that of the usual clipping, and the next ones are not."""
+    short = ("train.max_steps=6", "stage.t1=2", "stage.t2=4")
+    assert lab.tiny("usual", *short).code == 0
+    assert lab.tiny("same", *short, "optim.stage_clip=[1.0,1.0,1.0]").code == 0
+    assert lab.tiny("tiny", *short, "optim.stage_clip=[1.0,1e-12,1.0]").code == 0
+    usual, same, tiny = (losses(lab.at(name)) for name in ("usual", "same", "tiny"))
+    assert usual == same and usual[:3] == tiny[:3] and usual[3] != tiny[3]

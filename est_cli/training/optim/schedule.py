@@ -18,9 +18,12 @@ def lr_at(step: int, batch: BatchSchedule, optim: OptimConfig) -> float:
     - cosine, linear: down to the floor over all steps after the warm-up
     - constant: no descent
 
-    Its course is one over tokens, which are steps where all steps have as many; optim.batch_lr is a factor beside it.
+    Its course is one over tokens, which are steps where all steps have as many; optim.batch_lr and optim.stage_lr
+    are factors beside it.
     """
     peak = optim.lr * (batch.at(step).tokens / batch.stages[-1].tokens) ** EXPONENT[optim.batch_lr]
+    if optim.stage_lr is not None:
+        peak *= optim.stage_lr[batch.stage_at(step) - 1]
     warmup = warmup_end(optim, batch)
     if step < warmup:
         return peak * batch.clock(step + 1) / batch.clock(warmup)
