@@ -33,6 +33,9 @@ def run_named(name: str, outputs: Path, key: str) -> Path:
             return folder
     also = f", and there is none of this name in {outputs}" if named else ""
     near = "" if os.path.isdir(name) else did_you_mean(name)
+    origin, at, step = name.rpartition("@")
+    if at and step.isdecimal() and os.path.isfile(RunDir(Path(origin)).config):
+        near = f"; fork={name} begins a new run from that checkpoint"
     raise ConfigError(f"{key}: {name} is not the folder of a run (it has no config.yaml){also}{near}")
 
 

@@ -116,6 +116,8 @@ def _tell_what_next(run: Run, summary: dict[str, Any]) -> None:
         print_lines(console, f"{run.dir.root}: {sentence}")
     if wandb is not None and wandb.page:
         print_whole(console, Text(f"W&B       {wandb.page}"))
+    elif wandb is not None and run.config.sweep is None and [*run.dir.root.glob("wandb/offline-run-*")]:
+        print_whole(console, Text(f"W&B       wandb sync {run.dir.root}/wandb/offline-run-*"))
     if run.config.sweep is None and not summary["not_finite"]:
         print_whole(console, Text(f"next      {outcome.next_command(sys.argv)}"))
 

@@ -84,6 +84,8 @@ def test_a_run_is_named_alone_where_it_lies_among_the_outputs(tmp_path: Path) ->
         start("resume=x")
     with pytest.raises(ConfigError, match=r"^resume: b/x is not the folder of a run \(it has no config.yaml\)$"):
         start("resume=b/x", "paths.outputs=a")
+    with pytest.raises(ConfigError, match=r"; fork=a/x@8 begins a new run from that checkpoint$"):
+        start("resume=a/x@8")
     run.rename(tmp_path / "x")
     assert start("resume=x", "paths.outputs=a").folder == Path("x")
 

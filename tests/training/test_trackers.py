@@ -42,6 +42,7 @@ def test_event_files_forget_the_steps_that_a_rewind_undoes(lab: Lab) -> None:
 def test_wandb_offline_begins_a_second_part_behind_the_checkpoint(lab: Lab) -> None:
     ended = lab.tiny("x", "tracking.wandb=offline", *REWIND, plants=[BAD])
     assert ended.code == 0 and "failed" not in ended.err, ended.err
+    assert "W&B       wandb sync outputs/x/wandb/offline-run-*" in ended.out
     parts = [history(path) for path in sorted(lab.folder.rglob("offline-run-*/*.wandb"))]
     first, second = ([row["_step"] for row in part if "train/loss" in row] for part in parts)
     assert first == [*range(1, SPIKE + 2)] and second == [*range(PLACE + 1, 31)]
