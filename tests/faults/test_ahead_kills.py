@@ -31,7 +31,7 @@ RENAMED = f"lambda point: point.startswith('rename') and {PARENT}"
 PHASES: dict[str, tuple[Plant, ...]] = {
     "before the first part": (("at", "est_cli.data.tokens.token_cache.write_tokens", 1, "before", "SIGKILL"),),
     "first part written": (("at", "est_cli.data.tokens.token_cache.write_tokens", 1, "after", "SIGKILL"),),
-    "first part there": (("at", "est_cli.data.corpus.first_parts", 1, "after", "SIGKILL"),),
+    "first part there": (("at", "est_cli.data.source_tokens.first_parts", 1, "after", "SIGKILL"),),
     "before the processes start": (("at", "est_cli.data.tokens.ahead.run_tasks", 1, "before", "SIGKILL"),),
     "a process begins": (("tokenise_so", PARENT),),
     "a part written, not renamed": (
