@@ -95,6 +95,8 @@ class BatchSource:
         same ledger: integers, and nothing is sent.
         """
         cut = self.reading.batch.block // seq_len
+        if self.end_of_text is None and cut == 1:
+            return self.blocks.take(samples[own]), None
         if self.end_of_text is None:
             needed, row = np.unique(own // cut, return_inverse=True)
             return self.blocks.take(samples[needed]).view(-1, seq_len)[row * cut + own % cut], None

@@ -19,6 +19,11 @@ import pytest
 from est_cli.cli.entry import _Plain, enter
 from est_cli.common import errors
 
+NO_MEMORY = (
+    "error: train.micro_batch: out of memory; use a smaller one, train.micro_batch=1 at the least, or "
+    "train.activation_checkpointing=true"
+)
+
 
 def ends_with(error: BaseException) -> int:
     def main(argv: Sequence[str]) -> None:
@@ -45,8 +50,8 @@ CASES: list[tuple[BaseException, int, str]] = [
     (KeyboardInterrupt(), 130, "stopped: by the keyboard before a checkpoint could be saved"),
     (OSError(errno.ENOSPC, "No space left on device", "a/b"), 6, "error: a/b: No space left on device"),
     (PermissionError(errno.EACCES, "Permission denied", "a/b"), 6, "error: a/b: Permission denied"),
-    (MemoryError(), 9, "error: train.micro_batch: out of memory; use a smaller one (MemoryError)"),
-    (OutOfMemoryError("CUDA\nout"), 9, "error: train.micro_batch: out of memory; use a smaller one (CUDA)"),
+    (MemoryError(), 9, f"{NO_MEMORY} (MemoryError)"),
+    (OutOfMemoryError("CUDA\nout"), 9, f"{NO_MEMORY} (CUDA)"),
     (RuntimeError("[enforce fail] can't allocate memory"), 9, "error: train.micro_batch: out of memory; use a smaller"),
     (errors.ConfigError("first\n  second\tthird\n"), 2, "error: first second third"),
 ]

@@ -18,7 +18,7 @@ from est_cli.config.setting import settings_of
 def test_the_settings_are_the_leaves_of_a_configuration() -> None:
     assert settings_of(RunConfig).keys() == leaves_of(plain(RunConfig())).keys()
     assert set(settings_of(PlanConfig)) - set(settings_of(RunConfig)) == {
-        *("target_saving", "target_flops", "target_convention", "target_keep", "probe", "plot")
+        *("target_saving", "target_flops", "target_convention", "target_keep", "probe", "plot", "gpus", "mfu")
     }
     assert settings_of(RunConfig)["sampling.kv_groups"].choices == ("whole", "within")
 

@@ -17,8 +17,7 @@ import pytest
 from est_cli.common.errors import ConfigError, DataError
 from est_cli.config import DatasetConfig, RunConfig, SchedulerConfig, Source, TrainConfig
 from est_cli.config.resolve import check, resolve
-from est_cli.data import Corpus, load_corpus
-from est_cli.data import corpus as corpus_module
+from est_cli.data import Corpus, load_corpus, source_tokens
 from est_cli.data.text import hub_text, pieces, units
 from est_cli.data.tokens import estimate, part, token_cache
 from est_cli.training.parts import _tokens_read
@@ -189,7 +188,7 @@ def test_a_part_is_made_of_whole_files_at_once_and_the_rest_of_the_last_one(
 ) -> None:
     """As of a large corpus: the beginning is looked at first, what is surely needed is made at once, then the rest."""
     monkeypatch.setattr(units, "UNIT_BYTES", 40_000)
-    for module in (part, pieces, corpus_module):
+    for module in (part, pieces, source_tokens):
         monkeypatch.setattr(module, "FEW_BYTES", 1000)
     monkeypatch.setattr(estimate, "SAMPLE_TOKENS", 500)
     monkeypatch.setattr(part, "SAMPLE_TOKENS", 500)
@@ -304,7 +303,7 @@ def test_what_it_will_read_is_told_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = request.getfixturevalue("texts" if kind == "files" else "hub_set")
-    for module in (part, corpus_module):
+    for module in (part, source_tokens):
         monkeypatch.setattr(module, "FEW_BYTES", 1000)
     for module in (part, estimate):
         monkeypatch.setattr(module, "SAMPLE_TOKENS", 500)

@@ -53,8 +53,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_model_and_tokenizer_of_a_revision(hub: Path, revision: str | None, commit: str, tmp_path: Path) -> None:
     model = ModelConfig(family="hf", name_or_path="user/model", revision=revision)
     config = hf_config(model)
-    assert pinned(model).revision == commit
-    weight = next(iter(build_model(pinned(model), config, 0).parameters()))
+    assert pinned(model, config).revision == commit
+    weight = next(iter(build_model(pinned(model, config), config, 0).parameters()))
     here = load_file(hub / "snapshots" / commit / "model.safetensors")
     assert (weight == here["model.embed_tokens.weight"]).all()
     tokenizer = load_tokenizer("user/model", 300, (), 0.0, tmp_path, revision=revision)
