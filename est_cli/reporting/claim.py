@@ -72,6 +72,8 @@ class Claim:
     """Percent of what the twin used, where both know it."""
     comparisons: list[Comparison]
     cautions: list[str]
+    begun: Group | None = None
+    """Where there is no twin: dense runs that will be one, of which none is finished."""
 
 
 def claims_of(groups: Sequence[Group]) -> list[Claim]:
@@ -106,11 +108,29 @@ def _welch(mean: float, a: Sequence[float], b: Sequence[float]) -> tuple[float, 
 def _claim(group: Group, groups: Sequence[Group]) -> Claim:
     family = [other for other in groups if other.dense and other.counted and other.family == group.family]
     twin = next((other for other in family if other.steps == group.steps), None)
-    comparisons = [_equal_steps(group, twin)]
+    begun = None if twin else next((other for other in groups if _will_be_twin(other, group)), None)
+    missing = f"needs a dense run of {counted(group.steps, 'step')}" if begun is None else how_far(begun)
+    comparisons = [_equal_steps(group, twin, missing)]
     for axis in MEASURES:
-        comparisons += [_read_in_twin(group, twin, axis), _annealed(group, family, axis)]
-    cautions = _cautions(group, twin) if twin else [_no_twin(group, groups)]
-    return Claim(group, twin, _saved(group, twin) if twin else {}, comparisons, cautions)
+        comparisons += [_read_in_twin(group, twin, axis, missing), _annealed(group, family, axis)]
+    cautions = _cautions(group, twin) if twin else [_no_twin(group, groups) if begun is None else f"{_cap(missing)}."]
+    return Claim(group, twin, _saved(group, twin) if twin else {}, comparisons, cautions, begun)
+
+
+def _will_be_twin(other: Group, group: Group) -> bool:
+    """Of a run that is not finished the hashes of the data may not be known yet; its settings are."""
+    alike = other.family == group.family or other.asked == group.asked
+    return other.dense and other.steps == group.steps and alike and not other.counted
+
+
+def how_far(group: Group) -> str:
+    """Of a group of which no run is finished."""
+    runs = ", ".join(f"{run.name} is at step {run.steps:,} of {run.planned_steps:,}" for run in group.drawn)
+    return f"{'the dense twin' if group.dense else group.label} is not finished: {runs}"
+
+
+def _cap(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _saved(group: Group, twin: Group) -> dict[Axis, Difference]:
@@ -133,17 +153,17 @@ def _why_not(axis: Axis, group: Group, dense: Group) -> str:
     return why_not_in_seconds([*group.counted, *dense.counted]) if axis is Axis.seconds else ""
 
 
-def _equal_steps(group: Group, twin: Group | None) -> Comparison:
+def _equal_steps(group: Group, twin: Group | None, missing: str) -> Comparison:
     if twin is None:
-        return Comparison("equal steps", "dense twin", f"needs a dense run of {counted(group.steps, 'step')}")
+        return Comparison("equal steps", "dense twin", missing)
     return _compared("equal steps", "dense twin, its end", group, _finals(group), _finals(twin), "")
 
 
-def _read_in_twin(group: Group, twin: Group | None, axis: Axis) -> Comparison:
+def _read_in_twin(group: Group, twin: Group | None, axis: Axis, missing: str) -> Comparison:
     """The twin's own curve where it had used as much: an upper bound of what dense training reaches with that."""
     measure, against = MEASURES[axis], "dense twin, read on its way"
     if twin is None:
-        return Comparison(measure, against, f"needs a dense run of {counted(group.steps, 'step')}")
+        return Comparison(measure, against, missing)
     if why := _why_not(axis, group, twin):
         return Comparison(measure, against, why)
     ends = {run.config.seed: run.end(axis) for run in group.counted}

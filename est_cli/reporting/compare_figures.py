@@ -73,7 +73,7 @@ class Look:
 
 
 BASELINE = Look(GREY, (0, (4, 1.5)), "s")
-_LOOKS = (
+LOOKS = (
     Look(BLUE, "-", "o"),
     Look(ORANGE, (0, (6, 1.2, 1.2, 1.2)), "^"),
     Look(GREEN, (0, (1.2, 1)), "D"),
@@ -93,7 +93,7 @@ def looks_of(groups: Sequence[Group]) -> dict[str, Look]:
     dense = [group.label for group in groups if group.dense]
     est = sorted((group for group in groups if not group.dense), key=lambda group: -len(group.counted))
     others = [group.label for group in est] + dense[1:]
-    looks = dict(zip(others, [*_LOOKS, *[OTHERS] * len(others)], strict=False))
+    looks = dict(zip(others, [*LOOKS, *[OTHERS] * len(others)], strict=False))
     return {group.label: looks.get(group.label, BASELINE) for group in groups}
 
 
@@ -188,11 +188,16 @@ def _bottom(axes: Axes, axis: Axis) -> None:
         axes.xaxis.label.set_fontsize(9)
         return
     end = axes.get_xlim()[1]
-    size, unit = next((size, unit) for least, size, unit in _UNITS[axis] if end >= least)
+    size, unit = unit_of(axis, end)
     axes.set_xlabel(NAMES[axis] + (f" ({unit})" if unit else ""), fontsize=9)
     ticks = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(0.0, end / size)
     axes.set_xticks([size * tick for tick in ticks if size * tick <= end])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / size:g}"))
+
+
+def unit_of(axis: Axis, end: float) -> tuple[float, str]:
+    """How large the unit of an axis is that goes to `end`, and its name; 1 and nothing for steps."""
+    return next(((size, unit) for least, size, unit in _UNITS.get(axis, ()) if end >= least), (1, ""))
 
 
 def _legend(groups: Sequence[Group], looks: dict[str, Look]) -> dict[str, Line2D]:
@@ -211,7 +216,7 @@ def _legend(groups: Sequence[Group], looks: dict[str, Look]) -> dict[str, Line2D
 
 def staged(groups: Sequence[Group], axis: Axis) -> dict[str, Placed]:
     """Label -> stages, of the groups that have more than one."""
-    placed = {group.label: _placed(group, axis) for group in groups}
+    placed = {group.label: placed_stages(group, axis) for group in groups}
     return {label: spans for label, spans in placed.items() if len(spans) > 1}
 
 
@@ -220,7 +225,7 @@ def all_alike(stages: Mapping[str, Placed]) -> bool:
     return len({tuple(f"{end:.3g}" for _, end, _ in spans) for spans in stages.values()}) == 1
 
 
-def _placed(group: Group, axis: Axis) -> Placed:
+def placed_stages(group: Group, axis: Axis) -> Placed:
     """As in the first run, at the mean of the seeds along the axis."""
     spans = stage_spans(group.drawn[0].train) if group.drawn else []
     if not spans:

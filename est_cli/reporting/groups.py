@@ -72,8 +72,12 @@ class Group:
     @cached_property
     def base(self) -> dict[str, Any]:
         """The settings that its dense twin has too."""
-        sampling = keys_with(RunConfig, METHOD)
-        return {key: value for key, value in self.setting.items() if key not in sampling}
+        return _without_method(self.setting)
+
+    @cached_property
+    def asked(self) -> str:
+        """The same for a group and its dense twin whatever became of the data: as the settings of a run name it."""
+        return canonical(_without_method(_asked(self.runs[0])))
 
 
 @dataclass(frozen=True)
@@ -103,13 +107,7 @@ def group_runs(runs: Iterable[RunRecord]) -> list[Group]:
 
 def setting_of(run: RunRecord) -> dict[str, Any]:
     """What runs of one group have in common. Where the hash of the data is known, it counts instead of the paths."""
-    leaves = leaves_of(plain(run.config))
-    setting = {key: value for key, value in leaves.items() if _defines(key)}
-    for key in LENGTHS:
-        del setting[f"train.{key}"]
-    setting[BUDGET] = run.planned_steps
-    if varies(run.config.train):  # by stages, which no setting that counts for a dense twin holds
-        setting |= dict.fromkeys((f"train.{key}" for key in KEYS), _batch_in_words(run))
+    setting = _asked(run)
     for key in ("data_hash", "tokenizer_hash"):
         if run.recorded(key) is not None:
             setting[key] = run.recorded(key)
@@ -118,10 +116,27 @@ def setting_of(run: RunRecord) -> dict[str, Any]:
     return setting
 
 
+def _asked(run: RunRecord) -> dict[str, Any]:
+    """The same by its settings alone."""
+    leaves = leaves_of(plain(run.config))
+    setting = {key: value for key, value in leaves.items() if _defines(key)}
+    for key in LENGTHS:
+        del setting[f"train.{key}"]
+    setting[BUDGET] = run.planned_steps
+    if varies(run.config.train):  # by stages, which no setting that counts for a dense twin holds
+        setting |= dict.fromkeys((f"train.{key}" for key in KEYS), _batch_in_words(run))
+    return setting
+
+
 def _batch_in_words(run: RunRecord) -> str:
     """`2048x128 to 0.10, 4096x256 to 1.00`: tokens per step and sequence, up to which share of the run."""
     stages = zip(run.batch.stages, run.batch.ends, strict=True)
     return ", ".join(f"{step.tokens}x{step.seq_len} to {end / run.planned_steps:.2f}" for step, end in stages)
+
+
+def _without_method(setting: Mapping[str, Any]) -> dict[str, Any]:
+    sampling = keys_with(RunConfig, METHOD)
+    return {key: value for key, value in setting.items() if key not in sampling}
 
 
 def _defines(key: str) -> bool:
@@ -164,6 +179,11 @@ def _shown(value: Any) -> str:
 def training_curve(group: Group, axis: Axis) -> Curve | None:
     """The running mean of the training loss; None without records."""
     return _curve(group.drawn, axis, lambda run: (run.train, smooth_loss(run.train)))
+
+
+def logged_curve(group: Group, axis: Axis) -> Curve | None:
+    """The training loss as it was logged."""
+    return _curve(group.drawn, axis, lambda run: (run.train, column(run.train, "loss")))
 
 
 def validation_curve(group: Group, axis: Axis) -> Curve | None:

@@ -60,17 +60,8 @@ def layers_figure(records: Sequence[Record], title: str) -> Figure:
     layers = len(records[0]["activation_rms"])
     figure = new_figure(9.0, min(12.0, 4.0 + 0.16 * layers))
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
-    update, weight = _whole(records, "update_norm"), _whole(records, "weight_norm")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = update / weight
-    shown: list[tuple[str, np.ndarray, bool]] = [
-        ("gradient norm", _whole(records, "grad_norm"), True),
-        ("update norm / weight norm", ratio, True),
-        ("activation RMS", _grid(records, "activation_rms"), True),
-        ("share of the steps trained", _grid(records, "trained_layers"), False),
-    ]
     steps = np.array([record["step"] for record in records], dtype=float)
-    for axes, (name, values, logarithmic) in zip(panels.flat, shown, strict=True):
+    for axes, (name, values, logarithmic) in zip(panels.flat, layer_grids(records), strict=True):
         _draw(figure, axes, steps, values, logarithmic)
         axes.set_title(name, fontsize=10)
     for axes in panels[:, 0]:
@@ -79,6 +70,19 @@ def layers_figure(records: Sequence[Record], title: str) -> Figure:
         step_axis(axes)
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def layer_grids(records: Sequence[Record]) -> list[tuple[str, np.ndarray, bool]]:
+    """What is measured of each layer: its name, (L, steps) values, whether they are shown by their logarithm."""
+    update, weight = _whole(records, "update_norm"), _whole(records, "weight_norm")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = update / weight
+    return [
+        ("gradient norm", _whole(records, "grad_norm"), True),
+        ("update norm / weight norm", ratio, True),
+        ("activation RMS", _grid(records, "activation_rms"), True),
+        ("share of the steps trained", _grid(records, "trained_layers"), False),
+    ]
 
 
 def _draw(figure: Figure, axes: Axes, steps: np.ndarray, values: np.ndarray, logarithmic: bool) -> None:

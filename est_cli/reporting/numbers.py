@@ -11,6 +11,7 @@ from typing import Any
 
 from est_cli.config import RunConfig
 from est_cli.config.setting import HASHED, keys_with
+from est_cli.reporting.answer import Answer, answers_of, headline
 from est_cli.reporting.claim import Claim, Comparison, Difference, hardware_of
 from est_cli.reporting.groups import Group, canonical
 from est_cli.reporting.heat_map import HeatMap
@@ -118,17 +119,33 @@ def _different(values: Any) -> list[str]:
     return sorted({str(value) for value in values if value is not None})
 
 
+def answer_row(answer: Answer) -> dict[str, Any]:
+    """The sentence and the numbers in it."""
+    return {
+        "group": answer.group,
+        "found": answer.found,
+        "sentence": answer.sentence,
+        "difference": _estimate(answer.difference),
+        "saved_pct": {axis.value: _estimate(found) for axis, found in answer.saved.items()},
+        "commands": list(answer.commands),
+    }
+
+
 def heat_map_row(heat_map: HeatMap) -> dict[str, Any]:
-    return {"steps": heat_map.steps, "cells": [asdict(cell) for cell in heat_map.cells]}
+    noise = None if heat_map.noise is None else asdict(heat_map.noise)
+    return {"steps": heat_map.steps, "cells": [asdict(cell) for cell in heat_map.cells], "noise": noise}
 
 
 def all_numbers(
     title: str, made: str, groups: Sequence[Group], claims: Sequence[Claim], maps: Sequence[HeatMap]
 ) -> dict[str, Any]:
     """What report.json holds."""
+    answers = answers_of(groups, claims)
     return {
         "title": title,
         "made": made,
+        "headline": headline(answers, groups),
+        "answers": [answer_row(answer) for answer in answers],
         "groups": [group_row(group) for group in groups],
         "runs": [run_row(run, group) for group in groups for run in group.runs],
         "tasks": [row for group in groups for run in group.runs for row in task_rows(run)],

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from est_cli.reporting.answer import MAX_ANSWERS
+from est_cli.reporting.assets import page_json, read_assets
 from est_cli.tracking.records import FIELDS
 
 _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
@@ -24,24 +26,158 @@ _ALIKE = 1e-4
 """A standard deviation of a smaller share of the mean is not shown: FLOPs are the same for all seeds as a rule."""
 MAX_CARDS = 4
 """Of more claims there is a table, and a card only for groups of several seeds: those of one seed show nothing."""
+_SAVED = {"dense_steps": "FLOPs, blocks", "flops_total": "FLOPs, all", "seconds": "step time"}
+_SHORT = {
+    "steps": "steps",
+    "tokens": "tokens",
+    "flops_total": "FLOPs",
+    "flops_blocks": "block FLOPs",
+    "seconds": "time",
+}
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def page(numbers: Mapping[str, Any], figures: Sequence[tuple[str, bytes, str]], notes: Sequence[str]) -> str:
-    """`numbers`: see numbers.all_numbers; `figures`: file name, PNG, caption; `notes`: how it was measured."""
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn on the page."""
+
+    curves: Mapping[str, Any] = field(default_factory=dict)
+    """See curves.page_curves."""
+    maps: Sequence[tuple[list[dict[str, Any]], str, str]] = ()
+    """Panels (heat_map.page_panels), what they are, how far seeds differ."""
+    inside: Sequence[Row] = ()
+    """See inside.insides."""
+
+
+def page(
+    numbers: Mapping[str, Any],
+    files: Sequence[tuple[str, str]],
+    notes: Sequence[str],
+    drawn: Drawn | None = None,
+    live_ms: int = 0,
+) -> str:
+    """`numbers`: see numbers.all_numbers; `files`: name and caption of the pictures beside the page; `notes`: how it
+    was measured; `drawn`: what the script draws; `live_ms`: how often the page asks its server for a new one, 0: never.
+    """
     runs, groups = _count(len(numbers["runs"]), "run"), _count(len(numbers["groups"]), "group")
+    drawn = drawn or Drawn()
     return str(
         _HTML.page(
             title=numbers["title"],
             about=f"{runs} in {groups}; made by est-report, {numbers['made']}",
+            answer=answer_section(numbers["headline"], numbers["answers"]),
+            curves=_curves_section(drawn.curves),
+            maps=[_HTML.heat_map(*heat_map) for heat_map in drawn.maps],
             groups=_groups_table(numbers["groups"]),
             claims=claim_cards(numbers["claims"]),
-            figures=[(name, base64.b64encode(png).decode(), caption) for name, png, caption in figures],
+            inside=[_HTML.inside(_inside(run), number) for number, run in enumerate(drawn.inside)],
+            left_out=_left_out(len(drawn.inside), len(numbers["runs"])),
             runs=_runs_table(numbers["runs"]),
             tasks=_tasks_table(numbers["tasks"]),
+            files=files,
             notes=notes,
+            assets=read_assets(),
+            data=page_json({**drawn.curves, "inside": [_pictures(run) for run in drawn.inside]}),
+            live=live_ms,
         )
     )
+
+
+def _curves_section(curves: Mapping[str, Any]) -> Markup | str:
+    if not curves:
+        return ""
+    groups = [{**group, **_last_losses(group["curves"])} for group in curves["groups"]]
+    axes = [{**axis, "short": _SHORT[axis["key"]]} for axis in curves["axes"]]
+    return _HTML.curves(axes, groups, caller=lambda: _about_curves(curves))
+
+
+def _last_losses(curves: Row) -> dict[str, str]:
+    last = {kind: curves[kind]["y"][-1] if kind in curves else None for kind in ("train", "val")}
+    return {f"last_{kind}": shown_number(value, ".4f") for kind, value in last.items()}
+
+
+def _about_curves(curves: Mapping[str, Any]) -> str:
+    seeds = max((group["n"] for group in curves["groups"]), default=0)
+    lines = [
+        "Strips above the pictures: each group's stages, fuller for larger subnetworks.",
+        "Lines are means over seeds, bands the 95 % t interval of the mean, of two seeds their range."
+        if seeds > 1
+        else "One seed of each group.",
+        f"Of curves longer than {curves['points']:,} points the lowest and highest of each stretch are kept, "
+        "with seven digits.",
+    ]
+    if any(group["look"] == "rest" for group in curves["groups"]):
+        lines.append("Groups beyond the first eight are off until they are chosen.")
+    return " ".join(lines)
+
+
+def _inside(run: Row) -> dict[str, Any]:
+    """A run's parts with what its pictures say where no script runs: their last values."""
+    lines = [{**line, "last": _last_of_line(line)} for line in run["lines"]]
+    grids = [{**grid, "last": _last_of_grid(grid)} for grid in run["grids"]]
+    return {**run, "lines": lines, "grids": grids}
+
+
+def _last_of_line(line: Row) -> str:
+    ends = ", ".join(f"{one['name']} {shown_number(one['y'][-1], '.4g')}" for one in line["series"])
+    return f"{line['x_name']} {line['x'][-1]:g}: {ends}"
+
+
+def _last_of_grid(grid: Row) -> str:
+    values = ", ".join(shown_number(row[-1], ".3g") for row in grid["values"])
+    return f"step {grid['steps'][-1]:,.0f}, from the first layer on: {values}"
+
+
+def _pictures(run: Row) -> dict[str, Any]:
+    return {"lines": run["lines"], "grids": run["grids"]}
+
+
+def _left_out(shown: int, runs: int) -> str:
+    return f"{runs - shown} more runs are not shown inside; give est-report fewer folders for them." * (shown < runs)
+
+
+def answer_section(headline: str, answers: Sequence[Row]) -> Markup:
+    """The sentence on top, and for each of the first groups its own, its picture and what is missing."""
+    first = answers[:MAX_ANSWERS]
+    width = max((_reach(one["difference"]) for one in first if one["difference"]), default=0) or 1
+    parts = [
+        {
+            "sentence": one["sentence"],
+            "commands": one["commands"],
+            "drawn": {"bars": _bars(one["saved_pct"]), "interval": _interval(one["difference"], width)},
+        }
+        for one in first
+    ]
+    return _HTML.answers(headline, parts, len(answers) - len(first))
+
+
+def _bars(saved: Mapping[str, Row]) -> list[dict[str, str]]:
+    """Of each kind that is known: how much of the twin's was saved, or used beyond it."""
+    return [
+        {
+            "name": name,
+            "kind": "saved" if saved[key]["mean"] >= 0 else "spent",
+            "width": f"{min(100.0, abs(saved[key]['mean'])):.2f}",
+            "text": f"{saved[key]['mean']:.1f} %",
+        }
+        for key, name in _SAVED.items()
+        if key in saved
+    ]
+
+
+def _reach(found: Row) -> float:
+    known = (found[key] for key in ("mean", "low", "high"))
+    return max(abs(value) for value in known if value is not None)
+
+
+def _interval(found: Row | None, width: float) -> dict[str, Any] | None:
+    """Places from -100 to 100, where 90 is a difference of `width`, the same for all groups of the page."""
+    if found is None:
+        return None
+    places = {key: None if found[key] is None else f"{90 * found[key] / width:.2f}" for key in ("mean", "low", "high")}
+    sure = "one seed" if found["low"] is None else f"95 %: {found['low']:+.4f} to {found['high']:+.4f}"
+    ends = {"left": f"{-width / 0.9:+.3g}", "right": f"{width / 0.9:+.3g}"}
+    return {**places, **ends, "words": f"{found['mean']:+.4f} ({sure})"}
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
@@ -62,7 +198,13 @@ def _groups_table(groups: Sequence[Row]) -> Table:
         ]
         for row in groups
     ]
-    return headings, rows
+    return _with_numbers(headings, rows)
+
+
+def _with_numbers(headings: list[str], rows: list[list[str]]) -> Table:
+    """Without the columns in which nothing is known."""
+    known = [n for n in range(len(headings)) if any(row[n] != "-" for row in rows)]
+    return [headings[n] for n in known], [[row[n] for n in known] for row in rows]
 
 
 def _with_spread(row: Row, key: str, form: str) -> str:
@@ -85,7 +227,7 @@ def _runs_table(runs: Sequence[Row]) -> Table:
         ]
         for row in runs
     ]
-    return headings, rows
+    return _with_numbers(headings, rows)
 
 
 def _tasks_table(found: Sequence[Row]) -> Table | None:
@@ -147,7 +289,8 @@ def _card(card: Row) -> Markup:
         card["group"],
         "no dense twin" if card["dense"] is None else card["dense"],
         f"Final validation loss (nats per token), {seeds}. {_saved(card['saved_pct'])}",
-        [_comparison_row(row) for row in card["comparisons"]],
+        [_comparison_row(row) for row in card["comparisons"] if row["difference"] is not None],
+        _not_measured(card["comparisons"]),
         card["cautions"],
         provenance,
     )
@@ -170,11 +313,18 @@ def _percent(found: Row) -> str:
 
 def _comparison_row(row: Row) -> list[str]:
     note, found = row["note"], row["difference"]
-    if found is None:
-        return [f"{row['measure']}\n{row['against']}", "-", "-", "-", "-", f"\nnot measured: {note}"]
     numbers = [f"{row['loss']:.4f}", f"{row['dense_loss']:.4f}", f"{found['mean']:+.4f}", str(found["n"])]
     against = row["against"] + (f": {note}" if note else "")
     return [f"{row['measure']}\n{against}", *numbers, row["verdict"]]
+
+
+def _not_measured(comparisons: Sequence[Row]) -> list[str]:
+    """What each comparison without a number needs, those that need the same in one line."""
+    missing: dict[str, list[str]] = {}
+    for row in comparisons:
+        if row["difference"] is None:
+            missing.setdefault(row["note"], []).append(f"{row['measure']} ({row['against']})")
+    return [f"Not measured: {', '.join(names)}: {note}." for note, names in missing.items()]
 
 
 def _shortened(value: str) -> str:

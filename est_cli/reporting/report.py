@@ -14,12 +14,14 @@ from matplotlib.figure import Figure
 from est_cli.common.errors import ConfigError
 from est_cli.reporting.claim import NEAR, claims_of
 from est_cli.reporting.compare_figures import NAMES, loss_figure
+from est_cli.reporting.curves import page_curves
 from est_cli.reporting.drawing import MAX_SHOWN, plain_text, png_of
 from est_cli.reporting.groups import Group, group_runs
-from est_cli.reporting.heat_map import HeatMap, heat_map_figure, heat_maps
+from est_cli.reporting.heat_map import HeatMap, heat_map_figure, heat_maps, page_panels
+from est_cli.reporting.inside import insides
 from est_cli.reporting.layers import layers_figure
 from est_cli.reporting.numbers import NOT_COUNTED, all_numbers
-from est_cli.reporting.page import page
+from est_cli.reporting.page import Drawn, page
 from est_cli.reporting.runs import Axis, find_runs, read_run
 from est_cli.reporting.speed import SAME_SPEED
 from est_cli.storage import disk
@@ -55,7 +57,8 @@ def make_report(folders: Sequence[Path], out: Path, title: str) -> Report:
     made = f"{datetime.now():%Y-%m-%d %H:%M}"
     numbers = all_numbers(title, made, groups, claims_of(groups), maps)
     figures = [(name, png_of(figure, DPI), caption) for name, figure, caption in _figures(groups, maps)]
-    text = page(numbers, figures, notes(numbers, groups))
+    files = [(name, caption) for name, _, caption in figures]
+    text = page(numbers, files, notes(numbers, groups), drawn_on_page(groups, maps))
     with disk.storage_errors(out):  # only now: a killed report leaves no folder
         out.mkdir(parents=True, exist_ok=True)
     for name, png, _ in figures:
@@ -63,6 +66,12 @@ def make_report(folders: Sequence[Path], out: Path, title: str) -> Report:
     disk.replace_file(out / NUMBERS, (json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode())
     disk.replace_file(out / PAGE, text.encode())
     return Report(out / PAGE, numbers)
+
+
+def drawn_on_page(groups: Sequence[Group], maps: Sequence[HeatMap]) -> Drawn:
+    """What the page's script and tables draw."""
+    panels = [(page_panels(heat_map), _about_map(heat_map), heat_map.in_words()) for heat_map in maps]
+    return Drawn(page_curves(groups), panels, insides(groups))
 
 
 def refuse_used(out: Path) -> None:
@@ -80,15 +89,16 @@ def _figures(groups: Sequence[Group], maps: Sequence[HeatMap]) -> Iterator[tuple
         if figure is not None:
             yield f"loss-{axis.value.replace('_', '-')}.png", figure, _caption(groups, axis, name)
     for number, heat_map in enumerate(maps, start=1):
-        about = f"Final validation loss and FLOPs saved over the stage boundaries, runs of {heat_map.steps:,} steps"
-        counts = sorted({cell.n for cell in heat_map.cells})
-        seeds = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
-        yield (
-            f"heat-map-{number}.png",
-            heat_map_figure(heat_map),
-            f"{about}; mean of {seeds} seed(s) in each cell, brighter is better.",
-        )
+        caption = f"{_about_map(heat_map)} {heat_map.in_words()}"
+        yield f"heat-map-{number}.png", heat_map_figure(heat_map), caption
     yield from _layers(groups)
+
+
+def _about_map(heat_map: HeatMap) -> str:
+    about = f"Final validation loss and FLOPs saved over the stage boundaries, runs of {heat_map.steps:,} steps"
+    counts = sorted({cell.n for cell in heat_map.cells})
+    seeds = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+    return f"{about}; mean of {seeds} seed(s) in each cell, brighter is better."
 
 
 def _layers(groups: Sequence[Group]) -> Iterator[tuple[str, Figure, str]]:

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from est_cli.reporting.heat_map import heat_map_figure, heat_maps
+from est_cli.reporting.heat_map import Noise, heat_map_figure, heat_maps, page_panels
 from tests.lab.made_runs import groups_in, make_run, val_loss
 
 
@@ -64,3 +64,43 @@ def test_numbers_can_be_read_on_their_colours(tmp_path: Path) -> None:
     for text, color in zip(axes.texts, axes.images[0].to_rgba(found.grid("loss"))[0], strict=True):
         brightness = color[:3] @ [0.299, 0.587, 0.114]
         assert abs(brightness - (1.0 if text.get_color() == "white" else 0.0)) > 0.45
+
+
+def sweep_of(root: Path, shifts: list[list[float]]) -> None:
+    """A cell for each list, a seed for each shift in it."""
+    for index, of_cell in enumerate(shifts):
+        for seed, shift in enumerate(of_cell):
+            make_run(root / f"{index}-{seed}", seed=seed, shift=shift, stage__t1=0.1 * (index + 1), stage__t2=0.5)
+
+
+def test_colours_cover_at_least_what_seeds_differ_by(tmp_path: Path) -> None:
+    """Means 9.000, 9.002, 9.004; the pooled standard deviation is that of two seeds 0.06 apart."""
+    sweep_of(tmp_path, [[-0.03, 0.03], [-0.028, 0.032], [-0.026, 0.034]])
+    (found,) = heat_maps(list(groups_in(tmp_path).values()))
+    sd = 0.06 / 2**0.5
+    assert found.noise == Noise(pytest.approx(sd), 3, True)
+    low, high = found.limits
+    assert high - low == pytest.approx(4 * sd / 2**0.5) and (low + high) / 2 == pytest.approx(9.002)
+    assert found.told_apart is False and "within seed noise" in found.in_words() and "0.0424" in found.in_words()
+    image = heat_map_figure(found).axes[0].images[0]
+    assert image.get_clim() == pytest.approx((low, high))
+    fills = [cell["fill"] for cell in page_panels(found)[0]["rows"][0]]
+    apart = [abs(int(fills[0][i : i + 2], 16) - int(fills[2][i : i + 2], 16)) for i in (1, 3, 5)]
+    assert max(apart) <= 12, "0.004 nats of 0.12 are no other colour"
+
+
+def test_cells_that_differ_by_more_than_seeds_have_all_colours(tmp_path: Path) -> None:
+    sweep_of(tmp_path, [[0.0, 0.01], [0.5, 0.51], [1.0, 1.01]])
+    (found,) = heat_maps(list(groups_in(tmp_path).values()))
+    assert found.limits == pytest.approx((9.005, 10.005)) and found.told_apart
+
+
+def test_of_one_seed_each_the_noise_is_that_of_other_groups_or_not_known(tmp_path: Path) -> None:
+    sweep_of(tmp_path, [[0.0], [0.002], [0.004]])
+    (found,) = heat_maps(list(groups_in(tmp_path).values()))
+    low, high = found.limits
+    assert found.noise is None and high - low == pytest.approx(0.01 * 9.002) and "not known" in found.in_words()
+    for seed, shift in enumerate((0.0, 0.2)):
+        make_run(tmp_path / f"dense-{seed}", "dense", seed=seed, shift=shift)
+    (found,) = heat_maps(list(groups_in(tmp_path).values()))
+    assert found.noise == Noise(pytest.approx(0.2 / 2**0.5), 1, False) and found.told_apart is False
