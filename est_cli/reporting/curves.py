@@ -39,6 +39,7 @@ def _group(group: Group, look: Look, points: int) -> dict[str, Any]:
     return {
         "label": group.label,
         "n": len(group.drawn),
+        "finished": bool(group.counted),
         "look": name,
         "dash": [] if look.line == "-" else [3 * part for part in look.line[1]],
         "stages": {axis.value: _stages(group, axis) for axis in NAMES},

@@ -143,12 +143,12 @@ def answer_section(headline: str, answers: Sequence[Row]) -> Markup:
     parts = [
         {
             "sentence": one["sentence"],
-            "commands": one["commands"],
             "drawn": {"bars": _bars(one["saved_pct"]), "interval": _interval(one["difference"], width)},
         }
         for one in first
     ]
-    return _HTML.answers(headline, parts, len(answers) - len(first))
+    commands = list(dict.fromkeys(command for one in first for command in one["commands"]))
+    return _HTML.answers(headline, parts, len(answers) - len(first), commands)
 
 
 def _bars(saved: Mapping[str, Row]) -> list[dict[str, str]]:

@@ -177,9 +177,9 @@
       const curve = data.groups[i].curves[kindOf(panel)];
       cell.textContent = loss(index === null || index === undefined ? curve.y[curve.y.length - 1] : u.data[series][index]);
     }
-    const x = on ? u.posToVal(u.cursor.left, "x") : null;
-    const where = key === "steps" ? `at step ${group(Math.round(x), 9)}` : `at ${group(x, 5)} ${unit || key}`;
-    one("#at").textContent = x === null ? "at the end" : where;
+    const x = u.posToVal(u.cursor.left, "x");
+    one("#at").textContent = !on ? "at the end"
+      : key === "steps" ? `at step ${group(Math.round(x), 9)}` : `at ${group(x, 5)} ${unit || key}`;
   }
 
   /* Zoom: both pictures show the same stretch. */
