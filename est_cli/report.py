@@ -15,16 +15,18 @@ from est_cli.common.signals import signals_deferred
 from est_cli.config.paths import PathsConfig, paths_problems
 from est_cli.config.setting import refuse
 
-_USAGE = "est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT] [--version]"
+_USAGE = "est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT] [--watch [--port N]] [--version]"
 _DESCRIPTION = """\
-est-report compares runs of est-train on one self-contained HTML page: loss
-against steps, tokens, FLOPs and seconds, tables, a sweep's heat map over
-(t1, t2), and a claim card for every group of runs against its dense twin.
+est-report compares runs of est-train on one self-contained HTML page: what was
+saved at which loss, losses against steps, tokens, FLOPs and seconds, a sweep's
+heat map over (t1, t2), a claim card for every group of runs against its dense
+twin, and what is inside of each run. It is zoomed, hovered and switched.
 
   est-report outputs/A outputs/B           two runs
   est-report outputs/SWEEP outputs/DENSE   all runs of a sweep, and another
   est-report outputs                       everything there is
   est-report outputs/A outputs/B --out page --title 'EST at 124 M'
+  est-report --watch outputs/A             while it goes on, at a printed address
 
 FOLDER is a run's folder, or one that holds runs or sweeps of them. Runs that
 differ only in their seed form a group. The dense twin is found by itself: the
@@ -38,9 +40,9 @@ For what the claim card needs, give all of these, each with the same seeds:
 """
 _EPILOG = """\
 Written: DIR/report.html (all pictures inside), report.json (every number) and a
-PNG for each figure. Nothing is overwritten and no run is changed. Exit codes: 0
-done, 2 usage, 4 a configuration and 6 a file that cannot be read, or no place
-to write.
+PNG for each figure, for papers; by --watch nothing. Nothing is overwritten and
+no run is changed. Exit codes: 0 done, 2 usage, 4 a configuration and 6 a file
+that cannot be read, or no place to write.
 """
 
 
@@ -58,6 +60,10 @@ def main(argv: Sequence[str]) -> None:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: is no folder; give the folders of runs, or folders that hold runs")
     title = arguments.title or _title(folders)
+    if arguments.watch:
+        return _watch(arguments, folders, title)
+    if arguments.port is not None:
+        raise ConfigError("--port: goes with --watch")
     out = Path(arguments.out) if arguments.out else _new_folder()
     with signals_deferred():
         from est_cli.common.table import print_lines, table_console
@@ -69,6 +75,17 @@ def main(argv: Sequence[str]) -> None:
         line = one_line(f"{card['group']}, {first['measure']}: {first['verdict']}")  # names from other people's runs
         print_lines(table_console(), line)
     print(f"report    {report.page}")
+
+
+def _watch(arguments: argparse.Namespace, folders: Sequence[Path], title: str) -> None:
+    if arguments.out:
+        raise ConfigError("--out: --watch writes nothing; leave one of them out")
+    if not 0 <= (arguments.port or 0) < 1 << 16:
+        raise ConfigError(f"--port: {arguments.port} is no port; it must be at most 65535, or 0 for a free one")
+    with signals_deferred():
+        from est_cli.reporting.watch import serve
+
+    serve(folders, title, arguments.port or 0)
 
 
 def _new_folder() -> Path:
@@ -93,6 +110,10 @@ def _parser() -> _Parser:
         help="a new or empty folder (default: reports/report-TIME in $EST_OUTPUTS, or else outputs)",
     )
     parser.add_argument("--title", metavar="TEXT", help="heading of the page (default: made of the folders' names)")
+    parser.add_argument(
+        "--watch", action="store_true", help="show the page on this machine, refreshed while runs go on"
+    )
+    parser.add_argument("--port", type=int, metavar="N", help="of --watch (default: one that is free)")
     parser.add_argument("--version", action="store_true", help="print est's version and end")  # answered by the door
     return parser
 

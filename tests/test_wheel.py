@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import est_cli
+from est_cli.reporting.assets import UPLOT
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +52,11 @@ def test_licence_version_and_type_hints_are_in_the_wheel(unpacked_wheel: Path) -
         metadata.read_text().splitlines()
     )
     assert (unpacked_wheel / "est_cli" / "py.typed").is_file()
+
+
+def test_what_a_report_carries_inside_is_in_the_wheel(unpacked_wheel: Path) -> None:
+    there = {path.name for path in (unpacked_wheel / "est_cli" / "reporting" / "assets").iterdir()}
+    assert there == {path.name for path in (ROOT / "est_cli" / "reporting" / "assets").iterdir()} >= {*UPLOT}
 
 
 def test_commands_of_the_wheel(unpacked_wheel: Path) -> None:
