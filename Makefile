@@ -15,7 +15,7 @@ UV_LOCK := uv pip compile pyproject.toml --extra test -c constraints.txt --no-em
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast test-faults test-long test-compile test-fake-gpu test-lowest soak lint bench study study-gpu gpu locks clean
+.PHONY: help install train test test-fast test-faults test-long test-compile test-browser test-fake-gpu test-lowest soak lint bench study study-gpu gpu locks clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,10 @@ test-long: install ## the cases of several processes, kills and comparisons that
 
 test-compile: install ## compiled layers in one process, ddp, fsdp, with checkpointing, GPT-2 and Llama: graphs, losses (10 minutes)
 	EST_COMPILE=full $(PYTEST) tests/training/test_compile.py $(PYTEST_ARGS)
+
+test-browser: install ## the page of est-report in Chromium, which has to be on the PATH; installs playwright (a minute)
+	$(BIN)/python -m pip install -q 'playwright>=1.40'
+	EST_BROWSER=1 $(PYTEST) tests/reporting/test_browser.py $(PYTEST_ARGS)
 
 test-fake-gpu: $(VENV)-cuda/.installed ## a step on fake CUDA tensors, the code of its kernels; makes an environment of 7 GB (no GPU)
 	OMP_NUM_THREADS=1 $(VENV)-cuda/bin/python -m pytest -q tests/fake_gpu $(PYTEST_ARGS)

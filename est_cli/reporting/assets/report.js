@@ -125,7 +125,8 @@
       padding: [8 + 6 * staged.length, 14, 0, 0], legend: { show: false },
       scales: {
         x: { time: false, distr: view.logX ? 3 : 1,
-          range: (u, low, high) => (view.logX ? range(low, high, true, 0.01) : [0, high || 1]) },
+          range: (u, low, high) => (low !== u.data[0][0] ? [low, high] // zoomed
+            : view.logX ? range(low, high, true, 0.01) : [0, high || 1]) },
         y: { distr: view.logY ? 3 : 1,
           range: (u, low, high) => range(low, view.zoom || high === null ? high : Math.min(high, top), view.logY) },
       },
