@@ -15,7 +15,9 @@ from est_cli.common.signals import signals_deferred
 from est_cli.config.paths import PathsConfig, paths_problems
 from est_cli.config.setting import refuse
 
-_USAGE = "est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT] [--watch [--port N]] [--version]"
+_USAGE = """\
+est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT] [--version]
+       est-report --watch FOLDER [FOLDER ...] [--port N] [--title TEXT]"""
 _DESCRIPTION = """\
 est-report compares runs of est-train on one self-contained HTML page: what was
 saved at which loss, losses against steps, tokens, FLOPs and seconds, a sweep's
@@ -26,7 +28,7 @@ twin, and what is inside of each run. It is zoomed, hovered and switched.
   est-report outputs/SWEEP outputs/DENSE   all runs of a sweep, and another
   est-report outputs                       everything there is
   est-report outputs/A outputs/B --out page --title 'EST at 124 M'
-  est-report --watch outputs/A             while it goes on, at a printed address
+  est-report --watch outputs/A             while it goes on; prints where
 
 FOLDER is a run's folder, or one that holds runs or sweeps of them. Runs that
 differ only in their seed form a group. The dense twin is found by itself: the
