@@ -13,7 +13,7 @@ MAX_DEPTH = 20
 MAX_VALUES = 100_000
 """Of one file, each counted as often as an alias stands for it."""
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def bounded_text(path: Path, aliases: bool) -> str:
@@ -25,7 +25,7 @@ def bounded_text(path: Path, aliases: bool) -> str:
     anchors: dict[str, int] = {}
     counts: list[tuple[str | None, int]] = [(None, 0)]
     """For each value that is open here: its anchor, and of how many values it is so far."""
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=SAFE_LOADER):
         name = getattr(event, "anchor", None)
         if name is not None and not aliases:
             raise ValueError("holds YAML aliases; a stored configuration has none")

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from est_cli.common.errors import CheckpointError, ConfigError
-from est_cli.config.bounded_yaml import bounded_text
+from est_cli.config.bounded_yaml import SAFE_LOADER, bounded_text
 from est_cli.config.run import RunConfig
 from est_cli.config.schedulers import SCHEDULERS, is_outside, scheduler_named
 from est_cli.config.schema import typed
@@ -66,7 +66,7 @@ def _missing(tree: dict[str, Any]) -> list[str]:
 def _stored_tree(folder: Path) -> dict[str, Any]:
     path = RunDir(folder).config
     try:
-        tree = yaml.safe_load(bounded_text(path, aliases=False))
+        tree = yaml.load(bounded_text(path, aliases=False), Loader=SAFE_LOADER)  # noqa: S506 the safe one in C
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(tree, dict):

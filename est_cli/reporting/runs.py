@@ -30,6 +30,7 @@ from est_cli.reporting.records import (
     transition_steps,
     validation_records,
 )
+from est_cli.reporting.stages import stage_summaries
 from est_cli.storage import strict_json
 from est_cli.storage.run_dir import RunDir
 from est_cli.tracking.metrics import read_metrics
@@ -87,7 +88,7 @@ class RunRecord:
         """First steps of the stages after the first."""
         return transition_steps(self.metrics)
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """What the run has done so far."""
         return max((record["step"] for record in self.metrics), default=0)
@@ -126,8 +127,24 @@ class RunRecord:
         """How far the run is along `axis` by now; NaN where nobody knows."""
         return float(self.position(axis, np.array([self.steps]))[0])
 
+    @cached_property
+    def full_step_s(self) -> float | None:
+        """Median seconds of a step of the complete model, in the last stage that has it; None where none has."""
+        full = [stage.median_step_s for stage in stage_summaries(self.metrics) if min(stage.rates) == 1.0]
+        return full[-1] if full else None
+
+    @cached_property
+    def _along(self) -> dict[Axis, tuple[np.ndarray, np.ndarray]]:
+        """What _logged has found, which a report asks for hundreds of times."""
+        return {}
+
     def _logged(self, axis: Axis) -> tuple[np.ndarray, np.ndarray]:
         """Steps 0, ... of the training records and how far the run was after them."""
+        if axis not in self._along:
+            self._along[axis] = self._measured(axis)
+        return self._along[axis]
+
+    def _measured(self, axis: Axis) -> tuple[np.ndarray, np.ndarray]:
         steps = np.concatenate([[0.0], column(self.train, "step")])
         if axis is Axis.seconds:
             return steps, np.concatenate([[0.0], np.cumsum(column(self.train, "step_s") * np.diff(steps))])

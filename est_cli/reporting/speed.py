@@ -8,21 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from est_cli.reporting.runs import RunRecord
-from est_cli.reporting.stages import stage_summaries
 
 SAME_SPEED = 0.10
 """How much longer than in the fastest run a step of the complete model may take; an idle machine varies by less."""
 
 
-def full_step_s(run: RunRecord) -> float | None:
-    """Median seconds of a step of the complete model, in the last stage that has it; None where none has."""
-    full = [stage.median_step_s for stage in stage_summaries(run.metrics) if min(stage.rates) == 1.0]
-    return full[-1] if full else None
-
-
 def why_not_in_seconds(runs: Sequence[RunRecord]) -> str:
     """Why the seconds of these runs say nothing about what they saved; empty where they do."""
-    known = {run.name: seconds for run in runs if (seconds := full_step_s(run)) is not None}
+    known = {run.name: seconds for run in runs if (seconds := run.full_step_s) is not None}
     without = [run.name for run in runs if run.name not in known]
     if without:
         return f"{without[0]} has no step of the complete model, which would tell whether the machine was as fast"
