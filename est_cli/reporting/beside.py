@@ -13,7 +13,7 @@ from est_cli.storage import strict_json
 
 GLUE, ZERO_SHOT, ANALYSIS = "results.json", "zero_shot.json", "analysis.json"
 MAX_BYTES = 1 << 26
-MAX_ROWS = 60
+MAX_ROWS, MAX_DEPTH = 60, 6
 Rows = list[list[str]]
 
 
@@ -84,8 +84,8 @@ def _is_of(content: Mapping[str, Any], folder: Path) -> bool:
     return place.name == folder.name
 
 
-def analysis_rows(result: Any, name: str = "") -> Rows:
-    """Every number of an analysis with its name, without its lists of numbers."""
+def analysis_rows(result: Any, name: str = "", depth: int = MAX_DEPTH) -> Rows:
+    """Every number of an analysis with its name, without its lists of numbers and what is nested deeper."""
     if is_number(result):
         return [[name, f"{result:.5g}"]]
     if isinstance(result, dict) and is_number(result.get("mean")):
@@ -93,8 +93,8 @@ def analysis_rows(result: Any, name: str = "") -> Rows:
         return [[name, f"{result['mean']:.5g}" + (f" ± {error:.2g}" if is_number(error) else "")]]
     if isinstance(result, list):
         result = {_called(one, number): one for number, one in enumerate(result) if isinstance(one, dict)}
-    parts = result.items() if isinstance(result, dict) else ()
-    return [row for key, value in parts for row in analysis_rows(value, f"{name} {key}".strip())][:MAX_ROWS]
+    parts = list(result.items())[:MAX_ROWS] if isinstance(result, dict) and depth else []
+    return [row for key, value in parts for row in analysis_rows(value, f"{name} {key}".strip(), depth - 1)][:MAX_ROWS]
 
 
 def _called(one: Mapping[str, Any], number: int) -> str:

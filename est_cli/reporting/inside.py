@@ -16,8 +16,8 @@ from est_cli.reporting.records import Record, by_step, column
 from est_cli.reporting.runs import RunRecord
 from est_cli.reporting.stages import described_transitions, stage_summaries
 
-MAX_RUNS, MAX_COLUMNS, MAX_SAMPLES, MAX_TEXT = 24, 200, 5, 2000
-"""Runs that are shown inside, points of a picture there, samples of a run (the newest), signs of one."""
+MAX_RUNS, MAX_COLUMNS, MAX_SAMPLES, MAX_TEXT, MAX_ROWS = 24, 200, 5, 2000, 200
+"""Runs that are shown inside, points of a picture there, samples of a run (the newest), signs of one, rows."""
 
 
 def insides(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -38,7 +38,9 @@ def inside(run: RunRecord) -> dict[str, Any]:
     return {
         "name": run.name,
         "about": f"seed {run.config.seed}, step {run.steps:,} of {run.planned_steps:,}",
-        "diagnoses": [line for line in said if isinstance(line, str)] if isinstance(said, list) else [],
+        "diagnoses": [line[:MAX_TEXT] for line in said[:MAX_ROWS] if isinstance(line, str)]
+        if isinstance(said, list)
+        else [],
         "tables": tables,
         "samples": _samples(run.metrics),
         "lines": [*_draws(run), *_flatness(analyses)],
@@ -55,11 +57,11 @@ def _tables(run: RunRecord) -> Iterator[tuple[str, list[str], list[list[str]]]]:
              f"{1e3 * stage.median_step_s:.1f} ms", _shown(stage.loss), _shown(stage.draw_spread)]
             for stage in stages
         ]  # fmt: skip
-    changes = described_transitions(run.metrics)
+    changes = described_transitions(run.metrics)[:MAX_ROWS]
     if changes:
         headings = ["step", "stages", "loss before", "loss after", "steps to recover", "val before", "val after"]
         yield "Transitions", headings, [
-            [f"{change['step']:,}", f"{change.get('from_stage')} to {change.get('to_stage')}",
+            [f"{change['step']:,}", f"{_shown(change.get('from_stage'), 'd')} to {_shown(change.get('to_stage'), 'd')}",
              _shown(change["mean_before"]), _shown(change["mean_after"]), _shown(change["steps_to_recover"], ",d"),
              _shown(change["val_loss_before"]), _shown(change["val_loss_after"])]
             for change in changes
@@ -72,7 +74,10 @@ def _coverage(found: Any) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     if not isinstance(found, dict):
         return
     layers = found.get("layers")
-    rows = [[f"layer {n}", _shown(x, ".3f"), "", ""] for n, x in enumerate(layers if isinstance(layers, list) else [])]
+    rows = [
+        [f"layer {n}", _shown(x, ".3f"), "", ""]
+        for n, x in enumerate(layers[:MAX_ROWS] if isinstance(layers, list) else [])
+    ]
     for kind in ("heads", "columns"):
         spread = found.get(kind)
         if isinstance(spread, dict):
