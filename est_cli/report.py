@@ -76,6 +76,8 @@ def main(argv: Sequence[str]) -> None:
         first = card["comparisons"][0]
         line = one_line(f"{card['group']}, {first['measure']}: {first['verdict']}")  # names from other people's runs
         print_lines(table_console(), line)
+    for command in report.commands:
+        print("missing   " + (command if command.isprintable() else one_line(command)))
     print(f"report    {report.page}")
 
 

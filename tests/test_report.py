@@ -26,7 +26,8 @@ def test_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         make_run(Path("outputs/dense") / f"seed={seed}", "dense", seed)
     assert enter("est-report", main, ["est-report", "outputs/est", "outputs/dense"]) == 0
     out, err = capsys.readouterr()
-    first, last = out.splitlines()
+    first, *missing, last = out.splitlines()
+    assert len(missing) == 2 and all(line.startswith("missing   ") and "seed=2" in line for line in missing)
     assert err == "" and first.startswith("three_stage, equal steps: no difference shown at n=2 (")
     page = Path(last.removeprefix("report    "))
     assert page.parent.parent == Path("outputs/reports") and page.name == "report.html"

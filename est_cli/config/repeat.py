@@ -20,6 +20,7 @@ _NAMED = {"model": "model.name", "dataset": "dataset.name", "optim": "optim.name
 """Groups whose option a configuration may tell by this setting."""
 _OF_ONE_RUN = ("run_name", "sweep", "share_prefix", "resume", "fork", "license", "seed")
 _OF_ONE_PLACE = ("tracking.", "paths.", "launch.")
+_FILES = ("dataset.files", "dataset.validation_files")
 _MICRO_BATCH = "train.micro_batch"
 _WORD = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
 _SHELL_WORD = re.compile(r"[A-Za-z0-9_./=,:-]+")
@@ -44,6 +45,17 @@ def overrides_of(config: RunConfig, dense: bool = False) -> list[str] | None:
     except EstError:
         return None
     return found if _wanted(plain(asked), dense=False) == wanted else None
+
+
+def without_places(overrides: Sequence[str]) -> list[str]:
+    """The same as it may be shown to others: where text, models and tokenizers of one's own lie is left out."""
+    return [_placeless(word) for word in overrides]
+
+
+def _placeless(word: str) -> str:
+    key, _, value = word.partition("=")
+    is_place = key in _FILES or value.lstrip("['\"").startswith(("/", ".", "~"))
+    return f"{key}=..." if is_place else word
 
 
 def shell_line(words: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from statistics import fmean
 
-from est_cli.config.repeat import hydra_word, overrides_of, shell_line
+from est_cli.config.repeat import hydra_word, overrides_of, shell_line, without_places
 from est_cli.reporting.claim import Claim, Difference, claims_of, how_far
 from est_cli.reporting.groups import INTERVAL_FROM, Group
 from est_cli.reporting.runs import Axis
@@ -32,7 +32,9 @@ class Answer:
     """Of the final validation losses, nats per token."""
     saved: Mapping[Axis, Difference] = field(default_factory=dict)
     commands: Sequence[str] = ()
-    """What to run for three seeds of both; empty where nothing is missing."""
+    """What to run for three seeds of both, none where nothing is missing; for a terminal: they tell where text lies."""
+    shown: Sequence[str] = ()
+    """The same for a report, which others may see: without these places."""
 
 
 def answers_of(groups: Sequence[Group], claims: Sequence[Claim] | None = None) -> list[Answer]:
@@ -72,8 +74,9 @@ def _answer(claim: Claim, with_commands: bool) -> Answer:
         found = _found(difference)
         sentence = f"{group.label} {_saved(claim.saved)}; {_loss(difference, found)}."
     enough = difference is not None and difference.n >= INTERVAL_FROM
-    commands = [] if enough or not with_commands else list(_commands(claim))
-    return Answer(group.label, found, sentence, difference, claim.saved, commands)
+    pairs = [] if enough or not with_commands else list(_commands(claim))
+    whole, shown = [whole for whole, _ in pairs], [shown for _, shown in pairs]
+    return Answer(group.label, found, sentence, difference, claim.saved, whole, shown)
 
 
 def _found(difference: Difference) -> str:
@@ -121,8 +124,8 @@ def _loss(difference: Difference, found: str) -> str:
     )
 
 
-def _commands(claim: Claim) -> Iterator[str]:
-    """What makes three pairs of seeds: runs that are not finished go on, the others begin."""
+def _commands(claim: Claim) -> Iterator[tuple[str, str]]:
+    """What makes three pairs of seeds, whole and as shown: runs that are not finished go on, the others begin."""
     group, twin = claim.group, claim.twin or claim.begun
     wanted = _wanted_seeds(group, twin)
     yield from _missing(group, wanted, group, dense=False)
@@ -137,20 +140,21 @@ def _wanted_seeds(group: Group, twin: Group | None) -> list[int]:
     return sorted([*ordered, *(next(fresh) for _ in range(INTERVAL_FROM))][:INTERVAL_FROM])
 
 
-def _missing(group: Group | None, wanted: Iterable[int], like: Group, dense: bool) -> Iterator[str]:
+def _missing(group: Group | None, wanted: Iterable[int], like: Group, dense: bool) -> Iterator[tuple[str, str]]:
     """`group` has these seeds, or will have; `like` tells the settings, `dense`: of its dense twin."""
     done = set(group.seeds) if group else set()
     begun = {run.config.seed: run for run in group.runs if not run.finished} if group else {}
     missing = [seed for seed in wanted if seed not in done]
-    yield from (_resume(begun[seed].name) for seed in missing if seed in begun)
+    yield from ((_resume(begun[seed].name),) * 2 for seed in missing if seed in begun)
     seeds = ",".join(str(seed) for seed in missing if seed not in begun)
     if not seeds:
         return
     overrides = overrides_of(like.runs[0].config, dense)
     if overrides is None:
-        yield f"# {like.label}: its own command again, with {'scheduler=dense ' if dense else ''}seed={seeds}"
+        yield (f"# {like.label}: its own command again, with {'scheduler=dense ' if dense else ''}seed={seeds}",) * 2
     else:
-        yield shell_line(["est-train", *(["-m"] if "," in seeds else []), f"seed={seeds}", *overrides])
+        command = ["est-train", *(["-m"] if "," in seeds else []), f"seed={seeds}"]
+        yield shell_line([*command, *overrides]), shell_line([*command, *without_places(overrides)])
 
 
 def _go_on(group: Group) -> list[str]:

@@ -127,7 +127,7 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         "sentence": answer.sentence,
         "difference": _estimate(answer.difference),
         "saved_pct": {axis.value: _estimate(found) for axis, found in answer.saved.items()},
-        "commands": list(answer.commands),
+        "commands": list(answer.shown),
     }
 
 

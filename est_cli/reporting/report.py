@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from est_cli.common.errors import ConfigError
+from est_cli.reporting.answer import answers_of
 from est_cli.reporting.claim import NEAR, claims_of
 from est_cli.reporting.compare_figures import NAMES, loss_figure
 from est_cli.reporting.curves import page_curves
@@ -40,6 +41,8 @@ class Report:
 
     page: Path
     numbers: dict[str, Any]
+    commands: list[str]
+    """For a terminal: what to run for what its answers lack, with the places of files."""
 
 
 def make_report(folders: Sequence[Path], out: Path, title: str) -> Report:
@@ -55,7 +58,9 @@ def make_report(folders: Sequence[Path], out: Path, title: str) -> Report:
     check_place(out)
     maps = heat_maps(groups)
     made = f"{datetime.now():%Y-%m-%d %H:%M}"
-    numbers = all_numbers(title, made, groups, claims_of(groups), maps)
+    claims = claims_of(groups)
+    numbers = all_numbers(title, made, groups, claims, maps)
+    commands = [command for answer in answers_of(groups, claims) for command in answer.commands]
     figures = [(name, png_of(figure, DPI), caption) for name, figure, caption in _figures(groups, maps)]
     files = [(name, caption) for name, _, caption in figures]
     text = page(numbers, files, notes(numbers, groups), drawn_on_page(groups, maps))
@@ -65,7 +70,7 @@ def make_report(folders: Sequence[Path], out: Path, title: str) -> Report:
         disk.replace_file(out / name, png)
     disk.replace_file(out / NUMBERS, (json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode())
     disk.replace_file(out / PAGE, text.encode())
-    return Report(out / PAGE, numbers)
+    return Report(out / PAGE, numbers, list(dict.fromkeys(commands)))
 
 
 def drawn_on_page(groups: Sequence[Group], maps: Sequence[HeatMap]) -> Drawn:

@@ -13,6 +13,7 @@ from est_cli.config.command_line import parse
 from est_cli.config.compose import composed
 from est_cli.config.schema import leaves_of, plain, to_yaml
 from est_cli.reporting.answer import FEW, HIGHER, LOWER, MISSING, OPEN, Answer, answers_of, headline
+from est_cli.reporting.numbers import answer_row
 from tests.lab.made_runs import groups_in, make_run, make_seeds
 
 
@@ -77,6 +78,17 @@ def test_the_command_asks_for_the_same_training_with_the_missing_seeds(tmp_path:
     assert settings(mine[3:]) == settings(OPTIONS)
     without_stage = [word for word in OPTIONS if not word.startswith("stage.")]
     assert settings(dense[3:]) == settings([*without_stage, "scheduler=dense"])
+
+
+def test_where_text_lies_is_told_on_the_terminal_alone(tmp_path: Path) -> None:
+    places = ("tokenizer=/home/me/tok", "dataset.files=[secret.txt]", "dataset.validation_files=[./held/x.txt]")
+    as_typed(make_run(tmp_path / "a"), "dataset=text", "optim.lr=0.01", *places)
+    (answer,) = answers_in(tmp_path)
+    for whole, shown in zip(answer.commands, answer.shown, strict=True):
+        assert "secret.txt" in whole and "/home/me/tok" in whole and "held/x" in whole
+        assert "optim.lr=0.01" in shown and "dataset=text" in shown and "tokenizer=..." in shown
+        assert "secret" not in shown and "/home" not in shown and "held" not in shown
+    assert answer_row(answer)["commands"] == answer.shown
 
 
 def settings(words: Sequence[str]) -> dict[str, object]:
