@@ -340,8 +340,13 @@
     ["train", "val"].forEach((panel, i) => { one(`#plot-${panel}`).onkeydown = (event) => byKey(event, i); });
   }
 
-  let resized;
-  new ResizeObserver(() => { clearTimeout(resized); resized = setTimeout(redraw, 120); }).observe(document.body);
+  let resized, width = document.body.clientWidth;
+  new ResizeObserver(() => {
+    if (document.body.clientWidth === width) return; // only higher: something was opened
+    width = document.body.clientWidth;
+    clearTimeout(resized);
+    resized = setTimeout(redraw, 120);
+  }).observe(document.body);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { setTheme(view.theme); redraw(); });
   addEventListener("beforeprint", redraw);
   addEventListener("afterprint", redraw);
