@@ -1,0 +1,87 @@
+"""Hooks of mkdocs: what makes a site of pages that were written for GitHub (mkdocs.yml names this file).
+
+Files outside of docs/ that pages point to come along under source/: a link leads to the same file in both places.
+The one diagram in Mermaid's language, which GitHub draws, becomes a list of boxes: no script has to be loaded for it.
+"""
+
+from __future__ import annotations
+
+import html
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files, InclusionLevel
+
+ROOT = Path(__file__).parent.parent
+SOURCE = "source"
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+"""Files beside docs/ that are pages of the site whether another page points to them or not."""
+_TARGET = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)]*)?\))")
+_MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BOX = re.compile(r'^ *(\w+)\["(.*)"\]$', re.MULTILINE)
+_CHAIN = re.compile(r"^ *(\w+(?: --> \w+)+)$", re.MULTILINE)
+
+
+def in_repository(page: str) -> str:
+    """A page or file of the site, as a path from the repository's root."""
+    return page.removeprefix(f"{SOURCE}/") if page.startswith(f"{SOURCE}/") else f"docs/{page}"
+
+
+def in_site(path: str) -> str:
+    """A path from the repository's root, as one inside the site; of a folder its list of files."""
+    place = path.removeprefix("docs/") if path.startswith("docs/") else f"{SOURCE}/{path}"
+    return f"{place}/index.md" if (ROOT / path).is_dir() else place
+
+
+def meant(page: str, target: str) -> str | None:
+    """What a page's link points to, from the repository's root; None where that is nothing of the repository."""
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(in_repository(page)), target))
+    return path if (ROOT / path).exists() and not path.startswith("..") else None
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Brings along what pages point to: files outside of docs/, and of folders the list of their files."""
+    texts = {file.src_uri: file.content_string for file in files.documentation_pages()}
+    texts |= {f"{SOURCE}/{name}": (ROOT / name).read_text() for name in PAGES}
+    targets = {meant(page, target) for page, text in texts.items() for _, target, _ in _TARGET.findall(text)}
+    for path in sorted({*PAGES, *filter(None, targets)}):
+        if (ROOT / path).is_dir():
+            files.append(_brought(config, path, content=listing(path)))
+        elif not path.startswith("docs/"):
+            files.append(_brought(config, path, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def _brought(config: Any, path: str, **content: str) -> File:
+    return File.generated(config, in_site(path), inclusion=InclusionLevel.NOT_IN_NAV, **content)
+
+
+def listing(folder: str) -> str:
+    """A page with the files of a folder."""
+    names = sorted(path.relative_to(ROOT / folder).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file())
+    return "\n".join([f"# {folder}", "", *(f"- [{name}]({name})" for name in names)])
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Points links to where their files are in the site, and draws the diagram."""
+    uri = page.file.src_uri
+
+    def pointed(found: re.Match[str]) -> str:
+        path = meant(uri, found[2])
+        target = found[2] if path is None else posixpath.relpath(in_site(path), posixpath.dirname(uri) or ".")
+        return f"{found[1]}{target}{found[3]}"
+
+    return _MERMAID.sub(lambda found: boxes(found[1]), _TARGET.sub(pointed, markdown))
+
+
+def boxes(diagram: str) -> str:
+    """A flowchart that is one chain, as a list in HTML: a box for each step, from top to bottom."""
+    (chain,) = _CHAIN.findall(diagram)
+    texts = dict(_BOX.findall(diagram))
+    items = []
+    for step in chain.split(" --> "):
+        name, *rest = re.split(r"<br ?/?>", texts[step])
+        items.append("<br>".join([f"<b>{html.escape(name)}</b>", *map(html.escape, rest)]))
+    return "\n".join(['<ol class="chain">', *(f"<li>{item}</li>" for item in items), "</ol>"])
