@@ -49,7 +49,7 @@ test-long: install ## the cases of several processes, kills and comparisons that
 	EST_LONG=1 $(PYTEST) $(TWO_AT_A_TIME) -m long tests $(PYTEST_ARGS)
 
 docs: $(VENV)-docs/.installed ## build the docs as a site into site/: links are checked, nothing is loaded from elsewhere
-	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
 	$(VENV)-docs/bin/python docs/site_check.py site
 
 test-docs: install $(VENV)-docs/.installed ## run the tutorials and their notebook, in small (two CPU cores, 10 minutes)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 HERE = Path(__file__).parent / "concepts"
-INK, PALE, LINE = "#1f2937", "#e5e7eb", "#9ca3af"
+INK, LINE = "#1f2937", "#9ca3af"
 BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's, safe for colour-blind readers
 T1, T2 = 2 / 15, 7 / 15
 SHARES = ((0.0, 0.25), (T1, 0.5), (T2, 1.0))
@@ -29,8 +29,8 @@ def picture(name: str, width: int, height: int, title: str, parts: Iterable[str]
     (HERE / f"{name}.svg").write_text("\n".join(lines) + "\n")
 
 
-def box(x: float, y: float, width: float, height: float, fill: str, border: str = "none") -> str:
-    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="2" fill="{fill}" stroke="{border}"/>'
+def box(x: float, y: float, width: float, height: float, fill: str) -> str:
+    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="2" fill="{fill}"/>'
 
 
 def text(x: float, y: float, words: str, anchor: str = "start", fill: str = INK, bold: bool = False) -> str:
@@ -42,32 +42,6 @@ def line(points: Iterable[tuple[float, float]], colour: str, dashes: str = "none
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     stroke = f'stroke="{colour}" stroke-width="{width:g}" stroke-dasharray="{dashes}"'
     return f'<polyline points="{path}" fill="none" {stroke}/>'
-
-
-def layer(x: float, y: float, heads: set[int], columns: set[int], runs: bool) -> list[str]:
-    """A layer of 4 heads and 8 columns: what runs is coloured."""
-    parts = [box(x, y, 200, 34, "#ffffff", LINE)]
-    parts += [box(x + 8 + 20 * n, y + 8, 16, 18, BLUE if runs and n in heads else PALE) for n in range(4)]
-    parts += [box(x + 96 + 12 * n, y + 8, 9, 18, ORANGE if runs and n in columns else PALE) for n in range(8)]
-    return parts
-
-
-def subnetworks() -> list[str]:
-    """One step of each stage in a model of four layers."""
-    drawn = [({0, 2}, {1, 2, 4, 7}), ({1, 3}, {0, 3, 4, 6}), ({0, 3}, {1, 5, 6, 7}), ({1, 2}, {0, 2, 3, 5})]
-    everything = [(set(range(4)), set(range(8)))] * 4
-    stages = [("Stage 1", "heads, columns and layers sampled", drawn, {1, 3})]
-    stages += [("Stage 2", "heads and columns sampled", drawn, {0, 1, 2, 3})]
-    stages += [("Stage 3", "the complete model", everything, {0, 1, 2, 3})]
-    parts = []
-    for number, (name, what, units, layers) in enumerate(stages):
-        x = 30 + 240 * number
-        parts += [text(x, 30, name, bold=True), text(x, 48, what)]
-        for index, (heads, columns) in enumerate(units):
-            parts += layer(x, 190 - 44 * index, heads, columns, index in layers)
-    parts += [box(30, 242, 14, 14, BLUE), text(50, 254, "attention head that runs")]
-    parts += [box(230, 242, 14, 14, ORANGE), text(250, 254, "MLP column that runs")]
-    return [*parts, box(410, 242, 14, 14, PALE), text(430, 254, "not part of this step: costs nothing, learns nothing")]
 
 
 def saving() -> list[str]:
@@ -127,7 +101,6 @@ def comparison() -> list[str]:
 def main() -> None:
     """Draws all of them."""
     HERE.mkdir(exist_ok=True)
-    picture("subnetworks", 760, 272, "What runs in one step of each stage", subnetworks())
     picture("saving", 580, 268, "Share of the block FLOPs that each stage computes", saving())
     picture("run", 700, 168, "The checkpoints of a run, and a run that was killed", a_run())
     picture("comparison", 680, 282, "Equal steps and equal FLOPs", comparison())

@@ -1,6 +1,6 @@
 """Runs the notebook of the first tutorial in a kernel, in a folder that is thrown away: part of `make test-docs`.
 
-    python docs/run_notebook.py PYTHON    # the Python that has est installed; its commands are those that the cells call
+    python docs/run_notebook.py PYTHON    # the Python that has est installed, with its commands beside it
 
 The cell that installs is left out, and the cells are made smaller as in the tutorial.
 """

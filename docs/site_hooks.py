@@ -1,7 +1,9 @@
 """Hooks of mkdocs: what makes a site of pages that were written for GitHub (mkdocs.yml names this file).
 
 Files outside of docs/ that pages point to come along under source/: a link leads to the same file in both places.
-The one diagram in Mermaid's language, which GitHub draws, becomes a list of boxes: no script has to be loaded for it.
+The one diagram in Mermaid's language, which GitHub draws, becomes a list: no script has to be loaded for it.
+Lists are written as GitHub reads them, with no empty line before them and two spaces before a list in a list; the
+library that mkdocs uses wants an empty line and four.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ import html
 import posixpath
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File, Files, InclusionLevel
+if TYPE_CHECKING:
+    from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
 SOURCE = "source"
@@ -21,6 +24,8 @@ PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 _TARGET = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)]*)?\))")
 _MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _BOX = re.compile(r'^ *(\w+)\["(.*)"\]$', re.MULTILINE)
+_FENCE = re.compile(r"^ *```")
+_ITEM = re.compile(r"^( *)([-*]|\d+\.) ")
 _CHAIN = re.compile(r"^ *(\w+(?: --> \w+)+)$", re.MULTILINE)
 
 
@@ -55,6 +60,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def _brought(config: Any, path: str, **content: str) -> File:
+    from mkdocs.structure.files import File, InclusionLevel  # here, so that the rest can be tried without mkdocs
+
     return File.generated(config, in_site(path), inclusion=InclusionLevel.NOT_IN_NAV, **content)
 
 
@@ -65,7 +72,7 @@ def listing(folder: str) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Points links to where their files are in the site, and draws the diagram."""
+    """Points links to where their files are in the site, draws the diagram, and has lists found as lists."""
     uri = page.file.src_uri
 
     def pointed(found: re.Match[str]) -> str:
@@ -73,7 +80,24 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = found[2] if path is None else posixpath.relpath(in_site(path), posixpath.dirname(uri) or ".")
         return f"{found[1]}{target}{found[3]}"
 
-    return _MERMAID.sub(lambda found: boxes(found[1]), _TARGET.sub(pointed, markdown))
+    return _MERMAID.sub(lambda found: boxes(found[1]), lists_apart(_TARGET.sub(pointed, markdown)))
+
+
+def lists_apart(markdown: str) -> str:
+    """An empty line before each list, and four spaces before a list in a list; code stays as it is."""
+    lines: list[str] = []
+    code = in_list = False
+    for line in markdown.splitlines():
+        code ^= bool(_FENCE.match(line))
+        item = None if code else _ITEM.match(line)
+        if item and not in_list and not item[1] and lines and lines[-1]:
+            lines.append("")
+        if item and in_list and 0 < len(item[1]) < 4:
+            line = "    " + line.lstrip()
+        ends = line.startswith("#") or (line and line[0] != " " and not (lines and lines[-1]))
+        in_list = bool(item) or (in_list and not ends)
+        lines.append(line)
+    return "\n".join([*lines, ""])
 
 
 def boxes(diagram: str) -> str:
