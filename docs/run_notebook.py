@@ -17,7 +17,7 @@ import nbclient
 import nbformat
 
 NOTEBOOK = Path(__file__).parent / "tutorials" / "first_run.ipynb"
-PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
+PACKAGES = "import os, sys; print(os.pathsep.join(filter(None, sys.path[1:])))"
 
 
 def main(python: str) -> None:
