@@ -24,6 +24,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 _TARGET = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)]*)?\))")
 _MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _BOX = re.compile(r'^ *(\w+)\["(.*)"\]$', re.MULTILINE)
+_MADE = re.compile(r"/__pycache__/|\.egg-info/|/\.")
 _FENCE = re.compile(r"^ *```")
 _ITEM = re.compile(r"^( *)([-*]|\d+\.) ")
 _CHAIN = re.compile(r"^ *(\w+(?: --> \w+)+)$", re.MULTILINE)
@@ -47,15 +48,17 @@ def meant(page: str, target: str) -> str | None:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Brings along what pages point to: files outside of docs/, and of folders the list of their files."""
+    """Brings along what pages point to: files outside of docs/, and folders with a list of their files."""
     texts = {file.src_uri: file.content_string for file in files.documentation_pages()}
     texts |= {f"{SOURCE}/{name}": (ROOT / name).read_text() for name in PAGES}
     targets = {meant(page, target) for page, text in texts.items() for _, target, _ in _TARGET.findall(text)}
     for path in sorted({*PAGES, *filter(None, targets)}):
-        if (ROOT / path).is_dir():
-            files.append(_brought(config, path, content=listing(path)))
-        elif not path.startswith("docs/"):
-            files.append(_brought(config, path, abs_src_path=str(ROOT / path)))
+        inside = inside_of(path) if (ROOT / path).is_dir() else []
+        if inside:
+            files.append(_brought(config, path, content=listing(path, inside)))
+        for name in inside or [path]:
+            if not name.startswith("docs/") and files.get_file_from_path(in_site(name)) is None:
+                files.append(_brought(config, name, abs_src_path=str(ROOT / name)))
     return files
 
 
@@ -65,10 +68,16 @@ def _brought(config: Any, path: str, **content: str) -> File:
     return File.generated(config, in_site(path), inclusion=InclusionLevel.NOT_IN_NAV, **content)
 
 
-def listing(folder: str) -> str:
-    """A page with the files of a folder."""
-    names = sorted(path.relative_to(ROOT / folder).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file())
-    return "\n".join([f"# {folder}", "", *(f"- [{name}]({name})" for name in names)])
+def inside_of(folder: str) -> list[str]:
+    """The files of a folder that are in the repository, from its root."""
+    paths = sorted(path for path in (ROOT / folder).rglob("*") if path.is_file())
+    return [path.relative_to(ROOT).as_posix() for path in paths if not _MADE.search(path.as_posix())]
+
+
+def listing(folder: str, names: list[str]) -> str:
+    """A page with links to the files of a folder."""
+    inside = [posixpath.relpath(name, folder) for name in names]
+    return "\n".join([f"# {folder}", "", *(f"- [{name}]({name})" for name in inside)])
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

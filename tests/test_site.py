@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from est_cli import est
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 HOOKS = runpy.run_path(str(DOCS / "site_hooks.py"))
@@ -50,6 +52,11 @@ def test_a_link_has_its_place_in_the_site(
 ) -> None:
     found = HOOKS["meant"](page, target)
     assert (found, found and HOOKS["in_site"](found)) == (in_repository, in_site)
+
+
+def test_the_api_pages_have_every_public_name() -> None:
+    shown = set(re.findall(r"^::: est_cli\.est\.(\w+)$", (DOCS / "api" / "est.md").read_text(), re.MULTILINE))
+    assert shown == {*est.__all__} - {"FULL"}  # which Subnetwork tells of
 
 
 def test_lists_are_set_apart() -> None:
