@@ -15,7 +15,7 @@ UV_LOCK := uv pip compile pyproject.toml --extra test -c constraints.txt --no-em
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast test-faults test-long test-compile test-browser test-fake-gpu test-lowest soak lint bench study study-gpu gpu locks clean
+.PHONY: help install train docs test test-fast test-docs test-faults test-long test-compile test-browser test-fake-gpu test-lowest soak lint bench study study-gpu gpu locks clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,21 @@ test-faults: install ## the whole fault suite of docs/faults.md (two CPU cores, 
 
 test-long: install ## the cases of several processes, kills and comparisons that make test leaves out (15 minutes)
 	EST_LONG=1 $(PYTEST) $(TWO_AT_A_TIME) -m long tests $(PYTEST_ARGS)
+
+docs: $(VENV)-docs/.installed ## build the docs as a site into site/: links are checked, nothing is loaded from elsewhere
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
+	$(VENV)-docs/bin/python docs/site_check.py site
+
+test-docs: install $(VENV)-docs/.installed ## run the tutorials and their notebook, in small (two CPU cores, 10 minutes)
+	EST_TUTORIALS=1 $(PYTEST) -n 2 tests/test_tutorials.py $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(VENV)-docs/bin/python docs/run_notebook.py $(BIN)/python
+
+# The extra `docs` alone: reading the code for its docstrings needs none of what the code needs.
+$(VENV)-docs/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(VENV)-docs/requirements.txt
+	$(VENV)-docs/bin/python -m pip install -q -r $(VENV)-docs/requirements.txt
+	touch $@
 
 test-compile: install ## compiled layers in one process, ddp, fsdp, with checkpointing, GPT-2 and Llama: graphs, losses (10 minutes)
 	EST_COMPILE=full $(PYTEST) tests/training/test_compile.py $(PYTEST_ARGS)

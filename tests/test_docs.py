@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from est_cli.config import PlanConfig
+from est_cli.config import AnalyzeConfig, EvalConfig, PlanConfig, SurveyConfig
 from est_cli.config.compose import checked_overrides, parsed_override
 from est_cli.config.groups import options_of_groups
+from est_cli.config.setting import settings_of
 
 ROOT = Path(__file__).parent.parent
 OTHERS = {ROOT / "docs" / "glue.md", ROOT / "docs" / "settings.md"}
@@ -58,6 +59,17 @@ def test_settings_are_found() -> None:
     assert len(found) > 40
     assert {"dataset.weights=[7,3]", "stage.t1=0.1,0.5", "train.micro_batch=4", "launch.num_processes=8"} <= found
     assert "dataset.exclude=['meta.redpajama_set_name=RedPajamaGithub']" in found
+
+
+def test_keys_in_the_documents_are_there() -> None:
+    """Also those that stand alone, as `train.eval_every` does."""
+    known = {key for schema in (PlanConfig, EvalConfig, AnalyzeConfig, SurveyConfig) for key in settings_of(schema)}
+    groups = {key.partition(".")[0] for key in known if "." in key}
+    named = re.compile(rf"`((?:{'|'.join(sorted(groups))})\.[a-z_0-9]+)=?[^`]*`")
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    found = {(path.name, key) for path in pages for key in named.findall(path.read_text())}
+    assert len(found) > 200
+    assert {(name, key) for name, key in found if key not in known} == set()
 
 
 def test_the_page_of_settings_is_what_the_fields_say() -> None:

@@ -111,9 +111,15 @@ def _check_branches(plain: nn.Module, spec: ModelSpec, batch: Batch) -> None:
     model = deepcopy(plain)
     layer, seen = layers_of(model, spec)[0], []
 
+    def give_leaf(layer: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Hidden states that gradients reach, also where they are the batch itself."""
+        x = first_argument(args, kwargs).detach().requires_grad_()
+        return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
+
     def see(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         seen.append((first_argument(args, kwargs), output))
 
+    layer.register_forward_pre_hook(give_leaf, with_kwargs=True)
     layer.register_forward_hook(see, with_kwargs=True)
     for path in spec.branches:
         layer.get_submodule(path).register_forward_hook(multiplied(0.0))

@@ -118,6 +118,22 @@ def batch() -> Tensor:
     return torch.randint(VOCAB, (2, 7), generator=torch.Generator().manual_seed(3))
 
 
+class Reader(Model):
+    """(B, T, D) numbers -> (B, T, VOCAB): nothing stands before the layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
+def test_the_layers_may_read_the_batch_itself() -> None:
+    torch.manual_seed(0)
+    numbers = torch.randn(2, 7, D, dtype=torch.float64)
+    assert est.check(Reader(), SPEC, numbers) < 1e-12
+    assert not numbers.requires_grad
+
+
 def test_what_is_right_passes_and_the_model_is_left_alone() -> None:
     torch.manual_seed(0)
     model = Model()
