@@ -19,8 +19,10 @@ from transformers import ArceeForCausalLM
 import est_cli.config.schedulers as schedulers
 from est_cli import families
 from est_cli.cli.entry import enter
-from est_cli.common.errors import CheckpointError
+from est_cli.common import plugins
+from est_cli.common.errors import CheckpointError, ConfigError
 from est_cli.config import RunConfig
+from est_cli.config.resolve import check as resolved
 from est_cli.config.schedulers import Scheduler, register_scheduler
 from est_cli.config.schema import plain
 from est_cli.config.stored import stored_config
@@ -55,6 +57,7 @@ def installed(folder: Path, version: str = "0.1.0", name: str = "est-example") -
 def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for registry in (families._others, schedulers._others):
         monkeypatch.setattr(registry, "_loaded", {})
+    monkeypatch.setattr(plugins, "_in_use", {})
     yield
     for name in [name for name in sys.modules if name.partition(".")[0] == "est_example"]:
         del sys.modules[name]
@@ -114,6 +117,29 @@ def test_a_program_registers_a_scheduler(nothing_loaded: None) -> None:
     assert accepted("scheduler=mine").scheduler.name == "mine"
     with pytest.raises(ValueError, match="'three_stage' is one of est's own"):
         register_scheduler("three_stage", Scheduler(meaning="mine", make=lambda steps, stage: dense(steps)))
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda steps, stage: 5, "its make() gave int; a SamplingScheduler is needed"),
+        (lambda steps, stage: {}["p"], "its make() raised KeyError: 'p'"),
+        (lambda steps, stage: dense(10), "its stages end at step 10; the run has 300"),
+    ],
+)
+def test_a_scheduler_that_gives_none_is_told_in_one_line(make: Any, words: str) -> None:
+    register_scheduler("mine", Scheduler(meaning="mine", make=make))
+    with pytest.raises(ConfigError) as error:
+        resolved(accepted("scheduler=mine"))
+    assert str(error.value) == f"scheduler=mine: {words}"
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+def test_a_scheduler_that_reads_no_setting_is_told() -> None:
+    register_scheduler("mine", Scheduler(meaning="mine", make=lambda steps, stage: dense(steps), reads=("t9",)))
+    with pytest.raises(ConfigError, match=r"'mine' reads stage\.t9, which is no setting"):
+        accepted("scheduler=mine")
 
 
 @pytest.mark.usefixtures("example")

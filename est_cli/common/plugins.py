@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from est_cli.common.errors import reason
@@ -99,7 +100,7 @@ class Registry(Generic[T]):
         origin = _origin(offer)
         try:
             entry = offer.load()
-        except Exception as error:  # whatever the package's own code raises
+        except (Exception, SystemExit) as error:  # whatever the package's own code raises
             why = f"{type(error).__name__}: {reason(error)}"
             raise ValueError(f"{offer.name!r} of the package {origin} cannot be loaded: {why}") from error
         _in_use[origin.package] = origin.version
@@ -113,14 +114,24 @@ class Registry(Generic[T]):
 
 
 def _entry_points(group: str) -> EntryPoints:
-    from importlib.metadata import entry_points  # not for a command that has no need of it
+    from importlib.metadata import EntryPoints, entry_points  # not for a command that has no need of it
 
-    return entry_points(group=group)
+    try:
+        return entry_points(group=group)
+    except Exception as error:  # of a damaged package, be it any
+        _warn_of_damage(reason(error))
+        return EntryPoints()
+
+
+@cache
+def _warn_of_damage(why: str) -> None:
+    told = "the entry points of an installed package cannot be read (%s); none is looked for: pip check names it"
+    log.warning(told, why)
 
 
 def _origin(offer: EntryPoint) -> Origin:
     assert offer.dist is not None, "entry_points() says whose each is"
-    return Origin(offer.dist.name, offer.dist.version)
+    return Origin(offer.dist.name or "unnamed", offer.dist.version or "unknown")  # None where the metadata is damaged
 
 
 def package_problem(key: str, recorded: str | None, origin: Origin | None) -> str | None:

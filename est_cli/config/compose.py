@@ -185,9 +185,11 @@ def _store_outside(args: Iterable[str]) -> None:
         key, _, name = arg.partition("=")
         if key == "scheduler" and is_outside(name):
             _store_unread(name)
-            stage = dict(scheduler_named(name).defaults)
-            if unknown := sorted(stage.keys() - settings_of(StageConfig).keys()):
-                raise ConfigError(f"scheduler.name: {name!r} has a default for stage.{unknown[0]}, which is no setting")
+            scheduler = scheduler_named(name)
+            stage, read = dict(scheduler.defaults), {*scheduler.reads, *scheduler.optional}
+            for keys, does in ((stage.keys(), "has a default for"), (read, "reads")):
+                if unknown := sorted(keys - settings_of(StageConfig).keys()):
+                    raise ConfigError(f"scheduler.name: {name!r} {does} stage.{unknown[0]}, which is no setting")
             node = {"scheduler": {"name": name}, "stage": stage}
             ConfigStore.instance().store(group="scheduler", name=name, node=node, package="_global_")
 

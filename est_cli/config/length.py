@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from est_cli.common.errors import ConfigError
-from est_cli.config.batch import batch_schedule, largest_step, varies
-from est_cli.config.model import HF, model_problems, preset_sizes
+from est_cli.config.batch import batch_problems, batch_schedule, largest_step, varies
+from est_cli.config.model import HF, preset_sizes
 from est_cli.config.schedulers import scheduler_named
 from est_cli.config.setting import range_problems, refuse
 from est_cli.est.target import longest_within
@@ -38,13 +38,16 @@ def max_steps(config: RunConfig) -> int:
 def with_steps(config: RunConfig) -> RunConfig:
     """The configuration with the steps that train.max_flops affords beside it, as its config.yaml holds them.
 
-    Raises ConfigError where that is less than a step, or other steps are given too, and for settings by which nothing
-    can be counted.
+    Raises ConfigError where that is less than a step, or other steps are given too, and for what check() finds in a
+    run of any length.
     """
+    from est_cli.config.resolve import check  # which needs the number of steps
+
     train = config.train
     if train.max_flops is None:
         return config
-    refuse([*range_problems(config), *model_problems(config.model)])
+    refuse(range_problems(config))
+    check(replace(config, train=replace(train, max_steps=MOST_STEPS, max_tokens=None, max_flops=None)))
     if train.max_tokens is not None:
         raise ConfigError("train.max_flops: the budget is given twice; leave train.max_tokens null")
     steps = _steps_of_flops(config, train.max_flops)
@@ -58,7 +61,7 @@ def with_steps(config: RunConfig) -> RunConfig:
 def _steps_of_tokens(config: RunConfig, wanted: int) -> int:
     """Where steps differ, the stages say how many there are of each, and the stages are fractions of the run."""
     train = config.train
-    if not varies(train):
+    if not varies(train) or any(batch_problems(train)):  # which check() tells
         return -(-wanted // largest_step(train))
 
     def read(steps: int) -> int:

@@ -95,11 +95,6 @@ class BatchSchedule:
         """How far the run is before step `step`, in units of tokens: where all steps are equal, `step`."""
         return self.tokens_before(step) // self.unit
 
-    def agrees(self, other: BatchSchedule, step: int) -> bool:
-        """Whether the first `step` steps of both are the same."""
-        begins = {0, *self.ends, *other.ends}
-        return all(self.at(begin) == other.at(begin) for begin in begins if begin < step)
-
     def spans(self, end: int) -> list[tuple[int, StepBatch]]:
         """The first `end` steps as (number of steps, their batch), stage by stage."""
         edges = [min(edge, end) for edge in (0, *self.ends)]

@@ -46,12 +46,19 @@ def longest_within(value: Callable[[int], float], limit: float, most: int) -> in
 
     Raises OverflowError where that would be more than `most`.
     """
-    low, high = 0, 1
-    while value(high) <= limit:
-        low, high = high, 2 * high
+    low, high, below = 0, 1, 0.0
+    while (above := value(high)) <= limit:
+        low, high, below = high, 2 * high, above
         if high > most:
             raise OverflowError(f"more than {most}")
+    linear = True
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if value(middle) <= limit else (low, middle)
+        part = (limit - below) / (above - below) if linear else 0.5  # each value may take as long as a run has steps
+        linear = not linear
+        middle = min(max(low + int(part * (high - low)), low + 1), high - 1)
+        found = value(middle)
+        if found <= limit:
+            low, below = middle, found
+        else:
+            high, above = middle, found
     return low

@@ -15,9 +15,9 @@ from typing import Any
 import est_cli
 from est_cli.common.errors import StorageError
 from est_cli.config import Precision
-from est_cli.config.model import HF
 from est_cli.config.resolve import Resolved
 from est_cli.config.schema import plain
+from est_cli.families import FAMILIES
 from est_cli.storage import disk, strict_json
 from est_cli.storage.digest import fingerprint
 from est_cli.storage.versions import versions
@@ -34,16 +34,19 @@ def cache_folder() -> Path:
 
 
 def file_of(run: Resolved, stages: Sequence[int], precision: Precision, repeated: bool) -> Path | None:
-    """Where the estimate of these stages is kept; None for a foreign model, whose files may change."""
+    """Where the estimate of these stages is kept; None for a model of others, whose files may change."""
     config = run.config
-    if config.model.family == HF:
+    if config.model.family not in FAMILIES:
         return None
     train, packing = plain(config.train), config.dataset.packing.value
     keys = ("activation_checkpointing", "lm_loss", "attention")
     settings = [plain(config.model), plain(config.optim), {key: train[key] for key in keys}, packing]
     drawn = [(asdict(run.scheduler.stages[number - 1].rates), run.batch.of_stage(number).seq_len) for number in stages]
     digest = fingerprint(settings, asdict(run.options), drawn, precision.value, repeated, versions(), _own_files())
-    return cache_folder() / "memory" / f"{digest}.json"
+    try:
+        return cache_folder() / "memory" / f"{digest}.json"
+    except RuntimeError:  # nobody has said where this user's home is
+        return None
 
 
 def read(path: Path | None) -> MemoryEstimate | None:
@@ -54,8 +57,15 @@ def read(path: Path | None) -> MemoryEstimate | None:
         found = strict_json.read_file(path)
         activations = [Activations(**one) for one in found["activations"]]
         precision, layers = Precision(found["precision"]), tuple(found["layers"])
-        return MemoryEstimate(**{**found, "activations": activations, "precision": precision, "layers": layers})
+        kept = MemoryEstimate(**{**found, "activations": activations, "precision": precision, "layers": layers})
+        return kept if _are_counts(kept) else None
     return None
+
+
+def _are_counts(kept: MemoryEstimate) -> bool:
+    activations = [number for one in kept.activations for number in (one.fixed, one.per_sequence)]
+    numbers = [kept.parameters, kept.states, kept.buffered, *kept.layers, *activations]
+    return all(type(number) is int for number in numbers)
 
 
 def keep(path: Path | None, estimate: MemoryEstimate) -> None:

@@ -59,6 +59,7 @@ from est_cli.training.facts import facts_of
 from est_cli.training.feed import Feed
 from est_cli.training.folder import owned_folder, restored_state
 from est_cli.training.health import Health
+from est_cli.training.inputs import BatchSource
 from est_cli.training.micro_batch import rehearse, resolve
 from est_cli.training.optim import LossScale, build_optimizer
 from est_cli.training.parts import Parts, RunInputs, build_parts, configured_corpus, settled, sharded
@@ -66,7 +67,6 @@ from est_cli.training.processes import check_processes, require_same_run, settle
 from est_cli.training.reading import Reading
 from est_cli.training.run import Run, RunState, ledger_at, precision_of
 from est_cli.training.start import Start
-from est_cli.training.step import BatchSource
 from est_cli.training.supply import Supply
 from est_cli.training.tracker import open_tracker, stopped
 

@@ -29,6 +29,7 @@ from est_cli.tracking.metrics import lines_of
 from est_cli.tracking.names import NAMES
 from est_cli.tracking.records import Record
 from est_cli.training.branch import origin_of, other_text
+from est_cli.training.optim import common_lr_steps
 from est_cli.training.start import runs_folder
 
 FORKED = "forked_from.json"
@@ -99,7 +100,9 @@ def _forks(run_dir: RunDir, config: RunConfig) -> Iterator[Fork]:
         except CheckpointError:  # of another version, or damaged
             continue
         if _must_agree(stored) == own:
-            common = common_steps(run.scheduler, resolve(stored).scheduler)
+            other = resolve(stored)
+            lr = common_lr_steps(run.batch, other.batch, config.optim)
+            common = min(common_steps(run.scheduler, other.scheduler), lr)
             shared = ((step, path) for step, path in step_folders(sibling.checkpoints) if step <= common)
             # A run that goes back from spikes would not find the place that it goes back to when it trains alone.
             any_step = config.train.on_spike is not OnSpike.rewind

@@ -26,12 +26,15 @@ KEPT = ("num_processes", "time_s", "flops_blocks", "flops_total", "micro_batches
 def place_before(run: Run, step: int) -> int | None:
     """The step of the checkpoint that a spike after `step` steps would send the run back to; None if there is none.
 
-    One that was saved because the run was stopped is none: a run that was never stopped would not have it.
+    One that was saved because the run was stopped is none: a run that was never stopped would not have it. That which
+    `fork` names is one, since the run has it however it went.
     """
     if run.config.train.on_spike is not OnSpike.rewind:
         return None
-    saved = (found for found, _ in step_folders(run.dir.checkpoints))
-    return max((found for found in saved if found <= step and run.resolved.saves_at(found)), default=None)
+    fork = run.config.fork
+    begun = None if fork is None else int(fork.rpartition("@")[2])
+    saved = (found for found, _ in step_folders(run.dir.checkpoints) if found <= step)
+    return max((found for found in saved if found == begun or run.resolved.saves_at(found)), default=None)
 
 
 def go_back(run: Run, step: int, loss: float, grad_norm: float, limits: Limits) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from est_cli.common import plugins
 from est_cli.common.plugins import Origin, Registry, package_problem, packages_in_use
 from tests.lab.packages import install
 
@@ -24,6 +25,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.delitem(sys.modules, "thing_module", raising=False)
+    monkeypatch.setattr(plugins, "_in_use", {})  # the estimates that est-plan keeps depend on it
     return tmp_path
 
 
@@ -62,13 +64,33 @@ def test_a_name_of_ours_is_passed_over_and_said_once(site: Path, caplog: pytest.
     [
         ("thing_module:OTHER", "'theirs' of the package est-thing==1 is of type int; it must be a str"),
         ("thing_module:NONE", "'theirs' of the package est-thing==1 cannot be loaded: AttributeError: "),
+        ("thing_exits:X", "'theirs' of the package est-thing==1 cannot be loaded: SystemExit: 0"),
         ("no_such_module:X", "cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
     ],
 )
 def test_what_cannot_be_used_is_told_with_its_package(site: Path, target: str, told: str) -> None:
-    install(site, "est-thing", {f"{GROUP}:theirs": target}, {"thing_module": MODULE})
+    modules = {"thing_module": MODULE, "thing_exits": "import sys; sys.exit(0)"}
+    install(site, "est-thing", {f"{GROUP}:theirs": target}, modules)
     with pytest.raises(ValueError, match=told):
         registry().get("theirs")
+
+
+def test_a_package_without_metadata_is_unnamed(site: Path) -> None:
+    install(site, "est-thing", {f"{GROUP}:theirs": "thing_module:MADE"}, {"thing_module": MODULE})
+    (site / "est_thing-1.dist-info" / "METADATA").write_text("junk")
+    things = registry()
+    assert things.origin("theirs") == Origin("unnamed", "unknown") and things.get("theirs") == "made"
+
+
+def test_a_damaged_package_is_told_and_stops_nobody(site: Path, caplog: pytest.LogCaptureFixture) -> None:
+    install(site, "est-thing", {f"{GROUP}:theirs": "thing_module:MADE"}, {"thing_module": MODULE})
+    install(site, "damaged", {})
+    (site / "damaged-1.dist-info" / "entry_points.txt").write_text("[console_scripts]\ngarbage\n")
+    plugins._warn_of_damage.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert not registry().knows("theirs") and registry().names() == []
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the entry points of an installed package cannot be read (")
 
 
 def test_of_two_packages_with_one_name_none_is_taken(site: Path) -> None:

@@ -87,6 +87,14 @@ def test_a_factor_of_the_learning_rate_for_each_stage() -> None:
         (("train.max_flops=1e12", "train.max_tokens=10"), "the budget is given twice; leave train.max_tokens null"),
         (("train.max_flops=1e12", "train.max_steps=7"), "affords 31 steps; leave train.max_steps null"),
         (("train.max_flops=0",), "train.max_flops: 0.0 is out of range"),
+        (
+            ("train.max_flops=1e12", "train.tokens_per_step=[1024,2048]"),
+            "train.tokens_per_step: [1024, 2048] has 2 ent",
+        ),
+        (("train.max_flops=1e12", "train.seq_len=[128,96,256]"), "train.seq_len: 96 does not divide 256"),
+        (("train.max_tokens=9999", "train.seq_len=[128,96,256]"), "train.seq_len: 96 does not divide 256"),
+        (("train.max_flops=1e12", "stage.t1=50", "stage.t2=40"), "stage.t1: step 50 lies after stage.t2 (step 40)"),
+        (("train.max_flops=1e12", "train.micro_batch=[1,2]"), "train.micro_batch: [1, 2] has 2 entries"),
         (("train.max_flops=1e12", "model=hf", "model.name_or_path=x"), "est-plan target_flops=... target_convention"),
         (("train.seq_len=[64,128]",), "train.seq_len: [64, 128] has 2 entries; this run needs 3, one for each stage"),
         (("train.seq_len=[60,128,128]",), "train.seq_len: 60 does not divide 128"),
@@ -109,3 +117,24 @@ def test_refused(args: tuple[str, ...], words: str) -> None:
     with pytest.raises(ConfigError) as error:
         resolved(*args)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("args", "common"),
+    [
+        (("optim.schedule=cosine",), 3),  # the warm-up
+        (("optim.schedule=cosine", "train.tokens_per_step=4096"), 20),
+        (("optim.schedule=constant",), 20),
+        (("optim.decay=8",), 12),
+        (("optim.decay_tokens=20000",), 10),
+    ],
+)
+def test_how_long_the_rate_is_the_same_where_a_stage_ends_later(args: tuple[str, ...], common: int) -> None:
+    """The rate is one over tokens, and what the run reads in all is behind the steps that look alike."""
+    from est_cli.training.optim import common_lr_steps, lr_at
+
+    sizes = ("train.tokens_per_step=[1024,2048,4096]", "train.max_steps=20", "optim.warmup=3", "stage.t1=12")
+    one, other = (resolved(*sizes, f"stage.t2={t2}", *args) for t2 in (18, 19))
+    assert common_lr_steps(one.batch, other.batch, one.config.optim) == common
+    rates = [[lr_at(step, run.batch, run.config.optim) for step in range(min(18, common))] for run in (one, other)]
+    assert rates[0] == rates[1]

@@ -34,9 +34,9 @@ from est_cli.families import spec_of
 from est_cli.models import empty_model
 from est_cli.models.lm_loss import LmLoss, Objective
 from est_cli.storage.tensors import model_tensors, optimizer_tensors, own_share
+from est_cli.training.inputs import plan_step
 from est_cli.training.optim import build_optimizer
 from est_cli.training.optim.muon import step_muon
-from est_cli.training.step import plan_step
 from tests.lab.est_models import config_of
 
 

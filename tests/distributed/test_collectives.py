@@ -14,7 +14,7 @@ from est_cli.common.rank import Rank
 from est_cli.distributed import DataParallel, StepPlan, data_parallel
 from est_cli.est import FULL, IndexGenerator, SamplingOptions, SamplingRates, apply_est
 from est_cli.families import spec_of
-from est_cli.training.step import plan_step
+from est_cli.training.inputs import plan_step
 from tests.lab.est_models import FAMILIES, config_of
 from tests.lab.lab import Lab, Plant
 

@@ -35,12 +35,6 @@ def test_the_clock_counts_steps_where_all_are_equal() -> None:
     assert [ramp.clock(step) for step in range(5)] == [0, 1, 2, 5, 8]
 
 
-def test_two_agree_up_to_the_first_step_that_differs() -> None:
-    one, other = BatchSchedule((4, 9), (StepBatch(1, 8), StepBatch(2, 8))), BatchSchedule((9,), (StepBatch(1, 8),))
-    assert one.agrees(other, 4) and other.agrees(one, 4)
-    assert not one.agrees(other, 5) and not other.agrees(one, 5)
-
-
 def test_stages_are_those_of_the_scheduler() -> None:
     scheduler = three_stage(10, 2, 5, SamplingRates(0.5, 0.5, 0.5))
     batch = BatchSchedule.of(scheduler, [StepBatch(1, 8), StepBatch(2, 8), StepBatch(4, 8)])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from est_cli.est.target import OutOfReach, solve
+from est_cli.est.target import OutOfReach, longest_within, solve
 
 CURVES: dict[str, Callable[[float], float]] = {
     "line": lambda x: 0.2 + 0.5 * x,
@@ -57,3 +57,23 @@ def test_out_of_reach_says_what_is_not(wanted: float) -> None:
 def test_a_value_that_does_not_move_reaches_nothing() -> None:
     with pytest.raises(OutOfReach):
         solve(0.5, lambda x: 0.5, 1e-9, 1e-7)
+
+
+@pytest.mark.parametrize("name", ["line", "bent", "stairs", "none for short ones"])
+@pytest.mark.parametrize("limit", [0.0, 6.9, 7.0, 1234.5, 98765.0])
+def test_the_longest_within_a_limit(name: str, limit: float) -> None:
+    value: Callable[[int], float] = {
+        "line": lambda n: 7.0 * n,
+        "bent": lambda n: 0.001 * n**2.5,
+        "stairs": lambda n: 100.0 * (n // 30),
+        "none for short ones": lambda n: 7.0 * n if n >= 300 else 0,
+    }[name]
+    found = longest_within(value, limit, 2**20)
+    assert value(found) <= limit < value(found + 1) and (found or limit < value(1))
+
+
+def test_the_longest_of_a_line_takes_few_looks() -> None:
+    """Of a scheduler that draws how many layers run, one look counts a whole run step by step."""
+    asked: list[int] = []
+    longest_within(lambda n: asked.append(n) or 7.0 * n + n % 5, 1e6, 2**30)  # type: ignore[func-returns-value]
+    assert len([n for n in asked if n > 2**16]) <= 10

@@ -30,10 +30,11 @@ from est_cli.storage import disk, tensors
 from est_cli.storage.run_dir import LAST_PLOT
 from est_cli.tracking import MetricsFile
 from est_cli.training import finish, step
+from est_cli.training import inputs as step_inputs
 from est_cli.training.feed import Feed
+from est_cli.training.inputs import StepInputs, count_sequences
 from est_cli.training.optim import loss_scale
 from est_cli.training.run import Run
-from est_cli.training.step import StepInputs, count_sequences
 
 build: Any = importlib.import_module("est_cli.training.build")  # the package has a function of that name
 parts: Any = importlib.import_module("est_cli.training.parts")
@@ -319,7 +320,7 @@ def micro_batches_as_ranks() -> None:
         drawn = tuple(generator.draw(step, rates, 0, number) for number in range(len(sequences)))
         return StepPlan(drawn, len(drawn), None), 0, count_sequences(generator, [drawn], sequences), None
 
-    step.plan_step = plan_step
+    step_inputs.plan_step = plan_step
 
 
 def dropout_as_ranks() -> None:

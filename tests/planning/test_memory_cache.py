@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from est_cli.config import PlanConfig
+from est_cli import families
+from est_cli.config import PlanConfig, Precision
+from est_cli.config.resolve import resolve
 from est_cli.planning import Plan, make_plan, memory_cache, plan
 from est_cli.training.memory_estimate import MemoryEstimate
 from tests.lab.commands import accepted
@@ -71,6 +74,33 @@ def test_a_damaged_file_is_made_anew(content: str, estimated: list[MemoryEstimat
     path.write_text(content)
     planned()
     assert len(estimated) == 2 and path.read_text() == good
+
+
+@pytest.mark.parametrize("what", ["parameters", "layers", "activations"])
+def test_numbers_that_are_none_are_not_believed(what: str, estimated: list[MemoryEstimate], folder: Path) -> None:
+    planned()
+    (path,) = folder.iterdir()
+    found = json.loads(path.read_text())
+    found[what] = {"parameters": "9", "layers": [[9]], "activations": [{"fixed": 9, "per_sequence": None}]}[what]
+    path.write_text(json.dumps(found))
+    assert planned().memory == estimated[0] == estimated[1]
+
+
+def test_of_a_family_of_others_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever writes one changes its files, and its version stays."""
+    monkeypatch.setattr(families._others, "_loaded", {})
+    families.register_family("mine", families.family_of("gpt2"))
+    run = resolve(accepted(*TINY, schema=PlanConfig))
+    assert memory_cache.file_of(run, [1], Precision.fp32, False) is not None
+    run.config.model.family = "mine"
+    assert memory_cache.file_of(run, [1], Precision.fp32, False) is None
+
+
+def test_a_user_without_a_home_gets_a_plan(estimated: list[MemoryEstimate], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(memory_cache.FOLDER_VARIABLE)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: Path("~nobody-of-this-name").expanduser())
+    assert planned().memory == estimated[0]
 
 
 def test_where_nothing_can_be_kept_plans_are_made_all_the_same(estimated: list[MemoryEstimate], tmp_path: Path) -> None:

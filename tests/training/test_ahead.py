@@ -11,7 +11,7 @@ from est_cli.common.errors import DataError
 from est_cli.distributed import StepPlan
 from est_cli.tracking import read_metrics
 from est_cli.training.feed import Feed
-from est_cli.training.step import StepInputs
+from est_cli.training.inputs import StepInputs
 from tests.lab.lab import Lab, outcome
 
 Golden = Callable[..., dict[str, Any]]

@@ -86,6 +86,14 @@ def test_the_longest_common_part_counts(lab: Lab, first: Callable[..., Path]) ->
     assert outcome(lab.at("s/d")) == lab.golden("stage.t2=28")
 
 
+def test_steps_of_other_learning_rates_are_not_shared(lab: Lab, first: Callable[..., Path]) -> None:
+    """Of batches by stage the rate falls over tokens, and a stage that ends later makes the run read fewer."""
+    falling = ("optim.schedule=cosine", "train.tokens_per_step=[128,128,256]")
+    first(*falling)
+    ended = forked(lab, "b", *falling, f"stage.t2={LATER}")
+    assert ended.code == 0 and not (lab.at("s/b") / "forked_from.json").exists(), ended.err
+
+
 @pytest.mark.some(2)
 @pytest.mark.parametrize(
     "other", ["seed=1", "optim.lr=3e-3", "stage.p_m=0.25", "train.max_steps=31", "train.log_every=2"]

@@ -22,8 +22,8 @@ from est_cli.families import spec_of
 from est_cli.storage.store import is_leftover
 from est_cli.tracking import read_metrics
 from est_cli.training.health import Health, parts_of
+from est_cli.training.inputs import plan_step
 from est_cli.training.optim import build_optimizer, update
-from est_cli.training.step import plan_step
 from tests.lab.est_models import build, config_of, tokens
 from tests.lab.lab import STEPS, T1, Lab, outcome
 

@@ -20,7 +20,7 @@ from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates
 from est_cli.est.index import sizes_of
 from est_cli.families import spec_of
 from est_cli.tracking import read_metrics
-from est_cli.training.step import own_samples, plan_step
+from est_cli.training.inputs import own_samples, plan_step
 from tests.lab.est_models import config_of
 from tests.lab.lab import Lab, cached_tokens, train_records
 

@@ -116,6 +116,14 @@ def test_a_fork_goes_on_behind_the_samples_that_were_passed_over(lab: Lab) -> No
     assert forked.code == 0 and weights(lab.at("y")) == weights(run), forked.err
 
 
+def test_a_fork_goes_back_to_where_it_began(lab: Lab) -> None:
+    trained(lab, "x", *REWIND, plants=[])
+    spike: Plant = ("bad_samples", 27 * BATCH, 27 * BATCH, 100.0)
+    forked = lab.train(f"fork={lab.at('x')}@25", "run_name=y", "train.checkpoint_every=50", plants=[spike])
+    assert forked.code == 0, forked.err
+    assert [(event["step"], event["from_step"]) for event in events(lab.at("y"), "rewind")] == [(26, 28)]
+
+
 def test_a_run_that_shares_its_beginning_goes_back_as_it_would_alone(lab: Lab) -> None:
     """Not to the other's transition at step 18, after which it would have no checkpoint itself."""
     sharing, early = ("sweep=s", "share_prefix=true"), ("bad_samples", 18 * BATCH, 18 * BATCH, 100.0)

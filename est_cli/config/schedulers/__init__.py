@@ -7,12 +7,18 @@ registered, or brought by the entry points `est_cli.schedulers` of installed pac
 from __future__ import annotations
 
 import pkgutil
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from est_cli.common.errors import ConfigError
+from est_cli.common.errors import ConfigError, reason
 from est_cli.common.plugins import Origin, Registry
 from est_cli.config.schedulers.shared.scheduler import Scheduler
+from est_cli.est.schedule import SamplingScheduler
+
+if TYPE_CHECKING:
+    from est_cli.config.stage import StageConfig
 
 __all__ = [
     "SCHEDULERS",
@@ -58,9 +64,28 @@ def scheduler_named(name: str) -> Scheduler:
     if name in SCHEDULERS:
         return _own(name)
     try:
-        return _others.get(name)
+        return _held_to_its_word(name, _others.get(name))
     except ValueError as error:
         raise ConfigError(f"scheduler.name: {error}") from error
+
+
+def _held_to_its_word(name: str, scheduler: Scheduler) -> Scheduler:
+    """Somebody else's scheduler, whose make() gives what it says or raises ValueError."""
+
+    def make(steps: int, stage: StageConfig) -> SamplingScheduler:
+        try:
+            made: object = scheduler.make(steps, stage)
+        except (ValueError, ConfigError):
+            raise
+        except Exception as error:  # a mistake in it
+            raise ValueError(f"scheduler={name}: its make() raised {type(error).__name__}: {reason(error)}") from error
+        if not isinstance(made, SamplingScheduler):
+            raise ValueError(f"scheduler={name}: its make() gave {type(made).__name__}; a SamplingScheduler is needed")
+        if made.max_steps != steps:
+            raise ValueError(f"scheduler={name}: its stages end at step {made.max_steps}; the run has {steps}")
+        return made
+
+    return replace(scheduler, make=make)
 
 
 @cache

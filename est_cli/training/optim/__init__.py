@@ -2,7 +2,16 @@
 
 from est_cli.training.optim.loss_scale import PATIENCE, LossScale
 from est_cli.training.optim.optimizer import Optimizer, build_optimizer, missing_moments
-from est_cli.training.optim.schedule import lr_at
+from est_cli.training.optim.schedule import common_lr_steps, lr_at
 from est_cli.training.optim.update import update
 
-__all__ = ["PATIENCE", "LossScale", "Optimizer", "build_optimizer", "lr_at", "missing_moments", "update"]
+__all__ = [
+    "PATIENCE",
+    "LossScale",
+    "Optimizer",
+    "build_optimizer",
+    "common_lr_steps",
+    "lr_at",
+    "missing_moments",
+    "update",
+]

@@ -35,3 +35,24 @@ def lr_at(step: int, batch: BatchSchedule, optim: OptimConfig) -> float:
     progress = min(1.0, max(0.0, (batch.clock(step + 1) - begin) / max(1, batch.clock(batch.max_steps) - begin)))
     shape = 0.5 * (1.0 + math.cos(math.pi * progress)) if optim.schedule is LrSchedule.cosine else 1.0 - progress
     return peak * (floor + (1.0 - floor) * shape)
+
+
+def common_lr_steps(one: BatchSchedule, other: BatchSchedule, optim: OptimConfig) -> int:
+    """For how many steps from the first on two runs of these settings have the same learning rate.
+
+    It is one over tokens, so that steps differ in it whose own stages are the same. Counts on steps before that agree.
+    """
+    length = min(one.max_steps, other.max_steps)
+    warmups, totals = [], []
+    for batch in (one, other):
+        warmups.append(batch.tokens_before(warmup_end(optim, batch)))
+        totals.append(batch.tokens_before(batch.max_steps))
+    if warmups[0] != warmups[1]:
+        return 0
+    if optim.schedule is LrSchedule.constant:
+        return length
+    begins = [decay_begin(optim, batch) for batch in (one, other)]
+    if begins[0] == begins[1] and totals[0] == totals[1]:
+        return length
+    return min(warmup_end(optim, batch) if begin is None else begin
+               for batch, begin in zip((one, other), begins, strict=True))  # fmt: skip
