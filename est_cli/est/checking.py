@@ -54,6 +54,7 @@ def check(model: nn.Module, spec: ModelSpec, batch: Batch) -> float:
     plain = generic_copy(model)
     draws = _draws(spec)
     _check_layers(plain, spec, batch)
+    _check_head_dim(spec)
     check_units(plain, spec, batch, draws)
     _check_branches(plain, spec, batch)
     return max(_difference(plain, spec, batch, what, draw) for what, draw in draws.items())
@@ -78,8 +79,8 @@ def _draws(spec: ModelSpec) -> dict[str, Subnetwork]:
 def _kv_groups(spec: ModelSpec) -> Iterator[str]:
     if spec.num_kv_heads > 1:
         yield "whole"
-    if spec.group_size > 1:
-        yield "within"
+    if spec.splits_groups or spec.num_kv_heads == 1:  # of one group nothing else can be sampled: refused where it
+        yield "within"  # cannot be either
 
 
 def _check_layers(plain: nn.Module, spec: ModelSpec, batch: Batch) -> None:
@@ -103,6 +104,17 @@ def _check_layers(plain: nn.Module, spec: ModelSpec, batch: Batch) -> None:
                 f"model: the first argument of a layer of {spec.layers} must be hidden states, as what it gives is: "
                 "a layer that is left out gives that argument back"
             )
+        if y.shape[-1] != spec.hidden_size:
+            raise ValueError(f"spec: hidden_size={spec.hidden_size}, and a layer gives states of {y.shape[-1]} numbers")
+
+
+def _check_head_dim(spec: ModelSpec) -> None:
+    """FLOPs of attention are counted with it, and nothing else would tell that it is wrong."""
+    for held in spec.projections if spec.attention else ():
+        if held.side == "in" and held.unit == "head" and not held.layout:
+            width = held.in_features // spec.num_heads
+            if width != spec.head_dim:
+                raise ValueError(f"spec: head_dim={spec.head_dim}, and {held.path} sums over heads of {width} each")
 
 
 def _check_branches(plain: nn.Module, spec: ModelSpec, batch: Batch) -> None:

@@ -182,4 +182,9 @@ def _head_sizes(spec: ModelSpec, p_h: float, kv_groups: str) -> tuple[int, int]:
         raise ValueError(
             "sampling.kv_groups: `within` cannot sample groups of one query head; use sampling.kv_groups=whole"
         )
+    if not spec.splits_groups:
+        raise ValueError(
+            f'sampling.kv_groups: `within` leaves out query heads of a group, and nothing in {spec.family} has "head" '
+            'on its "out" side, so that they are computed as whole groups; use sampling.kv_groups=whole'
+        )
     return spec.num_kv_heads * sample_size(p_h, spec.group_size), spec.num_kv_heads

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 Unit = Literal["head", "kv_head", "column"]
 Side = Literal["in", "out"]
+
+
+def _refuse_word(of: str, key: str, word: object, words: Any) -> None:
+    if word not in get_args(words):
+        raise ValueError(f"spec: {of}: {key} is {word!r}; it is one of {', '.join(map(repr, get_args(words)))}")
+
+
+def _refuse_untupled(of: str, key: str, found: object, kind: type) -> None:
+    """`(x)` without its comma is no tuple, and a path in its place would be read letter by letter."""
+    if not isinstance(found, tuple) or not all(isinstance(one, kind) for one in found):
+        raise ValueError(f"spec: {of}: {key} must be a tuple of {kind.__name__}; one alone is (x,), with its comma")
 
 
 class Kept(NamedTuple):
@@ -35,6 +46,10 @@ class UnitSpan:
     """None: the parameter's; another one where a fused parameter holds several kinds (queries, then keys and values of
     fewer heads)."""
 
+    def __post_init__(self) -> None:
+        if self.unit is not None:
+            _refuse_word(f"UnitSpan({self.width})", "unit", self.unit, Unit)
+
     def entries(self, kept: Kept, unit: Unit) -> int:
         """How many take part, in a parameter of `unit`."""
         return self.width if self.fixed else self.width * kept.of(self.unit or unit)
@@ -58,6 +73,11 @@ class SampledParameter:
     products: int = 0
     """Multiply-adds of each entry per token: 1 for the weights of projections and convolutions."""
 
+    def __post_init__(self) -> None:
+        of = f"SampledParameter({self.path!r}, {self.name!r})"
+        _refuse_word(of, "unit", self.unit, Unit)
+        _refuse_untupled(of, "layout", self.layout, UnitSpan)
+
     def runs(self, full: Kept) -> tuple[UnitSpan, ...]:
         """Its layout where `full` are all units; ValueError where these do not fill the dimension."""
         size = self.shape[self.dim]
@@ -78,6 +98,7 @@ class Projection:
     """A linear projection inside a layer and the side of it that the sampled units stand on.
 
     Units on its `out` side choose what it computes, with its bias; units on its `in` side choose what it sums over.
+    `in_features` and `out_features` are nn.Linear's, of the complete model.
     """
 
     path: str
@@ -85,11 +106,19 @@ class Projection:
     in_features: int
     out_features: int
     unit: Unit
+    """What lies along that side: "head" (query heads), "kv_head" or "column"."""
     side: Side
+    """"out" for what computes heads or columns (queries, gate and up), "in" for what sums over them."""
     layout: tuple[UnitSpan, ...] = ()
     """How the units lie on that side where it is fused: GPT-2's c_attn is three runs (q, k, v) of heads."""
     transposed: bool = False
     """Whether the weight is stored (in, out), as in GPT-2's Conv1D, instead of nn.Linear's (out, in)."""
+
+    def __post_init__(self) -> None:
+        of = f"Projection({self.path!r})"
+        _refuse_word(of, "unit", self.unit, Unit)
+        _refuse_word(of, "side", self.side, Side)
+        _refuse_untupled(of, "layout", self.layout, UnitSpan)
 
     @property
     def weight(self) -> SampledParameter:
@@ -116,6 +145,7 @@ class SampledAttribute:
     name: str
     """`config.NAME` where the module reads it there: it alone finds the number, the config stays as it is."""
     value: Callable[[Kept], int]
+    """`lambda kept: kept.heads`, say; also `kv_heads`, `columns`, or what is computed of them."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +178,23 @@ class ModelSpec:
     attributes: tuple[SampledAttribute, ...] = ()
     attention: bool = True
     """Whether heads attend: their two products of T x T per head are FLOPs, and a kernel must suit them."""
+
+    def __post_init__(self) -> None:
+        held = {"projections": Projection, "branches": str, "parameters": SampledParameter}
+        for key, kind in (held | {"attributes": SampledAttribute}).items():
+            _refuse_untupled(f"family {self.family}", key, getattr(self, key), kind)
+
+    @property
+    def splits_groups(self) -> bool:
+        """Whether single query heads of a KV group can be left out: something computes query heads one by one, as
+        a matrix does not that holds whole groups (queries, key, value of the first, then of the next)."""
+        computed = [parameter for parameter in self.sampled if not parameter.scaled]
+        return self.group_size > 1 and any(
+            (run.unit or parameter.unit) == "head"
+            for parameter in computed
+            for run in parameter.layout or (UnitSpan(1),)
+            if not run.fixed
+        )
 
     @property
     def group_size(self) -> int:

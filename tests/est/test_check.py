@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from est_cli import est
-from est_cli.est import ModelSpec, Projection, SampledAttribute, SampledParameter
+from est_cli.est import ModelSpec, Projection, SampledAttribute, SampledParameter, UnitSpan
 from est_cli.est.layers import Taken
 from est_cli.families import spec_of
 from tests.lab.est_models import build, config_of, tokens
@@ -305,3 +306,75 @@ def test_of_gpt2_every_projection_is_needed(left_out: int) -> None:
     branches = tuple(b for b in spec.branches if b != path)
     with pytest.raises(ValueError, match=f"{path} is missing"):
         est.check(model, replace(spec, projections=tuple(projections), branches=branches), tokens())
+
+
+class Grouped(Attention):
+    """Queries, key and value of one group after another in one matrix, as litgpt has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.q, self.k, self.v, self.gain
+        self.qkv = nn.Linear(D, (HEADS + 2 * KV_HEADS) * HEAD_DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (-1, 4, HEAD_DIM)).split((2, 1, 1), dim=3)
+        k, v = (y.expand_as(q) for y in (k, v))
+        q, k, v = (y.flatten(2, 3).transpose(1, 2) for y in (q, k, v))
+        return self.o(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+
+
+GROUPED = replace(
+    SPEC,
+    projections=(
+        Projection("attn.qkv", D, (HEADS + 2 * KV_HEADS) * HEAD_DIM, "kv_head", "out", (UnitSpan(4 * HEAD_DIM),)),
+        *SPEC.projections[3:],
+    ),
+    parameters=(),
+)
+
+
+def grouped() -> nn.Module:
+    model = Model()
+    for layer in model.layers:
+        layer.attn = Grouped()
+    return model
+
+
+def test_groups_fused_one_after_another_are_sampled_whole_and_only_so() -> None:
+    assert est.check(grouped(), GROUPED, batch()) < 1e-12
+    within = est.IndexGenerator(GROUPED, 0, est.SamplingOptions(kv_groups="within"))
+    with pytest.raises(ValueError, match=r"within.*whole groups; use sampling.kv_groups=whole"):
+        within.draw(0, est.SamplingRates(p_h=0.5))
+
+
+def test_of_one_group_that_is_fused_no_heads_can_be_sampled_and_that_is_told() -> None:
+    (fused, *others) = GROUPED.projections
+    one = replace(fused, layout=(UnitSpan((HEADS + 2 * KV_HEADS) * HEAD_DIM),))
+    with pytest.raises(ValueError, match="computed as whole groups"):
+        est.check(grouped(), replace(GROUPED, num_kv_heads=1, projections=(one, *others)), batch())
+
+
+@pytest.mark.parametrize(("key", "number"), [("head_dim", 12), ("hidden_size", 25)])
+def test_numbers_that_only_flops_read_are_compared_too(key: str, number: int) -> None:
+    with pytest.raises(ValueError, match=f"spec: {key}={number}, and .* of {getattr(SPEC, key)}"):
+        est.check(Model(), replace(SPEC, **{key: number}), batch())
+
+
+NOT_A_SPEC: dict[str, tuple[Callable[[], object], str]] = {
+    "a unit": (lambda: replace(DOWN, unit="columns"), r"Projection\('mlp.down'\): unit is 'columns'.*'column'"),
+    "a side": (lambda: replace(DOWN, side="input"), "side is 'input'; it is one of 'in', 'out'"),
+    "a unit of a span": (lambda: UnitSpan(3, unit="kv"), "unit is 'kv'"),  # type: ignore[arg-type]
+    "one span": (lambda: replace(DOWN, layout=UnitSpan(1)), r"layout must be a tuple of UnitSpan.*\(x,\)"),
+    "one attribute": (
+        lambda: replace(SPEC, attributes=SampledAttribute("attn", "heads", lambda kept: kept.heads)),
+        r"attributes must be a tuple of SampledAttribute; one alone is \(x,\)",
+    ),
+    "one branch": (lambda: replace(SPEC, branches="attn.o"), "branches must be a tuple of str"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_A_SPEC)
+def test_a_word_or_a_comma_that_is_wrong_is_told_where_it_was_written(name: str) -> None:
+    make, told = NOT_A_SPEC[name]
+    with pytest.raises(ValueError, match=told):
+        make()
