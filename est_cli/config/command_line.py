@@ -10,15 +10,20 @@ from typing import NoReturn
 
 from est_cli.common.errors import ConfigError
 from est_cli.config.groups import groups_of
+from est_cli.config.schema import key_meant
 from est_cli.config.setting import settings_of
 from est_cli.config.words import single_words, with_quotes, word_keys
 
 CONFIG_DIR_VARIABLE = "EST_CONFIG_DIR"
 
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+_OWN_FILE = (
+    "the configuration of a command is fixed; put your own into a file experiment/NAME.yaml of a folder, and give "
+    "--config-dir=FOLDER experiment=NAME"
+)
 _REFUSED = {
-    "--config-name": "the configuration of a command is fixed; put your own into a file experiment/NAME.yaml of a "
-    "folder, and give --config-dir=FOLDER experiment=NAME",
+    "--config": _OWN_FILE,
+    "--config-name": _OWN_FILE,
     "--config-path": "the presets are part of this package; --config-dir=FOLDER adds your own",
     "--experimental-rerun": "est-train resume=outputs/NAME continues a run, and its config.yaml holds every setting",
 }
@@ -51,7 +56,9 @@ def parse(argv: Sequence[str], schema: type, no_sweep: str | None = None) -> Com
 
     Raises ConfigError for options that there are not; `no_sweep`: why -m is refused, None where it is taken.
     """
-    found = _parser().parse_intermixed_args(list(argv[1:]))
+    found, unknown = _parser().parse_known_intermixed_args(list(argv[1:]))
+    if unknown:
+        raise ConfigError(_no_option(unknown[0], settings_of(schema)))
     for option, why in _REFUSED.items():
         if getattr(found, option.lstrip("-").replace("-", "_")) is not None:
             raise ConfigError(f"{option}: {why}")
@@ -83,10 +90,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--info", "-i", nargs="?", const="all", choices=_INFO)
     parser.add_argument("--shell-completion", "-sc")
     parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--config")
     parser.add_argument("--config-name", "-cn")
     parser.add_argument("--config-path", "-cp")
     parser.add_argument("--experimental-rerun")
     return parser
+
+
+def _no_option(option: str, known: Collection[str]) -> str:
+    """Other tools write settings as options: told with the setting that is meant, if one is."""
+    name, _, value = option.lstrip("-").partition("=")
+    key = key_meant(name.replace("-", "_"), known)
+    way_out = f"; a setting is written without dashes: {key}={value or 'VALUE'}" if key else "; see --help"
+    return f"command line: unrecognized arguments: {option}{way_out}"
 
 
 def _check_package(found: argparse.Namespace, known: Collection[str]) -> None:

@@ -177,7 +177,8 @@ def _number_problems(model: ModelConfig, family: Family) -> Iterator[str]:
     missing = [key for key in family.required if key not in given]
     yield from (f"model.{key}: null is not a size; give a positive integer" for key in missing)
     unknown = [key for key in given if key not in family.keys]
-    yield from (f"model.{key}: has no meaning in the family {model.family}; leave it null" for key in unknown)
+    also = "" if origin_of(model.family) is None else ", or name it in the `defaults` of that Family"
+    yield from (f"model.{key}: has no meaning in the family {model.family}; leave it null{also}" for key in unknown)
     if not missing and not unknown and all(not isinstance(n, int) or n >= 1 for n in given.values()):
         yield from family.problems(family.numbers(given))
 

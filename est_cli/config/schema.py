@@ -52,6 +52,15 @@ ELSEWHERE = {
     **dict.fromkeys(("data_path", "train_file"), "dataset.files (with dataset=text)"),
 }
 """What other tools call a setting -> what it is called here."""
+HERE = "here it is "
+
+NO_KEY = {
+    **dict.fromkeys(
+        ("device", "accelerator", "use_cpu", "no_cuda"),
+        "a GPU that torch sees is used, CUDA_VISIBLE_DEVICES says which; ACCELERATE_USE_CPU=true keeps to the CPU",
+    ),
+}
+"""What other tools have a setting for, and here is none -> what there is instead."""
 
 RECIPES_OF_HYDRA = "of Hydra's own settings a recipe may have hydra.sweeper.params alone"
 
@@ -99,13 +108,29 @@ def tracked_settings(config: Any) -> dict[str, Any]:
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """`key: unknown key; did you mean ...?`"""
     known = [*known]
-    if (elsewhere := ELSEWHERE.get(_name(key))) and elsewhere.partition(" ")[0] in known:
-        return f"{key}: unknown key; here it is {elsewhere}"
+    if told := NO_KEY.get(_name(key)) or _elsewhere(key, known):
+        return f"{key}: unknown key; {told}"
+    close = key_meant(key, known)
+    return f"{key}: unknown key; did you mean {close!r}?" if close else f"{key}: unknown key; --help lists all keys"
+
+
+def key_meant(key: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that a key, written wrongly or as another tool calls it, may mean."""
+    known = [*known]
+    if key in known:
+        return key
+    if here := _elsewhere(key, known):
+        return here.removeprefix(HERE).partition(" ")[0]
     name, names = _name(key), {_name(other): other for other in reversed(known)}
     close = [names[name]] if name in names else []  # wrong or missing group
     close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.8)
     close = close or [names[other] for other in difflib.get_close_matches(name, names, n=1)]
-    return f"{key}: unknown key; did you mean {close[0]!r}?" if close else f"{key}: unknown key; --help lists all keys"
+    return close[0] if close else None
+
+
+def _elsewhere(key: str, known: list[str]) -> str | None:
+    here = ELSEWHERE.get(_name(key))
+    return f"{HERE}{here}" if here and here.partition(" ")[0] in known else None
 
 
 def _name(key: str) -> str:

@@ -73,7 +73,8 @@ def family_of(name: str) -> Family:
     known = [*FAMILIES, *_others.names()]
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"; did you mean {close[0]}? Supported" if close else "; supported"
-    raise UnknownFamily(f"{name!r} is not a supported family{hint} are {', '.join(known)}")
+    own = "one of your own is brought by an installed package (docs/own-models.md)"
+    raise UnknownFamily(f"{name!r} is not a supported family{hint} are {', '.join(known)}; {own}")
 
 
 @cache

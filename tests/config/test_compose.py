@@ -273,6 +273,15 @@ def test_the_walk_over_conf_sees_the_files() -> None:
         (["hydra.job.env_set=1"], "hydra.job.env_set: Hydra has it, and it is fixed here"),
         (["hydra/launcher=basic"], "hydra/launcher: goes with -m"),
         (["--qqq"], "command line: unrecognized arguments: --qqq; "),
+        (
+            ["--max_steps", "10"],
+            "command line: unrecognized arguments: --max_steps; a setting is written without dashes: ",
+        ),
+        (
+            ["--train.seq-len=64"],
+            "command line: unrecognized arguments: --train.seq-len=64; a setting is written without",
+        ),
+        (["--config", "my.yaml"], "--config: the configuration of a command is fixed; put your own into a file"),
         (["--config-dir"], "command line: argument --config-dir/-cd: expected one argument; "),
         (["--config-dir=nowhere"], "--config-dir: there is no folder nowhere"),
         (["--experimental-rerun=config.pickle"], "--experimental-rerun: est-train resume=outputs/NAME continues"),

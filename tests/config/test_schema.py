@@ -11,7 +11,17 @@ import yaml
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import PlanConfig, RunConfig, SurveyConfig, TrackingConfig, WandbMode
-from est_cli.config.schema import ELSEWHERE, describe_type, leaves_of, plain, to_yaml, typed, unknown_key
+from est_cli.config.schema import (
+    ELSEWHERE,
+    NO_KEY,
+    describe_type,
+    key_meant,
+    leaves_of,
+    plain,
+    to_yaml,
+    typed,
+    unknown_key,
+)
 from est_cli.config.setting import settings_of
 
 
@@ -149,4 +159,7 @@ def test_what_other_tools_call_a_setting_leads_to_it() -> None:
         assert here.partition(" ")[0] in known and name not in last, name
     assert unknown_key("optim.learning_rate", known) == "optim.learning_rate: unknown key; here it is optim.lr"
     assert unknown_key("num_train_epochs", known).endswith("here it is train.max_tokens")
+    assert key_meant("batch-size".replace("-", "_"), known) == "train.tokens_per_step"
+    assert key_meant("train.seq_len", known) == "train.seq_len" and key_meant("qqqqqqqq", known) is None
+    assert "ACCELERATE_USE_CPU=true" in unknown_key("train.device", known) and not last & NO_KEY.keys()
     assert "here it is" not in unknown_key("learning_rate", settings_of(SurveyConfig).keys() - {"optim.lr"})

@@ -148,6 +148,17 @@ def test_folder_of_the_hubs_layout(tmp_path: Path) -> None:
     refused(from_hub(tmp_path / "set", hub_config="x"), "BuilderConfig 'x' not found")
 
 
+def test_a_data_set_that_offline_work_lacks_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach 'nobody/has-this' on the Hub (OfflineModeIsEnabled)")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    refused(from_hub(Path("nobody/has-this")), "was not downloaded to this machine before, and HF_HUB_OFFLINE is set")
+
+
 def test_new_content_of_a_hub_folder_is_noticed(tmp_path: Path) -> None:
     path = hub_folder(tmp_path / "set", ["old text"])
     before, stat = opened(from_hub(tmp_path / "set")), path.stat()

@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
+
 from est_cli.common.errors import ConfigError, DataError, reason
 from est_cli.data.text.hub_access import how_to_enter, is_gated
 from est_cli.data.text.pieces import Wanted
@@ -123,6 +125,11 @@ def _refusal(text: HubText, error: Exception) -> str:
     """Why a data set cannot be loaded."""
     if is_gated(error):
         return f"dataset.hub_ids: {text.name!r} {how_to_enter(f'datasets/{text.name}')}"
+    if isinstance(error, ConnectionError) and constants.HF_HUB_OFFLINE:
+        return (
+            f"dataset.hub_ids: {text.name!r} was not downloaded to this machine before, and HF_HUB_OFFLINE is set: "
+            "unset it, or read files that are here, dataset=text dataset.files=[corpus/*.txt]"
+        )
     chosen = {"data_files": ",".join(text.files), "data_dir": text.folder}
     of = "".join(f" with dataset.{key}={value}" for key, value in chosen.items() if value)
     return f"dataset.hub_ids: {text.name!r} has no loadable split {text.split!r}{of} ({reason(error)})"
