@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
+import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ class _Whole(Table):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self._least() > options.max_width:
-            self._break_headings()
+            self._break_headings(options.max_width)
         if self._least() <= options.max_width or len(self.columns) < 2:
             yield from super().__rich_console__(console, options.update_width(max(options.max_width, self._least())))
             return
@@ -55,14 +56,26 @@ class _Whole(Table):
         """Columns of the terminal that it takes."""
         return sum((column.min_width or 1) + 3 for column in self.columns) + 1
 
-    def _break_headings(self) -> None:
-        """Where the cells of a column stay on one line, its heading takes one for each word."""
-        for number, column in enumerate(self.columns):
-            if column.no_wrap:
-                words = self._headings[number].split()
-                column.header = Text("\n".join(words))
-                cells = [row[number] for row in self._rows]
-                column.min_width = max(map(cell_len, [*words, *cells]), default=None)
+    def _break_headings(self, room: int) -> None:
+        """Headings of columns whose cells stay on one line go on in further lines, in as few as `room` asks for."""
+        for lines in range(2, max(len(heading.split()) for heading in self._headings) + 1):
+            for number, column in enumerate(self.columns):
+                if column.no_wrap:
+                    parts = _in_lines(self._headings[number], lines)
+                    cells = [row[number] for row in self._rows]
+                    column.header = Text("\n".join(parts))
+                    column.min_width = max(map(cell_len, [*parts, *cells]), default=None)
+            if self._least() <= room:
+                return
+
+
+def _in_lines(heading: str, lines: int) -> list[str]:
+    """The heading in that many lines or fewer, as narrow as can be; words stay whole."""
+    for width in range(max(map(len, heading.split()), default=0), len(heading)):
+        parts = textwrap.wrap(heading, width, break_long_words=False, break_on_hyphens=False)
+        if len(parts) <= lines:
+            return parts
+    return [heading]
 
 
 def _stacked(headings: Sequence[str], row: Sequence[str]) -> Iterator[Text]:

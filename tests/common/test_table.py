@@ -68,3 +68,12 @@ def test_a_long_line_goes_on_below(width: int) -> None:
     print_whole(console, table([""], [[line]], title="To look at", words=[""]))
     assert out.getvalue().split() == ["To", "look", "at", *line.split()]
     assert max(map(len, out.getvalue().splitlines())) <= width
+
+
+def test_a_heading_breaks_into_no_more_lines_than_there_is_need_for() -> None:
+    """Four words one below the other stood beside room for them all."""
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=34, color_system=None)
+    print_whole(console, table(["steps", "loss at its end", "draw spread"], [["3", "8.2931", "0.0291"]], fold=()))
+    shown = [line.split() for line in out.getvalue().splitlines() if line.strip()]
+    assert shown[:2] == [["loss", "at", "draw"], ["steps", "its", "end", "spread"]]

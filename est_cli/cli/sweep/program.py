@@ -66,6 +66,8 @@ class Program:
     """Raises ConfigError where the objective means nothing, given the keys that are swept."""
     note: str = ""
     """Stands below the table."""
+    report: str = ""
+    """The command that compares the jobs, given the sweep's folder; told at the end. Empty: there is none."""
 
     @property
     def command(self) -> Command:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -134,6 +135,8 @@ def print_table(program: Program, sweep: str, rows: Sequence[Row]) -> None:
     if program.note and any(column.key == program.objective for column in columns):
         print_lines(console, program.note)
     print_lines(console, *(f"job {row.number} {_status(row)}: {row.reason}" for row in rows if row.reason))
+    if program.report and sum(row.status in (Status.done, Status.done_before) for row in rows) > 1:
+        print_lines(console, f"next      {program.report} {shlex.quote(sweep)}")
 
 
 def _write_results(program: Program, sweep: Path) -> None:

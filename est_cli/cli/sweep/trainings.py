@@ -49,6 +49,7 @@ TRAININGS = Program(
     columns=lambda jobs: _COLUMNS,
     objective="final_val_loss",
     directions=("minimize", "maximize"),
+    report="est-report",
 )
 
 

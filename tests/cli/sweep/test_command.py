@@ -39,6 +39,7 @@ def test_every_pair_is_a_row(lab: Lab) -> None:
     assert rows[2]["reason"].startswith("stage.t1: step 120 lies after stage.t2")
     assert "*3.1000" in result.out
     assert "job 3 skipped: stage.t1: step 120" in result.out
+    assert result.out.endswith(f"next      est-report outputs/{sweep.name}\n")
     assert [line for line in result.err.splitlines() if line.startswith("job ")] == [
         f"job {number}/4  {NAMES[number - 1]}" for number in (1, 2, 4)
     ]
