@@ -46,6 +46,7 @@ class _Whole(Table):
         if self._least() > options.max_width:
             self._break_headings(options.max_width)
         if self._least() <= options.max_width or len(self.columns) < 2:
+            self._narrow(options.max_width)
             yield from super().__rich_console__(console, options.update_width(max(options.max_width, self._least())))
             return
         yield from ([Text(str(self.title), style="italic")] if self.title else [])
@@ -55,6 +56,29 @@ class _Whole(Table):
     def _least(self) -> int:
         """Columns of the terminal that it takes."""
         return sum((column.min_width or 1) + 3 for column in self.columns) + 1
+
+    def _narrow(self, room: int) -> None:
+        """Take from the widest column what is too much: down to whole words of headings, then to what cells need.
+
+        rich takes more from a column than its min_width allows, and is then wider than the terminal.
+        """
+        hard = [column.min_width or 1 for column in self.columns]
+        words = [max([0, *map(cell_len, str(column.header).split())]) for column in self.columns]
+        widths = [self._widest(number) for number in range(len(self.columns))]
+        for least in ([*map(max, hard, words)], hard):
+            while sum(widths) + 3 * len(widths) + 1 > room:
+                spare = [number for number, width in enumerate(widths) if width > least[number]]
+                if not spare:
+                    break
+                widths[max(spare, key=lambda number: widths[number])] -= 1
+        for column, width in zip(self.columns, widths, strict=True):
+            column.width = width
+
+    def _widest(self, number: int) -> int:
+        """What a column takes where nothing is broken."""
+        column = self.columns[number]
+        cells = [row[number] for row in self._rows]
+        return column.width or max([1, *map(cell_len, [*str(column.header).splitlines(), *cells])])
 
     def _break_headings(self, room: int) -> None:
         """Headings of columns whose cells stay on one line go on in further lines, in as few as `room` asks for."""
