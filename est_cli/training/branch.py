@@ -25,6 +25,11 @@ _FIXED = re.compile(r"model\..*|sampling\..*|seed|optim\.name|train\.(seq_len|to
 """What the steps up to the checkpoint have been counted and drawn by, and what its tensors are of."""
 
 
+def may_change(key: str) -> bool:
+    """Whether a fork may have another value of this key than the run that it begins from."""
+    return key not in OWN and not _FIXED.fullmatch(key)
+
+
 def run_named(name: str, outputs: Path, key: str) -> Path:
     """The folder of a run, or of one in `outputs` that has this name. Raises ConfigError where there is none."""
     named = [outputs / name] if name == os.path.basename(name) else []

@@ -27,7 +27,7 @@ from est_cli.storage.run_dir import (
     lock,
 )
 from est_cli.storage.store import clean_leftovers, step_folders
-from est_cli.training.branch import forked_config, run_named
+from est_cli.training.branch import forked_config, may_change, run_named
 from est_cli.training.extend import LENGTH, is_longer, longer, set_length
 
 log = logging.getLogger(__name__)
@@ -189,6 +189,11 @@ def _same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)
 
 
+def _other_way(key: str, folder: Path) -> str:
+    """The fork that goes on with another value, where one can."""
+    return f"; fork={folder}@STEP run_name=OTHER begins another run that has it" if may_change(key) else ""
+
+
 def _merge(stored: RunConfig, config: RunConfig, given: Given, folder: Path) -> RunConfig:
     wanted, tree = leaves_of(plain(config)), plain(stored)
     of_length = _set_length(tree, stored, wanted, given, folder)
@@ -202,7 +207,7 @@ def _merge(stored: RunConfig, config: RunConfig, given: Given, folder: Path) -> 
         if not _same(parent[name], wanted[key]) and (key in ("run_name", "sweep") or not _is_free(key, stored)):
             raise ConfigError(
                 f"{key}: the run in {folder} was started with {parent[name]!r}, not {wanted[key]!r}; a key that "
-                "defines the run cannot change when it is resumed"
+                f"defines the run cannot change when it is resumed{_other_way(key, folder)}"
             )
         parent[name] = wanted[key]
     tree["run_name"], tree["resume"] = folder.resolve().name, str(folder)

@@ -186,6 +186,8 @@ def test_keys_that_define_the_run_are_frozen(override: str, message: str) -> Non
     with pytest.raises(ConfigError) as error:
         start("resume=outputs/x", override)
     assert str(error.value).startswith(message) and "cannot change when it is resumed" in str(error.value)
+    fixed = override.startswith(("seed", "model", "sampling", "optim.name", "train.tokens_per_step", "run_name"))
+    assert ("; fork=outputs/x@STEP run_name=OTHER begins another run" in str(error.value)) is not fixed
 
 
 def test_runs_of_before_the_type_of_token_ids_could_be_left_open_go_on() -> None:
