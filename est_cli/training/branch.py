@@ -19,6 +19,8 @@ from est_cli.storage.run_dir import RunDir
 from est_cli.storage.store import step_folders
 from est_cli.training.extend import kept_behind, set_length
 
+NEWEST = 5
+"""Runs that are named where the one that was asked for is not there."""
 OWN = ("run_name", "sweep", "share_prefix", "resume", "fork")
 """Whose values are the new run's, given or not; so are those of paths.*."""
 _FIXED = re.compile(r"model\..*|sampling\..*|seed|optim\.name|train\.(seq_len|tokens_per_step)")
@@ -41,7 +43,18 @@ def run_named(name: str, outputs: Path, key: str) -> Path:
     origin, at, step = name.rpartition("@")
     if at and step.isdecimal() and os.path.isfile(RunDir(Path(origin)).config):
         near = f"; fork={name} begins a new run from that checkpoint"
+    near = near or _newest_in(outputs)
     raise ConfigError(f"{key}: {name} is not the folder of a run (it has no config.yaml){also}{near}")
+
+
+def _newest_in(outputs: Path) -> str:
+    """`; the newest runs in OUTPUTS: A, B`, to choose from; empty where there are none."""
+    try:
+        dated = [(os.path.getmtime(file), file.parent.name) for file in outputs.glob("*/config.yaml")]
+    except OSError:
+        return ""
+    names = ", ".join(name for _, name in sorted(dated, reverse=True)[:NEWEST])
+    return f"; the newest runs in {outputs}: {names}" if names else ""
 
 
 def origin_of(config: RunConfig) -> tuple[Path, int]:

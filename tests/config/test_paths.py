@@ -82,7 +82,10 @@ def test_a_run_is_named_alone_where_it_lies_among_the_outputs(tmp_path: Path) ->
     assert start("resume=x", "paths.outputs=a").folder == Path("a/x")
     with pytest.raises(ConfigError, match=r"^resume: x is not .*, and there is none of this name in outputs$"):
         start("resume=x")
-    with pytest.raises(ConfigError, match=r"^resume: b/x is not the folder of a run \(it has no config.yaml\)$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^resume: b/x is not the folder of a run \(it has no config.yaml\); the newest runs in a: x$",
+    ):
         start("resume=b/x", "paths.outputs=a")
     with pytest.raises(ConfigError, match=r"; fork=a/x@8 begins a new run from that checkpoint$"):
         start("resume=a/x@8")
