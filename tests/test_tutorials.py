@@ -33,7 +33,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     programs = Path(sys.executable).parent
     return {
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "EST_DATA": str(tmp_path_factory.mktemp("tokens")),
+        "EST_DATA_CACHE": str(tmp_path_factory.mktemp("tokens")),
         "HF_HUB_OFFLINE": "1",
         "WANDB_MODE": "disabled",
     }
