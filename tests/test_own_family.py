@@ -92,7 +92,7 @@ def test_a_file_of_its_name_gives_other_values(tmp_path: Path) -> None:
 def test_what_is_wrong_is_told_as_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, *CHOSEN, "stage.p_l=0.5").startswith("stage.p_l: has no meaning under scheduler=two_stage")
     assert told(capsys, *CHOSEN, "stage.t2=9.5").startswith("stage.t2: ")
-    assert told(capsys, *CHOSEN, "model.rope_theta=1").endswith("has no meaning in the family squared; leave it null")
+    assert "has no meaning in the family squared; leave it null" in told(capsys, *CHOSEN, "model.rope_theta=1")
     assert "did you mean squared?" in told(capsys, "model.family=square")
     assert "no option 'two_stages'; did you mean 'two_stage'?" in told(capsys, "scheduler=two_stages")
     assert told(capsys, "model.package=est-example==0.1.0").startswith("model.package: the run began with est-example")
@@ -161,6 +161,7 @@ def test_the_test_to_copy_passes() -> None:
     test_est_example.test_the_specification_says_what_the_model_does()
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_it_trains_is_continued_and_opens_in_plain_transformers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], nothing_loaded: None

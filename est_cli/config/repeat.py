@@ -14,7 +14,7 @@ from est_cli.config.groups import groups_of
 from est_cli.config.resolve import check
 from est_cli.config.run import RunConfig
 from est_cli.config.schema import leaves_of, plain
-from est_cli.config.setting import METHOD, keys_with
+from est_cli.config.setting import FREE, METHOD, TRACKED, keys_with
 
 _NAMED = {"model": "model.name", "dataset": "dataset.name", "optim": "optim.name", "scheduler": "scheduler.name"}
 """Groups whose option a configuration may tell by this setting."""
@@ -70,11 +70,13 @@ def hydra_word(text: str) -> str:
 
 
 def _wanted(tree: Mapping[str, Any], dense: bool) -> dict[str, Any]:
-    """What has to be alike: all but the seed, names, trackers and places; of a dense twin nothing of the method."""
+    """What has to be alike: all but the seed, names, trackers, places and prompts; of a dense twin nothing of the
+    method."""
+    own_words = keys_with(RunConfig, FREE) - keys_with(RunConfig, TRACKED)  # change no result, and W&B gets none either
     leaves = {
         key: value
         for key, value in leaves_of(tree).items()
-        if key not in _OF_ONE_RUN and not key.startswith(_OF_ONE_PLACE)
+        if key not in _OF_ONE_RUN and not key.startswith(_OF_ONE_PLACE) and key not in own_words
     }
     if dense:
         usual, method = _settings_with(("scheduler=dense",)), keys_with(RunConfig, METHOD)

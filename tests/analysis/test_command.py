@@ -278,6 +278,7 @@ def test_two_processes_find_what_one_finds(place: Path, tmp_path: Path) -> None:
     assert started(place, tmp_path / "two", *ACCELERATE) == started(place, tmp_path / "one")
 
 
+@pytest.mark.long
 def test_a_signal_ends_the_real_command_cleanly(place: Path, tmp_path: Path) -> None:
     args = [sys.executable, "-m", "est_cli.analyze", f"checkpoint={place / 'first'}", *text_of(place), *SMALL]
     args += ["analyze.probes=100000", "run_name=x"]

@@ -329,6 +329,7 @@ def test_a_setting_may_follow_another() -> None:
 GLOBAL = "# @package _global_\n"
 
 
+@pytest.mark.some(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -377,6 +378,7 @@ def write_recipe(folder: Path, text: str) -> None:
     (folder / "experiment" / "mine.yaml").write_text(text)
 
 
+@pytest.mark.some(4)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "args", "key"),

@@ -89,6 +89,7 @@ def file_with(folder: Path, settings: str, name: str = "mine") -> list[str]:
     return [f"--config-dir={folder}", f"experiment={name}"]
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -207,6 +207,7 @@ def done(corpus: Path, trained: Path, processes: int = 2) -> list[str]:
     return ended.stdout.split()
 
 
+@pytest.mark.long
 def test_killed_again_and_again_it_continues_and_ends_with_the_same_bytes(corpus: Path, trained: Path) -> None:
     kept: dict[Path, int] = {}
     for enough in (1, 10, 25):

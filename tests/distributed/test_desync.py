@@ -8,6 +8,7 @@ from tests.distributed.test_training import SHORT
 from tests.lab.lab import Lab, Plant, train_records
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_another_draw_is_noticed_before_its_step(lab: Lab, rank: int, strategy: str) -> None:

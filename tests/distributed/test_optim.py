@@ -33,6 +33,7 @@ def test_layers_that_ran_nowhere_decay_where_they_are_spread(lab: Lab) -> None:
     assert_same_training(lab.at("one"), lab.at("two"), rel=1e-10)
 
 
+@pytest.mark.long
 def test_muon_in_replicas_and_then_in_shares(lab: Lab) -> None:
     """Replicas stay equal (launch.check_every), and their checkpoint goes on sharded; bf16 rounds sums of sums anew."""
     settings = (*SHORT, "optim=muon", "train.micro_batch=2", "optim.lr=0.003")

@@ -105,7 +105,7 @@ LONG = ("4 ddp gpt2 forward", "2 ddp llama forward", "4 fsdp gpt2 forward", "2 f
 """Each pairs what others have one by one."""
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.long] * (case in LONG)) for case in CASES])
 def test_several_processes_train_what_one_trains(lab: Lab, alone: Callable[..., Alone], case: str) -> None:
     count, strategy, model, size, redraw = CASES[case]
@@ -121,6 +121,7 @@ def test_several_processes_train_what_one_trains(lab: Lab, alone: Callable[..., 
     assert all(rank.out == "" and rank.last_words == [] for rank in ended[1:])
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("model", "strategy"),
     [
@@ -161,7 +162,7 @@ def test_only_a_replica_is_whole_on_its_device(lab: Lab, strategy: str) -> None:
     assert [rank.code == 0 for rank in ended] == [strategy == "fsdp"] * 2, ended[0].err
 
 
-@pytest.mark.some(1)
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_killed_run_of_two_continues_bit_for_bit(lab: Lab, strategy: str) -> None:
     settings = (*FEW, f"launch.strategy={strategy}", "train.micro_batch=2")

@@ -257,6 +257,7 @@ def numbers(name: str) -> list[tuple[int, float, float]]:
     return [(record["seed"], record["score"], round(record["epochs"][0]["loss"], 4)) for record in records]
 
 
+@pytest.mark.long
 def test_two_processes_give_the_metric_of_one(place: Path) -> None:
     """Those of torchrun; tests/cli/sweep/test_evaluations_restart.py has two of launch.num_processes."""
     est_eval(place, *UNEVEN, "run_name=one")

@@ -22,6 +22,7 @@ ROWS = {
     "A6": "est-eval, est-analyze, est-report killed",
     "A7": "SIGKILL while the text is tokenised ahead",
     "A8": "killed while a run is made longer or begins from another",
+    "A9": "killed while a run goes back from a spike",
     "B1": "resumed at each step, without a fault",
     "B2": "settings that must not change what is trained",
     "B3": "the same step cut into micro-batches and processes",

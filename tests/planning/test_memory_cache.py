@@ -46,6 +46,7 @@ def test_the_second_plan_is_the_first(estimated: list[MemoryEstimate], folder: P
     assert first.memory == estimated[0] == second.memory
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     "other",
     ["stage.p_h=1.0", "model.num_layers=2", "train.precision=bf16", "train.seq_len=64", "optim=muon",

@@ -56,7 +56,7 @@ def test_gpt2_base_by_boundaries(name: str, saving: float) -> None:
     assert made.request == f"target_saving={saving} (blocks)"
 
 
-@pytest.mark.some(8)
+@pytest.mark.some(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("convention", ["blocks", "total"])
 @pytest.mark.parametrize("name", SOLVABLE)

@@ -82,6 +82,7 @@ ODD: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("summary", ODD, ids=lambda value: str(value)[:30])
 def test_odd_summaries_are_shown_as_far_as_they_can_be(tmp_path: Path, summary: dict[str, Any]) -> None:
     folder = make_run(tmp_path / "runs" / "a", summary=summary)

@@ -32,6 +32,7 @@ def test_every_run_has_a_name_of_its_own() -> None:
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(("letter", "size"), [("a", "m"), ("i", "s")])
 def test_a_dense_run_of_equal_flops_uses_as_many(letter: str, size: str) -> None:
     est, dense = (planned(letter, size, arm).ledger.used.total for arm in ("three_stage", "dense, equal FLOPs"))

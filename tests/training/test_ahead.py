@@ -19,6 +19,7 @@ AHEAD = ("device_works_on_its_own",)
 STEP = "est_cli.training.train.train_step"
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("settings", [(), ("sampling.redraw=forward", "model.dropout=0.1")], ids=["step", "forward"])
 def test_the_same_run(lab: Lab, golden: Golden, settings: tuple[str, ...]) -> None:
     ended = lab.tiny("x", *settings, plants=[AHEAD])

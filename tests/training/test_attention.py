@@ -12,6 +12,7 @@ from tests.lab.lab import Lab, losses, sha256_of
 SHORT = ("train.max_steps=6", "stage.t1=2", "stage.t2=4", "train.eval_every=3", "train.sample_every=3")
 
 
+@pytest.mark.long
 def test_each_kernel_trains_the_same(lab: Lab) -> None:
     for kernel in ("auto", "flash", "math"):
         ended = lab.tiny(kernel, *SHORT, f"train.attention={kernel}")

@@ -62,6 +62,7 @@ def test_a_shorter_end_with_other_settings(lab: Lab, origin: Path) -> None:
     assert again.code == 0 and "this run is finished" in again.out
 
 
+@pytest.mark.long
 def test_it_reads_another_text_with_the_same_tokenizer(lab: Lab, origin: Path) -> None:
     other = write_corpus(lab.folder / "other.jsonl", seed=5)
     refused = fork(lab, f"dataset.files={other}")
@@ -110,6 +111,7 @@ def test_the_other_run_may_have_been_killed_in_a_record(lab: Lab, origin: Path) 
     assert outcome(lab.at("b"))["sha256"] == outcome(origin)["sha256"]
 
 
+@pytest.mark.long
 def test_a_fork_is_made_longer_as_any_run(lab: Lab, origin: Path) -> None:
     assert fork(lab, "train.max_steps=32").code == 0
     assert lab.train("resume=outputs/b", "train.max_steps=45").code == 0

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.lab.lab import ENVIRONMENT, Lab, outcome
 
 
@@ -30,6 +32,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.long
 def test_sigterm_then_to_the_end(lab: Lab, golden: Callable[..., dict[str, Any]]) -> None:
     checkpoints = lab.at("x") / "checkpoints"
     with start(lab) as first:

@@ -142,6 +142,7 @@ def not_finite_at_the_end(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     monkeypatch.setattr(train, "evaluate", last_evaluation)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("what", ["training loss", "validation loss", "weights", "training loss and validation loss"])
 def test_what_is_not_finite_after_the_last_step_loses_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str

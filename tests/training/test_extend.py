@@ -50,6 +50,7 @@ def test_it_is_the_run_of_that_length(lab: Lab, short: Path) -> None:
     assert again.code == 0 and "this run is finished" in again.out
 
 
+@pytest.mark.long
 def test_boundaries_that_are_passed_stay_the_steps_they_were(lab: Lab) -> None:
     """Also from a run that has not come to its end; what lies ahead is a fraction of the new length."""
     fractions = ("stage.t1=0.27", "stage.t2=0.9", "optim.warmup=0.1", "optim.decay=0.1")
@@ -87,6 +88,7 @@ def test_killed_before_it_is_longer_it_ends_again_as_it_had(lab: Lab, short: Pat
     assert outcome(short) == lab.golden()
 
 
+@pytest.mark.long
 def test_a_constant_rate_goes_on_from_the_end(lab: Lab) -> None:
     settings = ("optim.schedule=constant", "train.eval_every=5")
     assert lab.tiny("x", *settings).code == 0

@@ -35,7 +35,7 @@ def test_every_family_has_a_preset() -> None:
     assert families == set(FAMILIES) - {"gpt2", "mamba", "mamba2"}
 
 
-@pytest.mark.some(6)
+@pytest.mark.some(3)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_it_trains_and_plain_transformers_finds_the_same_loss(shared: Lab, preset: str) -> None:
     ended = shared.tiny(preset, *small(preset), *SIX)
@@ -54,6 +54,7 @@ def test_it_trains_and_plain_transformers_finds_the_same_loss(shared: Lab, prese
     assert loss == pytest.approx(json.loads((run / "summary.json").read_text())["final_val_loss"], rel=1e-5)
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize("preset", ["gemma2_tiny", "olmo2_tiny"])
 def test_it_goes_on_after_a_kill(lab: Lab, golden: Callable[..., dict[str, Any]], preset: str) -> None:
     """Sampled norms, norms behind branches, a cap at the LM head."""

@@ -50,7 +50,7 @@ def origin(lab: Lab, name: str) -> tuple[str, int]:
     return told["run"], told["step"]
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     ("of_both", "own"),
     [
@@ -76,6 +76,7 @@ def test_a_forked_run_is_the_run_alone(
     assert outcome(lab.at("s/b")) == lab.golden(*of_both, *own)
 
 
+@pytest.mark.long
 def test_the_longest_common_part_counts(lab: Lab, first: Callable[..., Path]) -> None:
     first()
     assert forked(lab, "b", "stage.t1=4").code == 0
@@ -121,7 +122,7 @@ def test_a_damaged_checkpoint_is_not_taken(lab: Lab, first: Callable[..., Path])
     assert outcome(lab.at("s/b")) == lab.golden(f"stage.t2={LATER}")
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @pytest.mark.parametrize(
     "plant",
     [

@@ -84,7 +84,7 @@ POINTS = {
 }
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(1)
 @pytest.mark.parametrize("where", POINTS)
 def test_killed_at_one_point_after_the_other(lab: Lab, golden: Golden, where: str) -> None:
     for plant in POINTS[where]:
@@ -94,7 +94,7 @@ def test_killed_at_one_point_after_the_other(lab: Lab, golden: Golden, where: st
     assert outcome(lab.at("x")) == golden()
 
 
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -133,6 +133,7 @@ def test_the_tiny_run_passes_ends_of_epochs(lab: Lab) -> None:
     assert blocks % 4, "and they fall inside of steps"
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize(
     "mutant",
     ["drop_optimizer_state", "skip_a_batch", "reuse_the_last_draw", "shift_the_learning_rate", "forget_last_loss"],

@@ -56,7 +56,7 @@ def killed(target: str, step: int, when: str) -> Plant:
     return ("at_step", target, step, when, "SIGKILL")
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_it_survives_kills_around_its_transitions_and_keeps_to_its_plan(lab: Lab, golden: Golden, name: str) -> None:
     """Before the first step of a stage what it grows is still to come, after that step's update it is done."""
@@ -80,6 +80,7 @@ def test_it_survives_kills_around_its_transitions_and_keeps_to_its_plan(lab: Lab
     assert [change["step"] for change in summary["transitions"]] == [step + 1 for step in scheduler.transitions()]
 
 
+@pytest.mark.long
 def test_they_are_different_trainings(golden: Golden) -> None:
     losses = {name: tuple(r["loss"] for r in golden(*settings(name))["records"] if "loss" in r) for name in SCHEDULERS}
     assert len(set(losses.values())) == len(SCHEDULERS)

@@ -67,6 +67,7 @@ def test_going_back_is_reading_on_behind_the_spike(lab: Lab, plants: list[Plant]
     assert [r["passed_samples"] for r in train_records(run)] == [0] * PLACE + [PASSED] * 10
 
 
+@pytest.mark.long
 def test_going_back_in_a_run_whose_batch_grows(lab: Lab) -> None:
     """Steps of stage 3 read 8 samples: step 20 begins with sample 4 * 18 + 8 * 2, the spike with 8 * 2 more."""
     grows, first = "train.tokens_per_step=[128,128,256]", 88
@@ -76,6 +77,7 @@ def test_going_back_in_a_run_whose_batch_grows(lab: Lab) -> None:
     assert [(event["first_sample"], event["samples"]) for event in events(run, "rewind")] == [(first, 24)]
 
 
+@pytest.mark.long
 def test_what_was_undone_was_spent(lab: Lab) -> None:
     """Three steps more than were planned; all of stage 3 cost the same."""
     run, plain = trained(lab, "x", *REWIND), trained(lab, "plain", plants=[])
@@ -124,6 +126,7 @@ def test_a_fork_goes_back_to_where_it_began(lab: Lab) -> None:
     assert [(event["step"], event["from_step"]) for event in events(lab.at("y"), "rewind")] == [(26, 28)]
 
 
+@pytest.mark.long
 def test_a_run_that_shares_its_beginning_goes_back_as_it_would_alone(lab: Lab) -> None:
     """Not to the other's transition at step 18, after which it would have no checkpoint itself."""
     sharing, early = ("sweep=s", "share_prefix=true"), ("bad_samples", 18 * BATCH, 18 * BATCH, 100.0)
@@ -157,6 +160,7 @@ def test_nothing_is_a_spike_where_nothing_is(lab: Lab) -> None:
         assert (weights(run), losses(run)) == (weights(plain), losses(plain))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 @pytest.mark.parametrize("guard", [pytest.param(SKIP, marks=pytest.mark.long), REWIND], ids=["skip", "rewind"])
 def test_two_processes_do_it_alike(lab: Lab, guard: tuple[str, ...], strategy: str) -> None:
@@ -171,6 +175,7 @@ def test_two_processes_do_it_alike(lab: Lab, guard: tuple[str, ...], strategy: s
     assert len(events(lab.at("x"), "skipped" if guard is SKIP else "rewind")) == 1
 
 
+@pytest.mark.long
 def test_text_that_is_tokenised_ahead(server: Server, tmp_path: Path) -> None:
     """The samples behind those that are passed over are of the next part, which is waited for."""
     for number in range(3):

@@ -31,6 +31,7 @@ def test_micro_batches_are_only_a_way_to_save_memory(lab: Lab) -> None:
         assert validation[0] == pytest.approx(validation[1], rel=1e-5)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     "settings",
     [("train.lm_loss=whole",), ("train.lm_loss=torch",), ("train.lm_chunk=7",), ("train.pad_vocab_to=128",)],

@@ -108,6 +108,7 @@ def test_what_ends_the_processes_ends_the_run(
     assert continued(outcome(lab.at("x"))) == continued(whole)
 
 
+@pytest.mark.long
 def test_two_processes(text: Lab, lab: Lab) -> None:
     """Those of rank 0 tokenise; the other follows, and both wait for what one lacks."""
     small = ("train.max_steps=20", "train.eval_every=0", "dataset.tokenize=ahead")

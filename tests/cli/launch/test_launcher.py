@@ -121,6 +121,7 @@ def test_one_line_and_the_promised_code(tmp_path: Path, case: str) -> None:
     assert not list(tmp_path.glob("est-launch-*"))
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize(
     ("plan", "rank"), [(["bug", "lost"], 0), (["lost", "bug"], 1), (["bug", "bug"], 0), (["lost", "stuck bug"], 1)]
 )

@@ -26,6 +26,7 @@ FAILURES: dict[str, tuple[Plan, list[int | None]]] = {
 }
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("case", FAILURES)
 def test_what_happens_to_one_happens_to_all(tmp_path: Path, case: str) -> None:
     plan, codes = FAILURES[case]
@@ -57,6 +58,7 @@ SIGNALS: dict[str, tuple[Plan, list[signal.Signals], list[int | None], float, fl
 }
 
 
+@pytest.mark.some(3)
 @pytest.mark.parametrize("case", SIGNALS)
 def test_signals(tmp_path: Path, case: str) -> None:
     plan, signals, codes, at_least_s, at_most_s = SIGNALS[case]

@@ -87,6 +87,7 @@ def test_a_longer_list_in_another_order_takes_what_is_there(lab: Lab) -> None:
     assert lab.take_ran() == ["lr=0.001", "lr=0.002"]
 
 
+@pytest.mark.long
 def test_every_way_to_list_values(lab: Lab) -> None:
     args = (
         "sweep=mine",
