@@ -45,7 +45,7 @@ test-fast: install ## ruff and the tests that start no training (two CPU cores, 
 test-faults: install ## the whole fault suite of docs/faults.md (two CPU cores, 20 minutes)
 	EST_FAULTS=full EST_FAULT_REPORT=outputs/faults.md $(PYTEST) $(TWO_AT_A_TIME) tests/faults $(PYTEST_ARGS)
 
-test-long: install ## the cases of several processes, kills and comparisons that make test leaves out (15 minutes)
+test-long: install ## the cases of several processes, kills and comparisons that make test leaves out (not timed as a whole)
 	EST_LONG=1 $(PYTEST) $(TWO_AT_A_TIME) -m long tests $(PYTEST_ARGS)
 
 docs: $(VENV)-docs/.installed ## build the docs as a site into site/: links are checked, nothing is loaded from elsewhere
