@@ -63,6 +63,9 @@ CANDIDATES = {
     "one_layer": _saving("scheduler=one_layer"),
 }
 
+WIDE = {"dense": DENSE, "three_stage": EST, "raptr": CANDIDATES["raptr"]}
+"""What the study of widths tunes the learning rate for."""
+
 STUDIES: dict[str, Study] = {
     "a": Study(
         "Does EST reach the loss of dense training at equal steps, and is it better at equal FLOPs?",
@@ -181,6 +184,16 @@ STUDIES: dict[str, Study] = {
             "dense, equal FLOPs": Arm(DENSE.overrides, as_long_as="raptr"),
         },
         sizes=("x",),
+    ),
+    "v": Study(
+        "Which learning rate suits which arm at width 64?",
+        {
+            f"{name}, lr {lr}": Arm((*arm.overrides, f"optim.lr={lr}"), saves=arm.saves)
+            for lr, (name, arm) in product((0.0015, 0.003, 0.006), WIDE.items())
+        },
+        sizes=("w64",),
+        seeds=(0,),
+        reference="dense, lr 0.003",
     ),
     "j": Study(
         "Does EST reach the loss of dense training at the size of GPT-2 base, and is it better at equal FLOPs?",
