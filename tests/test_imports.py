@@ -23,8 +23,7 @@ LEVELS = (
     {"models"},
     {"reporting"},
     {"training"},
-    {"planning", "evaluation", "analysis", "surveying"},
-    {"publishing"},
+    {"planning", "evaluation", "analysis"},
     {"cli"},
     {"train", "plan", "eval", "analyze", "report", "corpus", "push"},
 )

@@ -43,7 +43,7 @@ COMMAND = Command(
     schema=SurveyConfig,
     usage=USAGE,
     accept=_accept,
-    run="est_cli.surveying.show:show_data",
+    run="est_cli.corpus.show:show_data",
     launches=False,
     stopped="what was tokenised is kept; the same command goes on with the rest",
 )
@@ -55,7 +55,3 @@ def main(argv: Sequence[str]) -> None:
 
 def console() -> None:
     leave(enter("est-data", main))
-
-
-if __name__ == "__main__":
-    console()

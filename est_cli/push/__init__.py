@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     if chosen is not None and (problem := license_problem("--license", chosen)):
         raise ConfigError(problem)
     with signals_deferred():
-        from est_cli.publishing.publish import Order, publish  # torch, transformers, matplotlib
+        from est_cli.push.publish import Order, publish  # torch, transformers, matplotlib
 
     publish(Order(folder, arguments.repo, chosen, arguments.public, arguments.replace, arguments.dry_run))
 
@@ -75,7 +75,3 @@ def _parser() -> _Parser:
 
 def console() -> None:
     leave(enter("est-push", main))
-
-
-if __name__ == "__main__":
-    console()

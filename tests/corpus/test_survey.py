@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from est_cli.config import DatasetConfig, Source
 from est_cli.data import Corpus, load_corpus
 from est_cli.data.tokens.encode import DOCUMENTS, ENDS
-from est_cli.surveying.survey import Documents, documents_of, odd_tokens, samples_of
+from est_cli.corpus.survey import Documents, documents_of, odd_tokens, samples_of
 from tests.lab.corpora import documents, files, ids, write_jsonl
 
 END = "<|endoftext|>"
@@ -59,7 +59,7 @@ def test_two_files_of_the_same_text_are_duplicates(tmp_path: Path, monkeypatch: 
 
 def test_what_an_older_version_has_not_kept_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = load_corpus(files(write_jsonl(tmp_path / "a.jsonl", documents(10))), "bpe", 300, tmp_path / "data")
-    monkeypatch.setattr("est_cli.surveying.survey.intact", lambda folder, full: {"documents": 10})
+    monkeypatch.setattr("est_cli.corpus.survey.intact", lambda folder, full: {"documents": 10})
     for name in (DOCUMENTS, ENDS):
         (corpus.folders[0] / name).unlink()
     assert documents_of(corpus) == Documents(10, None, None, None, 0, 0, 0, 0)

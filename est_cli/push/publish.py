@@ -9,8 +9,8 @@ from pathlib import Path
 from est_cli.common.errors import CheckpointError, ConfigError
 from est_cli.common.redact import one_line
 from est_cli.models.pretrained import model_digest
-from est_cli.publishing.hub import WEIGHTS, check_login, check_repo, push
-from est_cli.publishing.scores import scores_of
+from est_cli.push.hub import WEIGHTS, check_login, check_repo, push
+from est_cli.push.scores import scores_of
 from est_cli.reporting.card import is_edited, model_card, write_card, write_picture
 from est_cli.reporting.drawing import png_of
 from est_cli.reporting.figures import loss_figure

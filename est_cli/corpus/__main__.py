@@ -1,0 +1,5 @@
+"""python -m est_cli.corpus is est-data."""
+
+from est_cli.corpus import console
+
+console()
