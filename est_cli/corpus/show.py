@@ -10,12 +10,12 @@ from typing import Any
 from est_cli.common.table import print_lines, table_console
 from est_cli.config import SurveyConfig
 from est_cli.config.resolve import Resolved, resolve
+from est_cli.corpus.survey import documents_of, odd_tokens, samples_of
 from est_cli.data import Corpus
 from est_cli.data.tokens.tokenizer import token_count
 from est_cli.families import spec_of
 from est_cli.models import hf_config
 from est_cli.storage.run_dir import write_result
-from est_cli.corpus.survey import documents_of, odd_tokens, samples_of
 from est_cli.training.parts import configured_corpus, with_settled_text
 
 MOST_BYTES = 1 << 24

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from est_cli.config import DatasetConfig, Source
+from est_cli.corpus.survey import Documents, documents_of, odd_tokens, samples_of
 from est_cli.data import Corpus, load_corpus
 from est_cli.data.tokens.encode import DOCUMENTS, ENDS
-from est_cli.corpus.survey import Documents, documents_of, odd_tokens, samples_of
 from tests.lab.corpora import documents, files, ids, write_jsonl
 
 END = "<|endoftext|>"

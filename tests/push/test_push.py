@@ -19,8 +19,8 @@ from est_cli.cli.entry import enter
 from est_cli.evaluation.results import keep_zero_shot
 from est_cli.models.pretrained import model_digest
 from est_cli.push import hub as hub_side
-from est_cli.push import publish as publishing
 from est_cli.push import main
+from est_cli.push import publish as publishing
 from est_cli.reporting.card import is_edited
 from est_cli.storage.store import verify_folder, write_folder
 from tests.lab.hub import READER, TOKEN, Hub, Repo, hub_here
