@@ -33,7 +33,7 @@ from est_cli.config import Parameters
 from est_cli.config.resolve import resolve
 from est_cli.config.stored import stored_config
 from est_cli.distributed.workers import Cells, WorkShare
-from est_cli.est.index import hash_numbers
+from est_cli.est.hashing import hash_numbers
 from est_cli.models.pretrained import Checkpoint
 from est_cli.storage.run_dir import run_of
 

@@ -30,7 +30,7 @@ from est_cli.analysis.parameters import GROUPS, chosen, filter_dims, group_names
 from est_cli.common.errors import ConfigError
 from est_cli.data.tokens.tokenizer import tokenizer_digest
 from est_cli.distributed.workers import Cells, WorkShare
-from est_cli.est.index import hash_numbers
+from est_cli.est.hashing import hash_numbers
 
 
 def flatness(job: AnalysisJob) -> Outcome:

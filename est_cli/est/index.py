@@ -18,14 +18,12 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from .hashing import counted, further, hash_numbers, hashed, uniform
 from .schedule import SamplingRates, Stage
 from .sizes import DEFAULTS, SampleSizes, SamplingOptions, sample_size, sample_sizes
 from .spec import ModelSpec
 
 _HEADS, _COLUMNS, _LAYERS = 1, 2, 3  # one independent stream of keys for each kind of unit
-_GOLDEN = 0x9E3779B97F4A7C15
-_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # SplitMix64 (Steele, Lea, Flood 2014)
-_WORD = (1 << 64) - 1
 _POWERS = {"inverse": 1.0, "sqrt": 0.5, "none": 0.0}
 
 
@@ -152,12 +150,11 @@ class IndexGenerator:
 
     def _chosen(self, steps: Tensor, place: tuple[int, ...], how: str, p_l: Sequence[float]) -> Tensor:
         """(S, L) bool: which layers run in each step, where each layer is drawn by itself."""
-        key = torch.full_like(steps, _signed(hash_numbers((self.seed,))))
+        key = hashed((self.seed,), steps)
         numbers: list[Tensor | int] = [steps, *place, _LAYERS]
         for number in numbers:
-            key = _mix(key + _signed(_GOLDEN) + number)  # as hash_numbers
-        keys = _mix(torch.arange(1, self.spec.num_layers + 1) * _signed(_GOLDEN) + key.unsqueeze(1))
-        return _shift_right(keys, 11).to(torch.float64) * 2.0**-53 < self._chances(how, p_l)
+            key = further(key, number)
+        return uniform(counted(key, self.spec.num_layers)) < self._chances(how, p_l)
 
     def _chances(self, how: str, p_l: Sequence[float]) -> Tensor:
         """(S, L) float64: the probability of each layer to run, `how` is chance or depth."""
@@ -217,32 +214,5 @@ def _heads_of(groups: Tensor, group_size: int) -> Tensor:
 
 def _sample(key: tuple[int, ...], rows: int, n: int, k: int) -> Tensor:
     """(rows, k) int64: in each row k of range(n), uniform without replacement, sorted."""
-    counters = torch.arange(1, rows * n + 1, dtype=torch.int64) * _signed(_GOLDEN) + _signed(hash_numbers(key))
-    keys = _mix(counters).view(rows, n)
+    keys = counted(hash_numbers(key), rows * n).view(rows, n)
     return keys.topk(k, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
-
-
-def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64, whose products wrap around as unsigned ones do."""
-    x = (x ^ _shift_right(x, 30)) * _signed(_MULTIPLIERS[0])
-    x = (x ^ _shift_right(x, 27)) * _signed(_MULTIPLIERS[1])
-    return x ^ _shift_right(x, 31)
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)  # torch shifts int64 arithmetically; the mask drops the sign
-
-
-def hash_numbers(numbers: tuple[int, ...]) -> int:
-    """One 64-bit number from several, the same on every machine and Python (unlike hash())."""
-    state = 0
-    for number in numbers:
-        state = (state + _GOLDEN + number) & _WORD
-        for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
-            state = ((state ^ (state >> shift)) * multiplier) & _WORD
-        state ^= state >> 31
-    return state
-
-
-def _signed(x: int) -> int:
-    return x - (1 << 64) if x >> 63 else x

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification, PreTrainedModel
 
 from est_cli.common.errors import CheckpointError
-from est_cli.est.index import hash_numbers
+from est_cli.est.hashing import hash_numbers
 from est_cli.evaluation.glue import Example
 from est_cli.models.pretrained import Checkpoint, in_body, load_model
 

@@ -24,7 +24,7 @@ from est_cli.common.counts import counted
 from est_cli.common.errors import NumericsError
 from est_cli.config import EvalSettings, OptimConfig, Select
 from est_cli.distributed.workers import WHOLE, Processes
-from est_cli.est.index import hash_numbers
+from est_cli.est.hashing import hash_numbers
 from est_cli.evaluation.classifier import Encoded, collate, epoch_order, logits_of, steps_of
 from est_cli.evaluation.glue import Task
 from est_cli.training.optim import build_optimizer, update

@@ -15,7 +15,7 @@ from statistics import pstdev
 import torch
 
 from est_cli.est import Subnetwork
-from est_cli.est.index import hash_numbers
+from est_cli.est.hashing import hash_numbers
 from est_cli.training.run import Run
 from est_cli.training.validation import validation_loss
 

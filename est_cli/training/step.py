@@ -24,7 +24,7 @@ from est_cli.distributed import Agreed, read_header, step_header
 from est_cli.est import reached_parts
 from est_cli.est.coverage import Coverage
 from est_cli.est.growth import grow
-from est_cli.est.index import hash_numbers
+from est_cli.est.hashing import hash_numbers
 from est_cli.est.sizes import SequenceCounts, sample_sizes
 from est_cli.est.stacking import copied_from
 from est_cli.training.health import LayerWatch

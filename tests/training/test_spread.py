@@ -24,7 +24,7 @@ from est_cli.config import (
 )
 from est_cli.config.resolve import check
 from est_cli.est import IndexGenerator, SamplingRates, apply_est
-from est_cli.est.index import hash_numbers
+from est_cli.est.hashing import hash_numbers
 from est_cli.families import spec_of
 from est_cli.tracking import read_metrics
 from est_cli.training import train
