@@ -28,7 +28,7 @@ from est_cli.analysis.display import draws_figure
 from est_cli.analysis.gates import Gates, expressible
 from est_cli.analysis.structural_dropout import complete_again, family_spec
 from est_cli.config import AnalyzeConfig
-from est_cli.config.resolve import options_of
+from est_cli.config.method import options_of
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingRates, apply_est
 from est_cli.est.sizes import sample_sizes
 from est_cli.models.documents import document_inputs

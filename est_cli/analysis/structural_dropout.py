@@ -25,7 +25,7 @@ from est_cli.analysis.curvature import PRODUCT_COST, Estimate, dot, estimate, gr
 from est_cli.analysis.gates import Gates, expressible, outputs_of
 from est_cli.common.errors import ConfigError
 from est_cli.config import AnalyzeConfig
-from est_cli.config.resolve import options_of
+from est_cli.config.method import options_of
 from est_cli.distributed.workers import WorkShare
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingRates, Subnetwork, apply_est
 from est_cli.est.sizes import realised_rates, sample_sizes

@@ -16,7 +16,7 @@ from est_cli.config.schedulers.shared.scheduler import LEFT_OUT, as_list
 from est_cli.config.setting import SETTLED, at_least, setting, settings_of
 from est_cli.config.stage import MAX_STAGES, StageConfig
 from est_cli.est.schedule import SamplingRates, boundary_step
-from est_cli.est.sizes import CHOICES
+from est_cli.est.sizes import CHOICES, SamplingOptions
 
 if TYPE_CHECKING:
     from est_cli.config.run import RunConfig
@@ -55,6 +55,13 @@ class SamplingConfig:
         choices=CHOICES["ranks"],
         brief="One subnetwork for all processes, or each its own",
     )
+    cover: str = setting(
+        "independent",
+        "How the draws of a step go together: each by itself, or every unit in as many of them as every other "
+        "(balanced, with redraw=forward or ranks=independent).",
+        choices=CHOICES["cover"],
+        brief="balanced: a step's draws cover all units alike",
+    )
     per_layer: bool = setting(
         True,
         "false: all layers share one draw of heads and columns.",
@@ -88,6 +95,11 @@ class SamplingConfig:
     )
 
 
+def options_of(sampling: SamplingConfig) -> SamplingOptions:
+    """The sampling options in the form that est_cli.est takes. Raises ValueError where they do not go together."""
+    return SamplingOptions(**vars(sampling))
+
+
 def refuse_stage_option(chosen: Mapping[str, Any]) -> None:
     """ConfigError where an option of stage/ is chosen for a run that has no such stages, `chosen` by group.
 
@@ -105,6 +117,7 @@ def scheduler_problems(config: RunConfig, steps: int) -> Iterator[str]:
     if problem := package_problem("scheduler.package", config.scheduler.package, origin_of(name)):
         yield problem
     yield from _meaningless(config)
+    yield from _sampling_problems(config.sampling) if "cover" in scheduler.sampling else ()
     missing = [key for key in scheduler.reads if getattr(stage, key) is None]
     yield from (f"stage.{key}: is missing; scheduler={name} needs it" for key in missing)
     if scheduler.grows and config.model.family == "hf" and config.model.pretrained:
@@ -116,6 +129,15 @@ def scheduler_problems(config: RunConfig, steps: int) -> Iterator[str]:
     if not missing and not wrong and not _out_of_range(stage):
         try:
             scheduler.make(steps, stage)
+        except ValueError as error:
+            yield str(error)
+
+
+def _sampling_problems(sampling: SamplingConfig) -> Iterator[str]:
+    """What does not go together, of words that are known."""
+    if all(getattr(sampling, key) in words for key, words in CHOICES.items()):
+        try:
+            options_of(sampling)
         except ValueError as error:
             yield str(error)
 

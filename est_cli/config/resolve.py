@@ -10,7 +10,7 @@ from est_cli.config.batch import batch_schedule, stage_problems
 from est_cli.config.data import dataset_problems
 from est_cli.config.launch import launch_problems
 from est_cli.config.length import max_steps, with_steps
-from est_cli.config.method import SamplingConfig, scheduler_problems
+from est_cli.config.method import options_of, scheduler_problems
 from est_cli.config.micro_batch import pieces, requested
 from est_cli.config.model import HF, fit_problems, model_problems, preset_sizes
 from est_cli.config.optim import decay_begin, lr_span_problems, optim_problems
@@ -18,13 +18,12 @@ from est_cli.config.paths import paths_problems
 from est_cli.config.plan import PlanConfig, of_any_length, plan_problems
 from est_cli.config.run import RunConfig, run_problems, tokenizer_of
 from est_cli.config.schedulers import scheduler_named
-from est_cli.config.schema import plain
 from est_cli.config.setting import range_problems, refuse
 from est_cli.config.training import micro_batch_problems, train_problems
 from est_cli.est.batch import BatchSchedule
 from est_cli.est.flops import FlopsLedger, ledger_of, planned_counts
 from est_cli.est.schedule import SamplingScheduler
-from est_cli.est.sizes import MicroBatchSplit, SamplingOptions, SequenceCounts, scheduled_sizes
+from est_cli.est.sizes import MicroBatchSplit, SamplingOptions, SequenceCounts, draws_of, scheduled_sizes
 from est_cli.est.spec import ModelSpec
 
 
@@ -67,6 +66,15 @@ class Resolved:
             number: MicroBatchSplit(tuple(pieces(step.sequences, size or step.sequences, world_size)), world_size)
             for number, (step, size) in enumerate(of_stages, start=1)
         }
+
+    def split_problems(self, world_size: int) -> Iterator[str]:
+        """What does not go with how a step is cut among so many processes."""
+        splits, stages = self.splits(world_size), self.scheduler.stages
+        sampled = [number for number in self.scheduler.occupied() if stages[number - 1].rates.sampled]
+        draws = [len(draws_of(self.options, splits[number])) for number in sampled]
+        if self.options.cover == "balanced" and draws and max(draws) == 1:
+            more = "a smaller train.micro_batch" if self.options.redraw == "forward" else "more processes"
+            yield f"sampling.cover: balanced shares units out among the draws of a step, and there is one; use {more}"
 
     def planned(self, spec: ModelSpec, world_size: int) -> dict[int, SequenceCounts]:
         """What the whole run will run of the model that `spec` describes, by stage (see planned_counts).
@@ -116,6 +124,8 @@ def check(config: RunConfig) -> Resolved:
     refuse(lr_span_problems(config.optim, run.batch))
     refuse(run._fit_problems(preset_sizes(config.model)) if config.model.family != HF else ())
     refuse(micro_batch_problems(run, config.sampling.redraw == "forward" or drops_entries(config)))
+    if config.sampling.ranks == "same":  # else processes are counted when they are there: other launchers start them
+        refuse(run.split_problems(config.launch.num_processes))
     return run
 
 
@@ -157,8 +167,3 @@ def depends_on_split(config: RunConfig) -> tuple[str, ...]:
         f"scheduler={config.scheduler.name}": scheduler_named(config.scheduler.name).drops_entries,
     }
     return tuple(reason for reason, holds in reasons.items() if holds)
-
-
-def options_of(sampling: SamplingConfig) -> SamplingOptions:
-    """The sampling options in the form that est_cli.est takes."""
-    return SamplingOptions(**plain(sampling))

@@ -43,8 +43,8 @@ class _Orders:
     def of(self, which: Tensor) -> Tensor:
         """(R, n) int64: order which[r] of row r.
 
-        What the last draw of the order before has of that one goes behind all units but those that the last draw of
-        this order begins with. There are enough others to complete it: n - k of any k that a draw has, and k <= n / 2.
+        Units that the draw which comes over from the order before has already go to the end, where only those stand
+        behind them that the last draw of this order begins with. Since k <= n / 2 there are enough others.
         """
         order = self._drawn(which)
         if self._n % self._k == 0:  # no draw lies in two
@@ -68,4 +68,4 @@ class _Orders:
 def _others(taken: Tensor, n: int) -> Tensor:
     """(R, k) of range(n) -> (R, n - k), the others, sorted."""
     left = torch.ones(len(taken), n, dtype=torch.bool).scatter_(1, taken, False)
-    return left.nonzero()[:, 1].view(len(taken), -1)
+    return left.nonzero()[:, 1].view(len(taken), n - taken.shape[1])

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from .index import IndexGenerator, Subnetwork
-from .replay import draws_of
 from .schedule import SamplingRates, SamplingScheduler
-from .sizes import DEFAULTS, MicroBatchSplit, SamplingOptions
+from .sizes import DEFAULTS, MicroBatchSplit, SamplingOptions, draws_of
 from .spec import ModelSpec
 
 ONE = MicroBatchSplit((1,))
@@ -40,9 +39,9 @@ def coverage(
 ) -> Coverage:
     """The coverage of a whole run; `splits` as in planned_counts(). As many draws as the run has, up to MOST_DRAWS."""
     counts = Counts(spec)
-    generator = IndexGenerator(spec, seed, options)
     for number, steps in enumerate(scheduler.stage_steps(), start=1):
         stage, split = scheduler.stages[number - 1], (splits or {}).get(number, ONE)
+        generator = IndexGenerator(spec, seed, options, split.world_size)
         if stage.rates.layers == "sample" and stage.rates.p_h == stage.rates.p_m == stage.rates.p_l == 1.0:
             counts.add(Subnetwork(), float(steps))
             continue

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
+from .balanced import balanced
 from .hashing import counted, further, hash_numbers, hashed, uniform
 from .schedule import SamplingRates, Stage
 from .sizes import DEFAULTS, SampleSizes, SamplingOptions, sample_size, sample_sizes
@@ -84,6 +85,18 @@ FULL = Subnetwork()
 """The complete model."""
 
 
+class _At(NamedTuple):
+    """Where a draw stands in the run."""
+
+    step: int
+    place: tuple[int, ...]
+    """What it depends on beside seed and step, if it is independent of all others."""
+    number: int = 0
+    """Under cover=balanced: how many draws of the step come before it."""
+    turns: Tensor | None = None
+    """(L,) under cover=balanced: in how many of these each layer runs, or takes part if all layers share a draw."""
+
+
 @dataclass(frozen=True)
 class IndexGenerator:
     """Draws subnetworks of the model that `spec` describes."""
@@ -91,6 +104,8 @@ class IndexGenerator:
     spec: ModelSpec
     seed: int
     options: SamplingOptions = DEFAULTS
+    world_size: int = 1
+    """Processes of the run, which counts where they draw apart and cover=balanced has their draws go together."""
 
     def draw(self, step: int, rates: SamplingRates, micro_step: int = 0, rank: int = 0) -> Subnetwork:
         """The subnetwork of optimizer step `step`; `micro_step` counts only under redraw=forward, `rank` only under
@@ -101,14 +116,14 @@ class IndexGenerator:
         if rates.full:
             return FULL
         sizes = sample_sizes(self.spec, rates, self.options)
-        at = (self.seed, step, *self._place(micro_step, rank))
+        at = self._at(step, micro_step, rank, rates, sizes.layers)
         head_idx, kv_idx = self._draw_heads(at, rates.p_h, sizes.kv_heads)
         scale, scales = self._scales(rates, sizes.layers)
         return Subnetwork(
             layer_idx=self._draw_layers(at, rates, sizes.layers),
             head_idx=head_idx,
             kv_idx=kv_idx,
-            mlp_idx=self._draw_units((*at, _COLUMNS), self.spec.mlp_size, sizes.columns),
+            mlp_idx=self._draw_units(at, _COLUMNS, self.spec.mlp_size, sizes.columns),
             layer_scale=scale,
             layer_scales=scales,
             unit_power=_POWERS[self.options.unit_scale],
@@ -132,21 +147,37 @@ class IndexGenerator:
         micro_step = micro_step if self.options.redraw == "forward" else 0
         return (micro_step, rank) if self.options.ranks == "independent" else (micro_step,)
 
-    def _draw_layers(self, at: tuple[int, ...], rates: SamplingRates, k: int) -> tuple[int, ...] | None:
+    def _at(self, step: int, micro_step: int, rank: int, rates: SamplingRates, k: int) -> _At:
+        """Where a draw stands in the run; `k`: the layers that run."""
+        place = self._place(micro_step, rank)
+        if self.options.cover == "independent":
+            return _At(step, place)
+        number = place[0] * self.world_size + rank if len(place) > 1 else place[0]
+        turns, (first, size, count) = torch.full((self.spec.num_layers,), number), self._free_layers(rates, k)
+        if self.options.per_layer and 0 < count < size:
+            alike = torch.zeros(number, dtype=torch.int64)
+            before = balanced((self.seed, step, _LAYERS), alike, torch.arange(number), size, count)
+            turns[first : first + size] = before.flatten().bincount(minlength=size)
+        return _At(step, place, number, turns)
+
+    def _draw_layers(self, at: _At, rates: SamplingRates, k: int) -> tuple[int, ...] | None:
         n = self.spec.num_layers
         if rates.random:
-            _, step, *place = at
-            kept = self._chosen(torch.tensor([step]), tuple(place), rates.layers, [rates.p_l])[0]
+            kept = self._chosen(torch.tensor([at.step]), at.place, rates.layers, [rates.p_l])[0]
             return None if bool(kept.all()) else tuple(kept.nonzero()[:, 0].tolist())
         if k == n:
             return None
         if rates.layers == "first":
             return tuple(range(k))
-        ends = self.options.keep_ends or rates.layers == "path"
-        first, size, count = (1, n - 2, k - 2) if ends else (0, n, k)
-        drawn = _sample((*at, _LAYERS), rows=1, n=size, k=count)[0].tolist()
+        first, size, count = self._free_layers(rates, k)
+        drawn = self._sampled(at, _LAYERS, rows=1, n=size, k=count)[0].tolist()
         layers = [first + layer for layer in drawn]
-        return tuple([0, *layers, n - 1] if ends else layers)
+        return tuple([0, *layers, n - 1] if first else layers)
+
+    def _free_layers(self, rates: SamplingRates, k: int) -> tuple[int, int, int]:
+        """(first, size, count): so many are drawn of `size` layers from `first` on, where `k` of all run."""
+        ends = self.options.keep_ends or rates.layers == "path"
+        return (1, self.spec.num_layers - 2, k - 2) if ends else (0, self.spec.num_layers, k)
 
     def _chosen(self, steps: Tensor, place: tuple[int, ...], how: str, p_l: Sequence[float]) -> Tensor:
         """(S, L) bool: which layers run in each step, where each layer is drawn by itself."""
@@ -172,28 +203,37 @@ class IndexGenerator:
             return 1.0, (1.0 / self._chances(rates.layers, [rates.p_l])[0]).to(torch.float32)
         return (self.spec.num_layers / k if inverse and rates.layers != "first" else 1.0), None
 
-    def _draw_units(self, key: tuple[int, ...], n: int, k: int) -> Tensor | None:
+    def _draw_units(self, at: _At, kind: int, n: int, k: int) -> Tensor | None:
         """(L, k) sorted units out of n, or None where all n run."""
         if k == n:
             return None
         rows = self.spec.num_layers if self.options.per_layer else 1
-        return _sample(key, rows, n, k).expand(self.spec.num_layers, k)
+        return self._sampled(at, kind, rows, n, k).expand(self.spec.num_layers, k)
 
-    def _draw_heads(self, at: tuple[int, ...], p_h: float, kv_heads: int) -> tuple[Tensor | None, Tensor | None]:
+    def _draw_heads(self, at: _At, p_h: float, kv_heads: int) -> tuple[Tensor | None, Tensor | None]:
         """(head_idx, kv_idx): whole KV groups, or (kv_idx None) the same number of query heads from each group."""
         if p_h == 1.0:
             return None, None
-        spec, key = self.spec, (*at, _HEADS)
+        spec = self.spec
         if self.options.kv_groups == "whole":
-            groups = self._draw_units(key, spec.num_kv_heads, kv_heads)
+            groups = self._draw_units(at, _HEADS, spec.num_kv_heads, kv_heads)
             return (None, None) if groups is None else (_heads_of(groups, spec.group_size), groups)
         k = sample_size(p_h, spec.group_size)
         if k == spec.group_size:
             return None, None
         rows = spec.num_layers if self.options.per_layer else 1
-        inside = _sample(key, rows * spec.num_kv_heads, spec.group_size, k).view(rows, spec.num_kv_heads, k)
+        inside = self._sampled(at, _HEADS, rows * spec.num_kv_heads, spec.group_size, k)
         first_heads = torch.arange(spec.num_kv_heads).view(1, -1, 1) * spec.group_size
-        return (inside + first_heads).view(rows, -1).expand(spec.num_layers, -1), None
+        heads = inside.view(rows, spec.num_kv_heads, k) + first_heads
+        return heads.view(rows, -1).expand(spec.num_layers, -1), None
+
+    def _sampled(self, at: _At, kind: int, rows: int, n: int, k: int) -> Tensor:
+        """(rows, k) int64: in each row k of range(n), sorted; rows of one layer stand together."""
+        if at.turns is None:
+            return _sample((self.seed, at.step, *at.place, kind), rows, n, k)
+        layers = self.spec.num_layers if self.options.per_layer else 1
+        own = torch.tensor([at.number]) if kind == _LAYERS else at.turns[:layers].repeat_interleave(rows // layers)
+        return balanced((self.seed, at.step, kind), torch.arange(rows), own, n, k)
 
 
 def sizes_of(spec: ModelSpec, subnetwork: Subnetwork) -> SampleSizes:

@@ -8,7 +8,7 @@ import torch
 
 from .index import IndexGenerator
 from .schedule import SamplingScheduler
-from .sizes import MicroBatchSplit, SamplingOptions, SequenceCounts, sample_sizes
+from .sizes import MicroBatchSplit, SamplingOptions, SequenceCounts, draws_of, sample_sizes
 from .spec import ModelSpec
 
 _AT_ONCE = 4096
@@ -41,10 +41,3 @@ def replayed(
             sequences.index_add_(0, layers, count * stands_for)
     sizes = sample_sizes(spec, stage.rates, options)
     return tuple((replace(sizes, layers=layers), count) for layers, count in enumerate(sequences.tolist()) if count)
-
-
-def draws_of(options: SamplingOptions, split: MicroBatchSplit) -> list[tuple[int, int, int]]:
-    """The draws of a step: (micro-step, rank, sequences that run what is drawn)."""
-    micro_batches = split.micro_batches if options.redraw == "forward" else (sum(split.micro_batches),)
-    ranks = split.world_size if options.ranks == "independent" else 1
-    return [(number, rank, count // ranks) for number, count in enumerate(micro_batches) for rank in range(ranks)]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from .schedule import SamplingRates, SamplingScheduler
 from .spec import Kept, ModelSpec
@@ -13,6 +14,7 @@ from .spec import Kept, ModelSpec
 CHOICES = {
     "redraw": ("step", "forward"),
     "ranks": ("same", "independent"),
+    "cover": ("independent", "balanced"),
     "kv_groups": ("whole", "within"),
     "layer_scale": ("none", "inverse"),
     "unit_scale": ("inverse", "sqrt", "none"),
@@ -28,6 +30,9 @@ class SamplingOptions:
     """`step`: one draw per optimizer step; `forward`: each micro-batch draws anew."""
     ranks: str = "same"
     """`same`: all processes of a run draw the same; `independent`: each draws its own."""
+    cover: str = "independent"
+    """How the draws of a step go together: each by itself, or `balanced`, every unit in as many of them as every other,
+    or in one more: a layer in those of the step, a head or column in those that its layer runs in."""
     per_layer: bool = True
     """Each layer draws its own heads and columns; False: one draw shared by all layers."""
     kv_groups: str = "whole"
@@ -47,6 +52,11 @@ class SamplingOptions:
         for name, values in CHOICES.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"sampling.{name}: {getattr(self, name)!r} is not one of {', '.join(values)}")
+        if self.cover == "balanced" and self.redraw == "step" and self.ranks == "same":
+            raise ValueError(
+                "sampling.cover: balanced shares units out among the draws of a step, and there is one; use "
+                "sampling.redraw=forward or sampling.ranks=independent"
+            )
 
 
 DEFAULTS = SamplingOptions()
@@ -74,6 +84,22 @@ class MicroBatchSplit:
     """Sequences of each micro-step, over all processes."""
     world_size: int = 1
     """Processes, each with as many of them."""
+
+
+class StepDraw(NamedTuple):
+    """One of the draws of a step."""
+
+    micro_step: int
+    rank: int
+    sequences: int
+    """That run what is drawn."""
+
+
+def draws_of(options: SamplingOptions, split: MicroBatchSplit) -> list[StepDraw]:
+    """The draws of a step that is cut as `split` says."""
+    micro_batches = split.micro_batches if options.redraw == "forward" else (sum(split.micro_batches),)
+    ranks = split.world_size if options.ranks == "independent" else 1
+    return [StepDraw(at, rank, count // ranks) for at, count in enumerate(micro_batches) for rank in range(ranks)]
 
 
 def sample_size(p: float, n: int) -> int:
@@ -151,6 +177,8 @@ def realised_rates(spec: ModelSpec, ran: SequenceCounts) -> RealisedRates:
 
 def _layer_size(n: int, rates: SamplingRates, options: SamplingOptions) -> int:
     if rates.random:
+        if options.cover == "balanced":
+            raise ValueError("sampling.cover: balanced needs as many layers in each draw, not some by chance")
         return n
     layers = sample_size(rates.p_l, n) if rates.num_layers is None else rates.num_layers
     if layers > n:

@@ -145,7 +145,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
     reading = Reading(parts.run.batch, state.passed)
     planned = parts.run.planned(parts.spec, rank.world_size)
     end_of_text = parts.lm_loss.end_of_text
-    generator = IndexGenerator(parts.spec, config.seed, parts.run.options)
+    generator = IndexGenerator(parts.spec, config.seed, parts.run.options, rank.world_size)
     micro_batches = _micro_batches_asked_for(parts.run, rank)
     source = BatchSource(
         scheduler=parts.run.scheduler,

@@ -23,6 +23,7 @@ def check_processes(run: Resolved, rank: Rank) -> None:
     """Raise ConfigError where the run cannot be shared by so many processes, or there are too few GPUs for them."""
     config = run.config
     refuse(share_problems(config.train, rank.world_size))
+    refuse(run.split_problems(rank.world_size))
     devices = torch.cuda.device_count()
     if devices and rank.local_world_size > devices:
         raise ConfigError(

@@ -11,7 +11,8 @@ import pytest
 from est_cli.common.errors import ConfigError
 from est_cli.config import PlanConfig, RunConfig
 from est_cli.config.length import max_steps
-from est_cli.config.resolve import check, options_of, resolve
+from est_cli.config.method import options_of
+from est_cli.config.resolve import check, resolve
 from est_cli.config.run import tokenizer_of
 from est_cli.config.schema import leaves_of, plain, typed
 from est_cli.est import SamplingRates
@@ -120,6 +121,12 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
     (LLAMA, {"model.num_kv_heads": 1}, "sampling.kv_groups: `whole` cannot sample a model with one KV head; use"),
     (LLAMA, {"model.num_kv_heads": None, "sampling.kv_groups": "within"}, "sampling.kv_groups: `within` cannot sample"),
     ((), {"sampling.kv_groups": "within"}, "sampling.kv_groups: `within` cannot sample groups of one query head; use"),
+    ((), {"sampling.cover": "balanced"}, "sampling.cover: balanced shares units out among the draws of a step, and"),
+    (
+        (),
+        {"sampling.cover": "balanced", "sampling.redraw": "forward", "train.micro_batch": 999},
+        "sampling.cover: balanced shares units out among the draws of a step, and there is one; use a smaller train.mi",
+    ),
     ((), {"sampling.keep_ends": True, "stage.p_l": 0.25}, "sampling.keep_ends: p_l = 0.25 of 4 layers keeps only 1"),
     (MAMBA, {"train.attention": "flash"}, "train.attention: flash has no meaning in the family mamba; leave it auto"),
     (MAMBA, {"model.dropout": 0.1}, "model.dropout: 0.1 has no meaning in the family mamba; leave it 0.0"),
@@ -151,6 +158,8 @@ def test_all_problems_are_told_at_once() -> None:
         ((), {"train.seq_len": 512}),
         ((), {"train.max_steps": 1, "stage.t1": 0, "stage.t2": 1}),
         ((), {"sampling.keep_ends": True, "stage.p_l": 0.5}),
+        ((), {"sampling.cover": "balanced", "sampling.redraw": "forward", "train.micro_batch": 4}),
+        ((), {"sampling.cover": "balanced", "sampling.ranks": "independent"}),
         (LLAMA, {"model.num_kv_heads": 1, "sampling.kv_groups": "within"}),
         (LLAMA, {"model.num_kv_heads": 1, "stage.t1": 0, "stage.t2": 0}),  # nothing is ever sampled
         (DENSE, {"optim.decay": 60}),

@@ -26,7 +26,7 @@ PICKED: dict[str, Any] = {
     **{"depths": [1], "levels": 2, "p_d": 0.5, "theta": 0.5, "gamma": 0.1},
 }
 ODD: dict[str, Any] = {
-    **{"redraw": "forward", "ranks": "independent", "per_layer": False, "kv_groups": "within"},
+    **{"redraw": "forward", "ranks": "independent", "cover": "balanced", "per_layer": False, "kv_groups": "within"},
     **{"layer_scale": "inverse", "unit_scale": "sqrt", "keep_ends": True, "multiple_of": 4},
 }
 

@@ -42,7 +42,7 @@ def handed_over(
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config_of(family), dtype=torch.float32)
     handle = apply_est(model, spec_of(model.config))
-    sync, generator = DataParallel(model, handle.layers, wire), IndexGenerator(handle.spec, 3, options)
+    sync, generator = DataParallel(model, handle.layers, wire), IndexGenerator(handle.spec, 3, options, rank.world_size)
     plan, *_ = plan_step(generator, 5, rates, [rank.world_size] * MICRO_STEPS, rank)
     sync.begin(plan)
     handle.activate(plan.at(0))
@@ -59,7 +59,11 @@ def handed_over(
     return sizes
 
 
-@pytest.mark.parametrize("options", [{}, {"redraw": "forward"}, {"ranks": "independent"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"redraw": "forward"}, {"ranks": "independent"}, {"ranks": "independent", "cover": "balanced"}],
+    ids=str,
+)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_ranks_hand_over_the_same(

@@ -12,6 +12,7 @@ from est_cli.config import ModelConfig
 from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork, dense, three_stage
 from est_cli.est.baselines import early_dropout, layer_dropout, pld, raptr
 from est_cli.est.coverage import coverage
+from est_cli.est.schedule import constant
 from est_cli.est.sizes import MicroBatchSplit, SamplingOptions
 from est_cli.est.stacking import g_stack
 from est_cli.families import spec_of
@@ -74,6 +75,14 @@ def test_every_unit_is_counted(
         for place, count in counts.items():
             wanted[place] = count / STEPS
         torch.testing.assert_close(shares, wanted, rtol=0, atol=1e-12)
+
+
+def test_balanced_draws_cover_every_unit_by_its_rate() -> None:
+    """Three processes with a draw each, of 2 of 3 KV groups: each group is in exactly two, in every step."""
+    options = SamplingOptions(ranks="independent", cover="balanced")
+    scheduler, cut = constant(7, SamplingRates(p_h=0.5)), {1: MicroBatchSplit((6,), 3)}
+    found = coverage(spec_of(config_of("llama")), scheduler, SEED, options, cut)
+    torch.testing.assert_close(found.heads, torch.full_like(found.heads, 2 / 3))
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from est_cli.config.resolve import options_of, resolve
+from est_cli.config.method import options_of
+from est_cli.config.resolve import resolve
 from est_cli.est.flops import planned_ledger
 from est_cli.families import spec_of
 from est_cli.models import hf_config
