@@ -219,7 +219,7 @@ def _meaningless(config: AnalyzeConfig) -> Iterator[str]:
         if not samples and (analysis is not Analysis.draws or key.startswith("stage.")):
             rates = "; analyze.rates says which are drawn" if analysis is Analysis.draws else ""
             yield f"{key}: has no meaning under analysis={analysis.value}; it goes with structural_dropout{rates}"
-        elif key in ("sampling.redraw", "sampling.ranks", "sampling.cover"):
+        elif key in ("sampling.redraw", "sampling.ranks", "sampling.cover", "sampling.layers_by"):
             yield f"{key}: has no meaning here, where nothing is trained; leave it {changed[key]}"
     if samples and min(vars(config.stage).values()) == 1.0:
         yield "stage: all rates are 1, so nothing is sampled; lower p_h, p_m or p_l"

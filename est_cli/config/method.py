@@ -62,6 +62,13 @@ class SamplingConfig:
         choices=CHOICES["cover"],
         brief="balanced: a step's draws cover all units alike",
     )
+    layers_by: str = setting(
+        "batch",
+        "Whether the sequences of a micro-batch leave out the same layers, or each its own and every layer runs as "
+        "many of them (sequence).",
+        choices=CHOICES["layers_by"],
+        brief="Layers left out by batch, or each sequence",
+    )
     per_layer: bool = setting(
         True,
         "false: all layers share one draw of heads and columns.",

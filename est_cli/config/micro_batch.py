@@ -24,7 +24,7 @@ def stage_problems(micro_batch: Any, num_stages: int, random: bool) -> Iterator[
     elif random and None in requested(micro_batch, num_stages):
         yield (
             f"{_KEY}: auto may find another number when the run is resumed, which would change a run with "
-            "sampling.redraw=forward or dropout; give a number"
+            "sampling.redraw=forward, sampling.layers_by=sequence or dropout; give a number"
         )
 
 

@@ -216,6 +216,11 @@ def optim_problems(config: RunConfig) -> Iterator[str]:
 
 def _incompatible_choices(config: RunConfig) -> Iterator[str]:
     optim, sharded = config.optim, config.launch.strategy == "fsdp"
+    if optim.skipped_layers is SkippedLayers.zero_grad and config.sampling.layers_by == "sequence":
+        yield (
+            "optim.skipped_layers: has no meaning under sampling.layers_by=sequence, where every layer runs in each "
+            "step; leave it frozen"
+        )
     muon, frozen = optim.name is OptimName.muon, optim.unsampled_rows is UnsampledRows.frozen
     if muon and frozen:
         yield (

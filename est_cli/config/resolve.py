@@ -21,6 +21,7 @@ from est_cli.config.schedulers import scheduler_named
 from est_cli.config.setting import range_problems, refuse
 from est_cli.config.training import micro_batch_problems, train_problems
 from est_cli.est.batch import BatchSchedule
+from est_cli.est.by_sequence import ALONE, draws_by_sequence
 from est_cli.est.flops import FlopsLedger, ledger_of, planned_counts
 from est_cli.est.schedule import SamplingScheduler
 from est_cli.est.sizes import MicroBatchSplit, SamplingOptions, SequenceCounts, draws_of, scheduled_sizes
@@ -72,6 +73,9 @@ class Resolved:
         splits, stages = self.splits(world_size), self.scheduler.stages
         sampled = [number for number in self.scheduler.occupied() if stages[number - 1].rates.sampled]
         draws = [len(draws_of(self.options, splits[number])) for number in sampled]
+        pieces = {count // world_size for number in sampled for count in splits[number].micro_batches}
+        if 1 in pieces and any(draws_by_sequence(stages[number - 1].rates, self.options) for number in sampled):
+            yield ALONE
         if self.options.cover == "balanced" and draws and max(draws) == 1:
             more = "a smaller train.micro_batch" if self.options.redraw == "forward" else "more processes"
             yield f"sampling.cover: balanced shares units out among the draws of a step, and there is one; use {more}"
@@ -123,7 +127,8 @@ def check(config: RunConfig) -> Resolved:
     run = resolve(config)
     refuse(lr_span_problems(config.optim, run.batch))
     refuse(run._fit_problems(preset_sizes(config.model)) if config.model.family != HF else ())
-    refuse(micro_batch_problems(run, config.sampling.redraw == "forward" or drops_entries(config)))
+    redrawn = config.sampling.redraw == "forward" or config.sampling.layers_by == "sequence"
+    refuse(micro_batch_problems(run, redrawn or drops_entries(config)))
     if config.sampling.ranks == "same":  # else processes are counted when they are there: other launchers start them
         refuse(run.split_problems(config.launch.num_processes))
     return run
@@ -163,6 +168,7 @@ def depends_on_split(config: RunConfig) -> tuple[str, ...]:
     reasons = {
         "sampling.redraw=forward": config.sampling.redraw == "forward",
         "sampling.ranks=independent": config.sampling.ranks == "independent",
+        "sampling.layers_by=sequence": config.sampling.layers_by == "sequence",
         "model.dropout > 0": config.model.dropout > 0,
         f"scheduler={config.scheduler.name}": scheduler_named(config.scheduler.name).drops_entries,
     }

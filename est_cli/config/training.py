@@ -319,6 +319,8 @@ def _tasks_problems(train: TrainConfig) -> Iterator[str]:
 def _flex_problems(config: RunConfig) -> Iterator[str]:
     if config.dataset.packing.value != "document":
         yield "train.attention: flex is for dataset.packing=document; use auto"
+    if config.sampling.layers_by == "sequence":
+        yield "train.attention: flex makes one mask for all of a batch, not for sampling.layers_by=sequence; use auto"
     if config.model.dropout:
         yield f"train.attention: flex knows no model.dropout={config.model.dropout:g}; use auto"
     if config.train.deterministic:

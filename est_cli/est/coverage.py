@@ -62,8 +62,7 @@ class Counts:
 
     def add(self, subnetwork: Subnetwork, weight: float) -> None:
         """Count the units of a subnetwork, whose indices are on the CPU."""
-        ran = torch.zeros_like(self._layers)
-        ran[slice(None) if subnetwork.layer_idx is None else list(subnetwork.layer_idx)] = weight
+        ran = weight * subnetwork.shares_of_layers(len(self._layers))
         self._layers += ran
         for counts, idx in ((self._heads, subnetwork.head_idx), (self._columns, subnetwork.mlp_idx)):
             if idx is None:
@@ -75,9 +74,9 @@ class Counts:
         self, generator: IndexGenerator, step: int, rates: SamplingRates, split: MicroBatchSplit, weight: float = 1.0
     ) -> None:
         """Count what is drawn for a step that is cut as `split` says."""
-        for micro_step, rank, sequences in draws_of(generator.options, split):
-            drawn = generator.draw(step, rates, micro_step, rank)
-            self.add(drawn, weight * sequences / sum(split.micro_batches))
+        for draw in draws_of(generator.options, split):
+            drawn = generator.draw(step, rates, draw.micro_step, draw.rank, draw.micro_batch)
+            self.add(drawn, weight * draw.sequences / sum(split.micro_batches))
 
     def shares(self, steps: int) -> Coverage:
         """Of so many steps, each of which has added weights of 1 in sum."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from .by_sequence import step_counts
 from .schedule import SamplingScheduler
 from .sizes import MicroBatchSplit, SampleSizes, SamplingOptions, SequenceCounts, full_sizes, scheduled_sizes
 from .spec import ModelSpec
@@ -92,19 +93,21 @@ def planned_counts(
 
     `batch`: sequences per optimizer step, one number or one for each stage.
 
-    Where sizes are random, the draws of `seed` are replayed; `splits` says by stage how a step is split, which counts
-    under redraw=forward and ranks=independent only (None: not at all).
+    Where sizes are random, the draws of `seed` are replayed; `splits` says by stage how a step is split (None: not at
+    all), which counts there under redraw=forward and ranks=independent, and under layers_by=sequence.
     """
     planned: dict[int, SequenceCounts] = {}
-    sequences = of_each_stage(batch, len(scheduler.stages))
-    for number, sizes in scheduled_sizes(spec, scheduler, options).items():
-        if scheduler.stages[number - 1].rates.random:
+    sequences, steps = of_each_stage(batch, len(scheduler.stages)), scheduler.stage_steps()
+    for number in scheduled_sizes(spec, scheduler, options):
+        rates = scheduler.stages[number - 1].rates
+        split = (splits or {}).get(number, MicroBatchSplit((sequences[number - 1],)))
+        if rates.random:
             from .replay import replayed  # torch, which a plan of fixed sizes does without
 
-            whole = MicroBatchSplit((sequences[number - 1],))
-            planned[number] = replayed(spec, scheduler, options, seed, number, (splits or {}).get(number, whole))
+            planned[number] = replayed(spec, scheduler, options, seed, number, split)
         else:
-            planned[number] = ((sizes, sequences[number - 1] * scheduler.stage_steps()[number - 1]),)
+            ran = step_counts(spec, rates, options, split)
+            planned[number] = tuple((sizes, count * steps[number - 1]) for sizes, count in ran)
     return planned
 
 

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from .balanced import balanced
+from .by_sequence import LayerDesign, layer_design
 from .hashing import counted, further, hash_numbers, hashed, uniform
 from .schedule import SamplingRates, Stage
 from .sizes import DEFAULTS, SampleSizes, SamplingOptions, sample_size, sample_sizes
 from .spec import ModelSpec
 
-_HEADS, _COLUMNS, _LAYERS = 1, 2, 3  # one independent stream of keys for each kind of unit
+_HEADS, _COLUMNS, _LAYERS, _SEQUENCES = 1, 2, 3, 4  # one independent stream of keys for each kind of unit
 _POWERS = {"inverse": 1.0, "sqrt": 0.5, "none": 0.0}
 
 
@@ -43,6 +44,11 @@ class Subnetwork:
     """(L, k): key/value heads that go with head_idx."""
     mlp_idx: Tensor | None = None
     """I_M, (L, k): MLP columns."""
+    sequence_idx: Tensor | None = None
+    """(L, k): instead of layer_idx, which sequences of the micro-batch each layer runs; `whole_layers` run all."""
+    sequences: int = 0
+    """Of the micro-batch that sequence_idx is of."""
+    whole_layers: tuple[int, ...] = ()
     layer_scale: float = 1.0
     """Factor on the residual branches of the layers that run."""
     layer_scales: Tensor | None = None
@@ -51,6 +57,16 @@ class Subnetwork:
     """What the factor N/k of heads and columns is raised to: see SamplingOptions.unit_scale."""
     dropout: float = 0.0
     """Share of the entries of the residual branches' outputs that plain dropout takes away."""
+
+    def shares_of_layers(self, num_layers: int) -> Tensor:
+        """(L,) float64: the share of the sequences that each layer runs."""
+        shares = torch.zeros(num_layers, dtype=torch.float64)
+        if self.sequence_idx is None:
+            shares[slice(None) if self.layer_idx is None else list(self.layer_idx)] = 1.0
+        else:
+            shares += self.sequence_idx.shape[1] / self.sequences
+            shares[list(self.whole_layers)] = 1.0
+        return shares
 
     def to(self, device: torch.device) -> Subnetwork:
         """The same subnetwork with its indices on `device`, sent there in one copy that nobody waits for."""
@@ -79,7 +95,7 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
-_INDICES = ("head_idx", "kv_idx", "mlp_idx")
+_INDICES = ("head_idx", "kv_idx", "mlp_idx", "sequence_idx")
 
 FULL = Subnetwork()
 """The complete model."""
@@ -107,20 +123,26 @@ class IndexGenerator:
     world_size: int = 1
     """Processes of the run, which counts where they draw apart and cover=balanced has their draws go together."""
 
-    def draw(self, step: int, rates: SamplingRates, micro_step: int = 0, rank: int = 0) -> Subnetwork:
+    def draw(
+        self, step: int, rates: SamplingRates, micro_step: int = 0, rank: int = 0, sequences: int | None = None
+    ) -> Subnetwork:
         """The subnetwork of optimizer step `step`; `micro_step` counts only under redraw=forward, `rank` only under
-        ranks=independent.
+        ranks=independent, and `sequences`, those of the micro-batch, only under layers_by=sequence (None: all leave out
+        the same layers).
 
         Raises ValueError where the rates and options would sample nothing.
         """
         if rates.full:
             return FULL
         sizes = sample_sizes(self.spec, rates, self.options)
-        at = self._at(step, micro_step, rank, rates, sizes.layers)
+        design = None if sequences is None else layer_design(self.spec, rates, self.options, sequences)
+        layers = sizes.layers if design is None else self.spec.num_layers
+        at = self._at(step, micro_step, rank, rates, layers)
         head_idx, kv_idx = self._draw_heads(at, rates.p_h, sizes.kv_heads)
-        scale, scales = self._scales(rates, sizes.layers)
+        scale, scales = self._scales(rates, sizes.layers if design is None else design.passes / design.sequences)
         return Subnetwork(
-            layer_idx=self._draw_layers(at, rates, sizes.layers),
+            layer_idx=self._draw_layers(at, rates, layers),
+            **({} if design is None else self._draw_sequences(at, design)),
             head_idx=head_idx,
             kv_idx=kv_idx,
             mlp_idx=self._draw_units(at, _COLUMNS, self.spec.mlp_size, sizes.columns),
@@ -179,6 +201,25 @@ class IndexGenerator:
         ends = self.options.keep_ends or rates.layers == "path"
         return (1, self.spec.num_layers - 2, k - 2) if ends else (0, self.spec.num_layers, k)
 
+    def _draw_sequences(self, at: _At, design: LayerDesign) -> dict[str, Any]:
+        """Which sequences each layer runs, as a Subnetwork has it.
+
+        The layers take balanced draws of the sequences, in an order that is drawn, too: so each sequence goes through
+        as many layers as every other, or one more, and all sets of so many layers are equally likely.
+        """
+        n, begin, key = self.spec.num_layers, design.ends // 2, (self.seed, at.step, *at.place, _SEQUENCES)
+        if design.of_each in (0, design.sequences):
+            return {}
+        order = counted(hash_numbers((*key, 0)), design.layers).argsort()
+        idx = torch.arange(design.of_each).repeat(n, 1)
+        alike = torch.zeros(design.layers, dtype=torch.int64)
+        idx[begin : n - begin] = balanced((*key, 1), alike, order, design.sequences, design.of_each)
+        return {
+            "sequence_idx": idx,
+            "sequences": design.sequences,
+            "whole_layers": (0, n - 1) if begin else (),
+        }
+
     def _chosen(self, steps: Tensor, place: tuple[int, ...], how: str, p_l: Sequence[float]) -> Tensor:
         """(S, L) bool: which layers run in each step, where each layer is drawn by itself."""
         key = hashed((self.seed,), steps)
@@ -196,7 +237,7 @@ class IndexGenerator:
             chances[:, 0] = chances[:, -1] = 1.0
         return chances
 
-    def _scales(self, rates: SamplingRates, k: int) -> tuple[float, Tensor | None]:
+    def _scales(self, rates: SamplingRates, k: float) -> tuple[float, Tensor | None]:
         """(layer_scale, layer_scales) of a subnetwork."""
         inverse = self.options.layer_scale == "inverse"
         if rates.layers == "depth" or (rates.random and inverse):
@@ -242,6 +283,16 @@ def sizes_of(spec: ModelSpec, subnetwork: Subnetwork) -> SampleSizes:
     heads, kv_heads, columns = (n if idx is None else idx.shape[1] for n, idx in zip(spec.full, kept, strict=True))
     layers = spec.num_layers if subnetwork.layer_idx is None else len(subnetwork.layer_idx)
     return SampleSizes(heads, kv_heads, columns, layers)
+
+
+def sizes_of_each(spec: ModelSpec, subnetwork: Subnetwork) -> list[SampleSizes]:
+    """What runs of each sequence of a micro-batch, in their order; one for all, where it is the same."""
+    sizes, idx = sizes_of(spec, subnetwork), subnetwork.sequence_idx
+    if idx is None:
+        return [sizes]
+    drawn = [row for number, row in enumerate(idx) if number not in subnetwork.whole_layers]
+    layers = torch.cat(drawn).bincount(minlength=subnetwork.sequences) + len(subnetwork.whole_layers)
+    return [replace(sizes, layers=count) for count in layers.tolist()]
 
 
 def _heads_of(groups: Tensor, group_size: int) -> Tensor:

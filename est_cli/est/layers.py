@@ -103,14 +103,40 @@ class SampledModule(nn.Module):
         return F.dropout(y, self.est_branch_dropout, self.training) if self.est_branch_dropout else y
 
 
+class Rows(NamedTuple):
+    """Some sequences of a batch."""
+
+    idx: Tensor
+    """(k,) int64, sorted."""
+    sequences: int
+    """Of the batch."""
+
+    def of(self, value: Any) -> Any:
+        """What of an argument of a layer belongs to them: of a tensor whose first dimension is that of the sequences,
+        and that has another one, these rows; inside of tuples and lists the same; anything else is for all."""
+        if isinstance(value, tuple | list):
+            parts = [self.of(part) for part in value]
+            return tuple(parts) if isinstance(value, tuple) else parts
+        whole = not isinstance(value, Tensor) or value.dim() < 2 or len(value) != self.sequences
+        return value if whole else value.index_select(0, self.idx)
+
+    def check(self, x: Tensor) -> None:
+        """ValueError where the hidden states x (B, T, D) are those of another number of sequences."""
+        if len(x) != self.sequences:
+            raise ValueError(f"subnetwork: was drawn for {self.sequences} sequences, not for the {len(x)} of a batch")
+
+
 class RoutedLayer(nn.Module):
-    """A layer that the router can leave out (mixed in before the layer's own class): x_l = x_{l-1}.
+    """A layer that the router can leave out (mixed in before the layer's own class): x_l = x_{l-1}; for all sequences
+    of a batch, or for some of them.
 
     The decision is taken in `__call__`, outside hooks, checkpointing and a compiled forward: a skipped layer costs
     nothing and never shows up in a graph.
     """
 
     est_active: bool
+    est_sequences: Rows | None = None
+    """The sequences that it runs; None: all."""
     est_shown: Callable[[Tensor], None] | None = None
     """Is shown what the layer gives, where somebody measures it."""
 
@@ -118,12 +144,16 @@ class RoutedLayer(nn.Module):
         return _inside(super().forward, args, kwargs)  # modules of a layer may read each other's parameters
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        x, rows = args[0] if args else kwargs["hidden_states"], self.est_sequences
         if not self.est_active:
-            return args[0] if args else kwargs["hidden_states"]
+            return x
+        if rows is not None:
+            rows.check(x)
+            args, kwargs = rows.of(args), {name: rows.of(value) for name, value in kwargs.items()}
         y = super().__call__(*args, **kwargs)
         if self.est_shown is not None:
             self.est_shown(y[0] if isinstance(y, tuple) else y)
-        return y
+        return y if rows is None else x.to(y.dtype).index_copy(0, rows.idx, y)
 
 
 class OwnView:

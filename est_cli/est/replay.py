@@ -36,8 +36,8 @@ def replayed(
     for begin in range(first, stage.until_step, _AT_ONCE * apart):
         steps = range(begin, min(begin + _AT_ONCE * apart, stage.until_step), apart)
         stands_for = torch.tensor([min(apart, stage.until_step - step) for step in steps])
-        for micro_step, rank, count in draws:
-            layers = generator.layer_counts(steps, stage, micro_step, rank)
-            sequences.index_add_(0, layers, count * stands_for)
+        for draw in draws:
+            layers = generator.layer_counts(steps, stage, draw.micro_step, draw.rank)
+            sequences.index_add_(0, layers, draw.sequences * stands_for)
     sizes = sample_sizes(spec, stage.rates, options)
     return tuple((replace(sizes, layers=layers), count) for layers, count in enumerate(sequences.tolist()) if count)

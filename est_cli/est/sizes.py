@@ -15,6 +15,7 @@ CHOICES = {
     "redraw": ("step", "forward"),
     "ranks": ("same", "independent"),
     "cover": ("independent", "balanced"),
+    "layers_by": ("batch", "sequence"),
     "kv_groups": ("whole", "within"),
     "layer_scale": ("none", "inverse"),
     "unit_scale": ("inverse", "sqrt", "none"),
@@ -33,6 +34,9 @@ class SamplingOptions:
     cover: str = "independent"
     """How the draws of a step go together: each by itself, or `balanced`, every unit in as many of them as every other,
     or in one more: a layer in those of the step, a head or column in those that its layer runs in."""
+    layers_by: str = "batch"
+    """`batch`: the sequences of a micro-batch leave out the same layers; `sequence`: each leaves out its own, and every
+    layer runs as many of them."""
     per_layer: bool = True
     """Each layer draws its own heads and columns; False: one draw shared by all layers."""
     kv_groups: str = "whole"
@@ -93,13 +97,20 @@ class StepDraw(NamedTuple):
     rank: int
     sequences: int
     """That run what is drawn."""
+    micro_batch: int
+    """Sequences of a forward pass of one process."""
 
 
 def draws_of(options: SamplingOptions, split: MicroBatchSplit) -> list[StepDraw]:
-    """The draws of a step that is cut as `split` says."""
-    micro_batches = split.micro_batches if options.redraw == "forward" else (sum(split.micro_batches),)
-    ranks = split.world_size if options.ranks == "independent" else 1
-    return [StepDraw(at, rank, count // ranks) for at, count in enumerate(micro_batches) for rank in range(ranks)]
+    """The draws of a step that is cut as `split` says; under layers_by=sequence each micro-batch has its own."""
+    apart = options.redraw == "forward" or options.layers_by == "sequence"
+    micro_batches = split.micro_batches if apart else (sum(split.micro_batches),)
+    ranks, world_size = split.world_size if options.ranks == "independent" else 1, split.world_size
+    return [
+        StepDraw(at, rank, count // ranks, count // world_size)
+        for at, count in enumerate(micro_batches)
+        for rank in range(ranks)
+    ]
 
 
 def sample_size(p: float, n: int) -> int:
@@ -179,6 +190,8 @@ def _layer_size(n: int, rates: SamplingRates, options: SamplingOptions) -> int:
     if rates.random:
         if options.cover == "balanced":
             raise ValueError("sampling.cover: balanced needs as many layers in each draw, not some by chance")
+        if options.layers_by == "sequence":
+            raise ValueError("sampling.layers_by: sequence needs as many sequences in each layer, not some by chance")
         return n
     layers = sample_size(rates.p_l, n) if rates.num_layers is None else rates.num_layers
     if layers > n:

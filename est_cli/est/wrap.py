@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .index import FULL, Subnetwork
-from .layers import OwnView, RoutedLayer, SampledModule, Taken, swap
+from .layers import OwnView, RoutedLayer, Rows, SampledModule, Taken, swap
 from .spec import Kept, ModelSpec, SampledAttribute, SampledParameter, Unit, UnitSpan
 
 
@@ -58,7 +58,7 @@ class EstHandle:
         for owners, name, value in self._attributes:
             for owner in owners:
                 owner.__dict__[name] = value(units.kept)
-        self._route(subnetwork.layer_idx)
+        self._route(there)
         self._active = subnetwork
 
     def pack(self) -> None:
@@ -87,15 +87,19 @@ class EstHandle:
         self.activate(FULL)
 
     def _check(self, subnetwork: Subnetwork) -> None:
-        drawn = (subnetwork.head_idx, subnetwork.kv_idx, subnetwork.mlp_idx, subnetwork.layer_scales)
+        units = (subnetwork.head_idx, subnetwork.kv_idx, subnetwork.mlp_idx)
+        drawn = (*units, subnetwork.sequence_idx, subnetwork.layer_scales)
         rows = {len(tensor) for tensor in drawn if tensor is not None}
         if rows - {len(self.layers)} or max(subnetwork.layer_idx or (0,)) >= len(self.layers):
             raise ValueError(f"subnetwork: was not drawn for a model of {len(self.layers)} layers")
 
-    def _route(self, layer_idx: tuple[int, ...] | None) -> None:
+    def _route(self, subnetwork: Subnetwork) -> None:
+        idx, drawn = subnetwork.layer_idx, subnetwork.sequence_idx
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, RoutedLayer)
-            layer.est_active = layer_idx is None or number in layer_idx
+            some = drawn is not None and number not in subnetwork.whole_layers
+            layer.est_active = idx is None or number in idx
+            layer.est_sequences = Rows(drawn[number], subnetwork.sequences) if drawn is not None and some else None
 
 
 def _scales(subnetwork: Subnetwork, num_layers: int) -> Sequence[float | Tensor]:

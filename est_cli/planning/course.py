@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from est_cli.est import IndexGenerator, training_flops
+from est_cli.est.by_sequence import step_counts
 from est_cli.est.flops import flops_of
 from est_cli.est.sizes import SequenceCounts, full_sizes, realised_rates, sample_sizes
 from est_cli.planning.plan import Plan
@@ -47,16 +48,17 @@ def _point(plan: Plan, step: int) -> Point:
     counts = _counts_near(plan, step)
     seq_len = plan.batch.at(step).seq_len
     rates, used = realised_rates(plan.spec, counts), flops_of(plan.spec, counts, seq_len)
-    dense = training_flops(plan.spec, full_sizes(plan.spec), len(counts), seq_len)
+    dense = training_flops(plan.spec, full_sizes(plan.spec), sum(count for _, count in counts), seq_len)
     return Point(step, rates.p_h, rates.p_m, rates.p_l, used.blocks / dense.blocks, used.total / dense.total)
 
 
 def _counts_near(plan: Plan, step: int) -> SequenceCounts:
-    """What a sequence runs in `step`; of random sizes what some do in the steps around it."""
+    """What the sequences of `step` run; of random sizes what one does in the steps around it."""
     scheduler, number = plan.scheduler, plan.scheduler.stage_at(step)
-    stage, sizes = scheduler.stages[number - 1], sample_sizes(plan.spec, scheduler.rates_at(step), plan.options)
+    stage, rates = scheduler.stages[number - 1], scheduler.rates_at(step)
     if not stage.rates.random:
-        return [(sizes, 1)]
+        return step_counts(plan.spec, rates, plan.options, plan.splits[number])
+    sizes = sample_sizes(plan.spec, rates, plan.options)
     first = stage.until_step - scheduler.stage_steps()[number - 1]
     near = range(max(first, step - _DRAWS // 2), min(step + _DRAWS // 2, stage.until_step))
     layers = IndexGenerator(plan.spec, plan.seed, plan.options).layer_counts(near, stage)

@@ -20,7 +20,7 @@ from est_cli.config.resolve import Resolved, planned_ledger_of, resolve
 from est_cli.distributed.hardware import device_type, repeats_kv_heads, settled_precision
 from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingScheduler
 from est_cli.est.batch import BatchSchedule
-from est_cli.est.sizes import RealisedRates, SamplingOptions, SequenceCounts, realised_rates
+from est_cli.est.sizes import MicroBatchSplit, RealisedRates, SamplingOptions, SequenceCounts, realised_rates
 from est_cli.planning import memory_cache
 from est_cli.planning.resources import Disk, GpuHours, disk_of, gpu_hours
 from est_cli.planning.targets import TargetSolution, solve_target
@@ -70,6 +70,8 @@ class Plan:
     spec: ModelSpec
     scheduler: SamplingScheduler
     options: SamplingOptions
+    splits: dict[int, MicroBatchSplit]
+    """How a step of each stage is split, by its number."""
     seed: int
     stages: list[PlannedStage]
     ledger: FlopsLedger
@@ -136,6 +138,7 @@ def make_plan(config: PlanConfig) -> Plan:
         spec=spec,
         scheduler=run.scheduler,
         options=run.options,
+        splits=run.splits(config.launch.num_processes),
         seed=config.seed,
         stages=[*_stages(run, spec, planned, memory)],
         ledger=ledger,

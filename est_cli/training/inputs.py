@@ -21,7 +21,8 @@ from est_cli.data.packing import attention_pairs
 from est_cli.data.parts import PartOrder
 from est_cli.distributed import StepPlan
 from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork
-from est_cli.est.index import sizes_of
+from est_cli.est.by_sequence import draws_by_sequence
+from est_cli.est.index import sizes_of_each
 from est_cli.est.sizes import SampleSizes, SequenceCounts
 from est_cli.training.reading import Reading
 
@@ -113,10 +114,12 @@ def plan_step(
     """What a step runs in this process, a digest of what it runs anywhere (0 for one process: nobody asks), how much
     that is, and its attention pairs. `sequences`: of each micro-step, over all processes; `pairs`: of each sequence."""
     options, micro_steps = generator.options, len(sequences)
-    draws = micro_steps if options.redraw == "forward" else 1
+    own_sizes = [count // rank.world_size for count in sequences]
+    uneven = len(set(own_sizes)) > 1 and draws_by_sequence(rates, options)
+    draws = micro_steps if options.redraw == "forward" or uneven else 1
 
     def drawn_by(number: int) -> tuple[Subnetwork, ...]:
-        return tuple(generator.draw(step, rates, micro_step, number) for micro_step in range(draws))
+        return tuple(generator.draw(step, rates, at, number, own_sizes[at]) for at in range(draws))
 
     own = drawn_by(rank.rank)
     apart = options.ranks == "independent" and rank.world_size > 1
@@ -145,7 +148,9 @@ def count_sequences(
     for drawn in everyone:
         of_each = sequences if len(drawn) > 1 else (sum(sequences),)
         for subnetwork, count in zip(drawn, of_each, strict=True):
-            counts[sizes_of(generator.spec, subnetwork)] += count // len(everyone)
+            each = sizes_of_each(generator.spec, subnetwork)
+            for sizes, of_them in Counter(each).items():
+                counts[sizes] += count // len(everyone) * of_them // len(each)
     return tuple(counts.items())
 
 
@@ -160,5 +165,7 @@ def count_pairs(
     for drawn, own in zip(everyone, shares(pairs, sequences, len(everyone)), strict=True):
         of_each = own if len(drawn) > 1 else (np.concatenate(own),)
         for subnetwork, here in zip(drawn, of_each, strict=True):
-            counts[sizes_of(generator.spec, subnetwork)] += int(here.sum())
+            each = sizes_of_each(generator.spec, subnetwork)
+            for sizes, found in zip(each, here.reshape(-1, len(each)).sum(0).tolist(), strict=True):
+                counts[sizes] += found
     return tuple(counts.values())

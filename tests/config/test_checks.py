@@ -127,6 +127,26 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
         {"sampling.cover": "balanced", "sampling.redraw": "forward", "train.micro_batch": 999},
         "sampling.cover: balanced shares units out among the draws of a step, and there is one; use a smaller train.mi",
     ),
+    (
+        (),
+        {"sampling.layers_by": "sequence", "train.micro_batch": 1},
+        "sampling.layers_by: sequence leaves out nothing of",
+    ),
+    (
+        (),
+        {"sampling.layers_by": "sequence", "train.micro_batch": 5},
+        "sampling.layers_by: sequence leaves out nothing of",
+    ),
+    (
+        (),
+        {"sampling.layers_by": "sequence", "optim.skipped_layers": "zero_grad"},
+        "optim.skipped_layers: has no meaning under sampling.layers_by=sequence",
+    ),
+    (
+        (),
+        {"sampling.layers_by": "sequence", "train.attention": "flex", "dataset.packing": "document"},
+        "train.attention: flex makes one mask for all of a batch",
+    ),
     ((), {"sampling.keep_ends": True, "stage.p_l": 0.25}, "sampling.keep_ends: p_l = 0.25 of 4 layers keeps only 1"),
     (MAMBA, {"train.attention": "flash"}, "train.attention: flash has no meaning in the family mamba; leave it auto"),
     (MAMBA, {"model.dropout": 0.1}, "model.dropout: 0.1 has no meaning in the family mamba; leave it 0.0"),
@@ -160,6 +180,8 @@ def test_all_problems_are_told_at_once() -> None:
         ((), {"sampling.keep_ends": True, "stage.p_l": 0.5}),
         ((), {"sampling.cover": "balanced", "sampling.redraw": "forward", "train.micro_batch": 4}),
         ((), {"sampling.cover": "balanced", "sampling.ranks": "independent"}),
+        ((), {"sampling.layers_by": "sequence", "train.micro_batch": 2}),
+        ((), {"sampling.layers_by": "sequence", "train.micro_batch": 1, "stage.p_l": 1.0}),
         (LLAMA, {"model.num_kv_heads": 1, "sampling.kv_groups": "within"}),
         (LLAMA, {"model.num_kv_heads": 1, "stage.t1": 0, "stage.t2": 0}),  # nothing is ever sampled
         (DENSE, {"optim.decay": 60}),

@@ -70,7 +70,7 @@ def test_what_it_can_be(args: list[str], value: Any) -> None:
     assert "train.micro_batch" in given
 
 
-@pytest.mark.parametrize("random", ["sampling.redraw=forward", "model.dropout=0.1"])
+@pytest.mark.parametrize("random", ["sampling.redraw=forward", "sampling.layers_by=sequence", "model.dropout=0.1"])
 @pytest.mark.parametrize("value", ["auto", "[32,24,auto]"])
 def test_no_guess_where_the_training_depends_on_it(capsys: pytest.CaptureFixture[str], random: str, value: str) -> None:
     line = told(capsys, f"train.micro_batch={value}", random)

@@ -27,6 +27,7 @@ PICKED: dict[str, Any] = {
 }
 ODD: dict[str, Any] = {
     **{"redraw": "forward", "ranks": "independent", "cover": "balanced", "per_layer": False, "kv_groups": "within"},
+    **{"layers_by": "sequence"},
     **{"layer_scale": "inverse", "unit_scale": "sqrt", "keep_ends": True, "multiple_of": 4},
 }
 

@@ -51,7 +51,12 @@ def test_any_number_of_processes_goes_on(
     assert losses == pytest.approx([record["loss"] for record in train_records(lab.at("one"))], rel=1e-5)
 
 
-ONE_NUMBER = ("sampling.redraw=forward", "sampling.ranks=independent", "model.dropout=0.1")
+ONE_NUMBER = (
+    "sampling.redraw=forward",
+    "sampling.ranks=independent",
+    "sampling.layers_by=sequence",
+    "model.dropout=0.1",
+)
 
 
 @pytest.mark.parametrize("setting", [ONE_NUMBER[0], *(pytest.param(x, marks=pytest.mark.long) for x in ONE_NUMBER[1:])])

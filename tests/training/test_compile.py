@@ -75,6 +75,21 @@ def test_without_a_compiler(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing_for_compiling("cuda") in ("Triton", "a C compiler")
 
 
+def test_layers_by_sequence_compile_nothing_anew(lab: Lab) -> None:
+    """Which sequences a layer runs is decided outside of its graph, and how many they are stays the same.
+
+    One graph more than in test_factors_that_change_in_every_step_compile_nothing: layers of fewer units.
+    """
+    settings = ("sampling.layers_by=sequence", "sampling.redraw=forward", *SHORT)
+    assert lab.tiny("eager", *settings).code == 0
+    plant = ("count_graphs", str(lab.folder / "graphs"), "aot_eager")
+    ended = lab.tiny("compiled", *settings, "train.compile=true", plants=[plant])
+    assert ended.code == 0, ended.err
+    assert losses(lab.at("compiled")) == pytest.approx(losses(lab.at("eager")), rel=1e-5)
+    graphs = json.loads((lab.folder / "graphs").read_text())
+    assert graphs[0] == graphs[1] and graphs[2:] == [graphs[2]] * 4, "at most one in each stage"
+
+
 def test_factors_that_change_in_every_step_compile_nothing(lab: Lab) -> None:
     """Those of progressive layer dropping are inputs of the compiled layers, as the drawn indices are.
 

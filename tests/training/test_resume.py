@@ -100,6 +100,7 @@ def test_killed_at_one_point_after_the_other(lab: Lab, golden: Golden, where: st
     [
         ["sampling.redraw=forward"],
         ["sampling.cover=balanced", "sampling.redraw=forward"],
+        ["sampling.layers_by=sequence", "sampling.redraw=forward", "train.log_layers_every=3"],
         ["model.dropout=0.1"],
         ["model=llama_tiny", "model.mlp_size=64", "model.num_kv_heads=2"],
         ["train.precision=bf16"],

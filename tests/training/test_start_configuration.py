@@ -354,7 +354,10 @@ def test_a_stored_configuration_out_of_range_is_the_files_fault() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", ["sampling.redraw=forward", "sampling.ranks=independent", "model.dropout=0.1"])
+@pytest.mark.parametrize(
+    "setting",
+    ["sampling.redraw=forward", "sampling.layers_by=sequence", "sampling.ranks=independent", "model.dropout=0.1"],
+)
 def test_the_micro_batch_is_frozen_where_randomness_depends_on_it(setting: str) -> None:
     make_run("x", setting)
     with pytest.raises(ConfigError, match=r"^train\.micro_batch: the run in outputs/x was started with 16, not 3"):

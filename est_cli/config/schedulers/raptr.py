@@ -9,7 +9,7 @@ SCHEDULER = Scheduler(
     meaning="RaPTr: random paths of layers, longer in each stage, with both ends",
     make=grown(raptr),
     reads=GROWN,
-    sampling=("redraw", "ranks", "cover", "layer_scale"),
+    sampling=("redraw", "ranks", "cover", "layers_by", "layer_scale"),
     optim=("skipped_layers",),
     dial=boundaries_dial,
 )

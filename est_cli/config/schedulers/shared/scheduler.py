@@ -17,6 +17,7 @@ DRAWN = (
     "redraw",
     "ranks",
     "cover",
+    "layers_by",
     "per_layer",
     "kv_groups",
     "layer_scale",
