@@ -154,6 +154,18 @@ def test_each_process_may_draw_its_own(lab: Lab) -> None:
     assert_same_training(lab.at("one"), lab.at("own"), rel=1e-10)
 
 
+@pytest.mark.some(1)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_sequences_leave_out_layers_of_their_own_in_every_process(lab: Lab, strategy: str) -> None:
+    """All micro-batches of a step have one plan of layers, whoever runs them: two processes do what one does."""
+    settings = (*FEW, *EXACT, "sampling.layers_by=sequence", "train.micro_batch=2")
+    one = lab.tiny("one", *settings, plants=DOUBLE)
+    assert one.code == 0, one.err
+    ended = lab.tiny_ranks(2, "two", *settings, f"launch.strategy={strategy}", plants=dict.fromkeys((0, 1), DOUBLE))
+    assert [rank.code for rank in ended] == [0, 0], ended[0].err
+    assert_same_training(lab.at("one"), lab.at("two"), rel=1e-10)
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_only_a_replica_is_whole_on_its_device(lab: Lab, strategy: str) -> None:
     settings = ("train.max_steps=1", "stage.t1=0", "stage.t2=0", f"launch.strategy={strategy}")
