@@ -189,7 +189,7 @@ STUDIES: dict[str, Study] = {
         "Which learning rate suits which arm at width 64?",
         {
             f"{name}, lr {lr}": Arm((*arm.overrides, f"optim.lr={lr}"), saves=arm.saves)
-            for lr, (name, arm) in product((0.0015, 0.003, 0.006), WIDE.items())
+            for lr, (name, arm) in product((0.00075, 0.0015, 0.003), WIDE.items())
         },
         sizes=("w64",),
         seeds=(0,),
