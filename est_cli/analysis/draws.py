@@ -30,7 +30,7 @@ from est_cli.analysis.structural_dropout import complete_again, family_spec
 from est_cli.config import AnalyzeConfig
 from est_cli.config.resolve import options_of
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingRates, apply_est
-from est_cli.est.sizes import sample_sizes
+from est_cli.est.sizes import full_sizes, sample_sizes
 from est_cli.models.documents import document_inputs
 
 KINDS = {"heads": ("p_h",), "columns": ("p_m",), "layers": ("p_l",), "all": ("p_h", "p_m", "p_l")}
@@ -81,7 +81,7 @@ def rates_drawn(config: AnalyzeConfig, spec: ModelSpec) -> list[tuple[str, float
                 sizes = sample_sizes(spec, rates, options)
             except ValueError:
                 continue
-            if (sizes.heads, sizes.columns, sizes.layers) != (spec.num_heads, spec.mlp_size, spec.num_layers):
+            if sizes != full_sizes(spec):
                 found.append((kind, rate, rates))
     return found
 

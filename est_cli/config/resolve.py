@@ -10,7 +10,7 @@ from est_cli.config.batch import batch_schedule, stage_problems
 from est_cli.config.data import dataset_problems
 from est_cli.config.launch import launch_problems
 from est_cli.config.length import max_steps, with_steps
-from est_cli.config.method import SamplingConfig, scheduler_problems
+from est_cli.config.method import SamplingConfig, protect_problems, scheduler_problems
 from est_cli.config.micro_batch import pieces, requested
 from est_cli.config.model import HF, fit_problems, model_problems, preset_sizes
 from est_cli.config.optim import decay_begin, lr_span_problems, optim_problems
@@ -18,6 +18,7 @@ from est_cli.config.paths import paths_problems
 from est_cli.config.plan import PlanConfig, of_any_length, plan_problems
 from est_cli.config.run import RunConfig, run_problems, tokenizer_of
 from est_cli.config.schedulers import scheduler_named
+from est_cli.config.schedulers.shared.scheduler import as_list
 from est_cli.config.schema import plain
 from est_cli.config.setting import range_problems, refuse
 from est_cli.config.training import micro_batch_problems, train_problems
@@ -91,6 +92,7 @@ class Resolved:
             scheduled_sizes(sizes, self.scheduler, self.options)
         except ValueError as error:
             yield str(error)
+        yield from protect_problems(self.options, self.scheduler, sizes)
 
 
 def check(config: RunConfig) -> Resolved:
@@ -161,4 +163,4 @@ def depends_on_split(config: RunConfig) -> tuple[str, ...]:
 
 def options_of(sampling: SamplingConfig) -> SamplingOptions:
     """The sampling options in the form that est_cli.est takes."""
-    return SamplingOptions(**plain(sampling))
+    return SamplingOptions(**plain(sampling) | {"protect": tuple(as_list(sampling.protect) or ())})

@@ -18,8 +18,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .schedule import SamplingScheduler
-from .sizes import MicroBatchSplit, SampleSizes, SamplingOptions, SequenceCounts, full_sizes, scheduled_sizes
-from .spec import ModelSpec
+from .sizes import (
+    MicroBatchSplit,
+    SampleSizes,
+    SamplingOptions,
+    SequenceCounts,
+    full_sizes,
+    scheduled_sizes,
+    varies,
+)
+from .spec import Kept, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -60,12 +68,16 @@ def forward_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int,
     """
     tokens = batch * seq_len
     pairs = tokens * seq_len if pairs is None else pairs
-    full, kept = spec.full, sizes.kept
-    products = sum(p.products * p.kept_entries(full, kept) for p in spec.sampled)
-    attention = 2 * (2 * pairs * sizes.heads * spec.head_dim) if spec.attention else 0
+    products = sum(layers * _products(spec, kept) for kept, layers in sizes.by_layers)
+    attention = 2 * (2 * pairs * sizes.units.heads * spec.head_dim) if spec.attention else 0
     lm_head = 2 * tokens * spec.hidden_size * spec.vocab_size
-    blocks = sizes.layers * 2 * tokens * products
-    return Flops(blocks, blocks + sizes.layers * attention + lm_head)
+    blocks = 2 * tokens * products
+    return Flops(blocks, blocks + attention + lm_head)
+
+
+def _products(spec: ModelSpec, kept: Kept) -> int:
+    """Multiply-adds of the projections of a layer per token."""
+    return sum(held.products * held.kept_entries(spec.full, kept) for held in spec.sampled)
 
 
 def training_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int, pairs: int | None = None) -> Flops:
@@ -92,13 +104,13 @@ def planned_counts(
 
     `batch`: sequences per optimizer step, one number or one for each stage.
 
-    Where sizes are random, the draws of `seed` are replayed; `splits` says by stage how a step is split, which counts
+    Where sizes vary, the draws of `seed` are replayed; `splits` says by stage how a step is split, which counts
     under redraw=forward and ranks=independent only (None: not at all).
     """
     planned: dict[int, SequenceCounts] = {}
     sequences = of_each_stage(batch, len(scheduler.stages))
     for number, sizes in scheduled_sizes(spec, scheduler, options).items():
-        if scheduler.stages[number - 1].rates.random:
+        if varies(spec, scheduler.stages[number - 1].rates, options):
             from .replay import replayed  # torch, which a plan of fixed sizes does without
 
             whole = MicroBatchSplit((sequences[number - 1],))

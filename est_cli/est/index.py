@@ -5,12 +5,12 @@ its position, and the k units with the smallest keys are the sample. That is uni
 generator state (resuming is exact, every rank draws the same), and is one vectorised operation for all layers. Where
 each layer is drawn by itself, its key says whether it runs.
 
-Shapes: L layers, k units kept, S steps.
+Shapes: L layers, k units kept (K the most, where layers differ), S steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from .schedule import SamplingRates, Stage
-from .sizes import DEFAULTS, SampleSizes, SamplingOptions, sample_size, sample_sizes
-from .spec import ModelSpec
+from .sizes import DEFAULTS, SampleSizes, SamplingOptions, always_run, kept_units, largest_layers, layer_size
+from .spec import Kept, ModelSpec, Unit
 
 _HEADS, _COLUMNS, _LAYERS = 1, 2, 3  # one independent stream of keys for each kind of unit
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -33,7 +33,8 @@ _POWERS = {"inverse": 1.0, "sqrt": 0.5, "none": 0.0}
 class Subnetwork:
     """What runs in one forward and backward pass. None means all of it, with no index at all.
 
-    Indices are int64 and sorted in each row; rows of layers that do not run are drawn but not used.
+    Indices are int64 and sorted in each row; rows of layers that do not run are drawn but not used. Where layers differ
+    (see kept), a row of (L, K) holds its layer's units first, and then the number of all units, which is none of them.
     """
 
     layer_idx: tuple[int, ...] | None = None
@@ -52,13 +53,38 @@ class Subnetwork:
     """What the factor N/k of heads and columns is raised to: see SamplingOptions.unit_scale."""
     dropout: float = 0.0
     """Share of the entries of the residual branches' outputs that plain dropout takes away."""
+    kept: tuple[Kept, ...] | None = None
+    """How many units run in each layer, where layers differ."""
+
+    def units(self, unit: Unit, layer: int) -> Tensor | None:
+        """(k,) those that run in a layer; None: all, with no index."""
+        idx = getattr(self, _INDEX_OF[unit])
+        if idx is None or self.kept is None:
+            return None if idx is None else idx[layer]
+        row: Tensor = idx[layer, : self.kept[layer].of(unit)]
+        return row
+
+    def alike(self, spec: ModelSpec) -> Iterator[tuple[Sequence[int], Subnetwork]]:
+        """In parts whose layers keep the same numbers of units: these layers, and the subnetwork with their rows alone.
+        What runs whole in them has no index."""
+        if self.kept is None:
+            yield range(spec.num_layers), self
+            return
+        for kept in dict.fromkeys(self.kept):
+            rows = [layer for layer, own in enumerate(self.kept) if own == kept]
+            part: dict[str, Any] = {"kept": None}
+            for unit, name in _INDEX_OF.items():
+                idx, k = getattr(self, name), kept.of(unit)
+                part[name] = None if idx is None or k == spec.full.of(unit) else idx[rows, :k]
+            part["layer_scales"] = None if self.layer_scales is None else self.layer_scales[rows]
+            yield rows, replace(self, **part)
 
     def to(self, device: torch.device) -> Subnetwork:
         """The same subnetwork with its indices on `device`, sent there in one copy that nobody waits for."""
         if device.type == "cpu":
             return self
         sent: dict[str, Any] = {}
-        parts = {name: idx for name in _INDICES if (idx := getattr(self, name)) is not None}
+        parts = {name: idx for name in INDICES if (idx := getattr(self, name)) is not None}
         if parts:
             packed = _sent(torch.cat([idx.reshape(-1) for idx in parts.values()]), device)
             pieces = packed.split([idx.numel() for idx in parts.values()])
@@ -69,8 +95,9 @@ class Subnetwork:
 
     def checksum(self) -> int:
         """A 32-bit number that differs for different subnetworks, but for one in four billion; the same everywhere."""
-        sum32 = crc32(repr((self.layer_idx, self.layer_scale, self.dropout)).encode())
-        for name in (*_INDICES, "layer_scales"):
+        numbers = (self.layer_idx, self.layer_scale, self.dropout, *([] if self.kept is None else [self.kept]))
+        sum32 = crc32(repr(numbers).encode())
+        for name in (*INDICES, "layer_scales"):
             if (idx := getattr(self, name)) is not None:
                 sum32 = crc32(idx.contiguous().numpy(), sum32)
         return sum32
@@ -80,7 +107,9 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
-_INDICES = ("head_idx", "kv_idx", "mlp_idx")
+_INDEX_OF: dict[Unit, str] = {"head": "head_idx", "kv_head": "kv_idx", "column": "mlp_idx"}
+INDICES = tuple(_INDEX_OF.values())
+"""The fields of a Subnetwork that hold indices."""
 
 FULL = Subnetwork()
 """The complete model."""
@@ -102,15 +131,16 @@ class IndexGenerator:
         """
         if rates.full:
             return FULL
-        sizes = sample_sizes(self.spec, rates, self.options)
+        kept = kept_units(self.spec, rates, self.options)
         at = (self.seed, step, *self._place(micro_step, rank))
-        head_idx, kv_idx = self._draw_heads(at, rates.p_h, sizes.kv_heads)
-        scale, scales = self._scales(rates, sizes.layers)
+        head_idx, kv_idx = self._draw_heads(at, kept)
+        scale, scales = self._scales(rates)
         return Subnetwork(
-            layer_idx=self._draw_layers(at, rates, sizes.layers),
+            layer_idx=self._draw_layers(at, rates),
             head_idx=head_idx,
             kv_idx=kv_idx,
-            mlp_idx=self._draw_units((*at, _COLUMNS), self.spec.mlp_size, sizes.columns),
+            mlp_idx=self._draw_units((*at, _COLUMNS), self.spec.mlp_size, [own.columns for own in kept]),
+            kept=kept if len(set(kept)) > 1 else None,
             layer_scale=scale,
             layer_scales=scales,
             unit_power=_POWERS[self.options.unit_scale],
@@ -119,106 +149,145 @@ class IndexGenerator:
 
     def largest(self, rates: SamplingRates) -> Subnetwork:
         """A subnetwork of the largest size that draw() can give at these rates."""
-        return self.draw(0, replace(rates, p_l=1.0, layers="sample") if rates.random else rates)
+        drawn = self.draw(0, replace(rates, p_l=1.0, layers="sample") if rates.random else rates)
+        if drawn.layer_idx is None or drawn.kept is None:
+            return drawn
+        return replace(drawn, layer_idx=tuple(largest_layers(self.spec, rates, self.options)))
 
-    def layer_counts(self, steps: range, stage: Stage, micro_step: int = 0, rank: int = 0) -> Tensor:
-        """(S,) int64: how many layers draw() lets run in each of `steps`, all of `stage`, whose rates are random."""
-        p_l = [stage.p_l_at(step) for step in steps]
-        place = self._place(micro_step, rank)
-        return self._chosen(torch.arange(steps.start, steps.stop, steps.step), place, stage.rates.layers, p_l).sum(
-            dim=1
-        )
+    def sizes_at(
+        self, steps: range, stage: Stage, micro_step: int = 0, rank: int = 0
+    ) -> tuple[list[SampleSizes], Tensor]:
+        """What draw() lets run in each of `steps`, all of `stage`: different sizes, and (S,) int64, which of them."""
+        kept = kept_units(self.spec, stage.rates, self.options)
+        at = torch.arange(steps.start, steps.stop, steps.step)
+        p_l = [stage.p_l_at(step) for step in steps] if stage.rates.random else []
+        running = self._running(at, self._place(micro_step, rank), stage.rates, p_l)
+        like = torch.tensor([[own == one for one in dict.fromkeys(kept)] for own in kept], dtype=torch.int64)
+        rows, row_of_step = (running.to(torch.int64) @ like).unique(dim=0, return_inverse=True)
+        of_rows = torch.zeros(len(rows), self.spec.num_layers, dtype=torch.bool)
+        of_rows[row_of_step] = running  # any of those that are alike
+        return [SampleSizes.of_layers(kept, row.nonzero()[:, 0].tolist()) for row in of_rows], row_of_step
 
     def _place(self, micro_step: int, rank: int) -> tuple[int, ...]:
         """What a draw depends on beside seed and step."""
         micro_step = micro_step if self.options.redraw == "forward" else 0
         return (micro_step, rank) if self.options.ranks == "independent" else (micro_step,)
 
-    def _draw_layers(self, at: tuple[int, ...], rates: SamplingRates, k: int) -> tuple[int, ...] | None:
-        n = self.spec.num_layers
-        if rates.random:
-            _, step, *place = at
-            kept = self._chosen(torch.tensor([step]), tuple(place), rates.layers, [rates.p_l])[0]
-            return None if bool(kept.all()) else tuple(kept.nonzero()[:, 0].tolist())
-        if k == n:
-            return None
-        if rates.layers == "first":
-            return tuple(range(k))
-        ends = self.options.keep_ends or rates.layers == "path"
-        first, size, count = (1, n - 2, k - 2) if ends else (0, n, k)
-        drawn = _sample((*at, _LAYERS), rows=1, n=size, k=count)[0].tolist()
-        layers = [first + layer for layer in drawn]
-        return tuple([0, *layers, n - 1] if ends else layers)
+    def _draw_layers(self, at: tuple[int, ...], rates: SamplingRates) -> tuple[int, ...] | None:
+        _, step, *place = at
+        running = self._running(torch.tensor([step]), tuple(place), rates, [rates.p_l])[0]
+        return None if bool(running.all()) else tuple(running.nonzero()[:, 0].tolist())
 
-    def _chosen(self, steps: Tensor, place: tuple[int, ...], how: str, p_l: Sequence[float]) -> Tensor:
-        """(S, L) bool: which layers run in each step, where each layer is drawn by itself."""
+    def _running(self, steps: Tensor, place: tuple[int, ...], rates: SamplingRates, p_l: Sequence[float]) -> Tensor:
+        """(S, L) bool: which layers run in each step; `p_l` of each step counts where each layer is drawn by itself."""
+        n, k = self.spec.num_layers, layer_size(self.spec, rates, self.options)
+        if rates.random:
+            keys = self._layer_keys(steps, place, n)
+            return _shift_right(keys, 11).to(torch.float64) * 2.0**-53 < self._chances(rates, p_l)
+        running = torch.zeros(len(steps), n, dtype=torch.bool)
+        if k == n or rates.layers == "first":
+            running[:, :k] = True
+            return running
+        always = sorted(always_run(self.spec, rates, self.options))
+        others = torch.tensor([layer for layer in range(n) if layer not in always], dtype=torch.int64)
+        drawn = _least(self._layer_keys(steps, place, len(others)), k - len(always))
+        running[:, always] = True
+        return running.scatter_(1, others[drawn], True)
+
+    def _layer_keys(self, steps: Tensor, place: tuple[int, ...], n: int) -> Tensor:
+        """(S, n) int64: in each row what _keys() gives for its step."""
         key = torch.full_like(steps, _signed(hash_numbers((self.seed,))))
         numbers: list[Tensor | int] = [steps, *place, _LAYERS]
         for number in numbers:
             key = _mix(key + _signed(_GOLDEN) + number)  # as hash_numbers
-        keys = _mix(torch.arange(1, self.spec.num_layers + 1) * _signed(_GOLDEN) + key.unsqueeze(1))
-        return _shift_right(keys, 11).to(torch.float64) * 2.0**-53 < self._chances(how, p_l)
+        return _mix(torch.arange(1, n + 1) * _signed(_GOLDEN) + key.unsqueeze(1))
 
-    def _chances(self, how: str, p_l: Sequence[float]) -> Tensor:
-        """(S, L) float64: the probability of each layer to run, `how` is chance or depth."""
-        n, rates = self.spec.num_layers, torch.tensor(p_l, dtype=torch.float64).unsqueeze(1)
-        depth = torch.arange(n, dtype=torch.float64) / n
-        chances = 1.0 - depth * (1.0 - rates) if how == "depth" else rates.repeat(1, n)
-        if self.options.keep_ends:
-            chances[:, 0] = chances[:, -1] = 1.0
+    def _chances(self, rates: SamplingRates, p_l: Sequence[float]) -> Tensor:
+        """(S, L) float64: the probability of each layer to run at each of the rates `p_l`."""
+        n, k = self.spec.num_layers, layer_size(self.spec, rates, self.options)
+        always = sorted(always_run(self.spec, rates, self.options))
+        of_steps = torch.tensor(p_l, dtype=torch.float64).unsqueeze(1)
+        if rates.layers == "depth":
+            chances = 1.0 - torch.arange(n, dtype=torch.float64) / n * (1.0 - of_steps)
+        elif rates.layers == "chance":
+            chances = of_steps.repeat(1, n)
+        else:
+            chances = torch.full((len(p_l), n), 1.0 if k == n else (k - len(always)) / (n - len(always)))
+        chances[:, always] = 1.0
         return chances
 
-    def _scales(self, rates: SamplingRates, k: int) -> tuple[float, Tensor | None]:
+    def _scales(self, rates: SamplingRates) -> tuple[float, Tensor | None]:
         """(layer_scale, layer_scales) of a subnetwork."""
-        inverse = self.options.layer_scale == "inverse"
-        if rates.layers == "depth" or (rates.random and inverse):
-            return 1.0, (1.0 / self._chances(rates.layers, [rates.p_l])[0]).to(torch.float32)
-        return (self.spec.num_layers / k if inverse and rates.layers != "first" else 1.0), None
+        inverse = self.options.layer_scale == "inverse" and rates.layers != "first"
+        k, n = layer_size(self.spec, rates, self.options), self.spec.num_layers
+        each = rates.random or (bool(self.options.protect) and k < n)  # with keep_ends alone all are scaled alike
+        if rates.layers == "depth" or (inverse and each):
+            return 1.0, (1.0 / self._chances(rates, [rates.p_l])[0]).to(torch.float32)
+        return (n / k if inverse else 1.0), None
 
-    def _draw_units(self, key: tuple[int, ...], n: int, k: int) -> Tensor | None:
-        """(L, k) sorted units out of n, or None where all n run."""
-        if k == n:
+    def _draw_units(self, key: tuple[int, ...], n: int, counts: Sequence[int]) -> Tensor | None:
+        """(L, k) sorted units out of n, `counts` of them in each layer; None where all n run."""
+        if min(counts) == n:
             return None
         rows = self.spec.num_layers if self.options.per_layer else 1
-        return _sample(key, rows, n, k).expand(self.spec.num_layers, k)
+        return _sample(key, rows, n, counts)
 
-    def _draw_heads(self, at: tuple[int, ...], p_h: float, kv_heads: int) -> tuple[Tensor | None, Tensor | None]:
+    def _draw_heads(self, at: tuple[int, ...], kept: Sequence[Kept]) -> tuple[Tensor | None, Tensor | None]:
         """(head_idx, kv_idx): whole KV groups, or (kv_idx None) the same number of query heads from each group."""
-        if p_h == 1.0:
-            return None, None
         spec, key = self.spec, (*at, _HEADS)
         if self.options.kv_groups == "whole":
-            groups = self._draw_units(key, spec.num_kv_heads, kv_heads)
-            return (None, None) if groups is None else (_heads_of(groups, spec.group_size), groups)
-        k = sample_size(p_h, spec.group_size)
-        if k == spec.group_size:
+            groups = self._draw_units(key, spec.num_kv_heads, [own.kv_heads for own in kept])
+            return (None, None) if groups is None else (_heads_of(groups, spec), groups)
+        counts = [own.heads // spec.num_kv_heads for own in kept]
+        if min(counts) == spec.group_size:
             return None, None
         rows = spec.num_layers if self.options.per_layer else 1
-        inside = _sample(key, rows * spec.num_kv_heads, spec.group_size, k).view(rows, spec.num_kv_heads, k)
-        first_heads = torch.arange(spec.num_kv_heads).view(1, -1, 1) * spec.group_size
-        return (inside + first_heads).view(rows, -1).expand(spec.num_layers, -1), None
+        of_groups = [count for count in counts for _ in range(spec.num_kv_heads)]
+        inside = _sample(key, rows * spec.num_kv_heads, spec.group_size, of_groups)
+        inside = inside.view(spec.num_layers, spec.num_kv_heads, -1)
+        heads = inside + torch.arange(spec.num_kv_heads).view(1, -1, 1) * spec.group_size
+        return heads.masked_fill(inside == spec.group_size, spec.num_heads).flatten(1).sort(dim=1).values, None
 
 
 def sizes_of(spec: ModelSpec, subnetwork: Subnetwork) -> SampleSizes:
     """What of the model that `spec` describes runs in a subnetwork."""
-    kept = (subnetwork.head_idx, subnetwork.kv_idx, subnetwork.mlp_idx)
-    heads, kv_heads, columns = (n if idx is None else idx.shape[1] for n, idx in zip(spec.full, kept, strict=True))
-    layers = spec.num_layers if subnetwork.layer_idx is None else len(subnetwork.layer_idx)
-    return SampleSizes(heads, kv_heads, columns, layers)
+    running = range(spec.num_layers) if subnetwork.layer_idx is None else subnetwork.layer_idx
+    if subnetwork.kept is not None:
+        return SampleSizes.of_layers(subnetwork.kept, running)
+    indices = (getattr(subnetwork, name) for name in INDICES)
+    heads, kv_heads, columns = (n if idx is None else idx.shape[1] for n, idx in zip(spec.full, indices, strict=True))
+    return SampleSizes(heads, kv_heads, columns, len(running))
 
 
-def _heads_of(groups: Tensor, group_size: int) -> Tensor:
-    """(L, k) KV groups -> (L, k * group_size) their query heads, in order."""
-    if group_size == 1:
+def _heads_of(groups: Tensor, spec: ModelSpec) -> Tensor:
+    """(L, k) KV groups -> (L, k * group size) their query heads, in order."""
+    if spec.group_size == 1:
         return groups
-    heads = groups.unsqueeze(-1) * group_size + torch.arange(group_size)
-    return heads.flatten(1)
+    heads = groups.unsqueeze(-1) * spec.group_size + torch.arange(spec.group_size)
+    return heads.flatten(1).clamp(max=spec.num_heads)
 
 
-def _sample(key: tuple[int, ...], rows: int, n: int, k: int) -> Tensor:
-    """(rows, k) int64: in each row k of range(n), uniform without replacement, sorted."""
+def _sample(key: tuple[int, ...], rows: int, n: int, counts: Sequence[int]) -> Tensor:
+    """(len(counts), K) int64: in each row so many of range(n), uniform without replacement, sorted, and behind them n.
+
+    `rows` are drawn; one that stands for several rows of `counts` gives all of them the same units, as far as they go.
+    """
+    keys, most = _keys(key, rows, n), max(counts)
+    if min(counts) == most:
+        return _least(keys, most).repeat(len(counts) // rows, 1)
+    ranks = keys.argsort(dim=1).argsort(dim=1).repeat(len(counts) // rows, 1)
+    drawn = ranks < torch.tensor(counts).unsqueeze(1)
+    return torch.where(drawn, torch.arange(n), n).sort(dim=1).values[:, :most]
+
+
+def _keys(key: tuple[int, ...], rows: int, n: int) -> Tensor:
+    """(rows, n) int64."""
     counters = torch.arange(1, rows * n + 1, dtype=torch.int64) * _signed(_GOLDEN) + _signed(hash_numbers(key))
-    keys = _mix(counters).view(rows, n)
+    return _mix(counters).view(rows, n)
+
+
+def _least(keys: Tensor, k: int) -> Tensor:
+    """(rows, k) int64: where the k smallest keys of each row stand, sorted."""
     return keys.topk(k, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from est_cli.est import IndexGenerator, training_flops
 from est_cli.est.flops import flops_of
-from est_cli.est.sizes import SequenceCounts, full_sizes, realised_rates, sample_sizes
+from est_cli.est.sizes import SequenceCounts, full_sizes, realised_rates, sample_sizes, varies
 from est_cli.planning.plan import Plan
 
 _DRAWS = 64
-"""Of random sizes: how many steps' draws the mean is taken over."""
+"""Of sizes that vary: how many steps' draws the mean is taken over."""
 _LEVELS = "▁▂▃▄▅▆▇█"
 
 
@@ -28,7 +28,7 @@ class Point:
 
 
 def course_of(plan: Plan, points: int) -> list[Point]:
-    """So many points; each is the middle step of its part of the run. Random sizes are means over nearby steps."""
+    """So many points; each is the middle step of its part of the run. Sizes that vary are means over nearby steps."""
     steps = plan.scheduler.max_steps
     return [_point(plan, (2 * number + 1) * steps // (2 * points)) for number in range(points)]
 
@@ -52,12 +52,12 @@ def _point(plan: Plan, step: int) -> Point:
 
 
 def _counts_near(plan: Plan, step: int) -> SequenceCounts:
-    """What a sequence runs in `step`; of random sizes what some do in the steps around it."""
+    """What a sequence runs in `step`; of sizes that vary what some do in the steps around it."""
     scheduler, number = plan.scheduler, plan.scheduler.stage_at(step)
-    stage, sizes = scheduler.stages[number - 1], sample_sizes(plan.spec, scheduler.rates_at(step), plan.options)
-    if not stage.rates.random:
-        return [(sizes, 1)]
+    stage = scheduler.stages[number - 1]
+    if not varies(plan.spec, stage.rates, plan.options):
+        return [(sample_sizes(plan.spec, stage.rates, plan.options), 1)]
     first = stage.until_step - scheduler.stage_steps()[number - 1]
     near = range(max(first, step - _DRAWS // 2), min(step + _DRAWS // 2, stage.until_step))
-    layers = IndexGenerator(plan.spec, plan.seed, plan.options).layer_counts(near, stage)
-    return [(replace(sizes, layers=count), 1) for count in layers.tolist()]
+    sizes, of_steps = IndexGenerator(plan.spec, plan.seed, plan.options).sizes_at(near, stage)
+    return [(sizes[row], 1) for row in of_steps.tolist()]

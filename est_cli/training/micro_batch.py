@@ -11,7 +11,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
-from operator import le
 
 import torch
 
@@ -178,7 +177,7 @@ def _covers(run: Run) -> Covers:
         large, small = sizes[later], sizes[earlier]
         longer = run.batch.of_stage(earlier).seq_len > run.batch.of_stage(later).seq_len
         drops = scheduler.stages[earlier - 1].rates.p_d < 1.0
-        return not drops and not longer and small.layers <= large.layers and all(map(le, small.kept, large.kept))
+        return not drops and not longer and small.fits_into(large)
 
     return covers
 

@@ -46,6 +46,7 @@ OUT_OF_RANGE = out_of_range(AnalyzeConfig) | {
     "stage.p_l": "nan",
     "sampling.per_layer": "false",
     "sampling.keep_ends": "true",
+    "sampling.protect": "[0]",
     "analyze.tokens": "1",
     "analyze.seq_len": "1",
     "analyze.batch": "0",

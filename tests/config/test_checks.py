@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -121,6 +122,25 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
     (LLAMA, {"model.num_kv_heads": None, "sampling.kv_groups": "within"}, "sampling.kv_groups: `within` cannot sample"),
     ((), {"sampling.kv_groups": "within"}, "sampling.kv_groups: `within` cannot sample groups of one query head; use"),
     ((), {"sampling.keep_ends": True, "stage.p_l": 0.25}, "sampling.keep_ends: p_l = 0.25 of 4 layers keeps only 1"),
+    ((), {"sampling.protect": [0, 4]}, "sampling.protect: 4: the model has no layer 4; its 4 layers are 0 to 3"),
+    ((), {"sampling.protect": "0-2"}, "sampling.protect: p_l = 0.5 of 4 layers keeps only 2, but 3 always run (0, 1,"),
+    (
+        (),
+        {"sampling.protect": ["heads:0"], "stage.p_h": 1.0},
+        "sampling.protect: heads:0 changes nothing, since no stage samples heads; leave it out",
+    ),
+    (
+        ("scheduler=layer_dropout", "stage.p_l=0.5"),
+        {"sampling.protect": ["columns:0"]},
+        "sampling.protect: columns:0 changes nothing",
+    ),
+    (MAMBA, {"sampling.protect": ["columns:0"]}, "sampling.protect: columns:0 changes nothing"),
+    (
+        ("scheduler=raptr",),
+        {"sampling.protect": [1]},
+        "sampling.protect: has no meaning under scheduler=raptr; leave it",
+    ),
+    (DENSE, {"sampling.protect": [1]}, "sampling.protect: has no meaning under scheduler=dense; leave it null"),
     (MAMBA, {"train.attention": "flash"}, "train.attention: flash has no meaning in the family mamba; leave it auto"),
     (MAMBA, {"model.dropout": 0.1}, "model.dropout: 0.1 has no meaning in the family mamba; leave it 0.0"),
     (MAMBA, {"model.num_heads": 4}, "model.num_heads: has no meaning in the family mamba; leave it null"),
@@ -187,8 +207,12 @@ def test_the_scheduler_and_options_are_those_of_the_configuration() -> None:
     assert scheduler.rates_at(0) == SamplingRates(0.25, 0.5, 0.5) and scheduler.rates_at(10) == SamplingRates(0.25, 0.5)
     assert resolve(base(*DENSE)).scheduler.stage_steps() == [300]
     assert options_of(config.sampling).redraw == "forward"
-    shared = leaves_of(plain(config.sampling)).items() - vars(options_of(config.sampling)).items()
-    assert shared == set()  # every option reaches the method
+    given = leaves_of(plain(config.sampling)) | {"protect": ()}  # None
+    assert given.items() - vars(options_of(config.sampling)).items() == set()  # every option reaches the method
+    protecting = [
+        options_of(replace(config.sampling, protect=value)).protect for value in ("first", 2, [0, "heads:1-2"])
+    ]
+    assert protecting == [("first",), (2,), (0, "heads:1-2")]
 
 
 @pytest.mark.parametrize(

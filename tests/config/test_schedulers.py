@@ -27,7 +27,7 @@ PICKED: dict[str, Any] = {
 }
 ODD: dict[str, Any] = {
     **{"redraw": "forward", "ranks": "independent", "per_layer": False, "kv_groups": "within"},
-    **{"layer_scale": "inverse", "unit_scale": "sqrt", "keep_ends": True, "multiple_of": 4},
+    **{"layer_scale": "inverse", "unit_scale": "sqrt", "keep_ends": True, "multiple_of": 4, "protect": [0]},
 }
 
 

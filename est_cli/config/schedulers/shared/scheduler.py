@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from est_cli.config.stage import StageConfig
 
 RATES = ("p_h", "p_m", "p_l")
-DRAWN = ("redraw", "ranks", "per_layer", "kv_groups", "layer_scale", "unit_scale", "keep_ends", "multiple_of")
+LAYERS_DRAWN = ("redraw", "ranks", "layer_scale", "keep_ends", "protect")
+DRAWN = (*LAYERS_DRAWN, "per_layer", "kv_groups", "unit_scale", "multiple_of")
 """All of `sampling.*`: read where heads, columns and layers are drawn."""
 GROWN = ("boundaries", "depths")
 LEFT_OUT = ("skipped_layers", "unsampled_rows")
