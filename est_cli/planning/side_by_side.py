@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from est_cli.common.counts import hours_minutes
 from est_cli.common.errors import ConfigError
 from est_cli.common.table import print_lines, print_whole, table, table_console
 from est_cli.config import PlanConfig
 from est_cli.planning.course import column, course_of, sparkline
 from est_cli.planning.notes import PROBED, hours_words
 from est_cli.planning.plan import Plan, make_plan
-from est_cli.tracking.eta import hours_minutes
 
 WIDTH = 48
 """Characters of a drawing."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from est_cli.common.counts import hours_minutes
 from est_cli.common.table import print_lines, print_whole, table, table_console
 from est_cli.config import PlanConfig
 from est_cli.est import FlopsLedger
@@ -20,7 +21,6 @@ from est_cli.planning.memory import PlannedMemory, StageMemory, memory_of
 from est_cli.planning.notes import default_length, hours_words, memory_notes, notes
 from est_cli.planning.plan import Plan, PlannedStage, make_plan
 from est_cli.planning.resources import GpuHours
-from est_cli.tracking.eta import hours_minutes
 
 if TYPE_CHECKING:
     from est_cli.training.probe import StepSeconds
