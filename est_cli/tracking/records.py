@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from est_cli.tracking.eta import hours_minutes
+from est_cli.common.counts import hours_minutes
 
 Record = dict[str, Any]
 """One JSON object: a line of metrics.jsonl, or summary.json."""
