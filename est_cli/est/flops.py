@@ -4,7 +4,8 @@ A product of an (m, k) with a (k, n) matrix is 2*m*k*n FLOPs; training is 3 time
 products for each forward one). Two conventions, always named:
 
 - `blocks`: the projections (and convolutions) inside the layers, the paper's convention.
-- `total`: also the LM head over every position and the two attention products, counted full T x T; of sequences whose
+- `total`: also the LM head over every position, or over those that the loss is the mean of where they are drawn
+  (`p_t`), and the two attention products, counted full T x T; of sequences whose
   documents do not see each other, full over each document (the sum of the squares of their lengths).
 
 Not counted: the scan of state-space models, norms, activations, softmax, embeddings look-ups, the optimizer,
@@ -24,6 +25,7 @@ from .sizes import (
     SamplingOptions,
     SequenceCounts,
     full_sizes,
+    position_count,
     scheduled_sizes,
     varies,
 )
@@ -70,7 +72,7 @@ def forward_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int,
     pairs = tokens * seq_len if pairs is None else pairs
     products = sum(layers * _products(spec, kept) for kept, layers in sizes.by_layers)
     attention = 2 * (2 * pairs * sizes.units.heads * spec.head_dim) if spec.attention else 0
-    lm_head = 2 * tokens * spec.hidden_size * spec.vocab_size
+    lm_head = 2 * batch * position_count(sizes.p_t, seq_len) * spec.hidden_size * spec.vocab_size
     blocks = 2 * tokens * products
     return Flops(blocks, blocks + attention + lm_head)
 

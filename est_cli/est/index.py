@@ -129,7 +129,7 @@ class IndexGenerator:
 
         Raises ValueError where the rates and options would sample nothing.
         """
-        if rates.full:
+        if rates.complete:
             return FULL
         kept = kept_units(self.spec, rates, self.options)
         at = (self.seed, step, *self._place(micro_step, rank))
@@ -166,7 +166,8 @@ class IndexGenerator:
         rows, row_of_step = (running.to(torch.int64) @ like).unique(dim=0, return_inverse=True)
         of_rows = torch.zeros(len(rows), self.spec.num_layers, dtype=torch.bool)
         of_rows[row_of_step] = running  # any of those that are alike
-        return [SampleSizes.of_layers(kept, row.nonzero()[:, 0].tolist()) for row in of_rows], row_of_step
+        found = (SampleSizes.of_layers(kept, row.nonzero()[:, 0].tolist()) for row in of_rows)
+        return [replace(sizes, p_t=stage.rates.p_t) for sizes in found], row_of_step
 
     def _place(self, micro_step: int, rank: int) -> tuple[int, ...]:
         """What a draw depends on beside seed and step."""
@@ -272,7 +273,7 @@ def _sample(key: tuple[int, ...], rows: int, n: int, counts: Sequence[int]) -> T
 
     `rows` are drawn; one that stands for several rows of `counts` gives all of them the same units, as far as they go.
     """
-    keys, most = _keys(key, rows, n), max(counts)
+    keys, most = _keys(key, torch.arange(rows), n), max(counts)
     if min(counts) == most:
         return _least(keys, most).repeat(len(counts) // rows, 1)
     ranks = keys.argsort(dim=1).argsort(dim=1).repeat(len(counts) // rows, 1)
@@ -280,10 +281,18 @@ def _sample(key: tuple[int, ...], rows: int, n: int, counts: Sequence[int]) -> T
     return torch.where(drawn, torch.arange(n), n).sort(dim=1).values[:, :most]
 
 
-def _keys(key: tuple[int, ...], rows: int, n: int) -> Tensor:
-    """(rows, n) int64."""
-    counters = torch.arange(1, rows * n + 1, dtype=torch.int64) * _signed(_GOLDEN) + _signed(hash_numbers(key))
-    return _mix(counters).view(rows, n)
+def sample_rows(key: tuple[int, ...], rows: Tensor, n: int, k: int) -> Tensor:
+    """(len(rows), k) int64: k of range(n) in each row, uniform without replacement, sorted.
+
+    `rows`, int64: the numbers that the rows have among any number of them.
+    """
+    return _least(_keys(key, rows, n), k)
+
+
+def _keys(key: tuple[int, ...], rows: Tensor, n: int) -> Tensor:
+    """(len(rows), n) int64, for each of n units in the rows of these numbers."""
+    counters = rows.unsqueeze(1) * n + torch.arange(1, n + 1)
+    return _mix(counters * _signed(_GOLDEN) + _signed(hash_numbers(key)))
 
 
 def _least(keys: Tensor, k: int) -> Tensor:

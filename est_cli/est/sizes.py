@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import le
 
@@ -71,6 +71,8 @@ class SampleSizes:
     layers: int
     each: tuple[Kept, ...] = ()
     """Where layers differ, what runs in each of those that run, the most first."""
+    p_t: float = 1.0
+    """The share of its predictions that a sequence's loss is the mean of: how many it is depends on the length."""
 
     @staticmethod
     def of_layers(kept: Sequence[Kept], running: Collection[int]) -> SampleSizes:
@@ -98,9 +100,13 @@ class SampleSizes:
         return Kept(*map(sum, sums))
 
     def fits_into(self, other: SampleSizes) -> bool:
-        """Whether each layer that runs has no more of any kind than one of its own in `other`."""
+        """Whether each layer that runs has no more of any kind than one of its own in `other`, nor the LM head."""
         kinds = ((self._sorted(kind), other._sorted(kind)) for kind in range(len(Kept._fields)))
-        return self.layers <= other.layers and all(all(map(le, mine, theirs)) for mine, theirs in kinds)
+        return (
+            self.layers <= other.layers
+            and self.p_t <= other.p_t
+            and all(all(map(le, mine, theirs)) for mine, theirs in kinds)
+        )
 
     def _sorted(self, kind: int) -> list[int]:
         counts = [kept[kind] for kept, layers in self.by_layers for _ in range(layers)]
@@ -120,6 +126,12 @@ class MicroBatchSplit:
 def sample_size(p: float, n: int) -> int:
     """Units that rate `p` keeps of `n`: p*n rounded half up, at least 1 (of 0: 0). Scaling uses the realised k/n."""
     return min(n, max(1, math.floor(p * n + 0.5)))
+
+
+def position_count(p_t: float, seq_len: int) -> int:
+    """Positions of a sequence that the LM head sees: at the rate 1 all, else the share of those that predict a token,
+    which all but the last one do."""
+    return seq_len if p_t == 1.0 else sample_size(p_t, seq_len - 1)
 
 
 def column_size(p: float, n: int, multiple_of: int | None) -> int:
@@ -143,7 +155,7 @@ def sample_sizes(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions
     """Sizes of the subnetworks that `rates` gives; of varying ones the largest. Raises ValueError where a choice would
     sample nothing, or does not fit the model."""
     kept = kept_units(spec, rates, options)
-    return SampleSizes.of_layers(kept, largest_layers(spec, rates, options))
+    return replace(SampleSizes.of_layers(kept, largest_layers(spec, rates, options)), p_t=rates.p_t)
 
 
 def kept_units(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> tuple[Kept, ...]:
@@ -238,6 +250,13 @@ def realised_rates(spec: ModelSpec, ran: SequenceCounts) -> RealisedRates:
 
     layers = passes / (spec.num_layers * sequences)
     return RealisedRates(share("heads", spec.num_heads), share("columns", spec.mlp_size), layers)
+
+
+def realised_p_t(ran: SequenceCounts, seq_len: int) -> float:
+    """The realised share of the predictions of sequences of `seq_len` tokens that their loss is the mean of."""
+    most, sequences = seq_len - 1, sum(count for _, count in ran)
+    drawn = sum(min(position_count(sizes.p_t, seq_len), most) * count for sizes, count in ran)
+    return drawn / (most * sequences)
 
 
 def layer_size(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from est_cli.est import IndexGenerator, training_flops
 from est_cli.est.flops import flops_of
-from est_cli.est.sizes import SequenceCounts, full_sizes, realised_rates, sample_sizes, varies
+from est_cli.est.sizes import SequenceCounts, full_sizes, realised_p_t, realised_rates, sample_sizes, varies
 from est_cli.planning.plan import Plan
 
 _DRAWS = 64
@@ -23,6 +23,7 @@ class Point:
     p_h: float
     p_m: float
     p_l: float
+    p_t: float
     blocks: float
     total: float
 
@@ -48,7 +49,8 @@ def _point(plan: Plan, step: int) -> Point:
     seq_len = plan.batch.at(step).seq_len
     rates, used = realised_rates(plan.spec, counts), flops_of(plan.spec, counts, seq_len)
     dense = training_flops(plan.spec, full_sizes(plan.spec), len(counts), seq_len)
-    return Point(step, rates.p_h, rates.p_m, rates.p_l, used.blocks / dense.blocks, used.total / dense.total)
+    p_t, shares = realised_p_t(counts, seq_len), (used.blocks / dense.blocks, used.total / dense.total)
+    return Point(step, rates.p_h, rates.p_m, rates.p_l, p_t, *shares)
 
 
 def _counts_near(plan: Plan, step: int) -> SequenceCounts:

@@ -17,7 +17,7 @@ from est_cli.config.plan import of_any_length
 from est_cli.config.resolve import Resolved, planned_ledger_of, resolve
 from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingScheduler
 from est_cli.est.batch import BatchSchedule
-from est_cli.est.sizes import RealisedRates, SamplingOptions, SequenceCounts, realised_rates
+from est_cli.est.sizes import RealisedRates, SamplingOptions, SequenceCounts, realised_p_t, realised_rates
 from est_cli.families import FAMILIES
 from est_cli.planning.resources import GpuHours, gpu_hours
 from est_cli.planning.targets import TargetSolution, solve_target
@@ -35,6 +35,8 @@ class PlannedStage:
     steps: int
     tokens: int
     rates: RealisedRates
+    p_t: float
+    """The realised share of its predictions that a loss is the mean of."""
     flops: Flops
     dense: Flops
     micro_batch: int | None
@@ -159,6 +161,7 @@ def _stages(run: Resolved, spec: ModelSpec, planned: dict[int, SequenceCounts]) 
             steps=steps,
             tokens=steps * batch.tokens,
             rates=realised_rates(spec, ran),
+            p_t=realised_p_t(ran, batch.seq_len),
             flops=ledger.used,
             dense=ledger.dense,
             micro_batch=None if requested is None else min(requested, own),

@@ -57,8 +57,8 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
 
 def _tables(plan: Plan, plain: bool) -> Iterator[Table]:
     yield table(
-        ["stage", "from step", "steps", "tokens", "p_H", "p_M", "p_L"],
-        [_schedule_row(stage) for stage in plan.stages],
+        ["stage", "from step", "steps", "tokens", *(name for name, _ in _rates(plan))],
+        [_schedule_row(plan, stage) for stage in plan.stages],
         total=_schedule_total(plan),
         fold=(),
         plain=plain,
@@ -91,21 +91,28 @@ def _memory_table(memory: PlannedMemory, plain: bool) -> Table:
 def _drawing(plan: Plan) -> Iterator[str]:
     """Rates and FLOPs over the run, a row of blocks each; a full block is 1."""
     course = course_of(plan, WIDTH)
-    for name, key in (("p_H", "p_h"), ("p_M", "p_m"), ("p_L", "p_l"), ("blocks", "blocks"), ("total", "total")):
+    for name, key in (*_rates(plan), ("blocks", "blocks"), ("total", "total")):
         yield f"{name:>6} {sparkline(column(course, key))}"
     end = f"step {plan.scheduler.max_steps:,}"
     yield f"{'':6} step 0{end:>{WIDTH - len('step 0')}}"
     yield "rates, and the FLOPs of a step (blocks, total) as a share of the complete model's"
 
 
-def _schedule_row(stage: PlannedStage) -> list[str]:
-    rates = (stage.rates.p_h, stage.rates.p_m, stage.rates.p_l)
+def _rates(plan: Plan) -> list[tuple[str, str]]:
+    """(heading, key) of the rates; that of predictions where any are drawn."""
+    drawn = [("p_T", "p_t")] if plan.scheduler.draws_positions else []
+    return [("p_H", "p_h"), ("p_M", "p_m"), ("p_L", "p_l"), *drawn]
+
+
+def _schedule_row(plan: Plan, stage: PlannedStage) -> list[str]:
+    known = {**vars(stage.rates), "p_t": stage.p_t}
+    rates = [known[key] for _, key in _rates(plan)]
     numbers = [f"{number:,}" for number in (stage.first_step, stage.steps, stage.tokens)]
     return [str(stage.number), *numbers, *(f"{rate:.4g}" for rate in rates)]
 
 
 def _schedule_total(plan: Plan) -> list[str]:
-    return ["all", "", f"{plan.scheduler.max_steps:,}", f"{plan.tokens:,}", "", "", ""]
+    return ["all", "", f"{plan.scheduler.max_steps:,}", f"{plan.tokens:,}", *[""] * len(_rates(plan))]
 
 
 def _cost(ledger: FlopsLedger) -> list[str]:

@@ -130,7 +130,7 @@ class RunRecord:
     @cached_property
     def full_step_s(self) -> float | None:
         """Median seconds of a step of the complete model, in the last stage that has it; None where none has."""
-        full = [stage.median_step_s for stage in stage_summaries(self.metrics) if min(stage.rates) == 1.0]
+        full = [stage.median_step_s for stage in stage_summaries(self.metrics) if stage.full]
         return full[-1] if full else None
 
     @cached_property

@@ -173,7 +173,7 @@ def run_of(config: Any, asked: Any, device: str = "cpu", step: int = 0, seq_len:
 def limited(run: Any, most: dict[int, int], seen: list[Any]) -> Callable[..., torch.Tensor]:
     """forward_backward on a device that runs out of memory, in the middle of the backward pass, above `most`."""
 
-    def forward_backward(run_: Any, tokens: torch.Tensor, targets: int) -> torch.Tensor:
+    def forward_backward(run_: Any, tokens: torch.Tensor, targets: int, drawn: None) -> torch.Tensor:
         layers = sum(layer.est_active for layer in run.handle.layers)
         sampled = run.handle.layers[0].attn.c_attn.est_taken != {}
         stage = 1 if layers < len(run.handle.layers) else 2 if sampled else 3
