@@ -13,6 +13,7 @@ from est_cli.reporting.stages import StageSummary, stage_summaries
 from est_cli.tracking.records import FIELDS, Cell, Record
 
 _LOSS = Cell("", ".4f")
+_RATE = Cell("", ".3g")
 
 
 def summary_table(summary: Record, stages: Sequence[StageSummary], run_dir: Path, plain: bool = False) -> Group:
@@ -55,7 +56,7 @@ def _stage_table(stages: Sequence[StageSummary], plain: bool) -> Table:
         [
             str(stage.number),
             *(f"{rate:.3g}" for rate in stage.rates),
-            *[f"{stage.p_t:.3g}"] * drawn,
+            *[_RATE.show(stage.p_t)] * drawn,
             f"{stage.steps:,}",
             f"{stage.median_step_s * 1e3:.1f} ms",
             _LOSS.show(stage.loss),
