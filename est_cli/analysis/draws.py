@@ -10,7 +10,7 @@ Standard errors of units and pairs are over the sequences of the text, whose los
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -28,6 +28,7 @@ from est_cli.analysis.display import draws_figure
 from est_cli.analysis.gates import Gates, expressible
 from est_cli.analysis.structural_dropout import complete_again, family_spec
 from est_cli.config import AnalyzeConfig
+from est_cli.config.analyze import rates_asked
 from est_cli.config.resolve import options_of
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingRates, apply_est
 from est_cli.est.sizes import full_sizes, sample_sizes
@@ -70,11 +71,13 @@ def draws(job: AnalysisJob) -> Outcome:
     return found, {"draws.png": partial(draws_figure, found)}
 
 
-def rates_drawn(config: AnalyzeConfig, spec: ModelSpec) -> list[tuple[str, float, SamplingRates]]:
+def rates_drawn(
+    config: AnalyzeConfig, spec: ModelSpec, kinds: Mapping[str, Sequence[str]] = KINDS
+) -> list[tuple[str, float, SamplingRates]]:
     """(kind, rate, the rates) of what is drawn; kinds that the model does not have, or cannot sample, are left out."""
     found, options = [], options_of(config.sampling)
-    for kind, keys in KINDS.items():
-        for rate in config.analyze.rates:
+    for kind, keys in kinds.items():
+        for rate in rates_asked(config):
             chosen: dict[str, Any] = dict.fromkeys(keys, rate)
             rates = SamplingRates(**chosen)
             try:

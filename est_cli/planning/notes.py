@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from est_cli.config.micro_batch import in_stages, sequences_by_stage
 from est_cli.planning.memory import PlannedMemory, StageMemory
 from est_cli.planning.plan import Plan
+from est_cli.planning.priced import command_of, prediction_lines
 from est_cli.planning.resources import OPTIMAL_TOKENS, Disk
 
 PACKED = (
@@ -42,6 +43,7 @@ def notes(plan: Plan) -> list[str]:
     )
     return [
         *found,
+        *_expected(plan),
         f"dense would use {plan.ledger.dense.blocks:.4e} FLOPs (blocks), {plan.ledger.dense.total:.4e} (total)",
         f"blocks: the layers' projections (the paper's convention); total: also the LM head{beside}",
         *[assumed] * bool(plan.gpu_hours),
@@ -49,6 +51,15 @@ def notes(plan: Plan) -> list[str]:
         *_stage_notes(plan),
         *[PROBED] * (plan.step_s is not None),
     ]
+
+
+def _expected(plan: Plan) -> Iterator[str]:
+    """What prices say, and where they have found the schedule, how it is run."""
+    if plan.prediction is None:
+        return
+    yield from prediction_lines(plan.prediction)
+    if plan.target is not None and (command := command_of(plan.target.config)) is not None:
+        yield f"the run: {command}"
 
 
 def default_length(plan: Plan) -> str:

@@ -14,11 +14,13 @@ from est_cli.config import Packing, PlanConfig
 from est_cli.config.batch import longest_sequence
 from est_cli.config.model import HF, preset_sizes
 from est_cli.config.plan import of_any_length
+from est_cli.config.prices import Prediction, predicted
 from est_cli.config.resolve import Resolved, planned_ledger_of, resolve
 from est_cli.est import Flops, FlopsLedger, ModelSpec, SamplingScheduler
 from est_cli.est.batch import BatchSchedule
 from est_cli.est.sizes import RealisedRates, SamplingOptions, SequenceCounts, realised_p_t, realised_rates
 from est_cli.families import FAMILIES
+from est_cli.planning.priced import solve_by_prices
 from est_cli.planning.resources import GpuHours, gpu_hours
 from est_cli.planning.targets import TargetSolution, solve_target
 
@@ -61,6 +63,8 @@ class Plan:
     """Of each step."""
     target: TargetSolution | None
     """What a target asked for, and the settings that meet it."""
+    prediction: Prediction | None
+    """With prices: what the run is expected to end with."""
     step_s: StepSeconds | None
     """With probe=true: measured."""
     processes: int
@@ -98,7 +102,10 @@ def make_plan(config: PlanConfig) -> Plan:
     if apart and config.model.family not in FAMILIES:  # of ours the configuration says all that there is to check
         _check_documents(config)
     try:
-        found = solve_target(config, lambda tried: planned_ledger_of(tried, spec))
+        if config.prices is not None and config.target_saving is not None:
+            found: TargetSolution | None = solve_by_prices(config, spec, config.prices, config.target_saving)
+        else:
+            found = solve_target(config, lambda tried: planned_ledger_of(tried, spec))
         config = config if found is None else found.config
         run = resolve(config)
         planned = run.planned(spec, config.launch.num_processes)
@@ -118,6 +125,7 @@ def make_plan(config: PlanConfig) -> Plan:
         apart=apart,
         batch=run.batch,
         target=found,
+        prediction=None if config.prices is None else predicted(run, ledger.saved_pct("total"), config.prices),
         step_s=_measured(config) if config.probe else None,
         processes=config.launch.num_processes,
         gpu_hours=gpu_hours(config.gpus, config.train.precision, config.mfu, ledger),

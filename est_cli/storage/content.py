@@ -23,7 +23,7 @@ from est_cli.storage.tensors import Snapshot, Stateful
 from est_cli.storage.versions import differences, git_commit, versions
 
 WEIGHTS = "model.safetensors"
-OPTIMIZER = "optim.safetensors"
+OPTIMIZER = store.OPTIMIZER
 STATE = "state.json"
 _LOG = logging.getLogger(__name__)
 

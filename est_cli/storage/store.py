@@ -16,6 +16,8 @@ from est_cli.common.errors import CheckpointError
 from est_cli.storage import disk, manifest, strict_json
 from est_cli.storage.manifest import CARD, CARD_PICTURE, MANIFEST, Manifest, blaming
 
+OPTIMIZER = "optim.safetensors"
+"""Of a checkpoint that training can go on from: the optimizer's state."""
 _STEP = re.compile(r"step-([0-9]{6,})")
 _RECORDS = r"config\.yaml|(metrics|layers)\.jsonl|(forked_from|zero_shot|analysis|tracked-[a-z]+)\.json"
 _RECORDS += r"|tokens\.npy|(summary|results)\.(json|csv|md)"
