@@ -49,11 +49,11 @@ class LaunchConfig:
     )
     reduce_dtype: WireDtype | None = setting(
         None,
-        "ddp: the numbers in which gradients are sent and added up over the processes. bf16: half the bytes, and each "
+        "The numbers in which gradients are sent and added up over the processes. bf16: half the bytes, and each "
         "process's sum over its micro-batches is rounded once before; null: as they are (fp32). Nothing is sent with "
-        "one process.",
+        "one process. fsdp: between groups of launch.shard_size they are added up as they are.",
         TRACKED,
-        brief="ddp: type in which gradients are summed up",
+        brief="Type in which gradients are summed up",
     )
     gather_dtype: WireDtype | None = setting(
         None,
@@ -104,11 +104,6 @@ def launch_problems(config: RunConfig) -> Iterator[str]:
         yield (
             "sampling.ranks: independent has no meaning under launch.strategy=fsdp, where all processes gather the "
             "weights of the same layer at the same time; use ddp"
-        )
-    if launch.strategy == "fsdp" and launch.reduce_dtype is not None:
-        yield (
-            "launch.reduce_dtype: is not there under launch.strategy=fsdp, where torch would add up the micro-batches "
-            "of a step in it, too; leave it null, or use ddp"
         )
     for key in _SHARDED:
         if launch.strategy == "ddp" and getattr(launch, key) is not None:
