@@ -77,6 +77,14 @@ class LaunchConfig:
         FREE,
         brief="fsdp: give up gathered weights",
     )
+    sharded_checkpoints: bool = setting(
+        False,
+        "fsdp: each process writes its own share of a checkpoint, so that no host needs memory for the whole. est's "
+        "commands open it as any other; false: a folder that transformers open, which the first process writes. "
+        "model/ is such a folder in any case.",
+        FREE,
+        brief="fsdp: each process writes its share",
+    )
     timeout_s: float = setting(
         600.0,
         "Seconds that a process waits for the others before it takes one of them for lost.",
@@ -106,7 +114,7 @@ def launch_problems(config: RunConfig) -> Iterator[str]:
             "weights of the same layer at the same time; use ddp"
         )
     for key in _SHARDED:
-        if launch.strategy == "ddp" and getattr(launch, key) is not None:
+        if launch.strategy == "ddp" and getattr(launch, key) != getattr(LaunchConfig, key):
             yield f"launch.{key}: has no meaning under launch.strategy=ddp, where weights are not shared out; use fsdp"
     if launch.num_processes > 1:
         yield from shard_size_problems(launch, launch.num_processes)
@@ -114,7 +122,7 @@ def launch_problems(config: RunConfig) -> Iterator[str]:
         yield from gather_problems(launch, config.train.precision)
 
 
-_SHARDED = ("gather_dtype", "shard_size", "reshard_after_forward")
+_SHARDED = ("gather_dtype", "shard_size", "reshard_after_forward", "sharded_checkpoints")
 
 
 def shard_size_problems(launch: LaunchConfig, processes: int) -> Iterator[str]:
@@ -137,5 +145,6 @@ def whole_model_problems(launch: LaunchConfig, program: str) -> Iterator[str]:
     if launch.strategy != "ddp":
         yield f"launch.strategy: {launch.strategy!r} is not for {program}, whose processes hold whole models; use ddp"
     for key in ("reduce_dtype", *_SHARDED):
-        if getattr(launch, key) is not None:
-            yield f"launch.{key}: is of est-train, and has no meaning for {program}; leave it null"
+        if getattr(launch, key) != (default := getattr(LaunchConfig, key)):
+            left = "null" if default is None else str(default).lower()
+            yield f"launch.{key}: is of est-train, and has no meaning for {program}; leave it {left}"
