@@ -62,11 +62,7 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
     ((), {"train.seq_len": 100}, "train.tokens_per_step: 4096 is not a multiple of train.seq_len=100"),
     ((), {"train.tokens_per_step": 128}, "train.tokens_per_step: 128 is not a multiple of train.seq_len=256"),
     ((), {"launch.timeout_s": 1e15}, "launch.timeout_s: 1000000000000000.0 is out of range"),
-    (
-        (),
-        {"launch.strategy": "fsdp", "launch.reduce_dtype": "bf16"},
-        "launch.reduce_dtype: is not there under launch.strategy=fsdp",
-    ),
+    ((), {"launch.sharded_checkpoints": True}, "launch.sharded_checkpoints: has no meaning under launch.strategy=ddp"),
     ((), {"launch.gather_dtype": "bf16"}, "launch.gather_dtype: has no meaning under launch.strategy=ddp"),
     ((), {"launch.shard_size": 2}, "launch.shard_size: has no meaning under launch.strategy=ddp"),
     ((), {"launch.reshard_after_forward": True}, "launch.reshard_after_forward: has no meaning under launch.strategy"),
