@@ -74,7 +74,8 @@ def requested_checkpoints(config: AnalyzeConfig) -> list[tuple[int | None, str]]
     found = step_folders(RunDir(Path(name)).checkpoints)
     if not found:
         raise ConfigError(
-            f"checkpoint: {name} is no folder of a run with checkpoints, as analyze.transitions=true needs"
+            f"checkpoint: {name} is no folder of a run with checkpoints, as analyze.transitions=true needs; "
+            "give outputs/NAME"
         )
     return [(step, str(path)) for step, path in found]
 

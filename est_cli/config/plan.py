@@ -122,4 +122,4 @@ def _plot(path: Path) -> Iterator[str]:
     elif path.exists():
         yield f"plot: {path} is there already; give another name"
     elif not path.parent.is_dir():
-        yield f"plot: there is no folder {path.parent}"
+        yield f"plot: there is no folder {path.parent}; mkdir -p {path.parent}"

@@ -56,7 +56,7 @@ def make_report(folders: Sequence[Path], out: Path, title: str, prices: str | No
     refuse_used(out)
     groups = group_runs([read_run(folder) for folder in find_runs(folders)])
     if not any(run.metrics for group in groups for run in group.runs):
-        raise ConfigError(f"{folders[0]}: no run has recorded anything yet; nothing can be shown")
+        raise ConfigError(f"{folders[0]}: no run has recorded anything yet; wait for its first steps")
     check_place(out)
     maps = heat_maps(groups)
     made = f"{datetime.now():%Y-%m-%d %H:%M}"

@@ -171,7 +171,10 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         below = list(runs_below(folder, DEPTH))
         if not below:
-            raise ConfigError(f"{folder}: holds no run (a folder with a config.yaml) and no sweep of runs")
+            raise ConfigError(
+                f"{folder}: holds no run (a folder with a config.yaml) and no sweep of runs; "
+                "give outputs, or the folder of one: outputs/NAME"
+            )
         for path in below:
             found.setdefault(path.resolve(), path)
     return list(found.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -148,6 +149,25 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
 @pytest.mark.parametrize(("args", "changes", "message"), CONTRADICTIONS)
 def test_contradictions(args: tuple[str, ...], changes: dict[str, Any], message: str) -> None:
     assert problem(args, changes).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("args", "changes", "key"),
+    [
+        ((), {"model.num_heads": 3}, "model.num_heads"),
+        (LLAMA, {"model.num_kv_heads": 3}, "model.num_kv_heads"),
+        ((), {"train.seq_len": 100}, "train.tokens_per_step"),
+        ((), {"launch.num_processes": 3}, "launch.num_processes"),
+        ((), {"launch.num_processes": 3}, "train.tokens_per_step"),
+        ((), {"launch.num_processes": 100}, "launch.num_processes"),
+        ((), {"train.profile_step": 900}, "train.profile_step"),
+    ],
+)
+def test_what_a_message_says_to_type_is_accepted(args: tuple[str, ...], changes: dict[str, Any], key: str) -> None:
+    told = problem(args, changes).partition("; ")[2]
+    value = re.search(rf"{key}=([0-9]+)", told)
+    assert value is not None, told
+    check(config_with(args, changes | {key: int(value[1])}))
 
 
 def test_all_problems_are_told_at_once() -> None:
