@@ -28,6 +28,8 @@ Usage: est-plan [GROUP=OPTION] [KEY=VALUE] ...
                                      each at the same saving
   est-plan -m scheduler=dense,three_stage target_flops=1e12
                                      each with the steps that it affords
+  est-plan prices=outputs/analyze-NAME-prices target_saving=0.25
+                                     the schedule that is expected to lose least
   est-plan probe=true plot=plan.png  seconds of each stage, measured; a picture
 """
 
@@ -35,6 +37,10 @@ Usage: est-plan [GROUP=OPTION] [KEY=VALUE] ...
 def _accept(config: PlanConfig, given: set[str]) -> PlanConfig:
     if config.resume is not None:
         raise ConfigError("resume: est-plan plans whole runs; leave it null")
+    if config.prices is not None and config.target_saving is not None:
+        for key in sorted(given):
+            if key.partition(".")[0] in ("scheduler", "stage"):
+                raise ConfigError(f"{key}: is what prices with target_saving find; leave it out")
     check(config)
     return config
 

@@ -16,7 +16,8 @@ from est_cli.config.paths import PathsConfig, paths_problems
 from est_cli.config.setting import refuse
 
 _USAGE = """\
-est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT] [--version]
+est-report FOLDER [FOLDER ...] [--out DIR] [--title TEXT] [--prices DIR]
+           [--version]
        est-report --watch FOLDER [FOLDER ...] [--port N] [--title TEXT]"""
 _DESCRIPTION = """\
 est-report compares runs of est-train on one self-contained HTML page: what was
@@ -71,11 +72,13 @@ def main(argv: Sequence[str]) -> None:
         from est_cli.common.table import print_lines, table_console
         from est_cli.reporting.report import make_report  # matplotlib: only once there is something to show
 
-    report = make_report(folders, out, title)
+    report = make_report(folders, out, title, arguments.prices)
     for card in report.numbers["claims"]:
         first = card["comparisons"][0]
         line = one_line(f"{card['group']}, {first['measure']}: {first['verdict']}")  # names from other people's runs
         print_lines(table_console(), line)
+        if arguments.prices is not None:
+            print_lines(table_console(), one_line(card["cautions"][0]))
     for command in report.commands:
         print("missing   " + (command if command.isprintable() else one_line(command)))
     print(f"report    {report.page}")
@@ -84,6 +87,8 @@ def main(argv: Sequence[str]) -> None:
 def _watch(arguments: argparse.Namespace, folders: Sequence[Path], title: str) -> None:
     if arguments.out:
         raise ConfigError("--out: --watch writes nothing; leave one of them out")
+    if arguments.prices:
+        raise ConfigError("--prices: --watch does not show them; leave one of them out")
     if not 0 <= (arguments.port or 0) < 1 << 16:
         raise ConfigError(f"--port: {arguments.port} is no port; it must be at most 65535, or 0 for a free one")
     with signals_deferred():
@@ -114,6 +119,11 @@ def _parser() -> _Parser:
         help="a new or empty folder (default: reports/report-TIME in $EST_OUTPUTS, or else outputs)",
     )
     parser.add_argument("--title", metavar="TEXT", help="heading of the page (default: made of the folders' names)")
+    parser.add_argument(
+        "--prices",
+        metavar="DIR",
+        help="of est-analyze analysis=prices: what was expected of the runs, beside what came",
+    )
     parser.add_argument(
         "--watch", action="store_true", help="show the page on this machine, refreshed while runs go on"
     )

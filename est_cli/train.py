@@ -11,6 +11,7 @@ from est_cli.cli.entry import enter, leave, run_command
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import RunConfig
 from est_cli.config.setting import Given
+from est_cli.training.extend import how_to_lengthen
 from est_cli.training.start import Start, clean_finished, refuse_lost, resolve_resume
 
 USAGE = """\
@@ -55,7 +56,8 @@ def _accept(config: RunConfig, given: Given) -> Start | None:
         return start
     if rank_of_environment().first:
         clean_finished(start.folder)
-        print(f"{start.folder}: this run is finished, nothing is left to do")
+        more = how_to_lengthen(start.folder, start.config)
+        print(f"{start.folder}: this run is finished, nothing is left to do; {more}")
     return None
 
 

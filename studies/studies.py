@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 KEYS = {"heads": "p_h", "columns": "p_m", "layers": "p_l"}
@@ -65,6 +65,9 @@ CANDIDATES = {
 
 WIDE = {"dense": DENSE, "three_stage": EST, "raptr": CANDIDATES["raptr"]}
 """What the study of widths tunes the learning rate for."""
+
+WIDE_LR = "optim.lr=0.0015"
+"""The best of those of study v, for each arm."""
 
 STUDIES: dict[str, Study] = {
     "a": Study(
@@ -189,11 +192,19 @@ STUDIES: dict[str, Study] = {
         "Which learning rate suits which arm at width 64?",
         {
             f"{name}, lr {lr}": Arm((*arm.overrides, f"optim.lr={lr}"), saves=arm.saves)
-            for lr, (name, arm) in product((0.0015, 0.003, 0.006), WIDE.items())
+            for lr, (name, arm) in product((0.00075, 0.0015, 0.003), WIDE.items())
         },
         sizes=("w64",),
         seeds=(0,),
         reference="dense, lr 0.003",
+    ),
+    "w": Study(
+        "Does the gap to dense training close as the model gets wider?",
+        {
+            **{name: replace(arm, overrides=(*arm.overrides, WIDE_LR)) for name, arm in WIDE.items()},
+            "dense, equal FLOPs": Arm((*DENSE.overrides, WIDE_LR), as_long_as="three_stage"),
+        },
+        sizes=("w64", "w128"),
     ),
     "j": Study(
         "Does EST reach the loss of dense training at the size of GPT-2 base, and is it better at equal FLOPs?",

@@ -131,7 +131,10 @@ def load_text(config: AnalyzeConfig, checkpoint: Checkpoint, rank: Rank) -> Text
     tokens = corpus.validation if settings.part is Part.validation else corpus.train
     if min(map(len, tokens.streams)) < seq_len:
         short = min(map(len, tokens.streams))
-        raise DataError(f"analyze.seq_len: {seq_len} is more than the {short} tokens of the {settings.part.value} text")
+        raise DataError(
+            f"analyze.seq_len: {seq_len} is more than the {short} tokens of the {settings.part.value} text; "
+            "use a shorter one"
+        )
     blocks = TokenBlocks(tokens, seq_len, settings.part.value)
     wanted = min(settings.tokens // seq_len, blocks.num_blocks)
     spread = np.arange(wanted) * blocks.num_blocks // wanted

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from est_cli.analysis.price_tables import price_notes, prices_table
 from est_cli.common.counts import counted
 from est_cli.common.table import print_lines, print_whole, table, table_console
 from est_cli.reporting.drawing import (
@@ -53,6 +54,8 @@ def _notes(content: dict[str, Any]) -> Iterator[str]:
     yield f"blocks {_some(text['blocks'])} of its {text['num_blocks']}, digest {text['digest']}; token ids: tokens.npy"
     if content["analysis"] in ("hessian_trace", "compare"):
         yield "± is the standard error over the probes"
+    if content["analysis"] == "prices":
+        yield from price_notes(result)
 
 
 def _some(numbers: list[int]) -> str:
@@ -155,6 +158,7 @@ TABLES = {
     "compare": _compare,
     "structural_dropout": _dropout,
     "draws": _draws,
+    "prices": prices_table,
 }
 
 

@@ -10,7 +10,7 @@ Standard errors of units and pairs are over the sequences of the text, whose los
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -28,9 +28,10 @@ from est_cli.analysis.display import draws_figure
 from est_cli.analysis.gates import Gates, expressible
 from est_cli.analysis.structural_dropout import complete_again, family_spec
 from est_cli.config import AnalyzeConfig
+from est_cli.config.analyze import rates_asked
 from est_cli.config.method import options_of
 from est_cli.est import EstHandle, IndexGenerator, ModelSpec, SamplingRates, apply_est
-from est_cli.est.sizes import sample_sizes
+from est_cli.est.sizes import full_sizes, sample_sizes
 from est_cli.models.documents import document_inputs
 
 KINDS = {"heads": ("p_h",), "columns": ("p_m",), "layers": ("p_l",), "all": ("p_h", "p_m", "p_l")}
@@ -70,18 +71,20 @@ def draws(job: AnalysisJob) -> Outcome:
     return found, {"draws.png": partial(draws_figure, found)}
 
 
-def rates_drawn(config: AnalyzeConfig, spec: ModelSpec) -> list[tuple[str, float, SamplingRates]]:
+def rates_drawn(
+    config: AnalyzeConfig, spec: ModelSpec, kinds: Mapping[str, Sequence[str]] = KINDS
+) -> list[tuple[str, float, SamplingRates]]:
     """(kind, rate, the rates) of what is drawn; kinds that the model does not have, or cannot sample, are left out."""
     found, options = [], options_of(config.sampling)
-    for kind, keys in KINDS.items():
-        for rate in config.analyze.rates:
+    for kind, keys in kinds.items():
+        for rate in rates_asked(config):
             chosen: dict[str, Any] = dict.fromkeys(keys, rate)
             rates = SamplingRates(**chosen)
             try:
                 sizes = sample_sizes(spec, rates, options)
             except ValueError:
                 continue
-            if (sizes.heads, sizes.columns, sizes.layers) != (spec.num_heads, spec.mlp_size, spec.num_layers):
+            if sizes != full_sizes(spec):
                 found.append((kind, rate, rates))
     return found
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from est_cli.est import ModelSpec, Subnetwork
-from est_cli.est.spec import Projection
+from est_cli.est.spec import Projection, Unit
 
 
 class Gates:
@@ -41,21 +41,22 @@ class Gates:
 
     def delta(self, subnetwork: Subnetwork) -> list[Tensor]:
         """m - 1 of a subnetwork, in the order of `inputs`."""
-        idx = {"head": subnetwork.head_idx, "column": subnetwork.mlp_idx}
-        drawn = {kind: self._units(kind, idx[kind], subnetwork.unit_power) for kind in self.factors if kind != "layer"}
+        drawn = {kind: self._units(kind, subnetwork) for kind in self.factors if kind != "layer"}
         return [(drawn | {"layer": self._layers(subnetwork)})[kind] - 1.0 for kind in self.factors]
 
-    def _units(self, kind: str, idx: Tensor | None, power: float) -> Tensor:
-        ones = torch.ones_like(self.factors[kind], requires_grad=False)
-        if idx is None:
-            return ones
-        return torch.zeros_like(ones).scatter_(1, idx.to(ones.device), (ones.shape[1] / idx.shape[1]) ** power)
+    def _units(self, kind: str, subnetwork: Subnetwork) -> Tensor:
+        factors = torch.ones_like(self.factors[kind], requires_grad=False)
+        for layer, row in enumerate(factors):
+            if (idx := subnetwork.units(cast(Unit, kind), layer)) is not None:
+                row.zero_()[idx.to(row.device)] = (len(row) / len(idx)) ** subnetwork.unit_power
+        return factors
 
     def _layers(self, subnetwork: Subnetwork) -> Tensor:
         running = range(self.spec.num_layers) if subnetwork.layer_idx is None else subnetwork.layer_idx
         factors = torch.zeros_like(self.factors["layer"], requires_grad=False)
+        scales = subnetwork.layer_scales
         for layer in running:
-            factors[layer] = subnetwork.layer_scale
+            factors[layer] = subnetwork.layer_scale if scales is None else scales[layer]
         return factors
 
     @contextmanager

@@ -65,7 +65,10 @@ def compare(job: AnalysisJob) -> Outcome:
     checkpoint, other = job.checkpoints[0].checkpoint, job.baseline
     assert other is not None
     if tokenizer_digest(checkpoint.tokenizer) != tokenizer_digest(other.tokenizer):
-        raise ConfigError(f"baseline: {other.place} has another tokenizer, so that losses per token cannot be compared")
+        raise ConfigError(
+            f"baseline: {other.place} has another tokenizer, so that losses per token cannot be compared; "
+            "give one that was trained with the same"
+        )
     model, baseline = job.load(checkpoint), job.load(other)
     (loss, value), (_, other_value) = job.loss(model, checkpoint), job.loss(baseline, other)
     result: dict[str, Any] = {

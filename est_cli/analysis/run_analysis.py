@@ -7,7 +7,8 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,20 @@ from est_cli.analysis.check_analysis import (
     default_folder,
     is_used,
     requested_checkpoints,
+    run_of_prices,
     taken,
 )
 from est_cli.analysis.curvature import PRODUCT_COST, hessian_trace
 from est_cli.analysis.display import print_result
 from est_cli.analysis.draws import cost_of_draws, draws
 from est_cli.analysis.landscape import compare, flatness
+from est_cli.analysis.prices import cost_of_prices, prices
 from est_cli.analysis.structural_dropout import family_spec, kinds_of, rates_of, spec_for, structural_dropout
 from est_cli.common.errors import RunLockedError, reason
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import Analysis, AnalyzeConfig, Precision
 from est_cli.config.schema import leaves_of, plain, tracked_settings
+from est_cli.config.stored import stored_config
 from est_cli.distributed.workers import meet, memory_enough
 from est_cli.models.pretrained import open_checkpoint
 from est_cli.reporting.drawing import png_of
@@ -54,6 +58,7 @@ ANALYSES: dict[Analysis, Callable[[AnalysisJob], Outcome]] = {
     Analysis.compare: compare,
     Analysis.structural_dropout: structural_dropout,
     Analysis.draws: draws,
+    Analysis.prices: prices,
 }
 
 
@@ -71,8 +76,11 @@ def analyse(config: AnalyzeConfig) -> None:
     first = checkpoints[0].checkpoint
     if config.analysis is Analysis.structural_dropout:
         spec_for(first, config)
-    if config.analysis is Analysis.draws:
+    if config.analysis in (Analysis.draws, Analysis.prices):
         family_spec(first)
+    trains = config.analysis is Analysis.prices
+    if trains:
+        config = replace(config, dataset=stored_config(run_of_prices(config)).dataset)
     text = load_text(config, first, rank_of_environment())  # before the processes wait for each other
     new = new_folder(config)
     with meet(config.launch, Precision.fp32, CONTINUES) as processes, processes.first_only(new) as folder:
@@ -81,7 +89,8 @@ def analyse(config: AnalyzeConfig) -> None:
         with (
             progress(_cost(config, len(text.batches), checkpoints), not processes.first) as shown,
             memory_enough(LESS_MEMORY),
-            sdpa_kernel(SDPBackend.MATH),  # has derivatives of derivatives, where a model calls torch's kernels itself
+            # It has derivatives of derivatives, where a model calls torch's kernels itself.
+            nullcontext() if trains else sdpa_kernel(SDPBackend.MATH),
         ):
             job = AnalysisJob(config, checkpoints, baseline, text, processes, shown)
             result, figures = ANALYSES[config.analysis](job)
@@ -117,6 +126,8 @@ def _cost(config: AnalyzeConfig, batches: int, checkpoints: Sequence[OpenedCheck
         return settings.points * batches + (2 * trace if settings.trace else 0)
     if config.analysis is Analysis.draws:
         return cost_of_draws(config, family_spec(checkpoints[0].checkpoint), batches)
+    if config.analysis is Analysis.prices:
+        return cost_of_prices(config, family_spec(checkpoints[0].checkpoint), len(checkpoints))
     kinds = len(kinds_of(rates_of(config)))
     return kinds * settings.draws * batches * (1 + PRODUCT_COST) + 2 * settings.draws
 

@@ -20,8 +20,8 @@ ERASE = "\r\x1b[K"
 
 
 class _Spinner:
-    def __init__(self) -> None:
-        self.word = "starting"
+    def __init__(self, word: str) -> None:
+        self.word = word
         self._lock, self._ended, self._drawn = threading.RLock(), threading.Event(), False
         utf = (getattr(sys.stderr, "encoding", None) or "").lower().startswith("utf")
         self._frames = cycle(FRAMES if utf else PLAIN_FRAMES)
@@ -63,14 +63,15 @@ def tell_waiting(word: str) -> None:
 
 
 @contextmanager
-def waiting(shown: bool) -> Iterator[None]:
+def waiting(shown: bool, word: str = "starting") -> Iterator[None]:
     """Show that something goes on until anything is written, until `end_waiting`, or the end of the block.
 
-    Not shown: where stderr is no terminal, or one that others write to since this process is in the background.
+    `word` names it. Not shown: where stderr is no terminal, or one that others write to since this process is in the
+    background.
     """
     global _current
     if shown and _is_seen():
-        _current = _Spinner()
+        _current = _Spinner(word)
     try:
         yield
     finally:

@@ -33,6 +33,7 @@ class Analysis(StrEnum):
     compare = "compare"
     structural_dropout = "structural_dropout"
     draws = "draws"
+    prices = "prices"
 
 
 class Part(StrEnum):
@@ -82,8 +83,8 @@ class AnalyzeSettings:
     )
     transitions: bool = setting(
         False,
-        "hessian_trace of all checkpoints that a run kept, its stage transitions among them.",
-        brief="hessian_trace of all kept checkpoints",
+        "hessian_trace, prices: at all checkpoints that a run kept, its stage transitions among them.",
+        brief="hessian_trace, prices: at all kept checkpoints",
     )
     trace: bool = setting(False, "compare: also the trace of both.")
     directions: int = setting(5, "flatness: random directions.", within=at_least(1))
@@ -105,17 +106,30 @@ class AnalyzeSettings:
         within=at_least(2),
         brief="structural_dropout, draws: subnetworks of each kind",
     )
-    rates: list[float] = setting(
-        [0.5],
-        "draws: sampling rates, of each kind alone and of all together.",
+    rates: list[float] | None = setting(
+        None,
+        "draws, prices: sampling rates, of each kind alone and of all together; null: 0.5, of prices 0.5 and 0.75.",
         within=between("(0, 1)"),
-        brief="draws: rates of each kind, and of all",
+        brief="draws, prices: rates of each kind, and of all",
     )
     units: int = setting(
         8,
         "draws: units told of each kind, the costliest; of the heads among them pairs of a layer are looked at.",
         within=at_least(1),
         brief="draws: the costliest units of each kind",
+    )
+    steps: int = setting(20, "prices: sampled steps of a segment.", within=at_least(1))
+    cooldown: int = setting(
+        10,
+        "prices: complete steps after them, in which the learning rate falls to 0.",
+        within=at_least(0),
+        brief="prices: complete steps after these, rate to 0",
+    )
+    repeats: int = setting(
+        2,
+        "prices: segments of each kind and rate, each with draws of its own.",
+        within=at_least(2),
+        brief="prices: segments of each kind and rate",
     )
 
 
@@ -158,8 +172,15 @@ READS = {
     Analysis.compare: (*EVERY, "points", "trace"),
     Analysis.structural_dropout: (*EVERY, "draws"),
     Analysis.draws: (*EVERY, "draws", "rates", "units"),
+    Analysis.prices: ("tokens", "seq_len", "batch", "rates", "transitions", "steps", "cooldown", "repeats"),
 }
 """Which keys of `analyze` have a meaning where; with `trace` compare reads `parameters` and `probes`, too."""
+
+
+def rates_asked(config: AnalyzeConfig) -> list[float]:
+    """The sampling rates that draws and prices look at."""
+    usual = [0.5, 0.75] if config.analysis is Analysis.prices else [0.5]
+    return usual if config.analyze.rates is None else config.analyze.rates
 
 
 def check_analyze(config: AnalyzeConfig) -> None:
@@ -192,7 +213,7 @@ def _what(config: AnalyzeConfig) -> Iterator[str]:
 
 def _points_and_rates(config: AnalyzeConfig) -> Iterator[str]:
     points, rates = config.analyze.points, config.analyze.rates
-    if not rates or len(set(rates)) < len(rates):
+    if rates is not None and (not rates or len(set(rates)) < len(rates)):
         yield f"analyze.rates: {rates} must be one or more different rates, such as [0.5,0.75]"
     if points % 2 == 0:
         yield f"analyze.points: {points} is even; use an odd number, so that the middle is among them"
@@ -216,13 +237,20 @@ def _meaningless(config: AnalyzeConfig) -> Iterator[str]:
             yield f"analyze.{key}: has no meaning under analysis={analysis.value}; it {hint}"
     samples = analysis is Analysis.structural_dropout
     for key in (key for key in changed if key.startswith(("stage.", "sampling."))):
-        if not samples and (analysis is not Analysis.draws or key.startswith("stage.")):
-            rates = "; analyze.rates says which are drawn" if analysis is Analysis.draws else ""
+        draws = analysis in (Analysis.draws, Analysis.prices)
+        if not samples and (not draws or key.startswith("stage.")):
+            rates = "; analyze.rates says which are drawn" if draws else ""
             yield f"{key}: has no meaning under analysis={analysis.value}; it goes with structural_dropout{rates}"
-        elif key in ("sampling.redraw", "sampling.ranks", "sampling.cover", "sampling.layers_by"):
+        elif key in ("sampling.cover", "sampling.layers_by"):
+            yield f"{key}: is of est-train, whose draws go together in a step; leave it {changed[key]}"
+        elif key == "sampling.ranks" and analysis is Analysis.prices:
+            yield f"{key}: has no meaning here, where one process trains; leave it {changed[key]}"
+        elif key in ("sampling.redraw", "sampling.ranks") and analysis is not Analysis.prices:
             yield f"{key}: has no meaning here, where nothing is trained; leave it {changed[key]}"
     if samples and min(vars(config.stage).values()) == 1.0:
         yield "stage: all rates are 1, so nothing is sampled; lower p_h, p_m or p_l"
+    if analysis is Analysis.prices and config.launch.num_processes > 1:
+        yield "launch.num_processes: analysis=prices trains in one process; set it to 1"
     if "launch.check_every" in changed:
         yield "launch.check_every: has no meaning here, where weights do not change; leave it as it is"
 

@@ -53,7 +53,8 @@ def batch_problems(train: TrainConfig) -> Iterator[str]:
         return
     longest = max(seq_lens)
     yield from (
-        f"train.tokens_per_step: {count} is not a multiple of train.seq_len={longest}"
+        f"train.tokens_per_step: {count} is not a multiple of train.seq_len={longest}; the nearest is "
+        f"train.tokens_per_step={max(1, round(count / longest)) * longest}"
         for count in tokens
         if count % longest
     )
@@ -71,12 +72,18 @@ def share_problems(train: TrainConfig, processes: int) -> Iterator[str]:
         return
     stages = max(len(tokens), len(seq_lens))
     pairs = zip(*(entries * (stages if len(entries) == 1 else 1) for entries in (tokens, seq_lens)), strict=False)
-    for sequences in sorted({count // seq_len for count, seq_len in pairs}):
+    for sequences, seq_len in sorted({(count // seq_len, seq_len) for count, seq_len in pairs}):
         if sequences % processes:
             yield (
                 f"launch.num_processes: the {sequences} sequences of a step (train.tokens_per_step) do not divide "
-                f"among {processes} processes"
+                f"among {processes} processes; use launch.num_processes={_below(processes, sequences)}, or "
+                f"train.tokens_per_step={-(-sequences // processes) * processes * seq_len}"
             )
+
+
+def _below(processes: int, sequences: int) -> int:
+    """The largest smaller number of processes among which so many sequences divide."""
+    return next(count for count in range(min(processes, sequences + 1) - 1, 0, -1) if sequences % count == 0)
 
 
 def stage_problems(train: TrainConfig, stages: int) -> Iterator[str]:

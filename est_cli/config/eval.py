@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from est_cli.common.nearby import no_folder
 from est_cli.config.launch import LaunchConfig, whole_model_problems
 from est_cli.config.paths import PathsConfig, paths_problems
 from est_cli.config.setting import (
@@ -216,7 +217,7 @@ def _settings(settings: EvalSettings) -> Iterator[str]:
     if settings.precision is Precision.fp16:
         yield "eval.precision: fp16 needs a loss scale, which only est-train keeps; it must be fp32, tf32 or bf16"
     if settings.data_dir is not None and not os.path.isdir(settings.data_dir):
-        yield f"eval.data_dir: there is no folder {settings.data_dir}"
+        yield f"eval.data_dir: {no_folder(settings.data_dir)}"
     if not settings.seeds:
         yield "eval.seeds: is empty; give at least one, [0]"
     if len(set(settings.seeds)) < len(settings.seeds) or not all(0 <= seed < 1 << 63 for seed in settings.seeds):

@@ -49,11 +49,11 @@ class LaunchConfig:
     )
     reduce_dtype: WireDtype | None = setting(
         None,
-        "ddp: the numbers in which gradients are sent and added up over the processes. bf16: half the bytes, and each "
+        "The numbers in which gradients are sent and added up over the processes. bf16: half the bytes, and each "
         "process's sum over its micro-batches is rounded once before; null: as they are (fp32). Nothing is sent with "
-        "one process.",
+        "one process. fsdp: between groups of launch.shard_size they are added up as they are.",
         TRACKED,
-        brief="ddp: type in which gradients are summed up",
+        brief="Type in which gradients are summed up",
     )
     gather_dtype: WireDtype | None = setting(
         None,
@@ -76,6 +76,14 @@ class LaunchConfig:
         "keep them, more memory and less to send; null: keep what lies outside of the layers.",
         FREE,
         brief="fsdp: give up gathered weights",
+    )
+    sharded_checkpoints: bool = setting(
+        False,
+        "fsdp: each process writes its own share of a checkpoint, so that no host needs memory for the whole. est's "
+        "commands open it as any other; false: a folder that transformers open, which the first process writes. "
+        "model/ is such a folder in any case.",
+        FREE,
+        brief="fsdp: each process writes its share",
     )
     timeout_s: float = setting(
         600.0,
@@ -105,13 +113,8 @@ def launch_problems(config: RunConfig) -> Iterator[str]:
             "sampling.ranks: independent has no meaning under launch.strategy=fsdp, where all processes gather the "
             "weights of the same layer at the same time; use ddp"
         )
-    if launch.strategy == "fsdp" and launch.reduce_dtype is not None:
-        yield (
-            "launch.reduce_dtype: is not there under launch.strategy=fsdp, where torch would add up the micro-batches "
-            "of a step in it, too; leave it null, or use ddp"
-        )
     for key in _SHARDED:
-        if launch.strategy == "ddp" and getattr(launch, key) is not None:
+        if launch.strategy == "ddp" and getattr(launch, key) != getattr(LaunchConfig, key):
             yield f"launch.{key}: has no meaning under launch.strategy=ddp, where weights are not shared out; use fsdp"
     if launch.num_processes > 1:
         yield from shard_size_problems(launch, launch.num_processes)
@@ -119,7 +122,7 @@ def launch_problems(config: RunConfig) -> Iterator[str]:
         yield from gather_problems(launch, config.train.precision)
 
 
-_SHARDED = ("gather_dtype", "shard_size", "reshard_after_forward")
+_SHARDED = ("gather_dtype", "shard_size", "reshard_after_forward", "sharded_checkpoints")
 
 
 def shard_size_problems(launch: LaunchConfig, processes: int) -> Iterator[str]:
@@ -142,5 +145,6 @@ def whole_model_problems(launch: LaunchConfig, program: str) -> Iterator[str]:
     if launch.strategy != "ddp":
         yield f"launch.strategy: {launch.strategy!r} is not for {program}, whose processes hold whole models; use ddp"
     for key in ("reduce_dtype", *_SHARDED):
-        if getattr(launch, key) is not None:
-            yield f"launch.{key}: is of est-train, and has no meaning for {program}; leave it null"
+        if getattr(launch, key) != (default := getattr(LaunchConfig, key)):
+            left = "null" if default is None else str(default).lower()
+            yield f"launch.{key}: is of est-train, and has no meaning for {program}; leave it {left}"

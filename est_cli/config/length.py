@@ -98,10 +98,10 @@ def _steps_of_flops(config: RunConfig, budget: float) -> int:
     try:
         steps = longest_within(used, budget, MOST_STEPS)
     except OverflowError:
-        raise ConfigError(f"train.max_flops: {budget:g} takes over {MOST_STEPS:g} steps") from None
+        raise ConfigError(f"train.max_flops: {budget:g} takes over {MOST_STEPS:g} steps; give fewer") from None
     if not used(steps):
         raise ConfigError(
             f"train.max_flops: {budget:g} is too little; the shortest run that its stages allow has {steps + 1} steps "
-            f"and uses {used(steps + 1):.4g} FLOPs"
+            f"and uses {used(steps + 1):.4g} FLOPs; give as many"
         )
     return steps

@@ -13,10 +13,12 @@ from est_cli.common.errors import ConfigError
 from est_cli.common.plugins import package_problem
 from est_cli.config.schedulers import SCHEDULERS, is_outside, origin_of, scheduler_named
 from est_cli.config.schedulers.shared.scheduler import LEFT_OUT, as_list
-from est_cli.config.setting import SETTLED, at_least, setting, settings_of
+from est_cli.config.setting import SETTLED, Items, at_least, setting, settings_of
 from est_cli.config.stage import MAX_STAGES, StageConfig
-from est_cli.est.schedule import SamplingRates, boundary_step
+from est_cli.est.protected import ENTRY_WORDS, is_entry, kinds_of
+from est_cli.est.schedule import SamplingRates, SamplingScheduler, boundary_step
 from est_cli.est.sizes import CHOICES, SamplingOptions
+from est_cli.est.spec import ModelSpec
 
 if TYPE_CHECKING:
     from est_cli.config.run import RunConfig
@@ -93,6 +95,13 @@ class SamplingConfig:
         brief="Scale of drawn units: N/k, its root, 1",
     )
     keep_ends: bool = setting(False, "true: the first and the last layer always run.")
+    protect: int | str | list[int | str] | None = setting(
+        None,
+        "What always runs complete, a list: a layer (0, -1, first, last) or a range of them (0-3) always runs, with "
+        "all its heads and columns; behind layers:, heads: or columns: one of these three alone.",
+        items=Items(is_entry, "a list such as [0,-1], [1-3] or [layers:0,heads:0-3]", entry=ENTRY_WORDS),
+        brief="What is never sampled: [0,-1], [heads:0-3]",
+    )
     multiple_of: int | None = setting(
         None,
         "MLP columns that run: the multiple of this nearest to p_m; null: 8, for the tensor cores of a GPU, where the "
@@ -104,7 +113,7 @@ class SamplingConfig:
 
 def options_of(sampling: SamplingConfig) -> SamplingOptions:
     """The sampling options in the form that est_cli.est takes. Raises ValueError where they do not go together."""
-    return SamplingOptions(**vars(sampling))
+    return SamplingOptions(**vars(sampling) | {"protect": tuple(as_list(sampling.protect) or ())})
 
 
 def refuse_stage_option(chosen: Mapping[str, Any]) -> None:
@@ -160,7 +169,25 @@ def _meaningless(config: RunConfig) -> Iterator[str]:
         for key, known in settings_of(type(chosen)).items():
             concerned = group == "sampling" or key in LEFT_OUT
             if concerned and key not in read and getattr(chosen, key) != known.default:
-                yield f"{group}.{key}: has no meaning under scheduler={name}; leave it {str(known.default).lower()}"
+                yield f"{group}.{key}: has no meaning under scheduler={name}; leave it {_written(known.default)}"
+
+
+def _written(default: Any) -> str:
+    return "null" if default is None else str(default).lower()
+
+
+def protect_problems(options: SamplingOptions, scheduler: SamplingScheduler, sizes: ModelSpec) -> Iterator[str]:
+    """Entries of `sampling.protect` that name a kind which no stage samples."""
+    rates = [scheduler.stages[number - 1].rates for number in scheduler.occupied()]
+    sampled = {
+        "layers": any(rate.p_l < 1.0 or rate.num_layers is not None for rate in rates),
+        "heads": any(rate.p_h < 1.0 for rate in rates),
+        "columns": any(rate.p_m < 1.0 for rate in rates) and sizes.mlp_size > 0,
+    }
+    for entry in options.protect:
+        if not any(sampled[kind] for kind in kinds_of(entry)):
+            what = " or ".join(kinds_of(entry))
+            yield f"sampling.protect: {entry} changes nothing, since no stage samples {what}; leave it out"
 
 
 def _reader_of(key: str) -> str:

@@ -259,7 +259,10 @@ def lr_span_problems(optim: OptimConfig, batch: BatchSchedule) -> Iterator[str]:
         return
     warmup, decay = warmup_end(optim, batch), decay_begin(optim, batch)
     if decay is not None and warmup > decay:
-        yield f"optim.decay: warm-up ({warmup}) and decay ({steps - decay}) exceed the run of {steps} steps"
+        yield (
+            f"optim.decay: warm-up ({warmup}) and decay ({steps - decay}) exceed the run of {steps} steps; "
+            "shorten one of them, or give more steps"
+        )
 
 
 def _outside(optim: OptimConfig, steps: int, total: int) -> Iterator[str]:
@@ -271,4 +274,7 @@ def _outside(optim: OptimConfig, steps: int, total: int) -> Iterator[str]:
         except ValueError as error:
             yield f"optim.{key}: {error}"
         if tokens is not None and tokens > total:
-            yield f"optim.{key}_tokens: {tokens} is more than the {total} tokens that the run reads"
+            yield (
+                f"optim.{key}_tokens: {tokens} is more than the {total} tokens that the run reads; "
+                "use fewer, or more steps"
+            )

@@ -46,6 +46,12 @@ class PlanConfig(RunConfig):
         "three_stage: what stays as it is while the boundaries move: the ratio t1:t2, or t1, or t2.",
         brief="What stays while the boundaries move",
     )
+    prices: str | None = setting(
+        None,
+        "The folder of an est-analyze analysis=prices: what loss the schedule is expected to cost; with target_saving, "
+        "which needs no scheduler then, the n_stage schedule that is expected to cost the least.",
+        brief="A folder of prices: predict the loss; design",
+    )
     probe: bool = setting(
         False,
         "Measure on this machine how long a step of each stage takes.",
@@ -93,7 +99,7 @@ def of_any_length(config: RunConfig) -> RunConfig:
 
 def _saving(config: PlanConfig, saving: float) -> Iterator[str]:
     name = config.scheduler.name
-    if not scheduler_named(name).saves:
+    if config.prices is None and not scheduler_named(name).saves:
         why = "has nothing to turn for a saving" if is_outside(name) else "saves nothing"
         yield f"target_saving: scheduler={name} {why}; use another one, or target_flops"
     if not 0.0 < saving < 1.0:
@@ -116,4 +122,4 @@ def _plot(path: Path) -> Iterator[str]:
     elif path.exists():
         yield f"plot: {path} is there already; give another name"
     elif not path.parent.is_dir():
-        yield f"plot: there is no folder {path.parent}"
+        yield f"plot: there is no folder {path.parent}; mkdir -p {path.parent}"

@@ -10,7 +10,7 @@ from est_cli.config.batch import batch_schedule, stage_problems
 from est_cli.config.data import dataset_problems
 from est_cli.config.launch import launch_problems
 from est_cli.config.length import max_steps, with_steps
-from est_cli.config.method import options_of, scheduler_problems
+from est_cli.config.method import options_of, protect_problems, scheduler_problems
 from est_cli.config.micro_batch import pieces, requested
 from est_cli.config.model import HF, fit_problems, model_problems, preset_sizes
 from est_cli.config.optim import decay_begin, lr_span_problems, optim_problems
@@ -103,6 +103,7 @@ class Resolved:
             scheduled_sizes(sizes, self.scheduler, self.options)
         except ValueError as error:
             yield str(error)
+        yield from protect_problems(self.options, self.scheduler, sizes)
 
 
 def check(config: RunConfig) -> Resolved:

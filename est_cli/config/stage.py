@@ -16,7 +16,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _are_rates(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+    return isinstance(value, list) and len(value) in (3, 4) and all(map(_is_number, value))
 
 
 def _listed(fits: Any, words: str) -> Items:
@@ -51,6 +51,13 @@ class StageConfig:
         "Sampling rate of layers in stage 1, in (0, 1]; layer_dropout: the probability of each layer to run.",
         brief="Share of layers kept in stage 1, in (0, 1]",
     )
+    p_t: float | None = setting(
+        None,
+        "Share of each sequence's predictions that the loss is the mean of in stages 1 and 2, in (0, 1]; drawn anew in "
+        "each step, and the LM head sees those positions alone. linear, cosine: at the start; constant: always; "
+        "n_stage has it as a fourth number in stage.rates; null: 1, all.",
+        brief="Share of predictions that the loss sees",
+    )
     boundaries: int | float | list[int | float] | None = setting(
         None,
         "First steps of stages 2, 3, ... as t1 and t2 are written: a list, or one number; dense: of stages with a "
@@ -60,8 +67,10 @@ class StageConfig:
     )
     rates: list[list[int | float]] | None = setting(
         None,
-        "n_stage: a list with [p_h,p_m,p_l] for every stage, one more than there are boundaries.",
-        items=_listed(_are_rates, "a list with [p_h,p_m,p_l] for each stage, such as [[0.5,0.5,0.5],[1,1,1]]"),
+        "n_stage: a list with [p_h,p_m,p_l] or [p_h,p_m,p_l,p_t] for every stage, one more than there are boundaries.",
+        items=_listed(
+            _are_rates, "a list with [p_h,p_m,p_l] or [p_h,p_m,p_l,p_t] for each stage, such as [[0.5,0.5,0.5],[1,1,1]]"
+        ),
         brief="n_stage: [p_h,p_m,p_l] of every stage",
     )
     depths: int | float | list[int | float] | None = setting(

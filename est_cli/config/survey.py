@@ -32,4 +32,4 @@ def survey_problems(config: SurveyConfig) -> Iterator[str]:
         if config.json in ("", ".", "..") or path.exists():
             yield f"json: {path} is there already; give another name"
         elif not path.parent.is_dir():
-            yield f"json: there is no folder {path.parent}"
+            yield f"json: there is no folder {path.parent}; mkdir -p {path.parent}"

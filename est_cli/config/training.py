@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from est_cli.common.errors import install_hint
+from est_cli.common.nearby import no_folder
 from est_cli.config.batch import COUNTS, batch_problems
 from est_cli.config.length import max_steps
 from est_cli.config.micro_batch import SIZES, stage_problems
@@ -293,7 +294,10 @@ def train_problems(config: RunConfig) -> Iterator[str]:
     if train.spread_draws == 1:
         yield "train.spread_draws: a single draw has no spread; at least 2 are compared, or 0 for none"
     if train.profile_step is not None and train.profile_step > max_steps(config) >= 1:
-        yield f"train.profile_step: {train.profile_step} lies behind the last step, {max_steps(config)}"
+        yield (
+            f"train.profile_step: {train.profile_step} lies behind the last; the last is "
+            f"train.profile_step={max_steps(config)}"
+        )
 
 
 def _spike_problems(train: TrainConfig) -> Iterator[str]:
@@ -313,7 +317,7 @@ def _tasks_problems(train: TrainConfig) -> Iterator[str]:
         if not train.eval_tasks and getattr(train, f"eval_tasks_{key}"):
             yield f"train.eval_tasks_{key}: has a meaning only with train.eval_tasks"
     if train.eval_tasks_dir is not None and not os.path.isdir(train.eval_tasks_dir):
-        yield f"train.eval_tasks_dir: there is no folder {train.eval_tasks_dir}"
+        yield f"train.eval_tasks_dir: {no_folder(train.eval_tasks_dir)}"
 
 
 def _flex_problems(config: RunConfig) -> Iterator[str]:

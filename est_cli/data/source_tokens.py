@@ -151,7 +151,9 @@ def _log_counts(name: str, shards: Sequence[Shard], end_text: str) -> None:
         others += f" and {counted(bad, 'row')} without text (dataset.on_bad_row=skip)"
     if not documents:
         only = f", only {counted(blank, 'blank document')}{others}" if blank or excluded or bad else ""
-        raise DataError(f"{name}: no text in it{only}{f'; the first: {places[0]}' if places else ''}")
+        raise DataError(
+            f"{name}: no text in it{only}{f'; the first: {places[0]}' if places else ''}; name files that have some"
+        )
     spelled = total("spelled")
     as_text = f"; {end_text} is written in it {counted(spelled, 'time')}, as plain text" if spelled else ""
     tokens = total("train_tokens") + total("validation_tokens")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -38,6 +39,7 @@ def shard(
         mesh = init_device_mesh(device.type, (world_size // size, size), mesh_dim_names=("replicate", "shard"))
     as_kept, gather = MixedPrecisionPolicy(), wire_dtype(launch.gather_dtype)
     of_layers = MixedPrecisionPolicy(gather, torch.float32, cast_forward_inputs=False) if gather else as_kept
+    reduce = wire_dtype(launch.reduce_dtype)
     done: set[nn.Module] = set()
     for module in (*layers, whole):
         _fill([part for part in module.modules() if part not in done], device)
@@ -50,11 +52,36 @@ def shard(
         )
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
+        if reduce is not None:  # as the policy's reduce_dtype micro-batches would be added up in it, too
+            sharded.set_custom_reduce_scatter(NarrowReduceScatter(reduce))  # type: ignore[arg-type]
     if gather:  # torch looks for the gathered weights of layers that have never run
         for layer in layers:
             assert isinstance(layer, FSDPModule)
             layer.unshard()
             layer.reshard()
+
+
+class NarrowReduceScatter:
+    """FSDP2's ReduceScatter in a type of fewer bits: what each process has added up is rounded once before."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Memory for gradients as they are, before and after."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False
+    ) -> None:
+        """The sum of this process's share, on the stream of now."""
+        assert not async_op, "FSDP2 orders it by streams"
+        reduced = torch.empty_like(output_tensor, dtype=self._dtype)
+        reduce_scatter = (
+            getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+        )  # torch 2.13 renamed it
+        reduce_scatter(reduced, input_tensor.to(self._dtype), op=op, group=group)
+        output_tensor.copy_(reduced)
 
 
 def _fill(modules: Sequence[nn.Module], device: torch.device) -> None:

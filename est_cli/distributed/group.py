@@ -43,6 +43,17 @@ class Group:
         payload = torch.tensor(data or [0] * int(size), dtype=torch.uint8)
         return json.loads(bytes(self._broadcast(payload).tolist()))
 
+    def exchange(self, value: Any) -> list[Any]:
+        """Each process's `value` (whatever JSON can say), by rank."""
+        if self._group is None:
+            return [value]
+        data = json.dumps(value).encode()
+        sizes = [size for (size,) in self.gather([len(data)])]
+        own = torch.tensor([*data, *bytes(max(sizes) - len(data))], dtype=torch.uint8)
+        everyone = [torch.empty_like(own) for _ in sizes]
+        dist.all_gather(everyone, own, group=self._group)
+        return [json.loads(bytes(each[:size].tolist())) for each, size in zip(everyone, sizes, strict=True)]
+
     def gather(self, numbers: Sequence[int]) -> list[list[int]]:
         """Each process's `numbers` (below 2**63, as many in each), by rank."""
         if self._group is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from est_cli.common.counts import counted
 from est_cli.common.errors import ConfigError
 from est_cli.common.peaks import known_peak
 from est_cli.config import Precision
@@ -82,6 +83,16 @@ def precisions_of_capability(major: int) -> tuple[Precision, ...]:
     return (Precision.fp16, Precision.fp32) if major == 7 else (Precision.fp32, Precision.fp16)
 
 
+def require_gpus(processes: int) -> None:
+    """Raise ConfigError where this machine has GPUs, but fewer than so many processes, each of which takes one."""
+    there = torch.cuda.device_count()
+    if there and processes > there:
+        raise ConfigError(
+            f"launch.num_processes: {processes} processes, but this machine has {counted(there, 'GPU')}; one each: "
+            f"launch.num_processes={there}"
+        )
+
+
 def settled_precision(wanted: Precision | None, device: torch.device, key: str = "train.precision") -> Precision:
     """What a run computes in on `device`; None: the best choice. Raises ConfigError where it would be emulated."""
     able = precisions_of(device)
@@ -89,7 +100,10 @@ def settled_precision(wanted: Precision | None, device: torch.device, key: str =
         return able[0]
     if wanted not in able:
         names = ", ".join(precision.value for precision in able)
-        raise ConfigError(f"{key}: {device_name(device)} does not compute in {wanted.value}; it does in {names}")
+        raise ConfigError(
+            f"{key}: {device_name(device)} does not compute in {wanted.value}; "
+            f"it does in {names}: {key}={able[0].value}"
+        )
     return wanted
 
 

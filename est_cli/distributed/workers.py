@@ -14,7 +14,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from est_cli.common.errors import ConfigError, OutOfMemory
+from est_cli.common.errors import OutOfMemory
 from est_cli.common.rank import rank_of_environment
 from est_cli.config import LaunchConfig, Precision
 from est_cli.distributed import DataParallel, GradientSync, Group, NoSync, StepPlan, peers_answer, weight_checksum
@@ -27,7 +27,7 @@ from est_cli.distributed.device import (
     repeated_kv_heads,
     use_precision,
 )
-from est_cli.distributed.hardware import repeats_kv_heads, settled_precision
+from est_cli.distributed.hardware import repeats_kv_heads, require_gpus, settled_precision
 from est_cli.est import FULL
 
 WHOLE = StepPlan((FULL,), 1, frozenset())
@@ -116,11 +116,7 @@ def meet(launch: LaunchConfig, precision: Precision, continues: str) -> Iterator
     rank, timeout_s = rank_of_environment(), launch.timeout_s
     keep_freed_memory()
     prepare_gpu_environment()
-    devices = torch.cuda.device_count()
-    if devices and rank.local_world_size > devices:
-        raise ConfigError(
-            f"launch.num_processes: {rank.local_world_size} processes, but this machine has {devices} GPUs; one each"
-        )
+    require_gpus(rank.local_world_size)
     with ExitStack() as stack:
         if rank.world_size > 1:
             stack.enter_context(peers_answer(timeout_s, continues))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .gradient import GradientPart, packed_copies, reached_parts, sampled_parts, whole_parts
     from .growth import grow
     from .index import FULL, IndexGenerator, Subnetwork
+    from .positions import draw_positions
     from .schedule import (
         SamplingRates,
         SamplingScheduler,
@@ -52,7 +53,7 @@ _HOME = {
     "copied_from": "stacking", "grow": "growth", "SampleSizes": "sizes", "SamplingOptions": "sizes",
     "sample_size": "sizes", "sample_sizes": "sizes", "Kept": "spec", "ModelSpec": "spec", "Projection": "spec",
     "UnitSpan": "spec", "SampledAttribute": "spec", "SampledParameter": "spec", "EstHandle": "wrap",
-    "apply_est": "wrap", "check": "checking",
+    "apply_est": "wrap", "check": "checking", "draw_positions": "positions",
 }  # fmt: skip
 
 __all__ = [  # noqa: RUF022  (by module)
@@ -74,6 +75,7 @@ __all__ = [  # noqa: RUF022  (by module)
     "layer_dropout",
     "pld",
     "raptr",
+    "draw_positions",
     "SamplingRates",
     "SamplingScheduler",
     "Stage",

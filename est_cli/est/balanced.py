@@ -15,17 +15,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .hashing import counted, further, hashed
+from .hashing import counted, further
 
 
-def balanced(key: tuple[int, ...], streams: Tensor, numbers: Tensor, n: int, k: int) -> Tensor:
+def balanced(streams: Tensor, numbers: Tensor, n: int, k: int) -> Tensor:
     """(R, k) int64, sorted in each row: draw numbers[r] of stream streams[r], both (R,) int64; k of range(n), k < n.
 
-    A pure function of these and of `key`.
+    A stream is a hash (see hashing.py), of which all in it is a pure function.
     """
     if 2 * k > n:
-        return _others(balanced(key, streams, numbers, n, n - k), n)
-    orders, begin = _Orders(key, streams, n, k), numbers * k
+        return _others(balanced(streams, numbers, n, n - k), n)
+    orders, begin = _Orders(streams, n, k), numbers * k
     slots = orders.of(begin // n)
     if n % k:
         slots = torch.cat([slots, orders.of(begin // n + 1)], dim=1)
@@ -36,8 +36,8 @@ def balanced(key: tuple[int, ...], streams: Tensor, numbers: Tensor, n: int, k: 
 class _Orders:
     """The orders that the streams consist of, with draws of k <= n / 2 in mind."""
 
-    def __init__(self, key: tuple[int, ...], streams: Tensor, n: int, k: int) -> None:
-        self._key, self._streams, self._n, self._k = key, streams, n, k
+    def __init__(self, streams: Tensor, n: int, k: int) -> None:
+        self._streams, self._n, self._k = streams, n, k
         self._slots = torch.arange(n)
 
     def of(self, which: Tensor) -> Tensor:
@@ -61,8 +61,7 @@ class _Orders:
 
     def _drawn(self, which: Tensor) -> Tensor:
         """(R, n): an order as it is drawn, uniformly."""
-        state = further(further(hashed(self._key, which), which), self._streams)
-        return counted(state, self._n).argsort(dim=1)
+        return counted(further(self._streams, which), self._n).argsort(dim=1)
 
 
 def _others(taken: Tensor, n: int) -> Tensor:

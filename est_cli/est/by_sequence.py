@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from .schedule import SamplingRates
-from .sizes import MicroBatchSplit, SamplingOptions, SequenceCounts, sample_size, sample_sizes
+from .sizes import MicroBatchSplit, SamplingOptions, SequenceCounts, layer_size, sample_size, sample_sizes
 from .spec import ModelSpec
 
 
@@ -49,6 +49,7 @@ def layer_design(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions
     """
     if not draws_by_sequence(rates, options):
         return None
+    layer_size(spec, rates, options)  # raises where the rate does not do
     if sequences == 1:
         raise ValueError(ALONE)
     n = spec.num_layers

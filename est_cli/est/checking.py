@@ -70,6 +70,10 @@ def _draws(spec: ModelSpec) -> dict[str, Subnetwork]:
             options = SamplingOptions(kv_groups=kv_groups, multiple_of=1)
             name = what if spec.group_size == 1 or what == "columns" else f"{what} ({kv_groups} KV groups)"
             found[name] = IndexGenerator(spec, 0, options).draw(0, half[what])
+    if spec.num_layers > 1 and any(can.values()):  # numbers that modules of several layers share would show here
+        options = SamplingOptions(kv_groups=next(_kv_groups(spec)), multiple_of=1, protect=("last",))
+        rates = SamplingRates(0.5 if can["heads"] else 1.0, 0.5 if can["columns"] else 1.0)
+        found["heads and columns of all layers but the last"] = IndexGenerator(spec, 0, options).draw(0, rates)
     if spec.num_layers > 1:
         options = SamplingOptions(layer_scale="inverse")
         found["layers"] = IndexGenerator(spec, 0, options).draw(0, SamplingRates(p_l=0.5))

@@ -57,8 +57,9 @@ class Counts:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._layers = torch.zeros(spec.num_layers, dtype=torch.float64)
-        self._heads = torch.zeros(spec.num_layers, spec.num_heads, dtype=torch.float64)
-        self._columns = torch.zeros(spec.num_layers, spec.mlp_size, dtype=torch.float64)
+        # The last column takes what fills up rows of layers that keep fewer units.
+        self._heads = torch.zeros(spec.num_layers, spec.num_heads + 1, dtype=torch.float64)
+        self._columns = torch.zeros(spec.num_layers, spec.mlp_size + 1, dtype=torch.float64)
 
     def add(self, subnetwork: Subnetwork, weight: float) -> None:
         """Count the units of a subnetwork, whose indices are on the CPU."""
@@ -80,4 +81,4 @@ class Counts:
 
     def shares(self, steps: int) -> Coverage:
         """Of so many steps, each of which has added weights of 1 in sum."""
-        return Coverage(self._layers / steps, self._heads / steps, self._columns / steps)
+        return Coverage(self._layers / steps, self._heads[:, :-1] / steps, self._columns[:, :-1] / steps)

@@ -4,7 +4,8 @@ A product of an (m, k) with a (k, n) matrix is 2*m*k*n FLOPs; training is 3 time
 products for each forward one). Two conventions, always named:
 
 - `blocks`: the projections (and convolutions) inside the layers, the paper's convention.
-- `total`: also the LM head over every position and the two attention products, counted full T x T; of sequences whose
+- `total`: also the LM head over every position, or over those that the loss is the mean of where they are drawn
+  (`p_t`), and the two attention products, counted full T x T; of sequences whose
   documents do not see each other, full over each document (the sum of the squares of their lengths).
 
 Not counted: the scan of state-space models, norms, activations, softmax, embeddings look-ups, the optimizer,
@@ -19,8 +20,17 @@ from dataclasses import dataclass
 
 from .by_sequence import step_counts
 from .schedule import SamplingScheduler
-from .sizes import MicroBatchSplit, SampleSizes, SamplingOptions, SequenceCounts, full_sizes, scheduled_sizes
-from .spec import ModelSpec
+from .sizes import (
+    MicroBatchSplit,
+    SampleSizes,
+    SamplingOptions,
+    SequenceCounts,
+    full_sizes,
+    position_count,
+    scheduled_sizes,
+    varies,
+)
+from .spec import Kept, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -61,12 +71,16 @@ def forward_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int,
     """
     tokens = batch * seq_len
     pairs = tokens * seq_len if pairs is None else pairs
-    full, kept = spec.full, sizes.kept
-    products = sum(p.products * p.kept_entries(full, kept) for p in spec.sampled)
-    attention = 2 * (2 * pairs * sizes.heads * spec.head_dim) if spec.attention else 0
-    lm_head = 2 * tokens * spec.hidden_size * spec.vocab_size
-    blocks = sizes.layers * 2 * tokens * products
-    return Flops(blocks, blocks + sizes.layers * attention + lm_head)
+    products = sum(layers * _products(spec, kept) for kept, layers in sizes.by_layers)
+    attention = 2 * (2 * pairs * sizes.units.heads * spec.head_dim) if spec.attention else 0
+    lm_head = 2 * batch * position_count(sizes.p_t, seq_len) * spec.hidden_size * spec.vocab_size
+    blocks = 2 * tokens * products
+    return Flops(blocks, blocks + attention + lm_head)
+
+
+def _products(spec: ModelSpec, kept: Kept) -> int:
+    """Multiply-adds of the projections of a layer per token."""
+    return sum(held.products * held.kept_entries(spec.full, kept) for held in spec.sampled)
 
 
 def training_flops(spec: ModelSpec, sizes: SampleSizes, batch: int, seq_len: int, pairs: int | None = None) -> Flops:
@@ -93,15 +107,15 @@ def planned_counts(
 
     `batch`: sequences per optimizer step, one number or one for each stage.
 
-    Where sizes are random, the draws of `seed` are replayed; `splits` says by stage how a step is split (None: not at
-    all), which counts there under redraw=forward and ranks=independent, and under layers_by=sequence.
+    Where sizes vary, the draws of `seed` are replayed; `splits` says by stage how a step is split (None: not at all),
+    which counts there under redraw=forward and ranks=independent, and under layers_by=sequence.
     """
     planned: dict[int, SequenceCounts] = {}
     sequences, steps = of_each_stage(batch, len(scheduler.stages)), scheduler.stage_steps()
     for number in scheduled_sizes(spec, scheduler, options):
         rates = scheduler.stages[number - 1].rates
         split = (splits or {}).get(number, MicroBatchSplit((sequences[number - 1],)))
-        if rates.random:
+        if varies(spec, rates, options):
             from .replay import replayed  # torch, which a plan of fixed sizes does without
 
             planned[number] = replayed(spec, scheduler, options, seed, number, split)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .index import Subnetwork
 from .layers import Packed, RoutedLayer, SampledModule
+from .spec import UNITS
 from .wrap import EstHandle, Units
 
 
@@ -122,9 +123,10 @@ def _united_parts(handle: EstHandle, number: int, subnetworks: Sequence[Subnetwo
     if not running:
         return
     layer, spec = handle.layers[number], handle.spec
-    heads = _united([drawn.head_idx for drawn in running], number, spec.num_heads)
-    kv_heads = _united([drawn.kv_idx for drawn in running], number, spec.num_kv_heads)
-    columns = _united([drawn.mlp_idx for drawn in running], number, spec.mlp_size)
+    heads, kv_heads, columns = (
+        _united([drawn.units(unit, number) for drawn in running], count)
+        for unit, count in zip(UNITS, spec.full, strict=True)
+    )
     united = Subnetwork(head_idx=heads, kv_idx=kv_heads, mlp_idx=columns)
     units = Units(spec, united.to(next(layer.parameters()).device))
     parts = {}
@@ -135,9 +137,9 @@ def _united_parts(handle: EstHandle, number: int, subnetworks: Sequence[Subnetwo
     yield from (parts.get(parameter, GradientPart(parameter)) for parameter in layer.parameters())
 
 
-def _united(drawn: Sequence[Tensor | None], number: int, count: int) -> Tensor | None:
-    """(1, k) the units of layer `number` that any of several (L, k) `drawn` has; None: all `count` of them."""
-    rows = [idx[number] for idx in drawn if idx is not None]
+def _united(drawn: Sequence[Tensor | None], count: int) -> Tensor | None:
+    """(1, k) the units that any of several (k,) `drawn` has; None: all `count` of them."""
+    rows = [idx for idx in drawn if idx is not None]
     if len(rows) < len(drawn):
         return None
     units = torch.unique(torch.cat(rows))

@@ -35,10 +35,16 @@ def further(state: Tensor, number: Tensor | int) -> Tensor:
     return _mix(state + _signed(_GOLDEN) + number)
 
 
+def numbered(state: Tensor | int, counters: Tensor) -> Tensor:
+    """int64 hashes of `counters`, int64, under a hash: one of int64 tensors or of hash_numbers()."""
+    return _mix(counters * _signed(_GOLDEN) + (_signed(state) if isinstance(state, int) else state))
+
+
 def counted(state: Tensor | int, count: int) -> Tensor:
-    """(..., count) int64 hashes of 1, 2, ..., count, for each hash in `state`, of int64 or hash_numbers()."""
-    begin = _signed(state) if isinstance(state, int) else state.unsqueeze(-1)
-    return _mix(torch.arange(1, count + 1, dtype=torch.int64) * _signed(_GOLDEN) + begin)
+    """(..., count) int64: numbered() of 1, 2, ..., count, for each hash in `state`."""
+    return numbered(
+        state if isinstance(state, int) else state.unsqueeze(-1), torch.arange(1, count + 1, dtype=torch.int64)
+    )
 
 
 def uniform(keys: Tensor) -> Tensor:

@@ -5,27 +5,29 @@ its position, and the k units with the smallest keys are the sample. That is uni
 generator state (resuming is exact, every rank draws the same), and is one vectorised operation for all layers. Where
 each layer is drawn by itself, its key says whether it runs.
 
-Shapes: L layers, k units kept, S steps.
+Shapes: L layers, k units kept (K the most, where layers differ), S steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .balanced import balanced
 from .by_sequence import LayerDesign, layer_design
-from .hashing import counted, further, hash_numbers, hashed, uniform
+from .hashing import counted, further, hash_numbers, hashed, numbered, uniform
 from .schedule import SamplingRates, Stage
-from .sizes import DEFAULTS, SampleSizes, SamplingOptions, sample_size, sample_sizes
-from .spec import ModelSpec
+from .sizes import DEFAULTS, SampleSizes, SamplingOptions, always_run, kept_units, largest_layers, layer_size
+from .spec import Kept, ModelSpec, Unit
 
-_HEADS, _COLUMNS, _LAYERS, _SEQUENCES = 1, 2, 3, 4  # one independent stream of keys for each kind of unit
+_HEADS, _COLUMNS, _LAYERS = 1, 2, 3  # one independent stream of keys for each kind of unit; 4 is in positions.py
+_SEQUENCES = 5
 _POWERS = {"inverse": 1.0, "sqrt": 0.5, "none": 0.0}
 
 
@@ -33,7 +35,8 @@ _POWERS = {"inverse": 1.0, "sqrt": 0.5, "none": 0.0}
 class Subnetwork:
     """What runs in one forward and backward pass. None means all of it, with no index at all.
 
-    Indices are int64 and sorted in each row; rows of layers that do not run are drawn but not used.
+    Indices are int64 and sorted in each row; rows of layers that do not run are drawn but not used. Where layers differ
+    (see kept), a row of (L, K) holds its layer's units first, and then the number of all units, which is none of them.
     """
 
     layer_idx: tuple[int, ...] | None = None
@@ -57,6 +60,31 @@ class Subnetwork:
     """What the factor N/k of heads and columns is raised to: see SamplingOptions.unit_scale."""
     dropout: float = 0.0
     """Share of the entries of the residual branches' outputs that plain dropout takes away."""
+    kept: tuple[Kept, ...] | None = None
+    """How many units run in each layer, where layers differ."""
+
+    def units(self, unit: Unit, layer: int) -> Tensor | None:
+        """(k,) those that run in a layer; None: all, with no index."""
+        idx = getattr(self, _INDEX_OF[unit])
+        if idx is None or self.kept is None:
+            return None if idx is None else idx[layer]
+        row: Tensor = idx[layer, : self.kept[layer].of(unit)]
+        return row
+
+    def alike(self, spec: ModelSpec) -> Iterator[tuple[Sequence[int], Subnetwork]]:
+        """In parts whose layers keep the same numbers of units: these layers, and the subnetwork with their rows alone.
+        What runs whole in them has no index."""
+        if self.kept is None:
+            yield range(spec.num_layers), self
+            return
+        for kept in dict.fromkeys(self.kept):
+            rows = [layer for layer, own in enumerate(self.kept) if own == kept]
+            part: dict[str, Any] = {"kept": None}
+            for unit, name in _INDEX_OF.items():
+                idx, k = getattr(self, name), kept.of(unit)
+                part[name] = None if idx is None or k == spec.full.of(unit) else idx[rows, :k]
+            part["layer_scales"] = None if self.layer_scales is None else self.layer_scales[rows]
+            yield rows, replace(self, **part)
 
     def shares_of_layers(self, num_layers: int) -> Tensor:
         """(L,) float64: the share of the sequences that each layer runs."""
@@ -73,7 +101,7 @@ class Subnetwork:
         if device.type == "cpu":
             return self
         sent: dict[str, Any] = {}
-        parts = {name: idx for name in _INDICES if (idx := getattr(self, name)) is not None}
+        parts = {name: idx for name in _SENT if (idx := getattr(self, name)) is not None}
         if parts:
             packed = _sent(torch.cat([idx.reshape(-1) for idx in parts.values()]), device)
             pieces = packed.split([idx.numel() for idx in parts.values()])
@@ -84,8 +112,9 @@ class Subnetwork:
 
     def checksum(self) -> int:
         """A 32-bit number that differs for different subnetworks, but for one in four billion; the same everywhere."""
-        sum32 = crc32(repr((self.layer_idx, self.layer_scale, self.dropout)).encode())
-        for name in (*_INDICES, "layer_scales"):
+        numbers = (self.layer_idx, self.layer_scale, self.dropout, *([] if self.kept is None else [self.kept]))
+        sum32 = crc32(repr(numbers).encode())
+        for name in (*_SENT, "layer_scales"):
             if (idx := getattr(self, name)) is not None:
                 sum32 = crc32(idx.contiguous().numpy(), sum32)
         return sum32
@@ -95,7 +124,10 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
-_INDICES = ("head_idx", "kv_idx", "mlp_idx", "sequence_idx")
+_INDEX_OF: dict[Unit, str] = {"head": "head_idx", "kv_head": "kv_idx", "column": "mlp_idx"}
+INDICES = tuple(_INDEX_OF.values())
+"""The fields of a Subnetwork that hold indices of units."""
+_SENT = (*INDICES, "sequence_idx")
 
 FULL = Subnetwork()
 """The complete model."""
@@ -106,11 +138,10 @@ class _At(NamedTuple):
 
     step: int
     place: tuple[int, ...]
-    """What it depends on beside seed and step, if it is independent of all others."""
-    number: int = 0
-    """Under cover=balanced: how many draws of the step come before it."""
+    """What it depends on beside seed and step."""
     turns: Tensor | None = None
-    """(L,) under cover=balanced: in how many of these each layer runs, or takes part if all layers share a draw."""
+    """(L,) under cover=balanced: in how many of the draws before it in its step each layer runs, or takes part where
+    all layers share a draw."""
 
 
 @dataclass(frozen=True)
@@ -132,20 +163,19 @@ class IndexGenerator:
 
         Raises ValueError where the rates and options would sample nothing.
         """
-        if rates.full:
+        if rates.complete:
             return FULL
-        sizes = sample_sizes(self.spec, rates, self.options)
+        kept = kept_units(self.spec, rates, self.options)
         design = None if sequences is None else layer_design(self.spec, rates, self.options, sequences)
-        layers = sizes.layers if design is None else self.spec.num_layers
-        at = self._at(step, micro_step, rank, rates, layers)
-        head_idx, kv_idx = self._draw_heads(at, rates.p_h, sizes.kv_heads)
-        scale, scales = self._scales(rates, sizes.layers if design is None else design.passes / design.sequences)
+        at = self._at(step, micro_step, rank, rates, design)
+        head_idx, kv_idx = self._draw_heads(at, kept)
+        scale, scales = self._scales(rates, design)
         return Subnetwork(
-            layer_idx=self._draw_layers(at, rates, layers),
-            **({} if design is None else self._draw_sequences(at, design)),
+            **({"layer_idx": self._draw_layers(at, rates)} if design is None else self._draw_sequences(at, design)),
             head_idx=head_idx,
             kv_idx=kv_idx,
-            mlp_idx=self._draw_units(at, _COLUMNS, self.spec.mlp_size, sizes.columns),
+            mlp_idx=self._draw_units(at, _COLUMNS, self.spec.mlp_size, [own.columns for own in kept]),
+            kept=kept if len(set(kept)) > 1 else None,
             layer_scale=scale,
             layer_scales=scales,
             unit_power=_POWERS[self.options.unit_scale],
@@ -154,52 +184,47 @@ class IndexGenerator:
 
     def largest(self, rates: SamplingRates) -> Subnetwork:
         """A subnetwork of the largest size that draw() can give at these rates."""
-        return self.draw(0, replace(rates, p_l=1.0, layers="sample") if rates.random else rates)
+        drawn = self.draw(0, replace(rates, p_l=1.0, layers="sample") if rates.random else rates)
+        if drawn.layer_idx is None or drawn.kept is None:
+            return drawn
+        return replace(drawn, layer_idx=tuple(largest_layers(self.spec, rates, self.options)))
 
-    def layer_counts(self, steps: range, stage: Stage, micro_step: int = 0, rank: int = 0) -> Tensor:
-        """(S,) int64: how many layers draw() lets run in each of `steps`, all of `stage`, whose rates are random."""
-        p_l = [stage.p_l_at(step) for step in steps]
-        place = self._place(micro_step, rank)
-        return self._chosen(torch.arange(steps.start, steps.stop, steps.step), place, stage.rates.layers, p_l).sum(
-            dim=1
-        )
+    def sizes_at(
+        self, steps: range, stage: Stage, micro_step: int = 0, rank: int = 0
+    ) -> tuple[list[SampleSizes], Tensor]:
+        """What draw() lets run in each of `steps`, all of `stage`: different sizes, and (S,) int64, which of them."""
+        kept = kept_units(self.spec, stage.rates, self.options)
+        at = torch.arange(steps.start, steps.stop, steps.step)
+        p_l = [stage.p_l_at(step) for step in steps] if stage.rates.random else []
+        running = self._running(at, self._place(micro_step, rank), stage.rates, p_l)
+        like = torch.tensor([[own == one for one in dict.fromkeys(kept)] for own in kept], dtype=torch.int64)
+        rows, row_of_step = (running.to(torch.int64) @ like).unique(dim=0, return_inverse=True)
+        of_rows = torch.zeros(len(rows), self.spec.num_layers, dtype=torch.bool)
+        of_rows[row_of_step] = running  # any of those that are alike
+        found = (SampleSizes.of_layers(kept, row.nonzero()[:, 0].tolist()) for row in of_rows)
+        return [replace(sizes, p_t=stage.rates.p_t) for sizes in found], row_of_step
 
     def _place(self, micro_step: int, rank: int) -> tuple[int, ...]:
         """What a draw depends on beside seed and step."""
         micro_step = micro_step if self.options.redraw == "forward" else 0
         return (micro_step, rank) if self.options.ranks == "independent" else (micro_step,)
 
-    def _at(self, step: int, micro_step: int, rank: int, rates: SamplingRates, k: int) -> _At:
-        """Where a draw stands in the run; `k`: the layers that run."""
+    def _at(self, step: int, micro_step: int, rank: int, rates: SamplingRates, design: LayerDesign | None) -> _At:
+        """Where a draw stands; with a `design` every layer runs in it."""
         place = self._place(micro_step, rank)
         if self.options.cover == "independent":
             return _At(step, place)
-        number = place[0] * self.world_size + rank if len(place) > 1 else place[0]
-        turns, (first, size, count) = torch.full((self.spec.num_layers,), number), self._free_layers(rates, k)
-        if self.options.per_layer and 0 < count < size:
-            alike = torch.zeros(number, dtype=torch.int64)
-            before = balanced((self.seed, step, _LAYERS), alike, torch.arange(number), size, count)
-            turns[first : first + size] = before.flatten().bincount(minlength=size)
-        return _At(step, place, number, turns)
+        number = self._number(place)
+        turns, (_, others, count) = torch.full((self.spec.num_layers,), number), self._free_layers(rates)
+        if self.options.per_layer and design is None and 0 < count < len(others):
+            states = self._layer_states(torch.full((number,), step))
+            before = balanced(states, torch.arange(number), len(others), count)
+            turns[others] = before.flatten().bincount(minlength=len(others))
+        return _At(step, place, turns)
 
-    def _draw_layers(self, at: _At, rates: SamplingRates, k: int) -> tuple[int, ...] | None:
-        n = self.spec.num_layers
-        if rates.random:
-            kept = self._chosen(torch.tensor([at.step]), at.place, rates.layers, [rates.p_l])[0]
-            return None if bool(kept.all()) else tuple(kept.nonzero()[:, 0].tolist())
-        if k == n:
-            return None
-        if rates.layers == "first":
-            return tuple(range(k))
-        first, size, count = self._free_layers(rates, k)
-        drawn = self._sampled(at, _LAYERS, rows=1, n=size, k=count)[0].tolist()
-        layers = [first + layer for layer in drawn]
-        return tuple([0, *layers, n - 1] if first else layers)
-
-    def _free_layers(self, rates: SamplingRates, k: int) -> tuple[int, int, int]:
-        """(first, size, count): so many are drawn of `size` layers from `first` on, where `k` of all run."""
-        ends = self.options.keep_ends or rates.layers == "path"
-        return (1, self.spec.num_layers - 2, k - 2) if ends else (0, self.spec.num_layers, k)
+    def _number(self, place: tuple[int, ...]) -> int:
+        """How many draws of its step come before the one at `place`."""
+        return place[0] * self.world_size + place[1] if len(place) > 1 else place[0]
 
     def _draw_sequences(self, at: _At, design: LayerDesign) -> dict[str, Any]:
         """Which sequences each layer runs, as a Subnetwork has it.
@@ -212,77 +237,121 @@ class IndexGenerator:
             return {}
         order = counted(hash_numbers((*key, 0)), design.layers).argsort()
         idx = torch.arange(design.of_each).repeat(n, 1)
-        alike = torch.zeros(design.layers, dtype=torch.int64)
-        idx[begin : n - begin] = balanced((*key, 1), alike, order, design.sequences, design.of_each)
-        return {
-            "sequence_idx": idx,
-            "sequences": design.sequences,
-            "whole_layers": (0, n - 1) if begin else (),
-        }
+        idx[begin : n - begin] = balanced(hashed((*key, 1), order), order, design.sequences, design.of_each)
+        whole = (0, n - 1) if begin else ()
+        return {"sequence_idx": idx, "sequences": design.sequences, "whole_layers": whole}
 
-    def _chosen(self, steps: Tensor, place: tuple[int, ...], how: str, p_l: Sequence[float]) -> Tensor:
-        """(S, L) bool: which layers run in each step, where each layer is drawn by itself."""
-        key = hashed((self.seed,), steps)
+    def _draw_layers(self, at: _At, rates: SamplingRates) -> tuple[int, ...] | None:
+        running = self._running(torch.tensor([at.step]), at.place, rates, [rates.p_l])[0]
+        return None if bool(running.all()) else tuple(running.nonzero()[:, 0].tolist())
+
+    def _running(self, steps: Tensor, place: tuple[int, ...], rates: SamplingRates, p_l: Sequence[float]) -> Tensor:
+        """(S, L) bool: which layers run in each step; `p_l` of each step counts where each layer is drawn by itself."""
+        n, k = self.spec.num_layers, layer_size(self.spec, rates, self.options)
+        if rates.random:
+            return uniform(self._layer_keys(steps, place, n)) < self._chances(rates, p_l)
+        running = torch.zeros(len(steps), n, dtype=torch.bool)
+        if k == n or rates.layers == "first":
+            running[:, :k] = True
+            return running
+        always, others, count = self._free_layers(rates)
+        if self.options.cover == "independent" or not count:
+            drawn = _least(self._layer_keys(steps, place, len(others)), count)
+        else:
+            numbers = torch.full_like(steps, self._number(place))
+            drawn = balanced(self._layer_states(steps), numbers, len(others), count)
+        running[:, always] = True
+        return running.scatter_(1, others[drawn], True)
+
+    def _free_layers(self, rates: SamplingRates) -> tuple[list[int], Tensor, int]:
+        """The layers that always run, the others, and how many of these are drawn."""
+        always = sorted(always_run(self.spec, rates, self.options))
+        others = [layer for layer in range(self.spec.num_layers) if layer not in always]
+        count = layer_size(self.spec, rates, self.options) - len(always)
+        return always, torch.tensor(others, dtype=torch.int64), count
+
+    def _layer_states(self, steps: Tensor, place: tuple[int, ...] = ()) -> Tensor:
+        """(S,) int64: a hash for each step, of the layers that are drawn at `place`, or anywhere in it."""
+        state = hashed((self.seed,), steps)
         numbers: list[Tensor | int] = [steps, *place, _LAYERS]
         for number in numbers:
-            key = further(key, number)
-        return uniform(counted(key, self.spec.num_layers)) < self._chances(how, p_l)
+            state = further(state, number)
+        return state
 
-    def _chances(self, how: str, p_l: Sequence[float]) -> Tensor:
-        """(S, L) float64: the probability of each layer to run, `how` is chance or depth."""
-        n, rates = self.spec.num_layers, torch.tensor(p_l, dtype=torch.float64).unsqueeze(1)
-        depth = torch.arange(n, dtype=torch.float64) / n
-        chances = 1.0 - depth * (1.0 - rates) if how == "depth" else rates.repeat(1, n)
-        if self.options.keep_ends:
-            chances[:, 0] = chances[:, -1] = 1.0
+    def _layer_keys(self, steps: Tensor, place: tuple[int, ...], n: int) -> Tensor:
+        """(S, n) int64: in each row what _keys() gives for its step."""
+        return counted(self._layer_states(steps, place), n)
+
+    def _chances(self, rates: SamplingRates, p_l: Sequence[float]) -> Tensor:
+        """(S, L) float64: the probability of each layer to run at each of the rates `p_l`."""
+        n, k = self.spec.num_layers, layer_size(self.spec, rates, self.options)
+        always = sorted(always_run(self.spec, rates, self.options))
+        of_steps = torch.tensor(p_l, dtype=torch.float64).unsqueeze(1)
+        if rates.layers == "depth":
+            chances = 1.0 - torch.arange(n, dtype=torch.float64) / n * (1.0 - of_steps)
+        elif rates.layers == "chance":
+            chances = of_steps.repeat(1, n)
+        else:
+            chances = torch.full((len(p_l), n), 1.0 if k == n else (k - len(always)) / (n - len(always)))
+        chances[:, always] = 1.0
         return chances
 
-    def _scales(self, rates: SamplingRates, k: float) -> tuple[float, Tensor | None]:
+    def _scales(self, rates: SamplingRates, design: LayerDesign | None) -> tuple[float, Tensor | None]:
         """(layer_scale, layer_scales) of a subnetwork."""
-        inverse = self.options.layer_scale == "inverse"
-        if rates.layers == "depth" or (rates.random and inverse):
-            return 1.0, (1.0 / self._chances(rates.layers, [rates.p_l])[0]).to(torch.float32)
-        return (self.spec.num_layers / k if inverse and rates.layers != "first" else 1.0), None
+        inverse = self.options.layer_scale == "inverse" and rates.layers != "first"
+        if design is not None:
+            return (self.spec.num_layers * design.sequences / design.passes if inverse else 1.0), None
+        k, n = layer_size(self.spec, rates, self.options), self.spec.num_layers
+        each = rates.random or (bool(self.options.protect) and k < n)  # with keep_ends alone all are scaled alike
+        if rates.layers == "depth" or (inverse and each):
+            return 1.0, (1.0 / self._chances(rates, [rates.p_l])[0]).to(torch.float32)
+        return (n / k if inverse else 1.0), None
 
-    def _draw_units(self, at: _At, kind: int, n: int, k: int) -> Tensor | None:
-        """(L, k) sorted units out of n, or None where all n run."""
-        if k == n:
+    def _draw_units(self, at: _At, kind: int, n: int, counts: Sequence[int]) -> Tensor | None:
+        """(L, k) sorted units out of n, `counts` of them in each layer; None where all n run."""
+        if min(counts) == n:
             return None
         rows = self.spec.num_layers if self.options.per_layer else 1
-        return self._sampled(at, kind, rows, n, k).expand(self.spec.num_layers, k)
+        return self._sampled(at, kind, rows, n, counts)
 
-    def _draw_heads(self, at: _At, p_h: float, kv_heads: int) -> tuple[Tensor | None, Tensor | None]:
+    def _sampled(self, at: _At, kind: int, rows: int, n: int, counts: Sequence[int]) -> Tensor:
+        """As _sample(); rows of one layer stand together, and a layer that keeps more than others keeps all."""
+        if at.turns is None:
+            return _sample((self.seed, at.step, *at.place, kind), rows, n, counts)
+        k, layers, numbers = min(counts), self.spec.num_layers if self.options.per_layer else 1, torch.arange(rows)
+        states = further(hashed((self.seed, at.step, kind), numbers), numbers)
+        drawn = balanced(states, at.turns[:layers].repeat_interleave(rows // layers), n, k)
+        drawn = drawn.repeat(len(counts) // rows, 1)
+        if max(counts) > k:
+            drawn = F.pad(drawn, (0, n - k), value=n)
+            drawn[torch.tensor(counts) == n] = torch.arange(n)
+        return drawn
+
+    def _draw_heads(self, at: _At, kept: Sequence[Kept]) -> tuple[Tensor | None, Tensor | None]:
         """(head_idx, kv_idx): whole KV groups, or (kv_idx None) the same number of query heads from each group."""
-        if p_h == 1.0:
-            return None, None
         spec = self.spec
         if self.options.kv_groups == "whole":
-            groups = self._draw_units(at, _HEADS, spec.num_kv_heads, kv_heads)
-            return (None, None) if groups is None else (_heads_of(groups, spec.group_size), groups)
-        k = sample_size(p_h, spec.group_size)
-        if k == spec.group_size:
+            groups = self._draw_units(at, _HEADS, spec.num_kv_heads, [own.kv_heads for own in kept])
+            return (None, None) if groups is None else (_heads_of(groups, spec), groups)
+        counts = [own.heads // spec.num_kv_heads for own in kept]
+        if min(counts) == spec.group_size:
             return None, None
         rows = spec.num_layers if self.options.per_layer else 1
-        inside = self._sampled(at, _HEADS, rows * spec.num_kv_heads, spec.group_size, k)
-        first_heads = torch.arange(spec.num_kv_heads).view(1, -1, 1) * spec.group_size
-        heads = inside.view(rows, spec.num_kv_heads, k) + first_heads
-        return heads.view(rows, -1).expand(spec.num_layers, -1), None
-
-    def _sampled(self, at: _At, kind: int, rows: int, n: int, k: int) -> Tensor:
-        """(rows, k) int64: in each row k of range(n), sorted; rows of one layer stand together."""
-        if at.turns is None:
-            return _sample((self.seed, at.step, *at.place, kind), rows, n, k)
-        layers = self.spec.num_layers if self.options.per_layer else 1
-        own = torch.tensor([at.number]) if kind == _LAYERS else at.turns[:layers].repeat_interleave(rows // layers)
-        return balanced((self.seed, at.step, kind), torch.arange(rows), own, n, k)
+        of_groups = [count for count in counts for _ in range(spec.num_kv_heads)]
+        inside = self._sampled(at, _HEADS, rows * spec.num_kv_heads, spec.group_size, of_groups)
+        inside = inside.view(spec.num_layers, spec.num_kv_heads, -1)
+        heads = inside + torch.arange(spec.num_kv_heads).view(1, -1, 1) * spec.group_size
+        return heads.masked_fill(inside == spec.group_size, spec.num_heads).flatten(1).sort(dim=1).values, None
 
 
 def sizes_of(spec: ModelSpec, subnetwork: Subnetwork) -> SampleSizes:
     """What of the model that `spec` describes runs in a subnetwork."""
-    kept = (subnetwork.head_idx, subnetwork.kv_idx, subnetwork.mlp_idx)
-    heads, kv_heads, columns = (n if idx is None else idx.shape[1] for n, idx in zip(spec.full, kept, strict=True))
-    layers = spec.num_layers if subnetwork.layer_idx is None else len(subnetwork.layer_idx)
-    return SampleSizes(heads, kv_heads, columns, layers)
+    running = range(spec.num_layers) if subnetwork.layer_idx is None else subnetwork.layer_idx
+    if subnetwork.kept is not None:
+        return SampleSizes.of_layers(subnetwork.kept, running)
+    indices = (getattr(subnetwork, name) for name in INDICES)
+    heads, kv_heads, columns = (n if idx is None else idx.shape[1] for n, idx in zip(spec.full, indices, strict=True))
+    return SampleSizes(heads, kv_heads, columns, len(running))
 
 
 def sizes_of_each(spec: ModelSpec, subnetwork: Subnetwork) -> list[SampleSizes]:
@@ -295,15 +364,40 @@ def sizes_of_each(spec: ModelSpec, subnetwork: Subnetwork) -> list[SampleSizes]:
     return [replace(sizes, layers=count) for count in layers.tolist()]
 
 
-def _heads_of(groups: Tensor, group_size: int) -> Tensor:
-    """(L, k) KV groups -> (L, k * group_size) their query heads, in order."""
-    if group_size == 1:
+def _heads_of(groups: Tensor, spec: ModelSpec) -> Tensor:
+    """(L, k) KV groups -> (L, k * group size) their query heads, in order."""
+    if spec.group_size == 1:
         return groups
-    heads = groups.unsqueeze(-1) * group_size + torch.arange(group_size)
-    return heads.flatten(1)
+    heads = groups.unsqueeze(-1) * spec.group_size + torch.arange(spec.group_size)
+    return heads.flatten(1).clamp(max=spec.num_heads)
 
 
-def _sample(key: tuple[int, ...], rows: int, n: int, k: int) -> Tensor:
-    """(rows, k) int64: in each row k of range(n), uniform without replacement, sorted."""
-    keys = counted(hash_numbers(key), rows * n).view(rows, n)
+def _sample(key: tuple[int, ...], rows: int, n: int, counts: Sequence[int]) -> Tensor:
+    """(len(counts), K) int64: in each row so many of range(n), uniform without replacement, sorted, and behind them n.
+
+    `rows` are drawn; one that stands for several rows of `counts` gives all of them the same units, as far as they go.
+    """
+    keys, most = _keys(key, torch.arange(rows), n), max(counts)
+    if min(counts) == most:
+        return _least(keys, most).repeat(len(counts) // rows, 1)
+    ranks = keys.argsort(dim=1).argsort(dim=1).repeat(len(counts) // rows, 1)
+    drawn = ranks < torch.tensor(counts).unsqueeze(1)
+    return torch.where(drawn, torch.arange(n), n).sort(dim=1).values[:, :most]
+
+
+def sample_rows(key: tuple[int, ...], rows: Tensor, n: int, k: int) -> Tensor:
+    """(len(rows), k) int64: k of range(n) in each row, uniform without replacement, sorted.
+
+    `rows`, int64: the numbers that the rows have among any number of them.
+    """
+    return _least(_keys(key, rows, n), k)
+
+
+def _keys(key: tuple[int, ...], rows: Tensor, n: int) -> Tensor:
+    """(len(rows), n) int64, for each of n units in the rows of these numbers."""
+    return numbered(hash_numbers(key), rows.unsqueeze(1) * n + torch.arange(1, n + 1))
+
+
+def _least(keys: Tensor, k: int) -> Tensor:
+    """(rows, k) int64: where the k smallest keys of each row stand, sorted."""
     return keys.topk(k, dim=1, largest=False, sorted=False).indices.sort(dim=1).values

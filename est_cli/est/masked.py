@@ -14,8 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .index import Subnetwork, sizes_of
-from .spec import ModelSpec, SampledParameter, Unit
+from .index import Subnetwork
+from .spec import UNITS, Kept, ModelSpec, SampledParameter
 
 Batch = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 """What a model is called with: one tensor, positional arguments, or arguments by name."""
@@ -40,18 +40,13 @@ def layers_of(model: nn.Module, spec: ModelSpec) -> list[nn.Module]:
 
 def entries(parameter: SampledParameter, spec: ModelSpec, subnetwork: Subnetwork, layer: int) -> Tensor:
     """(size,) float64: 1 at the entries along the parameter's dimension that take part in this layer, 0 elsewhere."""
-    drawn: dict[Unit, Tensor | None] = {
-        "head": subnetwork.head_idx,
-        "kv_head": subnetwork.kv_idx,
-        "column": subnetwork.mlp_idx,
-    }
     parts = []
     for run in parameter.runs(spec.full):
         unit = run.unit or parameter.unit
         count = 1 if run.fixed else spec.full.of(unit)
-        units, idx = torch.ones(count, dtype=torch.float64), None if run.fixed else drawn[unit]
+        units, idx = torch.ones(count, dtype=torch.float64), None if run.fixed else subnetwork.units(unit, layer)
         if idx is not None:
-            units = torch.zeros_like(units).index_fill(0, idx[layer], 1.0)
+            units = torch.zeros_like(units).index_fill(0, idx, 1.0)
         parts.append(units.repeat_interleave(run.width))
     return torch.cat(parts)
 
@@ -78,7 +73,7 @@ def masked_copy(
                 weight.data.mul_(factor)
                 factors[names[id(weight)]] = factor
             elif weight is not None and not kept.all() and weight.dim() == 1:
-                _run_on(module, kept.nonzero()[:, 0], _numbers(spec, subnetwork, parameter.path))
+                _run_on(module, kept.nonzero()[:, 0], _numbers(spec, subnetwork, number, parameter.path))
         scales = subnetwork.layer_scales
         scale = subnetwork.layer_scale if scales is None else float(scales[number])
         for path in spec.branches:
@@ -106,9 +101,10 @@ def _along(factor: Tensor, parameter: SampledParameter, weight: Tensor) -> Tenso
     return factor.view(shape)
 
 
-def _numbers(spec: ModelSpec, subnetwork: Subnetwork, path: str) -> dict[str, int]:
-    """What the attributes of a module are where the subnetwork runs."""
-    kept = sizes_of(spec, subnetwork).kept
+def _numbers(spec: ModelSpec, subnetwork: Subnetwork, layer: int, path: str) -> dict[str, int]:
+    """What the attributes of a module of a layer are where the subnetwork runs."""
+    drawn = [subnetwork.units(unit, layer) for unit in UNITS]
+    kept = Kept(*(n if idx is None else len(idx) for n, idx in zip(spec.full, drawn, strict=True)))
     return {attribute.name: attribute.value(kept) for attribute in spec.attributes if attribute.path == path}
 
 

@@ -1,14 +1,14 @@
-"""What a run with random sizes will run: its seeded draws, made once more for a plan."""
+"""What a run whose sizes vary from draw to draw will run: its seeded draws, made once more for a plan."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
 
 import torch
 
 from .index import IndexGenerator
 from .schedule import SamplingScheduler
-from .sizes import MicroBatchSplit, SamplingOptions, SequenceCounts, draws_of, sample_sizes
+from .sizes import MicroBatchSplit, SampleSizes, SamplingOptions, SequenceCounts, draws_of
 from .spec import ModelSpec
 
 _AT_ONCE = 4096
@@ -25,19 +25,19 @@ def replayed(
     number: int,
     split: MicroBatchSplit,
 ) -> SequenceCounts:
-    """What stage `number`, whose rates are random, will run; of more than a million draws an estimate.
+    """What stage `number`, whose sizes vary, will run; of more than a million draws an estimate.
 
     The estimate is the count over evenly spaced steps, each standing for those up to the next.
     """
-    generator, stage = IndexGenerator(spec, seed, options), scheduler.stages[number - 1]
+    generator, stage = IndexGenerator(spec, seed, options, split.world_size), scheduler.stages[number - 1]
     first, draws = stage.until_step - scheduler.stage_steps()[number - 1], draws_of(options, split)
     apart = 1 + (stage.until_step - first) * len(draws) // _AT_MOST
-    sequences = torch.zeros(spec.num_layers + 1, dtype=torch.int64)  # by how many layers they went through
+    sequences: Counter[SampleSizes] = Counter()
     for begin in range(first, stage.until_step, _AT_ONCE * apart):
         steps = range(begin, min(begin + _AT_ONCE * apart, stage.until_step), apart)
         stands_for = torch.tensor([min(apart, stage.until_step - step) for step in steps])
         for draw in draws:
-            layers = generator.layer_counts(steps, stage, draw.micro_step, draw.rank)
-            sequences.index_add_(0, layers, draw.sequences * stands_for)
-    sizes = sample_sizes(spec, stage.rates, options)
-    return tuple((replace(sizes, layers=layers), count) for layers, count in enumerate(sequences.tolist()) if count)
+            rows, row_of_step = generator.sizes_at(steps, stage, draw.micro_step, draw.rank)
+            each = torch.zeros(len(rows), dtype=torch.int64).index_add_(0, row_of_step, stands_for)
+            sequences.update(dict(zip(rows, (draw.sequences * each).tolist(), strict=True)))
+    return tuple(sequences.items())

@@ -25,7 +25,7 @@ LAYERS = ("sample", "path", "chance", "depth", "first")
 class SamplingRates:
     """The shares that run: `p_h` of the attention heads, `p_m` of the MLP columns, `p_l` of the layers; each in (0, 1].
 
-    These are the paper's p_H, p_M and p_L: rates of what is kept, never of what is dropped.
+    These are the paper's p_H, p_M and p_L: rates of what is kept, never of what is dropped. So is `p_t`, which is ours.
     """
 
     p_h: float = 1.0
@@ -37,9 +37,11 @@ class SamplingRates:
     """So many layers instead of the share p_l."""
     p_d: float = 1.0
     """The share of the entries of the residual branches' outputs that plain dropout keeps."""
+    p_t: float = 1.0
+    """The share of a sequence's predictions that the loss is the mean of (see positions.py)."""
 
     def __post_init__(self) -> None:
-        for name in ("p_h", "p_m", "p_l", "p_d"):
+        for name in ("p_h", "p_m", "p_l", "p_d", "p_t"):
             rate = getattr(self, name)
             if not 0.0 < rate <= 1.0:
                 raise ValueError(f"{name}: {rate} is not a sampling rate; it must be above 0 and at most 1")
@@ -49,9 +51,14 @@ class SamplingRates:
             raise ValueError(f"num_layers: {self.num_layers} is out of range; it must be at least 1")
 
     @property
-    def full(self) -> bool:
-        """Whether the complete model runs."""
+    def complete(self) -> bool:
+        """Whether the complete model runs, however many predictions its loss is the mean of."""
         return self.p_h == self.p_m == self.p_l == self.p_d == 1.0 and self.num_layers is None
+
+    @property
+    def full(self) -> bool:
+        """Whether the complete model runs, as in dense training."""
+        return self.complete and self.p_t == 1.0
 
     @property
     def sampled(self) -> bool:
@@ -94,7 +101,8 @@ class Stage:
             return f"on paths of {share}"
         if rates.layers == "first":
             return f"with the first {share}"
-        return f"at p_h={rates.p_h:g} p_m={rates.p_m:g} p_l={rates.p_l:g}"
+        positions = f" p_t={rates.p_t:g}" if rates.p_t < 1.0 else ""
+        return f"at p_h={rates.p_h:g} p_m={rates.p_m:g} p_l={rates.p_l:g}{positions}"
 
     def p_l_at(self, step: int) -> float:
         """The p_l of rates_at(step)."""
@@ -127,8 +135,13 @@ class SamplingScheduler:
         return next(number for number, stage in enumerate(self.stages, start=1) if step < stage.until_step)
 
     def rates_at(self, step: int) -> SamplingRates:
-        """(p_H, p_M, p_L) of step `step` (0-based)."""
+        """The rates of step `step` (0-based)."""
         return self.stages[self.stage_at(step) - 1].rates_at(step)
+
+    @property
+    def draws_positions(self) -> bool:
+        """Whether the loss of any step is the mean of drawn predictions alone."""
+        return any(self.stages[number - 1].rates.p_t < 1.0 for number in self.occupied())
 
     def stage_steps(self) -> list[int]:
         """How many steps each stage has, empty stages included."""
@@ -177,7 +190,7 @@ def three_stage(max_steps: int, t1: int | float, t2: int | float, rates: Samplin
         "three_stage",
         (
             Stage(first, rates),
-            Stage(second, SamplingRates(rates.p_h, rates.p_m, 1.0)),
+            Stage(second, SamplingRates(rates.p_h, rates.p_m, 1.0, p_t=rates.p_t)),
             Stage(max_steps, SamplingRates()),
         ),
     )
@@ -231,9 +244,9 @@ def _ramp(
     end, stages = boundary_step(t2, max_steps), []
     for level in range(levels):
         part = shape(level / levels)
-        p_h, p_m, p_l = (rate + (1.0 - rate) * part for rate in (rates.p_h, rates.p_m, rates.p_l))
+        p_h, p_m, p_l, p_t = (rate + (1.0 - rate) * part for rate in (rates.p_h, rates.p_m, rates.p_l, rates.p_t))
         until_step = math.floor((level + 1) * end / levels + 0.5)
-        stages.append(Stage(until_step, SamplingRates(p_h, p_m, p_l), lasting=False))
+        stages.append(Stage(until_step, SamplingRates(p_h, p_m, p_l, p_t=p_t), lasting=False))
     return SamplingScheduler(name, (*stages, Stage(max_steps, SamplingRates())))
 
 

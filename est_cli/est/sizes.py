@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from operator import le
 from typing import NamedTuple
 
+from .protected import ENTRY_WORDS, Protected, is_entry, protected
 from .schedule import SamplingRates, SamplingScheduler
 from .spec import Kept, ModelSpec
 
@@ -48,6 +51,9 @@ class SamplingOptions:
     (the paper's 1/p); `sqrt` the root of that, which keeps its variance where units are independent; `none` 1."""
     keep_ends: bool = False
     """The first and the last layer always run (as in RaPTr)."""
+    protect: tuple[int | str, ...] = ()
+    """What always runs complete: 0 is everything in the first layer, "heads:-1" the heads of the last one, "layers:0-3"
+    has these layers always run; see protected.py."""
     multiple_of: int | None = None
     """What the number of columns that run, if not all do, is a multiple of; None: 8 where the model has a multiple of
     8 and at least 64 of them, else 1. Tensor cores want rows of 16 bytes, 8 numbers of 16 bits."""
@@ -56,10 +62,21 @@ class SamplingOptions:
         for name, values in CHOICES.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"sampling.{name}: {getattr(self, name)!r} is not one of {', '.join(values)}")
+        for entry in self.protect:
+            if not is_entry(entry):
+                raise ValueError(f"sampling.protect: {entry!r} is not {ENTRY_WORDS}")
+        self._refuse_together()
+
+    def _refuse_together(self) -> None:
         if self.cover == "balanced" and self.redraw == "step" and self.ranks == "same":
             raise ValueError(
                 "sampling.cover: balanced shares units out among the draws of a step, and there is one; use "
                 "sampling.redraw=forward or sampling.ranks=independent"
+            )
+        if self.layers_by == "sequence" and self.protect:
+            raise ValueError(
+                "sampling.protect: does not go with sampling.layers_by=sequence, which counts layers that are alike; "
+                "use sampling.keep_ends=true, or layers_by=batch"
             )
 
 
@@ -68,16 +85,54 @@ DEFAULTS = SamplingOptions()
 
 @dataclass(frozen=True)
 class SampleSizes:
-    """How many units of each kind run in a layer, and how many layers run."""
+    """How many units of each kind run in a layer (where layers differ, at most), and how many layers run."""
 
     heads: int
     kv_heads: int
     columns: int
     layers: int
+    each: tuple[Kept, ...] = ()
+    """Where layers differ, what runs in each of those that run, the most first."""
+    p_t: float = 1.0
+    """The share of its predictions that a sequence's loss is the mean of: how many it is depends on the length."""
+
+    @staticmethod
+    def of_layers(kept: Sequence[Kept], running: Collection[int]) -> SampleSizes:
+        """Where the layers `running` run, each with what `kept` has of it; equal sizes are equal objects."""
+        each = tuple(sorted((kept[layer] for layer in running), reverse=True))
+        heads, kv_heads, columns = map(max, zip(*(each or kept[:1]), strict=True))
+        return SampleSizes(heads, kv_heads, columns, len(each), each if len(set(each)) > 1 else ())
 
     @property
     def kept(self) -> Kept:
+        """Of a layer; where layers differ, the most of each kind."""
         return Kept(self.heads, self.kv_heads, self.columns)
+
+    @property
+    def by_layers(self) -> Sequence[tuple[Kept, int]]:
+        """What runs in a layer, and in how many of them."""
+        if self.each:
+            return tuple(Counter(self.each).items())
+        return ((self.kept, self.layers),)
+
+    @property
+    def units(self) -> Kept:
+        """Units of each kind in all layers together."""
+        sums = ([getattr(kept, kind) * layers for kept, layers in self.by_layers] for kind in Kept._fields)
+        return Kept(*map(sum, sums))
+
+    def fits_into(self, other: SampleSizes) -> bool:
+        """Whether each layer that runs has no more of any kind than one of its own in `other`, nor the LM head."""
+        kinds = ((self._sorted(kind), other._sorted(kind)) for kind in range(len(Kept._fields)))
+        return (
+            self.layers <= other.layers
+            and self.p_t <= other.p_t
+            and all(all(map(le, mine, theirs)) for mine, theirs in kinds)
+        )
+
+    def _sorted(self, kind: int) -> list[int]:
+        counts = [kept[kind] for kept, layers in self.by_layers for _ in range(layers)]
+        return sorted(counts, reverse=True)
 
 
 @dataclass(frozen=True)
@@ -118,6 +173,12 @@ def sample_size(p: float, n: int) -> int:
     return min(n, max(1, math.floor(p * n + 0.5)))
 
 
+def position_count(p_t: float, seq_len: int) -> int:
+    """Positions of a sequence that the LM head sees: at the rate 1 all, else the share of those that predict a token,
+    which all but the last one do."""
+    return seq_len if p_t == 1.0 else sample_size(p_t, seq_len - 1)
+
+
 def column_size(p: float, n: int, multiple_of: int | None) -> int:
     """MLP columns that rate `p` keeps of `n`: the multiple nearest to p*n (see SamplingOptions), at least one.
 
@@ -136,11 +197,63 @@ def full_sizes(spec: ModelSpec) -> SampleSizes:
 
 
 def sample_sizes(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> SampleSizes:
-    """Sizes of the subnetworks that `rates` gives; of random ones the largest. Raises ValueError where a choice would
+    """Sizes of the subnetworks that `rates` gives; of varying ones the largest. Raises ValueError where a choice would
     sample nothing, or does not fit the model."""
+    kept = kept_units(spec, rates, options)
+    return replace(SampleSizes.of_layers(kept, largest_layers(spec, rates, options)), p_t=rates.p_t)
+
+
+def kept_units(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> tuple[Kept, ...]:
+    """What runs in each layer, if it runs. Raises ValueError as sample_sizes() does."""
     heads, kv_heads = _head_sizes(spec, rates.p_h, options.kv_groups)
     columns = column_size(rates.p_m, spec.mlp_size, options.multiple_of)
-    return SampleSizes(heads, kv_heads, columns, _layer_size(spec.num_layers, rates, options))
+    if not options.protect:
+        return (Kept(heads, kv_heads, columns),) * spec.num_layers
+    always = protected_in(spec, options)
+    for kind, rate, whole in (("heads", "p_h", always.heads), ("columns", "p_m", always.columns)):
+        if getattr(rates, rate) < 1.0 and len(whole) == spec.num_layers:
+            raise ValueError(
+                f"sampling.protect: the {kind} of all {spec.num_layers} layers are protected, so stage.{rate} = "
+                f"{getattr(rates, rate)} samples none; set it to 1 or protect fewer layers"
+            )
+    return tuple(
+        Kept(
+            *(spec.full[:2] if layer in always.heads else (heads, kv_heads)),
+            spec.mlp_size if layer in always.columns else columns,
+        )
+        for layer in range(spec.num_layers)
+    )
+
+
+def protected_in(spec: ModelSpec, options: SamplingOptions) -> Protected:
+    """What always runs complete. Raises ValueError where the model has no such layer."""
+    return protected(options.protect, spec.num_layers, options.keep_ends)
+
+
+def always_run(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> frozenset[int]:
+    """The layers that are in every draw of some of the layers."""
+    return frozenset({0, spec.num_layers - 1}) if rates.layers == "path" else protected_in(spec, options).layers
+
+
+def largest_layers(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> list[int]:
+    """The layers of a draw that has the most parameters, in order."""
+    k, n = layer_size(spec, rates, options), spec.num_layers
+    if k == n or rates.layers == "first":
+        return list(range(k))
+    kept, always = kept_units(spec, rates, options), always_run(spec, rates, options)
+    size = {units: sum(held.kept_entries(spec.full, units) for held in spec.sampled) for units in set(kept)}
+    return sorted(sorted(range(n), key=lambda layer: (layer not in always, -size[kept[layer]]))[:k])
+
+
+def varies(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> bool:
+    """Whether draws at these rates differ in size: in how many layers run, or since not all of them keep as much."""
+    if rates.random:
+        return True
+    k, n = layer_size(spec, rates, options), spec.num_layers
+    if k == n or rates.layers == "first" or not options.protect:
+        return False
+    kept, always = kept_units(spec, rates, options), always_run(spec, rates, options)
+    return len(always) < k and len({kept[layer] for layer in range(n) if layer not in always}) > 1
 
 
 def scheduled_sizes(spec: ModelSpec, scheduler: SamplingScheduler, options: SamplingOptions) -> dict[int, SampleSizes]:
@@ -175,19 +288,28 @@ class RealisedRates:
 def realised_rates(spec: ModelSpec, ran: SequenceCounts) -> RealisedRates:
     """The realised rates of an average sequence."""
     sequences = sum(count for _, count in ran)
+    passes = sum(sizes.layers * count for sizes, count in ran)
 
-    def share(size: Callable[[SampleSizes], int], n: int) -> float:
-        return sum(size(sizes) * count for sizes, count in ran) / (n * sequences) if n else 1.0
+    def share(kind: str, n: int) -> float:
+        return sum(getattr(sizes.units, kind) * count for sizes, count in ran) / (n * passes) if n and passes else 1.0
 
-    return RealisedRates(
-        share(lambda sizes: sizes.heads, spec.num_heads),
-        share(lambda sizes: sizes.columns, spec.mlp_size),
-        share(lambda sizes: sizes.layers, spec.num_layers),
-    )
+    layers = passes / (spec.num_layers * sequences)
+    return RealisedRates(share("heads", spec.num_heads), share("columns", spec.mlp_size), layers)
 
 
-def _layer_size(n: int, rates: SamplingRates, options: SamplingOptions) -> int:
+def realised_p_t(ran: SequenceCounts, seq_len: int) -> float:
+    """The realised share of the predictions of sequences of `seq_len` tokens that their loss is the mean of."""
+    most, sequences = seq_len - 1, sum(count for _, count in ran)
+    drawn = sum(min(position_count(sizes.p_t, seq_len), most) * count for sizes, count in ran)
+    return drawn / (most * sequences)
+
+
+def layer_size(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> int:
+    """How many layers run; of a random number the most. Raises ValueError as sample_sizes() does."""
+    n = spec.num_layers
     if rates.random:
+        if options.protect and len(protected_in(spec, options).layers) == n:
+            raise ValueError(f"sampling.protect: all {n} layers are protected, so none is sampled; protect fewer")
         if options.cover == "balanced":
             raise ValueError("sampling.cover: balanced needs as many layers in each draw, not some by chance")
         if options.layers_by == "sequence":
@@ -200,12 +322,26 @@ def _layer_size(n: int, rates: SamplingRates, options: SamplingOptions) -> int:
         raise ValueError(
             f"stage.depths: a path of {layers} of {n} layers is too short; it holds the first and the last one"
         )
-    if rates.layers == "sample" and options.keep_ends and rates.p_l < 1.0 and layers < 2:
-        raise ValueError(
-            f"sampling.keep_ends: p_l = {rates.p_l} of {n} layers keeps only {layers}, but the first and the last are "
-            "2; raise stage.p_l or set sampling.keep_ends=false"
-        )
+    if rates.layers == "sample" and rates.p_l < 1.0:
+        _refuse_too_few(n, rates.p_l, layers, options)
     return layers
+
+
+def _refuse_too_few(n: int, p_l: float, layers: int, options: SamplingOptions) -> None:
+    """Where those that always run are more than the rate keeps."""
+    always = protected(options.protect, n, options.keep_ends).layers
+    if layers >= len(always):
+        return
+    keeps = f"p_l = {p_l} of {n} layers keeps only {layers}, but"
+    if options.protect:
+        listed = ", ".join(map(str, sorted(always)))
+        raise ValueError(
+            f"sampling.protect: {keeps} {len(always)} always run ({listed}); raise stage.p_l, or protect only the "
+            "heads: and columns: of some"
+        )
+    raise ValueError(
+        f"sampling.keep_ends: {keeps} the first and the last are 2; raise stage.p_l or set sampling.keep_ends=false"
+    )
 
 
 def _head_sizes(spec: ModelSpec, p_h: float, kv_groups: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 Unit = Literal["head", "kv_head", "column"]
 Side = Literal["in", "out"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
 
 
 def _refuse_word(of: str, key: str, word: object, words: Any) -> None:

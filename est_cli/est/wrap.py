@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .index import FULL, Subnetwork
+from .index import FULL, INDICES, Subnetwork
 from .layers import OwnView, RoutedLayer, Rows, SampledModule, Taken, swap
 from .spec import Kept, ModelSpec, SampledAttribute, SampledParameter, Unit, UnitSpan
 
@@ -37,29 +37,36 @@ class EstHandle:
         """Run only `subnetwork` from now on; nothing is touched if it is active already, as FULL is all along at p = 1.
         What was packed must be unpacked before.
 
-        Indices are sent to the model's device in one copy, without waiting for it. Raises ValueError where the
+        Indices are sent to the model's device in one copy, or one for each number of units that layers keep, without
+        waiting for it. Raises ValueError where the
         subnetwork was drawn for a model with another number of layers.
         """
         if subnetwork is self._active:
             return
         self._check(subnetwork)
-        there = subnetwork.to(next(self.layers[0].parameters()).device)
-        units, scales = Units(self.spec, there), _scales(there, len(self.layers))
-        running = range(len(self.layers)) if subnetwork.layer_idx is None else subnetwork.layer_idx
+        device = next(self.layers[0].parameters()).device
+        parts = [(layers, part.to(device)) for layers, part in subnetwork.alike(self.spec)]
+        for layers, part in parts:
+            self._take(layers, part)
+        self._route(parts[0][1])  # which layers run, and which sequences, each of the parts says of all layers
+        self._active = subnetwork
+
+    def _take(self, layers: Sequence[int], part: Subnetwork) -> None:
+        """Have these layers read what `part` takes, whose rows are theirs."""
+        units, scales = Units(self.spec, part), _scales(part, len(layers))
+        running = [(row, n) for row, n in enumerate(layers) if part.layer_idx is None or n in part.layer_idx]
         for holder in self._holders:
             taken = {parameter.name: units.taken(parameter) for parameter in holder.parameters}
-            dropout = subnetwork.dropout if holder.is_branch else 0.0
-            for number in running:  # a module's own __setattr__ costs more than the rest of this
-                here = {name: parts[number] for name, parts in taken.items() if parts is not None}
-                scale = scales[number] if holder.is_branch else 1.0
+            dropout = part.dropout if holder.is_branch else 0.0
+            for row, number in running:  # a module's own __setattr__ costs more than the rest of this
+                here = {name: parts[row] for name, parts in taken.items() if parts is not None}
+                scale = scales[row] if holder.is_branch else 1.0
                 holder.modules[number].__dict__.update(
                     est_taken=here, est_branch_scale=scale, est_branch_dropout=dropout
                 )
         for owners, name, value in self._attributes:
-            for owner in owners:
-                owner.__dict__[name] = value(units.kept)
-        self._route(there)
-        self._active = subnetwork
+            for number in layers:
+                owners[number].__dict__[name] = value(units.kept)
 
     def pack(self) -> None:
         """Gather the entries of the active subnetwork once, for all micro-batches until unpack().
@@ -87,9 +94,9 @@ class EstHandle:
         self.activate(FULL)
 
     def _check(self, subnetwork: Subnetwork) -> None:
-        units = (subnetwork.head_idx, subnetwork.kv_idx, subnetwork.mlp_idx)
-        drawn = (*units, subnetwork.sequence_idx, subnetwork.layer_scales)
-        rows = {len(tensor) for tensor in drawn if tensor is not None}
+        drawn = (*(getattr(subnetwork, name) for name in INDICES), subnetwork.layer_scales, subnetwork.kept)
+        drawn = (*drawn, subnetwork.sequence_idx)
+        rows = {len(of_layers) for of_layers in drawn if of_layers is not None}
         if rows - {len(self.layers)} or max(subnetwork.layer_idx or (0,)) >= len(self.layers):
             raise ValueError(f"subnetwork: was not drawn for a model of {len(self.layers)} layers")
 

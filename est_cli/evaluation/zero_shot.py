@@ -110,7 +110,7 @@ def measure(checkpoint: Checkpoint, text: EvaluatedText, settings: EvalSettings,
     model = load_language_model(checkpoint).to(processes.device).eval()
     _require_causal(model, checkpoint)
     if not text.tokens:
-        raise DataError("eval.files: hold no text")
+        raise DataError("eval.files: hold no text; name other files, or the field with the text in eval.text_fields")
     rank = processes.group.rank
     read = windows_apart if has_documents_apart(checkpoint.config) else windows
     found = (window for ids in text.documents() for window in read(start, ids, length, stride))

@@ -21,6 +21,7 @@ from transformers.utils import logging
 from est_cli.common.errors import reason
 from est_cli.families import classes_of
 from est_cli.storage import strict_json
+from est_cli.storage.shares import joined_weights
 
 CODE_KEYS = (
     "auto_map",
@@ -49,7 +50,7 @@ FINETUNE_DROPOUTS = (
 """With those of encoders and heads. StarCoder2's residual_dropout, which is not among them, stays the checkpoint's:
 setting it would be another result of the same settings (FINETUNE_VERSION)."""
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]+\.safetensors")
-_NOT_A_MODEL = "optim.safetensors"
+_NOT_A_MODEL = re.compile(r"optim(-\d{5,}-of-\d{5,})?\.safetensors")
 
 
 def read_config(place: str, local: bool, revision: str | None = None) -> Any:
@@ -89,9 +90,14 @@ def load_weights(kind: Any, place: str, config: Any, **options: Any) -> tuple[Pr
     with quiet_transformers():
         if local:
             refuse_larger(Path(place), kind, config)
+        weights = joined_weights(Path(place)) if local else None
+        if weights is not None:  # which an auto class does not take
+            with torch.device("meta"):
+                kind = type(kind.from_config(config, trust_remote_code=False))
         model, info = kind.from_pretrained(
-            place,
+            place if weights is None else None,
             config=config,
+            state_dict=weights,
             dtype=torch.float32,
             trust_remote_code=False,
             use_safetensors=True,
@@ -179,7 +185,7 @@ def _held(folder: Path) -> tuple[int, int]:
     """Tensors in the weights of `folder`, and the numbers in them."""
     tensors = numbers = 0
     for path in folder.glob("*.safetensors"):
-        if path.name == _NOT_A_MODEL:
+        if _NOT_A_MODEL.fullmatch(path.name):
             continue
         with path.open("rb") as begin:
             size = int.from_bytes(begin.read(8), "little")

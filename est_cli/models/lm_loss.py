@@ -7,7 +7,9 @@ logits is kept for the backward pass.
 What a family makes of the LM head's product (a bias, a constant factor, a cap; see arch.logits_of) is made of each
 piece, and undone in its gradient.
 
-Shapes: B sequences, T tokens, N = B * T positions, D model, V vocabulary, n positions of a piece.
+Where positions are drawn (`p_t`, est/positions.py), the LM head sees those alone, k of each sequence.
+
+Shapes: B sequences, T tokens, N = B * T or B * k positions, D model, V vocabulary, n positions of a piece.
 """
 
 from __future__ import annotations
@@ -63,26 +65,35 @@ class LmLoss:
         targets: int,
         scale: Tensor | None = None,
         sequences: int | None = None,
+        drawn: Tensor | None = None,
     ) -> Tensor:
         """Sum of the cross-entropy (nats) of each token given those before it, divided by `targets`: tokens (B, T).
 
         `scale`: a factor on all of it, a number on the device (see optim/loss_scale.py). `sequences`: only the first so
-        many count; the others fill the batch up to a size that is compiled already.
+        many count; the others fill the batch up to a size that is compiled already. `drawn` (B, k): instead of all
+        predictions those that are made at these positions (see est/positions.py).
         """
+        assert drawn is None or sequences is None, "positions are drawn in training, batches filled up in evaluation"
         divisor = targets if scale is None else targets / scale
         inputs = {"input_ids": tokens, **document_inputs(model, tokens, self.end_of_text)}
-        if self.kind == "whole":
+        if self.kind == "whole" and drawn is None:
             return next_token_loss(model(**inputs, use_cache=False).logits, tokens, sequences) / divisor
         head, logits = model.get_output_embeddings(), logits_of(model.config)
         bias = getattr(head, "bias", None)
-        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
+        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+        if drawn is None:
+            labels, ends = _labels(tokens, sequences), tokens.shape[1]
+        else:
+            hidden, labels, ends = *_at(drawn, hidden, tokens), None
+        if self.kind == "whole":
+            return F.cross_entropy(_logits(head(hidden), logits), labels, reduction="sum") / divisor
         chunk = self.chunk or CHUNK.get(tokens.device.type, CHUNK["cuda"])
         if self.kind == "torch":
-            return _torch_loss(hidden, head.weight, bias, logits, _labels(tokens, sequences), chunk) / divisor
-        counted = tokens.numel() if sequences is None else sequences * tokens.shape[1]
+            return _torch_loss(hidden, head.weight, bias, logits, labels, chunk) / divisor
+        counted = len(labels) if sequences is None else sequences * tokens.shape[1]
         softmax: Softmax = "triton" if self.kind == "triton" else "compiled" if self.compiled else "torch"
-        how = _How(divisor, counted, chunk, self.pad_to, softmax, torch.is_grad_enabled(), logits)
-        return _Chunked.apply(hidden, head.weight, bias, tokens, how)
+        how = _How(divisor, counted, ends, chunk, self.pad_to, softmax, torch.is_grad_enabled(), logits)
+        return _Chunked.apply(hidden, head.weight, bias, labels, how)
 
 
 class Objective(nn.Module):
@@ -94,10 +105,15 @@ class Objective(nn.Module):
         self.lm_loss = lm_loss
 
     def forward(
-        self, tokens: Tensor, targets: int, scale: Tensor | None = None, sequences: int | None = None
+        self,
+        tokens: Tensor,
+        targets: int,
+        scale: Tensor | None = None,
+        sequences: int | None = None,
+        drawn: Tensor | None = None,
     ) -> Tensor:
         """See LmLoss."""
-        return self.lm_loss(self.model, tokens, targets, scale, sequences)
+        return self.lm_loss(self.model, tokens, targets, scale, sequences, drawn)
 
 
 def next_token_loss(logits: Tensor, tokens: Tensor, sequences: int | None = None) -> Tensor:
@@ -110,9 +126,9 @@ def next_token_loss(logits: Tensor, tokens: Tensor, sequences: int | None = None
     return F.cross_entropy(logits.flatten(0, 1).float(), labels, ignore_index=IGNORED, reduction="sum")
 
 
-def target_count(tokens: Tensor) -> int:
-    """Predictions that a loss sums over: all but the first token of each sequence."""
-    return tokens.shape[0] * (tokens.shape[1] - 1)
+def target_count(tokens: Tensor, drawn: Tensor | None = None) -> int:
+    """Predictions that a loss sums over: all but the first token of each sequence, or those that are drawn."""
+    return tokens.shape[0] * (tokens.shape[1] - 1) if drawn is None else drawn.numel()
 
 
 def _labels(tokens: Tensor, sequences: int | None) -> Tensor:
@@ -123,12 +139,24 @@ def _labels(tokens: Tensor, sequences: int | None) -> Tensor:
     return labels.flatten()
 
 
+def _at(drawn: Tensor, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Of all hidden states (B * T, D) those at the positions `drawn`, (B * k, D), and the tokens that follow them."""
+    first = torch.arange(0, tokens.numel(), tokens.shape[1], device=drawn.device)
+    index = (drawn + first.unsqueeze(1)).flatten()
+    return hidden.index_select(0, index), tokens.flatten().index_select(0, index + 1)
+
+
+def _logits(product: Tensor, logits: Logits) -> Tensor:
+    """(N, V) in single precision at least, of what the LM head gives."""
+    y = product.to(torch.promote_types(product.dtype, torch.float32)) * logits.factor
+    return y if logits.cap is None else logits.cap * torch.tanh(y / logits.cap)
+
+
 def _torch_loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, logits: Logits, labels: Tensor, chunk: int
+    positions: Tensor, weight: Tensor, bias: Tensor | None, logits: Logits, labels: Tensor, chunk: int
 ) -> Tensor:
     """A factor on the logits is one on the hidden states and the bias."""
     assert logits.cap is None, "torch's own loss cannot cap logits"
-    positions = hidden.flatten(0, 1)
     if logits.factor != 1.0:
         positions, bias = positions * logits.factor, None if bias is None else bias * logits.factor
     return F.linear_cross_entropy(
@@ -148,7 +176,9 @@ class _How:
 
     divisor: int | Tensor
     counted: int
-    """Positions, from the first one, that have a loss."""
+    """Positions, from the first one, that have a loss, ..."""
+    ends: int | None
+    """... but for each so many-th one, the last of its sequence; None: without exception."""
     chunk: int
     pad_to: int
     softmax: Softmax
@@ -157,20 +187,16 @@ class _How:
 
 
 class _Chunked(torch.autograd.Function):
-    """hidden (B, T, D), weight (V, D), bias (V,) or None, tokens (B, T) -> the loss, with its gradients already formed
-    if `how.backward`."""
+    """hidden (N, D), weight (V, D), bias (V,) or None, labels (N,) -> the loss, with its gradients already formed if
+    `how.backward`."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, how: _How) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, how: _How) -> Tensor:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        positions, rows = hidden.flatten(0, 1).to(dtype), _padded(weight, dtype, how.pad_to)
+        positions, rows = hidden.to(dtype), _padded(weight, dtype, how.pad_to)
         offset = None if bias is None else bias.to(dtype)
-        seq_len = tokens.shape[1]
-        if how.softmax == "triton":
-            piece_loss, labels = _loss_by_triton, _labels(tokens, how.counted // seq_len)
-        else:
-            piece_loss, labels = _loss_of_piece, tokens.flatten().roll(-1)
+        piece_loss = _loss_by_triton if how.softmax == "triton" else _loss_of_piece
         exact = torch.promote_types(dtype, torch.float32)
         factor = torch.ones((), dtype=exact, device=hidden.device) * (1.0 / how.divisor)
         grad_hidden = torch.empty_like(positions) if how.backward else None
@@ -182,7 +208,7 @@ class _Chunked(torch.autograd.Function):
             logits = torch.mm(here, rows.t())
             slope = _shape(logits, offset, how.logits)
             own = labels[begin : begin + how.chunk]
-            loss += piece_loss(logits, own, begin, len(weight), seq_len, factor, how)
+            loss += piece_loss(logits, own, begin, len(weight), factor, how)
             if grad_hidden is None:
                 continue
             if slope is not None:
@@ -192,7 +218,7 @@ class _Chunked(torch.autograd.Function):
             if grad_bias is not None:
                 grad_bias += logits[:, : len(weight)].sum(0, dtype=grad_bias.dtype)
         if grad_hidden is not None and grad_weight is not None:
-            formed = grad_hidden.view(hidden.shape).to(hidden.dtype), grad_weight[: len(weight)], grad_bias
+            formed = grad_hidden.to(hidden.dtype), grad_weight[: len(weight)], grad_bias
             ctx.save_for_backward(*formed)
         return loss
 
@@ -229,30 +255,26 @@ def _padded(weight: Tensor, dtype: torch.dtype, pad_to: int) -> Tensor:
     return rows
 
 
-def _loss_of_piece(
-    logits: Tensor, labels: Tensor, begin: int, vocab_size: int, seq_len: int, factor: Tensor, how: _How
-) -> Tensor:
+def _loss_of_piece(logits: Tensor, labels: Tensor, begin: int, vocab_size: int, factor: Tensor, how: _How) -> Tensor:
     """The loss of positions `begin` ..., times `factor`; logits (n, V or more) become the gradient of it.
 
-    labels (n,): the next token of each; of a position that has none, any token.
+    labels (n,): the next token of each; of a position that has none, or does not count, the label is IGNORED.
     """
-    labels = labels.unsqueeze(1)
+    labels = labels.clamp(min=0).unsqueeze(1)  # any token will do where the loss is taken out again
     logits[:, vocab_size:] = -torch.inf
     label_logits = logits.gather(1, labels).to(factor.dtype)
     log_sum = (_compiled_softmax() if how.softmax == "compiled" else _softmax)(logits, factor)
     log_p = label_logits - log_sum
     logits.scatter_(1, labels, (log_p.expm1() * factor).to(logits.dtype))
-    without_label = slice((-1 - begin) % seq_len, None, seq_len)  # the last position of each sequence
-    for left_out in (without_label, slice(max(0, how.counted - begin), None)):
+    without_label = [slice((-1 - begin) % how.ends, None, how.ends)] if how.ends else []
+    for left_out in (*without_label, slice(max(0, how.counted - begin), None)):
         logits[left_out] = 0.0
         log_p[left_out] = 0.0
     return -(log_p.sum() * factor)
 
 
-def _loss_by_triton(
-    logits: Tensor, labels: Tensor, begin: int, vocab_size: int, seq_len: int, factor: Tensor, how: _How
-) -> Tensor:
-    """See _loss_of_piece; of a position that has no next token, or does not count, the label is IGNORED."""
+def _loss_by_triton(logits: Tensor, labels: Tensor, begin: int, vocab_size: int, factor: Tensor, how: _How) -> Tensor:
+    """See _loss_of_piece."""
     from est_cli.models.triton_softmax import loss_of_piece  # only here: most builds of torch have no Triton
 
     return loss_of_piece(logits, labels, vocab_size, factor)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from est_cli.est import IndexGenerator, training_flops
 from est_cli.est.by_sequence import step_counts
 from est_cli.est.flops import flops_of
-from est_cli.est.sizes import SequenceCounts, full_sizes, realised_rates, sample_sizes
+from est_cli.est.sizes import SequenceCounts, full_sizes, realised_p_t, realised_rates, varies
 from est_cli.planning.plan import Plan
 
 _DRAWS = 64
-"""Of random sizes: how many steps' draws the mean is taken over."""
+"""Of sizes that vary: how many steps' draws the mean is taken over."""
 _LEVELS = "▁▂▃▄▅▆▇█"
 
 
@@ -24,12 +24,13 @@ class Point:
     p_h: float
     p_m: float
     p_l: float
+    p_t: float
     blocks: float
     total: float
 
 
 def course_of(plan: Plan, points: int) -> list[Point]:
-    """So many points; each is the middle step of its part of the run. Random sizes are means over nearby steps."""
+    """So many points; each is the middle step of its part of the run. Sizes that vary are means over nearby steps."""
     steps = plan.scheduler.max_steps
     return [_point(plan, (2 * number + 1) * steps // (2 * points)) for number in range(points)]
 
@@ -48,18 +49,19 @@ def _point(plan: Plan, step: int) -> Point:
     counts = _counts_near(plan, step)
     seq_len = plan.batch.at(step).seq_len
     rates, used = realised_rates(plan.spec, counts), flops_of(plan.spec, counts, seq_len)
-    dense = training_flops(plan.spec, full_sizes(plan.spec), sum(count for _, count in counts), seq_len)
-    return Point(step, rates.p_h, rates.p_m, rates.p_l, used.blocks / dense.blocks, used.total / dense.total)
+    sequences = sum(count for _, count in counts)
+    dense = training_flops(plan.spec, full_sizes(plan.spec), sequences, seq_len)
+    p_t, shares = realised_p_t(counts, seq_len), (used.blocks / dense.blocks, used.total / dense.total)
+    return Point(step, rates.p_h, rates.p_m, rates.p_l, p_t, *shares)
 
 
 def _counts_near(plan: Plan, step: int) -> SequenceCounts:
-    """What the sequences of `step` run; of random sizes what one does in the steps around it."""
+    """What the sequences of `step` run; of sizes that vary what one does in the steps around it."""
     scheduler, number = plan.scheduler, plan.scheduler.stage_at(step)
-    stage, rates = scheduler.stages[number - 1], scheduler.rates_at(step)
-    if not stage.rates.random:
-        return step_counts(plan.spec, rates, plan.options, plan.splits[number])
-    sizes = sample_sizes(plan.spec, rates, plan.options)
+    stage = scheduler.stages[number - 1]
+    if not varies(plan.spec, stage.rates, plan.options):
+        return step_counts(plan.spec, stage.rates, plan.options, plan.splits[number])
     first = stage.until_step - scheduler.stage_steps()[number - 1]
     near = range(max(first, step - _DRAWS // 2), min(step + _DRAWS // 2, stage.until_step))
-    layers = IndexGenerator(plan.spec, plan.seed, plan.options).layer_counts(near, stage)
-    return [(replace(sizes, layers=count), 1) for count in layers.tolist()]
+    sizes, of_steps = IndexGenerator(plan.spec, plan.seed, plan.options).sizes_at(near, stage)
+    return [(sizes[row], 1) for row in of_steps.tolist()]

@@ -27,7 +27,7 @@ def draw_plans(plans: Mapping[str, Plan], path: Path) -> None:
     if len(plans) == 1:
         [(label, plan)] = plans.items()
         figure.suptitle(f"{label}: {plan.ledger.saved_pct('blocks'):.2f} % of the block FLOPs saved", fontsize=11)
-        _rates(above, course_of(plan, POINTS))
+        _rates(above, course_of(plan, POINTS), plan.scheduler.draws_positions)
         _step_flops(below, course_of(plan, POINTS))
     else:
         _side_by_side(above, below, plans)
@@ -40,8 +40,9 @@ def draw_plans(plans: Mapping[str, Plan], path: Path) -> None:
         disk.write_file(path, png)
 
 
-def _rates(axes: Axes, course: list[Point]) -> None:
-    _curves(axes, course, {"p_h": "$p_H$", "p_m": "$p_M$", "p_l": "$p_L$"})
+def _rates(axes: Axes, course: list[Point], draws_positions: bool) -> None:
+    drawn = {"p_t": "$p_T$"} if draws_positions else {}
+    _curves(axes, course, {"p_h": "$p_H$", "p_m": "$p_M$", "p_l": "$p_L$", **drawn})
     axes.set(ylabel="realised sampling rate")
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from est_cli.config.micro_batch import in_stages, sequences_by_stage
-from est_cli.planning.plan import Plan, PlannedStage
-from est_cli.planning.resources import OPTIMAL_TOKENS
+from est_cli.planning.memory import PlannedMemory, StageMemory
+from est_cli.planning.plan import Plan
+from est_cli.planning.priced import command_of, prediction_lines
+from est_cli.planning.resources import OPTIMAL_TOKENS, Disk
 
 PACKED = (
     "dataset.packing=document: FLOPs (total) are at most these, counted as if each sequence were one document; what a "
@@ -33,59 +35,73 @@ def _each(number: float) -> str:
 
 def notes(plan: Plan) -> list[str]:
     """In words: what the tables do not hold, and what their numbers stand for."""
-    memory, lines = plan.memory, []
     beside = " and the attention products" if plan.spec.attention else "; the scan is in neither"
-    sequences = sequences_by_stage({stage.number: stage.micro_batch or 1 for stage in plan.stages})
-    if plan.target is not None:
-        lines.append(f"{plan.target.request}: {plan.target.settings}")
-    lines += [
+    found = [] if plan.target is None else [f"{plan.target.request}: {plan.target.settings}"]
+    assumed = (
+        f"GPU hours are not measured: they assume FLOPs (total) at {100 * plan.mfu:g} % of the peak "
+        f"(mfu={plan.mfu:g}) in every stage, and no time for evaluation and checkpoints"
+    )
+    return [
+        *found,
+        *_expected(plan),
         f"dense would use {plan.ledger.dense.blocks:.4e} FLOPs (blocks), {plan.ledger.dense.total:.4e} (total)",
         f"blocks: the layers' projections (the paper's convention); total: also the LM head{beside}",
-        *_resource_notes(plan),
-        f"memory (estimate): {memory.parameters:,} parameters with gradients and moments in fp32 take "
-        f"{memory.states / 1e9:.2f} GB, the rest is kept for the backward pass of {sequences} in "
-        f"{memory.precision.value}",
+        *[assumed] * bool(plan.gpu_hours),
+        *[PACKED] * plan.apart,
+        *_stage_notes(plan),
+        *[PROBED] * (plan.step_s is not None),
     ]
-    states = max(stage.states for stage in plan.stages)
-    if states < memory.states:
-        lines.append(
-            f"launch.strategy=fsdp: of these {memory.states / 1e9:.2f} GB a process holds its share, beside what is "
-            f"gathered and gradients that are not sent yet; at most {states / 1e9:.2f} GB"
-        )
-    if plan.apart:
-        lines.append(PACKED)
-    lines += [*_stage_notes(plan), *([] if plan.step_s is None else [PROBED])]
-    return [*lines, *_auto_note([stage for stage in plan.stages if stage.micro_batch is None])]
 
 
-def _resource_notes(plan: Plan) -> Iterator[str]:
-    """Text for the model's size, what GPU hours assume, disk, and what each process needs of memory."""
-    if plan.length_given:
-        yield _tokens_per_parameter(plan)
-    if plan.gpu_hours:
-        yield (
-            f"GPU hours are not measured: they assume FLOPs (total) at {100 * plan.mfu:g} % of the peak "
-            f"(mfu={plan.mfu:g}) in every stage, and no time for evaluation and checkpoints"
-        )
-    disk = plan.disk
-    kept = f"{disk.checkpoints} checkpoint{'s'[: disk.checkpoints > 1]} of {_gb(disk.checkpoint)}"
-    yield (
-        f"disk: {kept}, one more while it is written, and the final model: at most {_gb(disk.run)}; tokenised text: "
-        f"{disk.token} bytes a token, {_gb(disk.token * plan.tokens)} where no token is read twice"
-    )
-    if plan.processes > 1:
-        each = ", ".join(f"{name} {plan.memory_under(name) / 1e9:.2f} GB" for name in ("ddp", "fsdp"))
-        yield f"memory of each of {plan.processes} processes (launch.strategy): {each}"
+def _expected(plan: Plan) -> Iterator[str]:
+    """What prices say, and where they have found the schedule, how it is run."""
+    if plan.prediction is None:
+        return
+    yield from prediction_lines(plan.prediction)
+    if plan.target is not None and (command := command_of(plan.target.config)) is not None:
+        yield f"the run: {command}"
 
 
 def default_length(plan: Plan) -> str:
     """Where nobody has said how long the run is: that its length was not chosen for this model."""
-    steps = f"{plan.scheduler.max_steps} steps are the default of a first run"
-    return f"train.max_steps, train.max_tokens: not given, and {steps}; {_tokens_per_parameter(plan)}"
+    return (
+        f"train.max_steps, train.max_tokens: not given, and {plan.scheduler.max_steps} steps are the default of a "
+        "first run"
+    )
 
 
-def _tokens_per_parameter(plan: Plan) -> str:
-    parameters = plan.memory.parameters
+def memory_notes(plan: Plan, memory: PlannedMemory) -> Iterator[str]:
+    """What follows from the number of parameters, and what the table of memory stands for."""
+    yield _tokens_per_parameter(plan, memory.estimate.parameters)
+    yield _disk_note(plan, memory.disk)
+    if plan.processes > 1:
+        each = ", ".join(f"{name} {memory.under(name) / 1e9:.2f} GB" for name in ("ddp", "fsdp"))
+        yield f"memory of each of {plan.processes} processes (launch.strategy): {each}"
+    estimate = memory.estimate
+    sequences = sequences_by_stage({stage.number: stage.micro_batch or 1 for stage in memory.stages})
+    yield (
+        f"memory (estimate): {estimate.parameters:,} parameters with gradients and moments in fp32 (model states) take "
+        f"{estimate.states / 1e9:.2f} GB, the rest (activations) is kept for the backward pass of {sequences} in "
+        f"{estimate.precision.value}"
+    )
+    states = max(stage.states for stage in memory.stages)
+    if states < estimate.states:
+        yield (
+            f"launch.strategy=fsdp: of these {estimate.states / 1e9:.2f} GB a process holds its share, beside what is "
+            f"gathered and gradients that are not sent yet; at most {states / 1e9:.2f} GB"
+        )
+    yield from _auto_note([stage for stage in memory.stages if stage.micro_batch is None])
+
+
+def _disk_note(plan: Plan, disk: Disk) -> str:
+    kept = f"{disk.checkpoints} checkpoint{'s'[: disk.checkpoints > 1]} of {_gb(disk.checkpoint)}"
+    return (
+        f"disk: {kept}, one more while it is written, and the final model: at most {_gb(disk.run)}; tokenised text: "
+        f"{disk.token} bytes a token, {_gb(disk.token * plan.tokens)} where no token is read twice"
+    )
+
+
+def _tokens_per_parameter(plan: Plan, parameters: int) -> str:
     wanted = OPTIMAL_TOKENS * parameters
     costs = (
         f", {hours_words(one.used * wanted / plan.tokens)} hours of {one.name}" for one in plan.gpu_hours if one.used
@@ -105,7 +121,7 @@ def _stage_notes(plan: Plan) -> Iterator[str]:
             yield f"stage {stage.number} runs {planned.describe()}{draws}"
 
 
-def _auto_note(stages: list[PlannedStage]) -> list[str]:
+def _auto_note(stages: list[StageMemory]) -> list[str]:
     """What the memory of stages whose micro-batch is chosen later depends on."""
     if not stages:
         return []

@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from est_cli.common.counts import hours_minutes
 from est_cli.common.errors import ConfigError
 from est_cli.common.table import print_lines, print_whole, table, table_console
 from est_cli.config import PlanConfig
 from est_cli.planning.course import column, course_of, sparkline
 from est_cli.planning.notes import PROBED, hours_words
 from est_cli.planning.plan import Plan, make_plan
-from est_cli.tracking.eta import hours_minutes
 
 WIDTH = 48
 """Characters of a drawing."""
@@ -38,7 +38,7 @@ def plan_all(chosen: Mapping[str, PlanConfig | ConfigError], console: Console | 
     if not plans:
         others = f" (and none of the other {len(problems) - 1} can be planned)" if len(problems) > 1 else ""
         raise ConfigError(f"{next(iter(problems.values()))}{others}")
-    print_whole(console, side_by_side(plans))
+    print_whole(console, side_by_side(plans, plain=not console.is_terminal))
     print_lines(console, *_drawing(plans), *_found(plans), *_gpu_hours(plans), *_notes([*plans.values()]))
     print_lines(console, *(f"{name}: no plan: {problem}" for name, problem in problems.items()))
     plot = next(config.plot for config in chosen.values() if isinstance(config, PlanConfig))
@@ -49,11 +49,12 @@ def plan_all(chosen: Mapping[str, PlanConfig | ConfigError], console: Console | 
         print_lines(console, f"plot: {plot}")
 
 
-def side_by_side(plans: Mapping[str, Plan]) -> Table:
+def side_by_side(plans: Mapping[str, Plan], plain: bool) -> Table:
     """A row for each plan; seconds where they were measured."""
     rows = {name: _row(plan) for name, plan in plans.items()}
     headings = ["plan", *next(iter(rows.values()))]
-    return table(headings, [[name, *row.values()] for name, row in rows.items()], words=["plan"], fold=["plan"])
+    lines = [[name, *row.values()] for name, row in rows.items()]
+    return table(headings, lines, words=["plan"], fold=["plan"], plain=plain)
 
 
 def _row(plan: Plan) -> dict[str, str]:

@@ -55,7 +55,7 @@ def _saving(config: PlanConfig, wanted: float, ledger: Ledger) -> TargetSolution
     def saved(x: float) -> float:
         return ledger(replace(config, stage=dial.at(x))).saved_pct(convention) / 100.0
 
-    if config.sampling.keep_ends:
+    if config.sampling.keep_ends or config.sampling.protect is not None:
         dial = _fitting(dial, saved)
     try:
         x = solve(wanted, saved, dial.finest, tolerance=0.25 / steps)
@@ -64,7 +64,7 @@ def _saving(config: PlanConfig, wanted: float, ledger: Ledger) -> TargetSolution
         lowest, highest = _inwards(math.ceil, error.lowest), _inwards(math.floor, error.highest)
         raise ConfigError(
             f"target_saving: {wanted:g} is out of reach; with {kept or f'scheduler={name} '}these rates save "
-            f"{lowest:g} to {max(lowest, highest):g}"
+            f"{lowest:g} to {max(lowest, highest):g}; choose one between, or other rates"
         ) from error
     if abs(saved(x) - wanted) > max(COARSE, 1.0 / steps):
         raise ConfigError(
@@ -78,7 +78,7 @@ def _saving(config: PlanConfig, wanted: float, ledger: Ledger) -> TargetSolution
 
 
 def _fitting(dial: Dial, value: Callable[[float], float]) -> Dial:
-    """The dial up to where its rates fit the model: with sampling.keep_ends a rate can be too low for both ends."""
+    """The dial up to where its rates fit the model: a rate can be too low for the layers that always run."""
 
     def fits(x: float) -> bool:
         try:
@@ -109,11 +109,15 @@ def _flops(config: PlanConfig, wanted: float, ledger: Ledger) -> TargetSolution:
         return amount
 
     if wanted < used(1):
-        raise ConfigError(f"target_flops: {wanted:g} is out of reach; one step uses {used(1):.4g} ({convention})")
+        raise ConfigError(
+            f"target_flops: {wanted:g} is out of reach; one step uses {used(1):.4g} ({convention}); give more"
+        )
     try:
         low = longest_within(used, wanted, MOST_STEPS)
     except OverflowError:
-        raise ConfigError(f"target_flops: {wanted:g} is out of reach; it takes over {MOST_STEPS:g} steps") from None
+        raise ConfigError(
+            f"target_flops: {wanted:g} is out of reach; it takes over {MOST_STEPS:g} steps; give fewer"
+        ) from None
     high = low + 1
     if not used(low) and used(high) - wanted > used(high) / high:
         raise ConfigError(

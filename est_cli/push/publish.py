@@ -54,12 +54,17 @@ def _finished(folder: Path) -> tuple[RunRecord, Manifest]:
     """The run and its final model's list of files, to the last bit as it was saved. ConfigError, CheckpointError."""
     place = RunDir(folder)
     if not place.config.is_file():
-        raise ConfigError(f"{folder}: is no run of est-train (a folder with a config.yaml)")
+        raise ConfigError(
+            f"{folder}: is no run of est-train (it has no config.yaml); give the folder of one, outputs/NAME"
+        )
     if not place.is_finished():
         raise CheckpointError(f"{folder}: is not finished; resume={folder} continues it")
     run = read_run(folder)
     if lost := (run.summary or {}).get("not_finite"):
-        raise CheckpointError(f"{folder}: has no model, for its {' and '.join(map(str, lost))} is not finite")
+        raise CheckpointError(
+            f"{folder}: has no model, for its {' and '.join(map(str, lost))} is not finite; train it anew with a lower "
+            "optim.lr"
+        )
     manifest = verify_folder(place.model)
     if WEIGHTS not in manifest["files"]:
         raise CheckpointError(f"{place.model / WEIGHTS}: missing, so this is no model")

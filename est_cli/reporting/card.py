@@ -159,14 +159,17 @@ def _schedule(summary: Record) -> Iterator[str]:
     if not stages:
         return
     shown = stages if len(stages) <= MAX_STAGES else [*stages[: MAX_STAGES - 1], stages[-1]]
+    drawn = {"p_t": "predictions"} if any("p_t" in row for row in shown) else {}
+    kinds = {"p_h": "heads", "p_m": "MLP columns", "p_l": "layers", **drawn}
     rows = [
-        (str(row["stage"]), f"{row['steps']:,}", *(f"{row[key]:.3g}" for key in ("p_h", "p_m", "p_l")), _loss(row))
+        (str(row["stage"]), f"{row['steps']:,}", *(f"{row.get(key, 1.0):.3g}" for key in kinds), _loss(row))
         for row in shown
     ]
     yield "### Schedule"
-    yield _table(("stage", "steps", "heads", "MLP columns", "layers", "validation loss at its end"), rows)
+    yield _table(("stage", "steps", *kinds.values(), "validation loss at its end"), rows)
     left_out = f" {len(stages) - MAX_STAGES} stages before the last are left out." if len(shown) < len(stages) else ""
-    yield f"Heads, columns and layers: the share that a step trained, the mean over the stage.{left_out}"
+    seen = " Predictions: the share that its loss was the mean of." if drawn else ""
+    yield f"Heads, columns and layers: the share that a step trained, the mean over the stage.{seen}{left_out}"
 
 
 def _saved(run: RunRecord) -> Iterator[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from est_cli.common.counts import counted
 from est_cli.config import LrSchedule
+from est_cli.est.prices import Estimate
 from est_cli.reporting.groups import BUDGET, Group, differing
 from est_cli.reporting.records import column
 from est_cli.reporting.runs import Axis, RunRecord
@@ -72,6 +73,8 @@ class Claim:
     """Percent of what the twin used, where both know it."""
     comparisons: list[Comparison]
     cautions: list[str]
+    expected: Estimate | None = None
+    """Of the difference at equal steps, by prices."""
     begun: Group | None = None
     """Where there is no twin: dense runs that will be one, of which none is finished."""
 
@@ -114,7 +117,7 @@ def _claim(group: Group, groups: Sequence[Group]) -> Claim:
     for axis in MEASURES:
         comparisons += [_read_in_twin(group, twin, axis, missing), _annealed(group, family, axis)]
     cautions = _cautions(group, twin) if twin else [_no_twin(group, groups) if begun is None else f"{_cap(missing)}."]
-    return Claim(group, twin, _saved(group, twin) if twin else {}, comparisons, cautions, begun)
+    return Claim(group, twin, _saved(group, twin) if twin else {}, comparisons, cautions, begun=begun)
 
 
 def _will_be_twin(other: Group, group: Group) -> bool:

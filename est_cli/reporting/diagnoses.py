@@ -13,7 +13,8 @@ from est_cli.common.counts import counted
 from est_cli.est import ModelSpec, SamplingOptions, SamplingScheduler
 from est_cli.est.coverage import Coverage
 from est_cli.est.flops import flops_of, training_flops
-from est_cli.est.sizes import full_sizes, sample_sizes
+from est_cli.est.protected import Protected
+from est_cli.est.sizes import full_sizes, protected_in, sample_sizes
 from est_cli.reporting.spikes import instabilities
 from est_cli.reporting.stages import described_stages, described_transitions, stage_summaries
 from est_cli.tracking.metrics import Record
@@ -46,7 +47,7 @@ def stage_report(
     return {
         "stages": stages,
         "transitions": transitions,
-        "coverage": _coverage_json(covered),
+        "coverage": _coverage_json(covered, protected_in(spec, options)),
         "diagnoses": [
             *diagnoses(stages, transitions, step_flops(spec, scheduler, options), untrained),
             *instabilities(metrics),
@@ -54,9 +55,13 @@ def stage_report(
     }
 
 
-def _coverage_json(covered: Coverage) -> Record:
-    """Shares of the steps (0-1): each layer's, and the spread over all heads and all columns."""
-    spreads = {name: _spread(getattr(covered, name)) for name in ("heads", "columns")}
+def _coverage_json(covered: Coverage, always: Protected) -> Record:
+    """Shares of the steps (0-1): each layer's, and the spread over all heads and all columns that are drawn."""
+    spreads = {}
+    for name in ("heads", "columns"):
+        shares = getattr(covered, name)
+        drawn = [layer for layer in range(len(shares)) if layer not in getattr(always, name)]
+        spreads[name] = _spread(shares[drawn])
     return {"layers": covered.layers.tolist(), **{name: spread for name, spread in spreads.items() if spread}}
 
 

@@ -207,7 +207,8 @@ def _label_stage(axes: Axes, span: Span, width_frac: float) -> bool:
 
 def _rates(span: Span) -> str:
     p_h, p_m, p_l = span.rates
-    return "full model" if span.full else f"$p_H$={p_h:.3g}, $p_M$={p_m:.3g}, $p_L$={p_l:.3g}"
+    positions = f", $p_T$={span.p_t:.3g}" if span.p_t < 1 else ""
+    return "full model" if span.full else f"$p_H$={p_h:.3g}, $p_M$={p_m:.3g}, $p_L$={p_l:.3g}{positions}"
 
 
 def _finish(figure: Figure, all_axes: Sequence[Axes], title: str) -> None:

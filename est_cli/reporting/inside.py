@@ -51,10 +51,12 @@ def inside(run: RunRecord) -> dict[str, Any]:
 def _tables(run: RunRecord) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     stages = stage_summaries(run.metrics)
     if len(stages) > 1:
-        headings = ["stage", "p_H", "p_M", "p_L", "steps", "median step", "loss at its end", "draw spread"]
+        drawn = any(stage.p_t is not None for stage in stages)
+        rates = ["p_H", "p_M", "p_L"] + ["p_T"] * drawn
+        headings = ["stage", *rates, "steps", "median step", "loss at its end", "draw spread"]
         yield "Stages", headings, [
-            [str(stage.number), *(f"{rate:.3g}" for rate in stage.rates), f"{stage.steps:,}",
-             f"{1e3 * stage.median_step_s:.1f} ms", _shown(stage.loss), _shown(stage.draw_spread)]
+            [str(stage.number), *(f"{rate:.3g}" for rate in stage.rates), *[_shown(stage.p_t, ".3g")] * drawn,
+             f"{stage.steps:,}", f"{1e3 * stage.median_step_s:.1f} ms", _shown(stage.loss), _shown(stage.draw_spread)]
             for stage in stages
         ]  # fmt: skip
     changes = described_transitions(run.metrics)[:MAX_ROWS]

@@ -73,6 +73,7 @@ def claim_card(claim: Claim) -> dict[str, Any]:
         "dense_seeds": None if claim.twin is None else claim.twin.seeds,
         "saved_pct": {axis.value: _estimate(found) for axis, found in claim.saved.items()},
         "comparisons": [_comparison(comparison) for comparison in claim.comparisons],
+        "expected": None if claim.expected is None else asdict(claim.expected),
         "cautions": claim.cautions,
         "provenance": provenance(claim),
     }

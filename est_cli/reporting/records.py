@@ -31,10 +31,12 @@ class Span:
     end: int
     rates: tuple[float, float, float]
     """The mean of its records."""
+    p_t: float = 1.0
+    """The share of its predictions that a loss is the mean of."""
 
     @property
     def full(self) -> bool:
-        return min(self.rates) == 1
+        return min(*self.rates, self.p_t) == 1
 
 
 def check_records(metrics: Sequence[Record], path: Path) -> None:
@@ -110,7 +112,8 @@ def stage_spans(train: Sequence[Record]) -> list[Span]:
         records = list(group)
         begin = spans[-1].end if spans else records[0]["step"] - 1
         p_h, p_m, p_l = (fmean(record[key] for record in records) for key in ("p_h", "p_m", "p_l"))
-        spans.append(Span(number, begin, records[-1]["step"], (p_h, p_m, p_l)))
+        p_t = fmean(record.get("p_t", 1.0) for record in records)
+        spans.append(Span(number, begin, records[-1]["step"], (p_h, p_m, p_l), p_t))
     return spans
 
 

@@ -17,6 +17,7 @@ from est_cli.reporting.claim import NEAR, claims_of
 from est_cli.reporting.compare_figures import NAMES, loss_figure
 from est_cli.reporting.curves import page_curves
 from est_cli.reporting.drawing import MAX_SHOWN, plain_text, png_of
+from est_cli.reporting.expected import with_predictions
 from est_cli.reporting.groups import Group, group_runs
 from est_cli.reporting.heat_map import HeatMap, heat_map_figure, heat_maps, page_panels
 from est_cli.reporting.inside import insides
@@ -45,20 +46,21 @@ class Report:
     """For a terminal: what to run for what its answers lack, with the places of files."""
 
 
-def make_report(folders: Sequence[Path], out: Path, title: str) -> Report:
+def make_report(folders: Sequence[Path], out: Path, title: str, prices: str | None = None) -> Report:
     """Write report.html, report.json and a PNG for each figure into `out`, a new or empty folder.
 
+    `prices`: the folder of prices that say what was expected of the runs.
     ConfigError for folders without runs and for an `out` that is in use; CheckpointError and StorageError for files of
     runs that cannot be read, StorageError for a disk that refuses the report.
     """
     refuse_used(out)
     groups = group_runs([read_run(folder) for folder in find_runs(folders)])
     if not any(run.metrics for group in groups for run in group.runs):
-        raise ConfigError(f"{folders[0]}: no run has recorded anything yet; nothing can be shown")
+        raise ConfigError(f"{folders[0]}: no run has recorded anything yet; wait for its first steps")
     check_place(out)
     maps = heat_maps(groups)
     made = f"{datetime.now():%Y-%m-%d %H:%M}"
-    claims = claims_of(groups)
+    claims = claims_of(groups) if prices is None else with_predictions(claims_of(groups), prices)
     numbers = all_numbers(title, made, groups, claims, maps)
     commands = [command for answer in answers_of(groups, claims) for command in answer.commands]
     figures = [(name, png_of(figure, DPI), caption) for name, figure, caption in _figures(groups, maps)]

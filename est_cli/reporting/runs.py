@@ -130,7 +130,7 @@ class RunRecord:
     @cached_property
     def full_step_s(self) -> float | None:
         """Median seconds of a step of the complete model, in the last stage that has it; None where none has."""
-        full = [stage.median_step_s for stage in stage_summaries(self.metrics) if min(stage.rates) == 1.0]
+        full = [stage.median_step_s for stage in stage_summaries(self.metrics) if stage.full]
         return full[-1] if full else None
 
     @cached_property
@@ -171,7 +171,10 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         below = list(runs_below(folder, DEPTH))
         if not below:
-            raise ConfigError(f"{folder}: holds no run (a folder with a config.yaml) and no sweep of runs")
+            raise ConfigError(
+                f"{folder}: holds no run (a folder with a config.yaml) and no sweep of runs; "
+                "give outputs, or the folder of one: outputs/NAME"
+            )
         for path in below:
             found.setdefault(path.resolve(), path)
     return list(found.values())

@@ -19,7 +19,7 @@ from typing import Any
 from est_cli.reporting.records import by_step, training_records
 from est_cli.tracking.metrics import Record
 
-RAN = ("stage", "p_h", "p_m", "p_l")
+RAN = ("stage", "p_h", "p_m", "p_l", "p_t")
 """Steps that agree in these are compared."""
 WINDOW = 20
 """Logged losses before a step that it is compared with, ..."""

@@ -32,6 +32,13 @@ class StageSummary:
     """Training loss at the end of the stage: the mean of its last tenth of records, at most 20."""
     draw_spread: float | None = None
     """The largest at its evaluations; None where it was not measured."""
+    p_t: float | None = None
+    """The share of its predictions that a loss is the mean of; None in runs that draw none."""
+
+    @property
+    def full(self) -> bool:
+        """Whether its steps are those of dense training."""
+        return min(self.rates) == 1.0 and self.p_t in (None, 1.0)
 
 
 def stage_summaries(metrics: Iterable[Record]) -> list[StageSummary]:
@@ -55,7 +62,7 @@ def time_saved_pct(metrics: Iterable[Record]) -> float | None:
     all rates 1: an earlier one may have had dropout. None where no full stage ran.
     """
     stages = stage_summaries(metrics)
-    full = [stage.median_step_s for stage in stages if stage.rates == (1.0, 1.0, 1.0)]
+    full = [stage.median_step_s for stage in stages if stage.full]
     if not full:
         return None
     full_s = full[-1]
@@ -90,6 +97,7 @@ def described_stages(stages: Sequence[StageSummary], metrics: Iterable[Record]) 
         end = begin + stage.steps
         inside = [record["val_loss"] for record in validation if begin < record["step"] <= end]
         rates = dict(zip(("p_h", "p_m", "p_l"), stage.rates, strict=True))
+        rates |= {} if stage.p_t is None else {"p_t": stage.p_t}
         last = {"loss": stage.loss, "val_loss": inside[-1] if inside else None, "draw_spread": stage.draw_spread}
         stage_rows.append(
             {"stage": stage.number, "steps": stage.steps, **rates, "median_step_s": stage.median_step_s, **last}
@@ -100,6 +108,7 @@ def described_stages(stages: Sequence[StageSummary], metrics: Iterable[Record]) 
 
 def _stage_summary(number: int, records: list[Record], steps: int, spreads: Sequence[Record]) -> StageSummary:
     p_h, p_m, p_l = (fmean(record[key] for record in records) for key in ("p_h", "p_m", "p_l"))
+    drawn = [record["p_t"] for record in records if "p_t" in record]
     tail = records[-min(20, 1 + len(records) // 10) :]
     losses = [record["loss"] for record in tail if record["loss"] is not None]
     begin, end = records[0]["step"], records[-1]["step"]
@@ -110,6 +119,7 @@ def _stage_summary(number: int, records: list[Record], steps: int, spreads: Sequ
         median_step_s=median(record["step_s"] for record in records),
         loss=sum(losses) / len(losses) if losses else None,
         draw_spread=max((r["draw_spread"] for r in spreads if begin <= r["step"] <= end), default=None),
+        p_t=fmean(drawn) if drawn else None,
     )
 
 

@@ -13,6 +13,7 @@ from est_cli.reporting.stages import StageSummary, stage_summaries
 from est_cli.tracking.records import FIELDS, Cell, Record
 
 _LOSS = Cell("", ".4f")
+_RATE = Cell("", ".3g")
 
 
 def summary_table(summary: Record, stages: Sequence[StageSummary], run_dir: Path, plain: bool = False) -> Group:
@@ -48,11 +49,14 @@ def _run_rows(summary: Record, run_dir: Path) -> list[list[str]]:
 
 def _stage_table(stages: Sequence[StageSummary], plain: bool) -> Table:
     measured = any(stage.draw_spread is not None for stage in stages)
-    headings = ["stage", "p_H", "p_M", "p_L", "steps", "median step", "loss at its end"] + ["draw spread"] * measured
+    drawn = any(stage.p_t is not None for stage in stages)
+    rates = ["p_H", "p_M", "p_L"] + ["p_T"] * drawn
+    headings = ["stage", *rates, "steps", "median step", "loss at its end"] + ["draw spread"] * measured
     rows = [
         [
             str(stage.number),
             *(f"{rate:.3g}" for rate in stage.rates),
+            *[_RATE.show(stage.p_t)] * drawn,
             f"{stage.steps:,}",
             f"{stage.median_step_s * 1e3:.1f} ms",
             _LOSS.show(stage.loss),

@@ -71,23 +71,34 @@ def write_whole(
 
 
 def seal_files(
-    folder: Path, check: Callable[[os.DirEntry[str]], None] = lambda entry: None, mode: int | None = None
+    folder: Path,
+    check: Callable[[os.DirEntry[str]], None] = lambda entry: None,
+    mode: int | None = None,
+    sealed: Files | None = None,
 ) -> Files:
-    """Bring all files of `folder`, each after a `check` and with its `mode` changed, to the disk."""
-    files = {}
+    """Bring all files of `folder`, each after a `check` and with its `mode` changed, to the disk.
+
+    `sealed`: those that other processes have brought there. ValueError where one of them has not come here.
+    """
+    files = dict(sealed or {})
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         check(entry)
-        files[entry.name] = _seal_file(entry, mode)
-    return files
+        if entry.name not in files:
+            files[entry.name] = seal_file(Path(entry.path), mode)
+    for name, entry_of in (sealed or {}).items():
+        with blaming(folder / name), opened_folder(folder) as place, open_plain(place, name) as file:
+            check_file(file, entry_of, full=False)
+    return dict(sorted(files.items()))
 
 
-def _seal_file(entry: os.DirEntry[str], mode: int | None) -> dict[str, Any]:
-    with os.fdopen(os.open(entry.path, _READ | os.O_NOFOLLOW), "rb") as file:
+def seal_file(path: Path, mode: int | None = None) -> dict[str, Any]:
+    """Bring a file to the disk; returns its entry. OSError."""
+    with os.fdopen(os.open(path, _READ | os.O_NOFOLLOW), "rb") as file:
         if mode is not None:
-            disk.fault_point(f"chmod {entry.name}")
+            disk.fault_point(f"chmod {path.name}")
             os.fchmod(file.fileno(), mode)
         digest = sha256(file)
-        disk.fault_point(f"fsync {entry.name}")
+        disk.fault_point(f"fsync {path.name}")
         os.fsync(file.fileno())
         return {"sha256": digest, "bytes": os.fstat(file.fileno()).st_size}
 

@@ -14,8 +14,10 @@ from typing import Any
 
 from est_cli.common.errors import CheckpointError
 from est_cli.storage import disk, manifest, strict_json
-from est_cli.storage.manifest import CARD, CARD_PICTURE, MANIFEST, Manifest, blaming
+from est_cli.storage.manifest import CARD, CARD_PICTURE, MANIFEST, Files, Manifest, blaming
 
+OPTIMIZER = "optim.safetensors"
+"""Of a checkpoint that training can go on from: the optimizer's state."""
 _STEP = re.compile(r"step-([0-9]{6,})")
 _RECORDS = r"config\.yaml|(metrics|layers)\.jsonl|(forked_from|zero_shot|analysis|tracked-[a-z]+)\.json"
 _RECORDS += r"|tokens\.npy|(summary|results)\.(json|csv|md)"
@@ -24,16 +26,17 @@ _WRITTEN = rf"{_FINETUNED}|step-\d{{6,}}|model|{_RECORDS}|[a-z0-9_-]+\.png|{re.e
 _LEFTOVER = re.compile(rf"\.tmp-({_WRITTEN})-\d+|\.trash-step-\d{{6,}}-\d+", re.ASCII)
 
 
-def write_folder(target: Path, fill: Callable[[Path], None], meta: dict[str, Any]) -> None:
+def write_folder(target: Path, fill: Callable[[Path], Files | None], meta: dict[str, Any]) -> None:
     """Make `target` with the files that `fill(folder)` writes and a manifest with `meta`; on any exception, nothing.
 
+    `fill` returns the entries of files that other processes have written and synced, where there are some.
     CheckpointError: target exists, or `fill` left something that is not a plain file. StorageError: the disk refused.
     """
     _refuse_existing(target)
 
-    def seal(tmp: Path, _: None) -> None:
+    def seal(tmp: Path, sealed: Files | None) -> None:
         # mkdir applied the umask, so the folder's mode says which file mode the user wants (safetensors makes 0600).
-        files = manifest.seal_files(tmp, _check_entry, mode=tmp.stat().st_mode & 0o666)
+        files = manifest.seal_files(tmp, _check_entry, tmp.stat().st_mode & 0o666, sealed)
         disk.write_file(tmp / MANIFEST, manifest.render(files, meta))
 
     def place(tmp: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ is a ValueError of one line, except that a value that is not finite is a Numeric
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import PreTrainedModel
 
 from est_cli.common.errors import NumericsError
@@ -77,7 +78,8 @@ def load_weights(file: Any, model: PreTrainedModel) -> None:
     present = set(file.keys())
     with torch.no_grad():
         for names, tensor in _weights(model):
-            tensor.copy_(own_share(file.get_tensor(next(name for name in names if name in present)), tensor))
+            entry = next(name for name in names if name in present)
+            _local(tensor).copy_(_own_rows(file, entry, tensor))
 
 
 def check_optimizer(file: Any, model: PreTrainedModel, optimizer: Stateful) -> None:
@@ -100,8 +102,11 @@ def load_optimizer(file: Any, model: PreTrainedModel, optimizer: Stateful) -> No
     for name, _, key in entries:
         param, group = owners[name]
         # A copy, because what safetensors returns is the file itself, mapped: it would keep a deleted file alive.
-        value = file.get_tensor(f"{name}/{key}").to(_device(param, group, key), copy=True)
-        optimizer.state[param][key] = own_share(value, param) if value.shape == param.shape else value
+        entry, device = f"{name}/{key}", _device(param, group, key)
+        if file.get_slice(entry).get_shape() == list(param.shape):
+            optimizer.state[param][key] = _spread_like(_own_rows(file, entry, param).to(device, copy=True), param)
+        else:
+            optimizer.state[param][key] = file.get_tensor(entry).to(device, copy=True)
 
 
 def own_share(whole: Tensor, like: Tensor) -> Tensor:
@@ -109,6 +114,39 @@ def own_share(whole: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor):
         return whole
     return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def first_row(tensor: Tensor) -> int:
+    """Where this process's rows of a tensor that is spread over processes begin in the whole; 0 of any other."""
+    if not isinstance(tensor, DTensor):
+        return 0
+    return int(compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)[1][0])
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, or where it is spread over processes what all of them hold; then all must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _own_rows(file: Any, entry: str, like: Tensor) -> Tensor:
+    """What this process holds of an entry that has the shape of `like`; no other rows are read."""
+    if not isinstance(like, DTensor):
+        value: Tensor = file.get_tensor(entry)
+        return value
+    first = first_row(like)
+    rows: Tensor = file.get_slice(entry)[first : first + len(like.to_local())]
+    return rows
+
+
+def _spread_like(rows: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(like, DTensor):
+        return rows
+    mesh, places = like.device_mesh, like.placements
+    return DTensor.from_local(rows, mesh, places, run_check=False, shape=like.shape, stride=like.stride())
 
 
 def _weights(model: PreTrainedModel) -> Iterator[tuple[list[str], Tensor]]:
@@ -170,12 +208,16 @@ class Snapshot:
 
 
 def take_snapshot(
-    model: PreTrainedModel, optimizer: Stateful | None, buffers: Buffers | None = None, keep: bool = True
+    model: PreTrainedModel,
+    optimizer: Stateful | None,
+    buffers: Buffers | None = None,
+    keep: bool = True,
+    part: Callable[[Tensor], Tensor | None] = whole,
 ) -> Snapshot:
     """The present weights and moments.
 
     Where they are spread over processes, all of them must call this; each tensor is put together in turn, and only a
-    process that says `keep` copies it to its host's memory.
+    process that says `keep` copies it to its host's memory. `part`: what of a tensor is kept instead, None: nothing.
 
     With `buffers` everything is copied into them, on a GPU without waiting: training may go on at once, and the next
     snapshot into the same buffers must wait until this one is written. Without, tensors that are on the CPU already are
@@ -185,16 +227,16 @@ def take_snapshot(
     moments = {} if optimizer is None else optimizer_tensors(model, optimizer)
     on_host = {}
     for name, tensor in {**weights, **moments}.items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if keep:
-            on_host[name] = _to_host(name, whole, buffers)
+        own = part(tensor)
+        if keep and own is not None:
+            on_host[name] = _to_host(name, own, buffers)
     arrived = None
     if keep and any(tensor.is_cuda for tensor in weights.values()):
         arrived = torch.cuda.Event(blocking=True)
         arrived.record()
     return Snapshot(
-        weights={name: on_host[name] for name in weights if keep},
-        moments={name: on_host[name] for name in moments if keep},
+        weights={name: on_host[name] for name in weights if name in on_host},
+        moments={name: on_host[name] for name in moments if name in on_host},
         config=_config(model),
         generation_config=deepcopy(model.generation_config) if model.can_generate() else None,
         arrived=arrived,

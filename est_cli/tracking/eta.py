@@ -39,12 +39,3 @@ def remaining_seconds(
         total += steps * medians.get(stage.number, per_flop * stage.flops_per_step)
         begin = max(begin, stage.until_step)
     return total
-
-
-def hours_minutes(seconds: float | None) -> str:
-    """`1:02:03` or `02:03`; `--:--` for None."""
-    if seconds is None:
-        return "--:--"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.live import Live
 
+from est_cli.common.counts import hours_minutes
 from est_cli.common.table import print_lines
-from est_cli.tracking.eta import StagePlan, hours_minutes, remaining_seconds
+from est_cli.tracking.eta import StagePlan, remaining_seconds
 from est_cli.tracking.panel import TrainingView
 
 __all__ = ["RunProgress", "StagePlan"]

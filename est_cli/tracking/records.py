@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from est_cli.tracking.eta import hours_minutes
+from est_cli.common.counts import hours_minutes
 
 Record = dict[str, Any]
 """One JSON object: a line of metrics.jsonl, or summary.json."""
@@ -112,7 +112,10 @@ FIELDS = (
     Field("p_h", "realised sampling rate of heads in the step", (In.step,), "0-1", wandb="est", checked=(In.step,)),
     Field("p_m", "the same of MLP columns", (In.step,), "0-1", wandb="est", checked=(In.step,)),
     Field("p_l", "the same of layers", (In.step,), "0-1", wandb="est", checked=(In.step,)),
-    Field("loss", "training loss of the step, the mean over all its tokens, of the subnetwork that ran", (In.step,),
+    Field("p_t", "realised share of its predictions that the loss of the step is the mean of; in runs with a "
+          "`stage.p_t` alone", (In.step,), "0-1", wandb="est"),
+    Field("loss", "training loss of the step, of the subnetwork that ran: the mean over all its tokens, or over the "
+          "drawn ones where `p_t` is below 1, an estimate with noise of its own", (In.step,),
           "nats per token", extreme="min", null="not finite", wandb="train", checked=(In.step,)),
     Field("lr", "learning rate of the step", (In.step,), wandb="train"),
     Field("grad_norm", "norm of the whole gradient before clipping", (In.step,), null="not finite", extreme="max",

@@ -11,8 +11,8 @@ from rich.progress import Progress as Bar
 from rich.progress import TextColumn
 
 from est_cli.common.bars import NO_WRAP, progress_bar
+from est_cli.common.counts import hours_minutes
 from est_cli.common.table import print_lines
-from est_cli.tracking.eta import hours_minutes
 
 PLAIN_EVERY_S = 60.0
 

@@ -104,7 +104,10 @@ def forked_config(config: RunConfig, given: Given, begun: bool = False) -> RunCo
     found = typed(tree, RunConfig)
     _check_tokenizer(found, stored, folder, step)
     if max_steps(found) <= step:
-        raise ConfigError(f"fork: {config.fork} has done {step} steps, and {max_steps(found)} are to be done in all")
+        raise ConfigError(
+            f"fork: {config.fork} has done {step} steps, and {max_steps(found)} are to be done in all; give more, "
+            f"train.max_steps={2 * step} for as many again"
+        )
     return kept_behind(resolve(stored), found, step)
 
 

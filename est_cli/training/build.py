@@ -185,6 +185,7 @@ def _assemble(config: RunConfig, parts: Parts, run_dir: RunDir, group: Group, qu
         supply=_supply(parts, group, reading),
         validation_blocks=parts.validation_blocks,
         reading=reading,
+        source=source,
         feed=Feed(source.inputs_of, runs_ahead(parts.accelerator.device)),
         micro_batches=micro_batches,
         ledger=ledger_at(state, parts.spec, reading.batch, apart=end_of_text is not None),

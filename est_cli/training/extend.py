@@ -25,11 +25,21 @@ from est_cli.storage.store import remove_later, step_folders, verify_folder
 LENGTH = tuple(f"train.{key}" for key in LENGTHS)
 """The keys that make a run longer."""
 BOUNDARIES = ("t1", "t2", "boundaries")
+FALLING = (LrSchedule.cosine, LrSchedule.linear)
+"""Under these every step's learning rate depends on how long the run is."""
 
 
 def is_longer(folder: Path, config: RunConfig) -> bool:
     """Whether `config` makes the run in `folder` longer than it was planned so far."""
     return max_steps(config) > max_steps(stored_config(folder))
+
+
+def how_to_lengthen(folder: Path, config: RunConfig) -> str:
+    """How to have more of a finished run: in place, or in another run where the learning rate has come to its end."""
+    steps = max_steps(config)
+    if config.optim.schedule in FALLING:
+        return f"fork={folder}@{steps} run_name=NAME train.max_steps={2 * steps} begins a longer one from it"
+    return f"resume={folder} train.max_steps={2 * steps} makes it longer"
 
 
 def set_length(tree: dict[str, Any], wanted: Mapping[str, Any], given: Collection[str]) -> None:
@@ -45,7 +55,7 @@ def longer(stored: RunConfig, wanted: RunConfig, folder: Path) -> RunConfig:
     Raises ConfigError where the run cannot go on as if it had been longer from the start, and for what check() finds.
     """
     old = resolve(stored)
-    if stored.optim.schedule in (LrSchedule.cosine, LrSchedule.linear):
+    if stored.optim.schedule in FALLING:
         raise ConfigError(
             f"train.max_steps: the learning rate of optim.schedule={stored.optim.schedule.value} falls from the "
             f"warm-up on towards the last of {old.max_steps} steps, so the run in {folder} cannot become longer; "

@@ -36,6 +36,7 @@ from est_cli.storage.store import is_intact
 from est_cli.storage.tensors import take_snapshot
 from est_cli.storage.versions import git_commit, versions
 from est_cli.tracking import Ending, In, lost_records, read_metrics, record_of
+from est_cli.training.extend import how_to_lengthen
 from est_cli.training.run import Run
 from est_cli.training.start import ENDINGS, Start, lost_at_its_end
 
@@ -138,7 +139,8 @@ def draw_missing(start: Start) -> None:
         check_records(metrics, run_dir.metrics)
         spec, splits = spec_of(hf_config(config.model)), run.splits(config.launch.num_processes)
         _draw(run_dir, metrics, summary, coverage(spec, run.scheduler, config.seed, run.options, splits))
-    print(f"{run_dir.root}: this run is finished, nothing is left to do but its plots")
+    more = how_to_lengthen(run_dir.root, config)
+    print(f"{run_dir.root}: this run is finished, nothing is left to do but its plots; {more}")
 
 
 def _draw(run_dir: RunDir, metrics: list[dict[str, Any]], summary: dict[str, Any], covered: Coverage) -> None:

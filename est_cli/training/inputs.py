@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,13 +24,14 @@ from est_cli.distributed import StepPlan
 from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork
 from est_cli.est.by_sequence import draws_by_sequence
 from est_cli.est.index import sizes_of_each
+from est_cli.est.positions import draw_positions
 from est_cli.est.sizes import SampleSizes, SequenceCounts
 from est_cli.training.reading import Reading
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """On the CPU; the tokens in pinned memory where they are sent to a GPU."""
+    """On the CPU; what is sent to a GPU in pinned memory."""
 
     tokens: Tensor
     """(sequences of the step, T) int64, of this process."""
@@ -40,6 +42,8 @@ class StepInputs:
     """What the step runs, over all processes."""
     pairs: tuple[int, ...] | None = None
     """For each of `ran`, the pairs that a head attends to (see attention_pairs); None: all of T x T."""
+    drawn: Tensor | None = None
+    """(sequences of the step, k) int64, of this process: the positions whose predictions count; None: all."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,17 @@ class BatchSource:
 
     def inputs_of(self, step: int) -> StepInputs:
         micro_batch = self.micro_batches[self.scheduler.stage_at(step)]
-        reading, batch = self.reading, self.reading.batch.at(step)
+        reading, batch, rates = self.reading, self.reading.batch.at(step), self.scheduler.rates_at(step)
         samples = self.order.blocks(reading.first_sample(step), reading.samples_at(step))
-        tokens, of_each = self._read(samples, own_samples(batch.sequences, micro_batch, self.rank), batch.seq_len)
+        own = own_samples(batch.sequences, micro_batch, self.rank)
+        tokens, of_each = self._read(samples, own, batch.seq_len)
+        drawn = draw_positions(self.generator.seed, step, torch.from_numpy(own), batch.seq_len, rates.p_t)
         sequences = pieces(batch.sequences, micro_batch, self.rank.world_size)
-        plan = plan_step(self.generator, step, self.scheduler.rates_at(step), sequences, self.rank, of_each)
-        return StepInputs(tokens.pin_memory() if self.pinned else tokens, *plan)
+        plan = plan_step(self.generator, step, rates, sequences, self.rank, of_each)
+        return StepInputs(self._pinned(tokens), *plan, drawn=None if drawn is None else self._pinned(drawn))
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self.pinned else tensor
 
     def _read(
         self, samples: NDArray[np.int64], own: NDArray[np.int64], seq_len: int
@@ -124,7 +133,8 @@ def plan_step(
     own = drawn_by(rank.rank)
     apart = options.ranks == "independent" and rank.world_size > 1
     everyone = [drawn_by(number) for number in range(rank.world_size)] if apart else [own]
-    ran = count_sequences(generator, everyone, sequences)
+    counts = count_sequences(generator, everyone, sequences)
+    ran = tuple((replace(sizes, p_t=rates.p_t), count) for sizes, count in counts)
     attended = None if pairs is None else count_pairs(generator, everyone, sequences, pairs)
     if rank.world_size == 1:
         return StepPlan(own, micro_steps, None), 0, ran, attended

@@ -23,6 +23,7 @@ from est_cli.config import Attention, OptimConfig, Precision
 from est_cli.distributed.device import autocast, repeated_kv_heads
 from est_cli.distributed.gradient_sync import SHARED_BELOW
 from est_cli.est import IndexGenerator, ModelSpec, SamplingRates, apply_est
+from est_cli.est.positions import first_positions
 from est_cli.est.sizes import SamplingOptions
 from est_cli.models import (
     checkpoint_activations,
@@ -72,11 +73,9 @@ def estimate_memory(
         handle = apply_est(model, spec)
         if checkpointing:
             checkpoint_activations(model)
-        for subnetwork, seq_len in zip(subnetworks, seq_lens, strict=True):
+        for rate, subnetwork, seq_len in zip(rates, subnetworks, seq_lens, strict=True):
             handle.activate(subnetwork)
-            one, two = (
-                _kept_bytes(model, torch.zeros(size, seq_len, dtype=torch.int64), precision, lm_loss) for size in (1, 2)
-            )
+            one, two = (_kept_bytes(model, size, seq_len, rate.p_t, precision, lm_loss) for size in (1, 2))
             activations.append(Activations(2 * one - two, two - one))
         moments = missing_moments(build_optimizer(model, optim or OptimConfig(), handle))
         layers = tuple(sum(parameter.numel() for parameter in layer.parameters()) for layer in handle.layers)
@@ -105,8 +104,9 @@ def _numbers(path: Path) -> dict[str, int]:
     return {name: int(number) for name, number, *_ in words}
 
 
-def _kept_bytes(model: Any, tokens: Tensor, precision: Precision, lm_loss: LmLoss) -> int:
+def _kept_bytes(model: Any, sequences: int, seq_len: int, p_t: float, precision: Precision, lm_loss: LmLoss) -> int:
     """Bytes of all storages that autograd keeps for backward, parameters left out."""
+    tokens, drawn = torch.zeros(sequences, seq_len, dtype=torch.int64), first_positions(sequences, seq_len, p_t)
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, Tensor] = {}  # the tensors are held, so that no storage's address is used twice
 
@@ -121,5 +121,5 @@ def _kept_bytes(model: Any, tokens: Tensor, precision: Precision, lm_loss: LmLos
         autocast(torch.device("cpu"), precision),
     ):
         kind = "chunked" if lm_loss.kind == "triton" else lm_loss.kind  # it keeps the same, and needs a GPU
-        replace(lm_loss, kind=kind, compiled=False)(model, tokens, 1)
+        replace(lm_loss, kind=kind, compiled=False)(model, tokens, 1, drawn=drawn)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -11,7 +11,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
-from operator import le
 
 import torch
 
@@ -19,6 +18,7 @@ from est_cli.common.errors import ConfigError, OutOfMemory
 from est_cli.distributed import FullySharded, Group
 from est_cli.distributed.hardware import runs_ahead
 from est_cli.est.flops import of_each_stage
+from est_cli.est.positions import first_positions
 from est_cli.est.sizes import scheduled_sizes
 from est_cli.models.lm_loss import target_count
 from est_cli.training.memory import MemoryEstimate, available_bytes, estimate_memory
@@ -178,7 +178,7 @@ def _covers(run: Run) -> Covers:
         large, small = sizes[later], sizes[earlier]
         longer = run.batch.of_stage(earlier).seq_len > run.batch.of_stage(later).seq_len
         drops = scheduler.stages[earlier - 1].rates.p_d < 1.0
-        return not drops and not longer and small.layers <= large.layers and all(map(le, small.kept, large.kept))
+        return not drops and not longer and small.fits_into(large)
 
     return covers
 
@@ -216,7 +216,7 @@ def _survives(run: Run, stage: int, size: int, compiled: bool, reserve: float) -
 
 def _runs_through(run: Run, stage: int, size: int, reserve: float) -> bool:
     """A function of its own: when it has returned, nothing holds what its passes had allocated."""
-    batch = run.batch.of_stage(stage)
+    batch, p_t = run.batch.of_stage(stage), run.scheduler.stages[stage - 1].rates.p_t
     passes = (
         2 if size * run.rank.world_size < batch.sequences else 1
     )  # the second one has all gradients beside its activations
@@ -224,8 +224,9 @@ def _runs_through(run: Run, stage: int, size: int, reserve: float) -> bool:
     try:
         with _occupied(device, missing_moments(run.optimizer) + int(reserve * _total_bytes(device))):
             tokens = torch.zeros(size, batch.seq_len, dtype=torch.int64, device=device)
+            drawn = first_positions(size, batch.seq_len, p_t, device)
             for _ in range(passes):
-                forward_backward(run, tokens, target_count(tokens))
+                forward_backward(run, tokens, target_count(tokens, drawn), drawn)
     except torch.OutOfMemoryError:
         return False
     return True

@@ -84,6 +84,11 @@ def sharded(config: RunConfig, rank: Rank) -> bool:
     return config.launch.strategy == "fsdp" and rank.world_size > 1
 
 
+def writes_shares(config: RunConfig, rank: Rank) -> bool:
+    """Whether each process writes its own share of a checkpoint."""
+    return config.launch.sharded_checkpoints and sharded(config, rank)
+
+
 def settled(run: Resolved, rank: Rank) -> Resolved:
     """The run with what its configuration leaves to the machine, as its config.yaml is to hold it.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from est_cli.common.errors import ConfigError
 from est_cli.common.rank import Rank
 from est_cli.config import RunConfig
@@ -14,6 +12,7 @@ from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import refuse
 from est_cli.data import Corpus
 from est_cli.distributed import Group
+from est_cli.distributed.hardware import require_gpus
 from est_cli.storage.digest import fingerprint
 from est_cli.storage.run_dir import RunDir
 from est_cli.training.run import RunState
@@ -24,11 +23,7 @@ def check_processes(run: Resolved, rank: Rank) -> None:
     config = run.config
     refuse(share_problems(config.train, rank.world_size))
     refuse(run.split_problems(rank.world_size))
-    devices = torch.cuda.device_count()
-    if devices and rank.local_world_size > devices:
-        raise ConfigError(
-            f"launch.num_processes: {rank.local_world_size} processes, but this machine has {devices} GPUs; one each"
-        )
+    require_gpus(rank.local_world_size)
     if config.launch.strategy == "fsdp" and rank.world_size > 1:
         if config.sampling.ranks == "independent":
             raise ConfigError("sampling.ranks: independent needs launch.strategy=ddp")

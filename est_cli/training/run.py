@@ -42,6 +42,7 @@ from est_cli.tracking.names import NAMES, NAMES_OF_BEFORE
 from est_cli.tracking.progress import RunProgress
 from est_cli.training.feed import Feed
 from est_cli.training.health import Health
+from est_cli.training.inputs import BatchSource
 from est_cli.training.optim import LossScale, Optimizer
 from est_cli.training.reading import Reading
 from est_cli.training.supply import Supply
@@ -173,7 +174,9 @@ class Run:
     """Of text that is tokenised while the run goes on."""
     validation_blocks: TokenBlocks
     reading: Reading
+    source: BatchSource
     feed: Feed[Any]
+    """Makes what `source` gives."""
     micro_batches: dict[int, int]
     """Sequences per forward pass and process, by stage number."""
     ledger: FlopsLedger

@@ -9,9 +9,13 @@ from threading import Thread
 from typing import Any
 
 from est_cli.common.errors import StoppedBySignal, StorageError
+from est_cli.distributed import Group
 from est_cli.storage.content import save_checkpoint
+from est_cli.storage.shares import Shares, take_shares
 from est_cli.storage.store import retain, step_folders
 from est_cli.storage.tensors import Buffers, Snapshot, take_snapshot
+from est_cli.storage.together import Peers, help_to_save, save_together, tell_refused
+from est_cli.training.parts import writes_shares
 from est_cli.training.rewind import place_before
 from est_cli.training.run import Run
 
@@ -30,6 +34,8 @@ class Saver:
         self.saved_step = -1
         """The step of the last checkpoint that this object wrote; after `wait` there is no newer one on its way."""
         self._run = run
+        # Writers are other threads than those that train: they talk in a group of their own.
+        self._peers = Group(run.rank, run.config.launch.timeout_s) if writes_shares(run.config, run.rank) else None
         self._buffers: Buffers | None = {} if asynchronous else None
         self._writing: tuple[int, Future[None]] | None = None
         self._failed = 0
@@ -57,6 +63,10 @@ class Saver:
         self.wait()
         run, step = self._run, self._run.state.step
         refused = self._records_refused()
+        if self._peers is not None:
+            shares = take_shares(run.model, run.optimizer, self._buffers)
+            self._begin(step, partial(self._write_share, step, shares, run.state.as_json(), refused, self._peers))
+            return
         # Also where nothing can be written: the others are at it, and may need this process's share.
         snapshot = take_snapshot(run.model, run.optimizer, self._buffers, keep=run.rank.first and refused is None)
         if refused is not None:
@@ -65,7 +75,10 @@ class Saver:
         if not run.rank.first:
             self.saved_step = step  # as far as this process knows
             return
-        self._writing = step, _in_thread(partial(self._write, step, snapshot, run.state.as_json()))
+        self._begin(step, partial(self._write, step, snapshot, run.state.as_json()))
+
+    def _begin(self, step: int, write: Callable[[], None]) -> None:
+        self._writing = step, _in_thread(write)
         if self._buffers is None:
             self.wait()
 
@@ -97,8 +110,28 @@ class Saver:
         return None
 
     def _write(self, step: int, snapshot: Snapshot, state: dict[str, Any]) -> None:
+        save_checkpoint(self._run.dir.checkpoints, step, snapshot, self._run.corpus.tokenizer, state, {"step": step})
+        self._saved(step)
+
+    def _write_share(
+        self, step: int, shares: Shares, state: dict[str, Any], refused: StorageError | None, peers: Peers
+    ) -> None:
+        """This process's part of a checkpoint that all of them write; `refused`: why the first one cannot."""
+        run = self._run
+        if not run.rank.first:
+            help_to_save(shares, peers)
+            self.saved_step = step
+        elif refused is not None:
+            tell_refused(refused, peers)
+            raise refused
+        else:
+            tokenizer = run.corpus.tokenizer
+            save_together(run.dir.checkpoints, step, shares, tokenizer, state, {"step": step}, peers)
+            self._saved(step)
+
+    def _saved(self, step: int) -> None:
+        """Of the first process: older checkpoints than are to be kept go."""
         run, train = self._run, self._run.config.train
-        save_checkpoint(run.dir.checkpoints, step, snapshot, run.corpus.tokenizer, state, {"step": step})
         self.saved_step = step
         lasting, back = run.resolved.lasting, place_before(run, step)
         retain(

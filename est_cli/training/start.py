@@ -73,7 +73,10 @@ ENDINGS = ("training loss", "validation loss", "weights")
 def lost_at_its_end(run_dir: RunDir, not_finite: Collection[str]) -> NumericsError:
     """What ends a run whose last step left something that is not finite, and a later resume of it."""
     what = " and ".join(name for name in ENDINGS if name in not_finite)
-    return NumericsError(f"{run_dir.root}: not finite after the last step: {what}; a lower optim.lr may help")
+    return NumericsError(
+        f"{run_dir.root}: not finite after the last step: {what}; train it anew with a lower optim.lr, "
+        f"or go on from a checkpoint before: fork={run_dir.root}@STEP run_name=NAME optim.lr=..."
+    )
 
 
 def refuse_lost(folder: Path) -> None:
@@ -227,7 +230,7 @@ def _set_length(
     if new <= old:
         raise ConfigError(
             f"{named[0]}: the run in {folder} was started with {old} steps, not {new}; a run that is resumed can only "
-            "become longer"
+            f"become longer; give more than {old}, or begin another with run_name=NAME"
         )
     return frozenset(LENGTH)
 

@@ -38,7 +38,8 @@ NO_STOP = StopRequest()
 
 @dataclass(frozen=True)
 class StepNumbers:
-    """`loss` is the token mean over all micro-batches (nats), `grad_norm` the norm before clipping."""
+    """`loss` is the mean over the predictions of all micro-batches, or over the drawn ones (nats), `grad_norm` the norm
+    before clipping."""
 
     loss: float
     grad_norm: float
@@ -88,12 +89,19 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
 
     `stop`: whether a signal has asked this process to stop, for the others to know.
     """
-    config, device, batch = run.config, run.accelerator.device, run.batch.at(step)
+    config, device, batch, micro_batch = (
+        run.config,
+        run.accelerator.device,
+        run.batch.at(step),
+        run.micro_batch_at(step),
+    )
     # Inputs: tokens (own sequences, T), and the subnetworks that were drawn for them.
     _grow(run, step)
     inputs = run.feed.take(step, last=step + 1 == run.scheduler.max_steps)
-    run.health.count(inputs.plan, pieces(batch.sequences, run.micro_batch_at(step), run.rank.world_size))
+    run.health.count(inputs.plan, pieces(batch.sequences, micro_batch, run.rank.world_size))
     tokens = inputs.tokens.to(device, non_blocking=True)
+    drawn = None if inputs.drawn is None else inputs.drawn.to(device, non_blocking=True)
+    targets = batch.targets if drawn is None else batch.sequences * drawn.shape[1]
     # Gradients: each micro-batch (b, T) on its subnetwork; those of a layer are sent while the next one computes.
     loss = None
     run.gradient_sync.begin(inputs.plan)
@@ -101,11 +109,12 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
     if inputs.plan.shared and run.gradient_sync.packs:
         run.handle.pack()
     with run.health.watching(step) as watch:
-        for micro_step, micro in enumerate(tokens.split(run.micro_batch_at(step))):
+        for micro_step, micro in enumerate(tokens.split(micro_batch)):
             run.handle.activate(inputs.plan.at(micro_step))
             run.gradient_sync.before(micro_step)
             torch.manual_seed(hash_numbers((config.seed, step, micro_step, run.rank.rank)))  # for dropout
-            part = forward_backward(run, micro, batch.targets)
+            here = None if drawn is None else drawn[micro_step * micro_batch :][: len(micro)]
+            part = forward_backward(run, micro, targets, here)
             loss = part if loss is None else loss + part
     assert loss is not None
     # Agreement and update: the header carries the loss, stop signals and digests of what was drawn to all processes.
@@ -123,11 +132,14 @@ def _next_digest(run: Run, step: int) -> int:
     return 0 if step + 1 == run.scheduler.max_steps else run.feed.peek(step + 1).digest
 
 
-def forward_backward(run: Run, tokens: Tensor, targets: int) -> Tensor:
-    """Gradients of one micro-batch, tokens (B, T) on the device; its share of the step's loss, detached."""
+def forward_backward(run: Run, tokens: Tensor, targets: int, drawn: Tensor | None = None) -> Tensor:
+    """Gradients of one micro-batch, tokens (B, T) on the device; its share of the step's loss, detached.
+
+    `targets`: predictions of the whole step; `drawn` (B, k): the positions of those that count.
+    """
     scale = None if run.loss_scale is None else run.loss_scale.factor
     with run.autocast():
-        loss: Tensor = run.objective(tokens, targets, scale)
+        loss: Tensor = run.objective(tokens, targets, scale, None, drawn)
     loss.backward()
     return loss.detach() if scale is None else loss.detach() / scale
 

@@ -8,7 +8,7 @@ from typing import Any
 from est_cli.config import OnSpike
 from est_cli.distributed.device import peak_memory_gb
 from est_cli.distributed.hardware import peak_flop_per_s
-from est_cli.est.sizes import realised_rates
+from est_cli.est.sizes import realised_p_t, realised_rates
 from est_cli.training.run import Run
 from est_cli.training.step import StepNumbers, StepResult
 
@@ -37,11 +37,13 @@ class Window:
 def step_record(run: Run, window: Window, step: int, result: StepResult, numbers: StepNumbers) -> dict[str, Any]:
     """What metrics.jsonl holds of step `step` (0-based), the last of the window."""
     peak = peak_flop_per_s(run.accelerator.device, run.precision)
+    seq_len, draws_positions = run.batch.at(step).seq_len, run.scheduler.draws_positions
     return {
         "step": step + 1,
         "tokens": run.batch.tokens_before(step + 1),
         "stage": run.scheduler.stage_at(step),
         **vars(realised_rates(run.spec, result.ran)),
+        **({"p_t": realised_p_t(result.ran, seq_len)} if draws_positions else {}),
         "loss": numbers.loss,
         "lr": result.lr,
         "grad_norm": numbers.grad_norm,

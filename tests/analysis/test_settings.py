@@ -46,6 +46,7 @@ OUT_OF_RANGE = out_of_range(AnalyzeConfig) | {
     "stage.p_l": "nan",
     "sampling.per_layer": "false",
     "sampling.keep_ends": "true",
+    "sampling.protect": "[0]",
     "analyze.tokens": "1",
     "analyze.seq_len": "1",
     "analyze.batch": "0",
@@ -58,12 +59,16 @@ OUT_OF_RANGE = out_of_range(AnalyzeConfig) | {
     "analyze.draws": "1",
     "analyze.rates": "[1.0]",
     "analyze.units": "0",
+    "analyze.steps": "0",
+    "analyze.cooldown": "-1",
+    "analyze.repeats": "1",
     "launch.num_processes": "0",
     "launch.strategy": "fsdp",
     "launch.reduce_dtype": "bf16",
     "launch.gather_dtype": "bf16",
     "launch.shard_size": "2",
     "launch.reshard_after_forward": "true",
+    "launch.sharded_checkpoints": "true",
     "launch.timeout_s": "0",
     "launch.check_every": "5",
 }
@@ -129,7 +134,7 @@ def test_what_an_analysis_does_not_read_is_refused(analysis: Analysis) -> None:
     assert set().union(*READS.values()) == vars(AnalyzeSettings()).keys()
     changes = {
         **{"tokens": 9, "seq_len": 9, "batch": 9, "probes": 9, "directions": 9, "draws": 9, "points": 9, "radius": 0.5},
-        **{"rates": [0.25], "units": 9},
+        **{"rates": [0.25], "units": 9, "steps": 9, "cooldown": 9, "repeats": 9},
         **{"part": Part.training, "parameters": Parameters.mlp, "transitions": True, "trace": True},
     }
     baseline = "other" if analysis is Analysis.compare else None
@@ -143,7 +148,9 @@ def test_what_an_analysis_does_not_read_is_refused(analysis: Analysis) -> None:
             check_analyze(config)
     for group in ({"stage": RatesConfig(p_h=0.25)}, {"sampling": SamplingConfig(kv_groups="within")}):
         config = AnalyzeConfig(**settings, **group)  # type: ignore[arg-type]
-        if analysis is Analysis.structural_dropout or (analysis is Analysis.draws and "sampling" in group):
+        if analysis is Analysis.structural_dropout or (
+            "sampling" in group and analysis in (Analysis.draws, Analysis.prices)
+        ):
             check_analyze(config)
         else:
             with pytest.raises(ConfigError, match="it goes with structural_dropout"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -62,11 +64,7 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
     ((), {"train.seq_len": 100}, "train.tokens_per_step: 4096 is not a multiple of train.seq_len=100"),
     ((), {"train.tokens_per_step": 128}, "train.tokens_per_step: 128 is not a multiple of train.seq_len=256"),
     ((), {"launch.timeout_s": 1e15}, "launch.timeout_s: 1000000000000000.0 is out of range"),
-    (
-        (),
-        {"launch.strategy": "fsdp", "launch.reduce_dtype": "bf16"},
-        "launch.reduce_dtype: is not there under launch.strategy=fsdp",
-    ),
+    ((), {"launch.sharded_checkpoints": True}, "launch.sharded_checkpoints: has no meaning under launch.strategy=ddp"),
     ((), {"launch.gather_dtype": "bf16"}, "launch.gather_dtype: has no meaning under launch.strategy=ddp"),
     ((), {"launch.shard_size": 2}, "launch.shard_size: has no meaning under launch.strategy=ddp"),
     ((), {"launch.reshard_after_forward": True}, "launch.reshard_after_forward: has no meaning under launch.strategy"),
@@ -148,6 +146,25 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
         "train.attention: flex makes one mask for all of a batch",
     ),
     ((), {"sampling.keep_ends": True, "stage.p_l": 0.25}, "sampling.keep_ends: p_l = 0.25 of 4 layers keeps only 1"),
+    ((), {"sampling.protect": [0, 4]}, "sampling.protect: 4: the model has no layer 4; its 4 layers are 0 to 3"),
+    ((), {"sampling.protect": "0-2"}, "sampling.protect: p_l = 0.5 of 4 layers keeps only 2, but 3 always run (0, 1,"),
+    (
+        (),
+        {"sampling.protect": ["heads:0"], "stage.p_h": 1.0},
+        "sampling.protect: heads:0 changes nothing, since no stage samples heads; leave it out",
+    ),
+    (
+        ("scheduler=layer_dropout", "stage.p_l=0.5"),
+        {"sampling.protect": ["columns:0"]},
+        "sampling.protect: columns:0 changes nothing",
+    ),
+    (MAMBA, {"sampling.protect": ["columns:0"]}, "sampling.protect: columns:0 changes nothing"),
+    (
+        ("scheduler=raptr",),
+        {"sampling.protect": [1]},
+        "sampling.protect: has no meaning under scheduler=raptr; leave it",
+    ),
+    (DENSE, {"sampling.protect": [1]}, "sampling.protect: has no meaning under scheduler=dense; leave it null"),
     (MAMBA, {"train.attention": "flash"}, "train.attention: flash has no meaning in the family mamba; leave it auto"),
     (MAMBA, {"model.dropout": 0.1}, "model.dropout: 0.1 has no meaning in the family mamba; leave it 0.0"),
     (MAMBA, {"model.num_heads": 4}, "model.num_heads: has no meaning in the family mamba; leave it null"),
@@ -159,6 +176,25 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
 @pytest.mark.parametrize(("args", "changes", "message"), CONTRADICTIONS)
 def test_contradictions(args: tuple[str, ...], changes: dict[str, Any], message: str) -> None:
     assert problem(args, changes).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("args", "changes", "key"),
+    [
+        ((), {"model.num_heads": 3}, "model.num_heads"),
+        (LLAMA, {"model.num_kv_heads": 3}, "model.num_kv_heads"),
+        ((), {"train.seq_len": 100}, "train.tokens_per_step"),
+        ((), {"launch.num_processes": 3}, "launch.num_processes"),
+        ((), {"launch.num_processes": 3}, "train.tokens_per_step"),
+        ((), {"launch.num_processes": 100}, "launch.num_processes"),
+        ((), {"train.profile_step": 900}, "train.profile_step"),
+    ],
+)
+def test_what_a_message_says_to_type_is_accepted(args: tuple[str, ...], changes: dict[str, Any], key: str) -> None:
+    told = problem(args, changes).partition("; ")[2]
+    value = re.search(rf"{key}=([0-9]+)", told)
+    assert value is not None, told
+    check(config_with(args, changes | {key: int(value[1])}))
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -218,8 +254,12 @@ def test_the_scheduler_and_options_are_those_of_the_configuration() -> None:
     assert scheduler.rates_at(0) == SamplingRates(0.25, 0.5, 0.5) and scheduler.rates_at(10) == SamplingRates(0.25, 0.5)
     assert resolve(base(*DENSE)).scheduler.stage_steps() == [300]
     assert options_of(config.sampling).redraw == "forward"
-    shared = leaves_of(plain(config.sampling)).items() - vars(options_of(config.sampling)).items()
-    assert shared == set()  # every option reaches the method
+    given = leaves_of(plain(config.sampling)) | {"protect": ()}  # None
+    assert given.items() - vars(options_of(config.sampling)).items() == set()  # every option reaches the method
+    protecting = [
+        options_of(replace(config.sampling, protect=value)).protect for value in ("first", 2, [0, "heads:1-2"])
+    ]
+    assert protecting == [("first",), (2,), (0, "heads:1-2")]
 
 
 @pytest.mark.parametrize(

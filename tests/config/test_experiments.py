@@ -16,7 +16,7 @@ from est_cli.config import PlanConfig, RunConfig
 from est_cli.config.resolve import check, resolve
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import FREE, keys_with, settings_of
-from est_cli.planning import Plan, make_plan
+from est_cli.planning import Plan, make_plan, memory_of
 from est_cli.training.optim import lr_at
 from tests.lab.commands import accepted, composed
 from tests.lab.lab import WORDS, Lab, Server, losses, train_records
@@ -130,7 +130,7 @@ def test_the_plans_and_what_the_docs_say(plans: dict[str, Plan], name: str, bloc
     used, dense, text = plan.ledger.used, plan.ledger.dense, DOCS.read_text("utf-8")
     assert (round(plan.ledger.saved_pct("blocks"), 2), round(plan.ledger.saved_pct("total"), 2)) == (blocks, total)
     tokens = sum(stage.tokens for stage in plan.stages)
-    memory = [plan.memory.states + stage.activation_bytes for stage in plan.stages]
+    memory = [stage.whole for stage in memory_of(plan).stages]
     row = [f"{tokens:,}", f"{used.blocks:.3e} of {dense.blocks:.3e}", f"{used.total:.3e} of {dense.total:.3e}"]
     row += [f"{blocks:.2f} %", f"{total:.2f} %", " / ".join(f"{amount / 1e9:.1f}" for amount in memory) + " GB"]
     assert f"| `{name}` | {' | '.join(row)} |" in text

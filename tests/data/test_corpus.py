@@ -289,7 +289,7 @@ def test_a_rule_that_leaves_nothing_out_is_told(tmp_path: Path, caplog: pytest.L
 
 def test_an_empty_file_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("")
-    with pytest.raises(DataError, match=r"^dataset\.files: no text in it$"):
+    with pytest.raises(DataError, match=r"^dataset\.files: no text in it; name files that have some$"):
         load(files(tmp_path / "a.jsonl"), tmp_path)
 
 

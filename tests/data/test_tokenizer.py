@@ -118,5 +118,7 @@ def test_name_of_the_hub_without_a_network(tmp_path: Path, monkeypatch: pytest.M
 def test_bpe_needs_text_and_room_for_all_bytes(tmp_path: Path, sources: list[TextSource]) -> None:
     with pytest.raises(ConfigError, match=r"^tokenizer: bpe cannot be trained on token ids"):
         load_tokenizer("bpe", 300, (), 0.0, tmp_path)
-    with pytest.raises(ConfigError, match=r"^model.vocab_size: is 256; a byte-level BPE needs at least 257"):
+    with pytest.raises(
+        ConfigError, match=r"^model.vocab_size: is 256; a byte-level BPE needs at least model\.vocab_size=257"
+    ):
         load_tokenizer("bpe", 256, sources, 0.0, tmp_path)

@@ -10,6 +10,7 @@ from tests.distributed.test_training import LLAMA, SHORT, inputs
 from tests.lab.lab import Lab, Plant, train_records
 
 STEP = "est_cli.training.train.train_step"
+SHARES = "launch.sharded_checkpoints=true"
 RECORD: Plant = ("record_inputs", "inputs")
 
 
@@ -29,8 +30,9 @@ def go_on(lab: Lab, count: int, *settings: str, until: int | None = None) -> lis
         pytest.param((2, 1), (9,), (), marks=pytest.mark.long),
         ((1, 2), (5,), ()),
         ((2, 1, 2), (6, 14), LLAMA),
-        ((2, 4), (12,), ("launch.strategy=fsdp", "launch.shard_size=2")),
+        ((2, 4), (12,), ("launch.strategy=fsdp", "launch.shard_size=2", SHARES)),
         pytest.param((4, 1), (3,), ("launch.strategy=fsdp",), marks=pytest.mark.long),
+        pytest.param((4, 1), (3,), ("launch.strategy=fsdp", SHARES), marks=pytest.mark.long),
     ],
     ids=str,
 )

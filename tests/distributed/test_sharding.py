@@ -29,6 +29,22 @@ def processes() -> Iterator[Callable[[int], None]]:
 
 
 @pytest.fixture
+def reduced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, int]]:
+    """Of each reduce-scatter: the type, and the entries of the whole."""
+    found = []
+    for name in ("reduce_scatter_single", "reduce_scatter_tensor"):  # before torch 2.13
+        real = getattr(dist, name, None)
+        if real is not None:
+
+            def reduce_scatter(output: Any, input: Any, real: Any = real, **how: Any) -> Any:
+                found.append((input.dtype, input.numel()))
+                return real(output, input, **how)
+
+            monkeypatch.setattr(dist, name, reduce_scatter)
+    return found
+
+
+@pytest.fixture
 def gathers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, int, int]]:
     """Of each all-gather: the type, the entries of the whole, and among how many processes."""
     found = []
@@ -76,6 +92,23 @@ def test_in_bf16_layers_are_gathered_in_half_the_bytes(
     assert {dtype for dtype, _, _ in found[0]} == {torch.float32}
     outside, *layers = [dtype for dtype, _, _ in found[1]]
     assert outside == torch.float32 and {*layers} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("world", [8, 64])
+def test_gradients_are_reduced_in_half_the_bytes(
+    world: int, processes: Callable[[int], None], reduced: list[tuple[torch.dtype, int]]
+) -> None:
+    processes(world)
+    found = []
+    for dtype in (None, WireDtype.bf16):
+        objective, layers = sharded(world, reduce_dtype=dtype)
+        reduced.clear()
+        run(objective).backward()
+        assert len(reduced) == 1 + layers, "one for each layer, and one for what lies outside"
+        found.append([*reduced])
+        assert {parameter.grad.dtype for parameter in objective.parameters()} == {torch.float32}  # type: ignore[union-attr]
+    assert {dtype for dtype, _ in found[0]} == {torch.float32} and {dtype for dtype, _ in found[1]} == {torch.bfloat16}
+    assert [entries for _, entries in found[0]] == [entries for _, entries in found[1]]
 
 
 @pytest.mark.parametrize("reshard", [None, True, False])
@@ -130,6 +163,12 @@ def test_losses_and_gradients_are_those_of_replicas(lab: Lab) -> None:
     checks: tuple[Plant, ...] = (("tests.distributed.checks.sharding",),)
     ended = lab.ranks_ended(lab.start_ranks(4, plants=dict.fromkeys(range(4), checks)))
     assert [rank.code for rank in ended] == [0] * 4, ended[0].err
+
+
+def test_gradients_in_bf16_are_those_of_replicas(lab: Lab) -> None:
+    checks: tuple[Plant, ...] = (("tests.distributed.checks.narrow",),)
+    ended = lab.ranks_ended(lab.start_ranks(2, plants=dict.fromkeys(range(2), checks)))
+    assert [rank.code for rank in ended] == [0, 0], ended[0].err
 
 
 def test_muon_on_shares_is_muon_on_matrices(lab: Lab) -> None:

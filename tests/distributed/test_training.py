@@ -188,7 +188,10 @@ def test_a_killed_run_of_two_continues_bit_for_bit(lab: Lab, strategy: str) -> N
 
 OPTIONS = ("train.activation_checkpointing=true", "train.lm_loss=whole", "train.async_checkpoints=true")
 OPTIONS = (*OPTIONS, "train.sample_every=5", "train.sample_tokens=4", "sampling.layer_scale=inverse")
-NARROW = {("ddp", "bf16"): ("launch.reduce_dtype=bf16",), ("fsdp", "bf16"): ("launch.gather_dtype=bf16",)}
+NARROW = {
+    ("ddp", "bf16"): ("launch.reduce_dtype=bf16",),
+    ("fsdp", "bf16"): ("launch.gather_dtype=bf16", "launch.reduce_dtype=bf16"),
+}
 """What may be sent in bf16 where the passes compute in it."""
 
 

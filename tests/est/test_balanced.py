@@ -14,6 +14,7 @@ from torch import Tensor
 
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, Subnetwork, apply_est
 from est_cli.est.balanced import balanced
+from est_cli.est.hashing import further, hashed
 from est_cli.families import spec_of
 from tests.est.test_index import chi_square, rows_of, upper_limit
 from tests.lab.est_models import build, gpt2_config, llama_config, tokens
@@ -23,8 +24,12 @@ BALANCED = {"redraw": "forward", "cover": "balanced", "multiple_of": 1}
 
 def stream(n: int, k: int, draws: int, streams: int = 1) -> Tensor:
     """(draws, streams, k): the first draws of so many streams."""
-    which = torch.arange(streams)
-    return torch.stack([balanced((7,), which, torch.full((streams,), number), n, k) for number in range(draws)])
+    which = streams_of(7, torch.arange(streams))
+    return torch.stack([balanced(which, torch.full((streams,), number), n, k) for number in range(draws)])
+
+
+def streams_of(key: int, numbers: Tensor) -> Tensor:
+    return further(hashed((key,), numbers), numbers)
 
 
 def uses(drawn: Tensor, n: int) -> Tensor:
@@ -56,7 +61,8 @@ def test_streams_and_steps_are_independent() -> None:
     pairs = {pair: number for number, pair in enumerate(itertools.combinations(range(4), 2))}
 
     def coded(key: int, first: int) -> Tensor:
-        drawn = balanced((key,), torch.arange(first, 8000, 2), torch.zeros(4000, dtype=torch.int64), 4, 2)
+        which = streams_of(key, torch.arange(first, 8000, 2))
+        drawn = balanced(which, torch.zeros(4000, dtype=torch.int64), 4, 2)
         return torch.tensor([pairs[tuple(row)] for row in drawn.tolist()])
 
     for other in (coded(0, 1), coded(1, 0)):
@@ -75,6 +81,7 @@ def drawn_in_step(generator: IndexGenerator, step: int, rates: SamplingRates, mi
         {"per_layer": False},
         {"kv_groups": "within"},
         {"keep_ends": True},
+        {"protect": ("heads:1", "columns:-1")},
         {"ranks": "independent"},
         {"ranks": "independent", "redraw": "step"},
     ],
@@ -92,8 +99,8 @@ def test_a_step_uses_all_units_of_the_layers_that_run_alike(options: dict, rates
         for drawn in drawn_in_step(generator, step, rates, 5 if options.redraw == "forward" else 1):
             for layer in range(5) if drawn.layer_idx is None else drawn.layer_idx:
                 ran[layer] += 1
-                used["heads"][layer, drawn.head_idx[layer]] += 1
-                used["columns"][layer, drawn.mlp_idx[layer]] += 1
+                used["heads"][layer, drawn.units("head", layer)] += 1
+                used["columns"][layer, drawn.units("column", layer)] += 1
         free = ran[1:-1] if options.keep_ends else ran
         assert free.max() - free.min() <= 1
         for counts in used.values() if shares_layers else ():

@@ -271,6 +271,8 @@ def test_a_path_of_raptr_keeps_both_ends_in_every_sequence() -> None:
 
 
 def test_one_sequence_has_no_layers_of_its_own() -> None:
+    with pytest.raises(ValueError, match=r"sampling\.protect: does not go with sampling\.layers_by=sequence"):
+        SamplingOptions(**BY_SEQUENCE, protect=(0,))
     generator = IndexGenerator(spec_of(gpt2_config()), 0, SamplingOptions(**BY_SEQUENCE))
     with pytest.raises(ValueError, match=r"sampling\.layers_by: .* micro-batch of 1 sequence"):
         generator.draw(0, SamplingRates(p_l=0.5), sequences=1)

@@ -48,6 +48,7 @@ OUT_OF_RANGE = out_of_range(EvalConfig) | {
     "launch.gather_dtype": "bf16",
     "launch.shard_size": "2",
     "launch.reshard_after_forward": "true",
+    "launch.sharded_checkpoints": "true",
     "launch.timeout_s": "0",
     "launch.check_every": "-1",
 }

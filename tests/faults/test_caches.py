@@ -37,7 +37,7 @@ POINTS = [
     (f"{SHARDS}.write_tokens", 1, "before"),
     (f"{SHARDS}.write_tokens", 1, "after"),
     (f"{CACHE}.seal_files", 2, "before"),
-    (f"{MANIFEST}._seal_file", 3, "before"),
+    (f"{MANIFEST}.seal_file", 3, "before"),
     ("est_cli.storage.disk.sync_folder", 4, "before"),
     (f"{CACHE}._into_place", 2, "before"),
     (f"{CACHE}._into_place", 2, "after"),

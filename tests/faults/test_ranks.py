@@ -10,6 +10,7 @@ from est_cli.storage.store import newest_valid
 from tests.distributed.test_elastic import test_any_number_of_processes_goes_on as any_number_goes_on
 from tests.distributed.test_failures import POINTS, _assert_survived
 from tests.distributed.test_failures import test_a_lost_process_ends_the_run as a_lost_process_ends_the_run
+from tests.distributed.test_sharded_checkpoints import FSDP, SHARDED, assert_same_checkpoints
 from tests.distributed.test_training import SHORT, inputs
 from tests.faults.conftest import Tally
 from tests.faults.size import only_full
@@ -42,6 +43,35 @@ def test_an_error_of_one_ends_the_run(lab: Lab, rank: int, where: str) -> None:
     assert ended[rank].code == 9 and "out of memory" in ended[rank].last_words[0], ended[rank].err
     _assert_survived(lab.at("x"), ended[1 - rank], where)
     assert newest_valid(lab.at("x") / "checkpoints", pytest.fail) is not None
+
+
+WRITING = {
+    0: (
+        "write weights-00001",
+        "fsync optim-00001",
+        "write state.json",
+        "write MANIFEST.json",
+        "rename .tmp-",
+        "rename step-",
+    ),
+    1: ("write weights-00002", "write optim-00002", "fsync optim-00002"),
+}
+"""Points of a save in shares, by rank."""
+
+
+@pytest.mark.row("C1")
+@pytest.mark.parametrize(("rank", "point"), [(rank, point) for rank, points in WRITING.items() for point in points])
+def test_a_process_killed_while_it_writes_its_share(lab: Lab, tally: Tally, rank: int, point: str) -> None:
+    """What is left is a checkpoint or none, and the run that goes on from it ends with the bits of one never killed."""
+    whole = lab.tiny_ranks(2, "whole", *FSDP)
+    killed = lab.tiny_ranks(2, "x", *SHARDED, plants={rank: [("at_fault_point", point, "SIGKILL")]})
+    assert [killed[rank].code, killed[1 - rank].code] == [-9, 7], killed[1 - rank].err
+    newest_valid(lab.at("x") / "checkpoints", pytest.fail)
+    again = lab.tiny_ranks(2, "x", *SHARDED)
+    assert [ended.code for ended in (*whole, *again)] == [0] * 4, again[0].err
+    assert_same_checkpoints(lab, "x", "whole")
+    assert not list(lab.at("x").rglob(".tmp-*"))
+    tally(kills=1)
 
 
 STEPS = (4, 6, 9, 13, 17)

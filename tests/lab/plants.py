@@ -88,14 +88,14 @@ def at_fault_point(name: str, action: str) -> None:
     disk.fault_point = fault_point
 
 
-def disk_full(name: str, times: int) -> None:
-    """Fail with ENOSPC the first `times` times that the fault point `name` is passed."""
-    left = times
+def disk_full(name: str, times: int, behind: int = 0) -> None:
+    """Fail with ENOSPC the first `times` times that the fault point `name` is passed, `behind` so many before."""
+    count = 0
 
     def fault_point(point: str) -> None:
-        nonlocal left
-        if point.startswith(name) and left:
-            left -= 1
+        nonlocal count
+        count += point.startswith(name)
+        if point.startswith(name) and behind < count <= behind + times:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     disk.fault_point = fault_point

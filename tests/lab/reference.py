@@ -7,7 +7,7 @@ before the output projection, so that its bias stays unscaled. Only the tests us
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,6 +68,11 @@ def skip(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor
     return hidden_states
 
 
+def real(index: torch.Tensor, size: int) -> torch.Tensor:
+    """The units of a row; where layers differ it is filled up with the number of all units."""
+    return index[index < size]
+
+
 def mask(index: torch.Tensor, size: int, repeat: int = 1, power: float = 1.0) -> torch.Tensor:
     """(size * repeat,) float64: (size/k)**power at the k units of `index`, 0 elsewhere; each unit is `repeat` wide."""
     factors = torch.zeros(size, dtype=torch.float64)
@@ -113,9 +118,14 @@ def active_layers(model: PreTrainedModel, subnetwork: Any) -> tuple[int, ...]:
 
 
 def masked_dense(
-    model: PreTrainedModel, subnetwork: Any, layer_scale: str = "none", power: float = 1.0
+    model: PreTrainedModel,
+    subnetwork: Any,
+    layer_scale: str = "none",
+    power: float = 1.0,
+    chances: Sequence[float] | None = None,
 ) -> PreTrainedModel:
-    """A copy of the untouched `model` that computes what the subnetwork computes."""
+    """A copy of the untouched `model` that computes what the subnetwork computes; `chances`: branches of each layer
+    are divided by its own."""
     copy, names = deepcopy(model), names_of(model)
     dtype = next(copy.parameters()).dtype
     active = active_layers(copy, subnetwork)
@@ -125,15 +135,17 @@ def masked_dense(
             continue
         attention, mlp = layer.get_submodule(names.attention), layer.get_submodule(names.mlp)
         if subnetwork.head_idx is not None:
-            heads = mask(subnetwork.head_idx[number], copy.config.num_attention_heads, head_dim(copy), power)
+            drawn = real(subnetwork.head_idx[number], copy.config.num_attention_heads)
+            heads = mask(drawn, copy.config.num_attention_heads, head_dim(copy), power)
             attention.register_forward_pre_hook(multiply_input(heads.to(dtype)))
             if names.wide_norms:
-                normalise_kept_heads(copy, layer.self_attn, subnetwork.head_idx[number])
+                normalise_kept_heads(copy, layer.self_attn, drawn)
         if subnetwork.mlp_idx is not None:
-            columns = mask(subnetwork.mlp_idx[number], mlp_size(copy), power=power)
+            columns = mask(real(subnetwork.mlp_idx[number], mlp_size(copy)), mlp_size(copy), power=power)
             mlp.register_forward_pre_hook(multiply_input(columns.to(dtype)))
-        if layer_scale == "inverse":
-            branch = multiply_output(len(layers_of(copy)) / len(active))
+        if layer_scale == "inverse" or chances is not None:
+            chance = len(active) / len(layers_of(copy)) if chances is None else chances[number]
+            branch = multiply_output(1.0 / chance)
             for path in names.branches or (names.attention, names.mlp):
                 layer.get_submodule(path).register_forward_hook(branch)
     return copy
@@ -178,12 +190,12 @@ def unused_slices(model: PreTrainedModel, subnetwork: Any) -> list[tuple[str, in
 def unused_gpt2(model: PreTrainedModel, subnetwork: Any, layer: int) -> list[tuple[str, int, torch.Tensor]]:
     prefix, slices = f"transformer.h.{layer}", []
     if subnetwork.head_idx is not None:
-        heads = outside(subnetwork.head_idx[layer], model.config.n_head, head_dim(model))
+        heads = outside(real(subnetwork.head_idx[layer], model.config.n_head), model.config.n_head, head_dim(model))
         qkv = torch.cat([heads + part * model.config.n_embd for part in range(3)])
         slices += [(f"{prefix}.attn.c_attn.weight", 1, qkv), (f"{prefix}.attn.c_attn.bias", 0, qkv)]
         slices += [(f"{prefix}.attn.c_proj.weight", 0, heads)]
     if subnetwork.mlp_idx is not None:
-        columns = outside(subnetwork.mlp_idx[layer], mlp_size(model))
+        columns = outside(real(subnetwork.mlp_idx[layer], mlp_size(model)), mlp_size(model))
         slices += [(f"{prefix}.mlp.c_fc.weight", 1, columns), (f"{prefix}.mlp.c_fc.bias", 0, columns)]
         slices += [(f"{prefix}.mlp.c_proj.weight", 0, columns)]
     return slices
@@ -192,7 +204,8 @@ def unused_gpt2(model: PreTrainedModel, subnetwork: Any, layer: int) -> list[tup
 def unused_llama(model: PreTrainedModel, subnetwork: Any, layer: int) -> list[tuple[str, int, torch.Tensor]]:
     prefix, slices = f"model.layers.{layer}", []
     if subnetwork.head_idx is not None:
-        kept, config = subnetwork.head_idx[layer], model.config
+        config = model.config
+        kept = real(subnetwork.head_idx[layer], config.num_attention_heads)
         groups = torch.unique(kept // (config.num_attention_heads // config.num_key_value_heads))
         heads = outside(kept, config.num_attention_heads, head_dim(model))
         pairs = outside(groups, config.num_key_value_heads, head_dim(model))
@@ -200,7 +213,7 @@ def unused_llama(model: PreTrainedModel, subnetwork: Any, layer: int) -> list[tu
             slices += [(f"{prefix}.self_attn.{name}.{kind}", 0, rows) for kind in ("weight", "bias")]
         slices += [(f"{prefix}.self_attn.o_proj.weight", 1, heads)]
     if subnetwork.mlp_idx is not None:
-        columns = outside(subnetwork.mlp_idx[layer], mlp_size(model))
+        columns = outside(real(subnetwork.mlp_idx[layer], mlp_size(model)), mlp_size(model))
         for name in ("gate_proj", "up_proj"):
             slices += [(f"{prefix}.mlp.{name}.{kind}", 0, columns) for kind in ("weight", "bias")]
         slices += [(f"{prefix}.mlp.down_proj.weight", 1, columns)]

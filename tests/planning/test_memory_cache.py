@@ -12,7 +12,7 @@ import pytest
 from est_cli import families
 from est_cli.config import PlanConfig, Precision
 from est_cli.config.resolve import resolve
-from est_cli.planning import Plan, make_plan, memory_cache, plan
+from est_cli.planning import PlannedMemory, make_plan, memory, memory_cache, memory_of
 from est_cli.training.memory_estimate import MemoryEstimate
 from tests.lab.commands import accepted
 
@@ -31,19 +31,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def estimated(monkeypatch: pytest.MonkeyPatch) -> list[MemoryEstimate]:
     """What is really estimated."""
     made: list[MemoryEstimate] = []
-    real = plan._estimated
-    monkeypatch.setattr(plan, "_estimated", lambda *args: made.append(real(*args)) or made[-1])  # type: ignore[func-returns-value]
+    real = memory._estimated
+    monkeypatch.setattr(memory, "_estimated", lambda *args: made.append(real(*args)) or made[-1])  # type: ignore[func-returns-value]
     return made
 
 
-def planned(*args: str) -> Plan:
-    return make_plan(accepted(*TINY, *args, schema=PlanConfig))
+def planned(*args: str) -> PlannedMemory:
+    return memory_of(make_plan(accepted(*TINY, *args, schema=PlanConfig)))
 
 
 def test_the_second_plan_is_the_first(estimated: list[MemoryEstimate], folder: Path) -> None:
     first, second = planned(), planned("train.max_steps=80", "launch.num_processes=2", "gpus=[]")
     assert len(estimated) == 1 == len([*folder.iterdir()])
-    assert first.memory == estimated[0] == second.memory
+    assert first.estimate == estimated[0] == second.estimate
 
 
 @pytest.mark.some(3)
@@ -84,7 +84,7 @@ def test_numbers_that_are_none_are_not_believed(what: str, estimated: list[Memor
     found = json.loads(path.read_text())
     found[what] = {"parameters": "9", "layers": [[9]], "activations": [{"fixed": 9, "per_sequence": None}]}[what]
     path.write_text(json.dumps(found))
-    assert planned().memory == estimated[0] == estimated[1]
+    assert planned().estimate == estimated[0] == estimated[1]
 
 
 def test_of_a_family_of_others_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_a_user_without_a_home_gets_a_plan(estimated: list[MemoryEstimate], monk
     monkeypatch.delenv(memory_cache.FOLDER_VARIABLE)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", lambda: Path("~nobody-of-this-name").expanduser())
-    assert planned().memory == estimated[0]
+    assert planned().estimate == estimated[0]
 
 
 def test_where_nothing_can_be_kept_plans_are_made_all_the_same(estimated: list[MemoryEstimate], tmp_path: Path) -> None:
@@ -120,3 +120,19 @@ def test_a_second_plan_loads_torch_and_nothing_else_that_is_large(tmp_path: Path
     ended = subprocess.run([sys.executable, "-c", code, *TINY], capture_output=True, text=True, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == "['torch']"
+
+
+def test_a_first_plan_is_printed_before_transformers_is_imported(tmp_path: Path) -> None:
+    """The process ends where it asks for transformers: what it has printed by then needs no model."""
+    code = (
+        "import sys\nfrom est_cli.plan import main\n"
+        "class Refused:\n"
+        "    def find_spec(name, *rest):\n        if name == 'transformers': sys.exit(7)\n"
+        "sys.meta_path.insert(0, Refused)\nmain(['est-plan', *sys.argv[1:]])"
+    )
+    args = (*TINY, "dataset.packing=document")
+    ended = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 7, ended.stderr
+    first = [line.split()[0] for line in ended.stdout.splitlines()]
+    assert first.count("all") == 2 and "GPU" in first and "dataset.packing=document:" in first
+    assert "memory" not in ended.stdout

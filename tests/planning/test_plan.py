@@ -14,7 +14,7 @@ from rich.console import Console
 from est_cli.common.errors import ConfigError
 from est_cli.config import LaunchConfig, PlanConfig, WireDtype
 from est_cli.est import Flops
-from est_cli.planning import Plan, make_plan, print_plan
+from est_cli.planning import Plan, make_plan, memory_of, print_plan
 from tests.lab.commands import accepted, command, tree
 
 pytestmark = pytest.mark.slow
@@ -41,13 +41,13 @@ def test_the_papers_gpt2_run(paper_gpt2: Plan) -> None:
     assert round(paper_gpt2.ledger.saved_pct("blocks"), 2) == 26.67
     assert round(paper_gpt2.ledger.saved_pct("total"), 2) == 19.44
     assert paper_gpt2.ledger.dense.blocks == 6 * 12 * (4 * 768**2 + 2 * 768 * 3072) * 491_520 * 150_000
-    assert paper_gpt2.memory.parameters == 124_439_808
+    assert memory_of(paper_gpt2).estimate.parameters == 124_439_808
 
 
 def test_the_papers_tinyllama_run() -> None:
     found = plan("experiment=paper_tinyllama", "train.micro_batch=1")
     assert found.ledger.saved_pct("blocks") == pytest.approx(25.0, abs=1e-9)
-    assert found.memory.parameters == 1_100_048_384
+    assert memory_of(found).estimate.parameters == 1_100_048_384
 
 
 @pytest.mark.long
@@ -55,19 +55,20 @@ def test_what_a_process_holds_of_a_sharded_model() -> None:
     layer = 2 * 2048**2 + 2 * 2048 * 256 + 3 * 2048 * 5632 + 2 * 2048
     outside = 2 * 32_000 * 2048 + 2048
     whole = 22 * layer + outside
-    found = plan("experiment=paper_tinyllama", "train.micro_batch=1", "launch.num_processes=8", "launch.strategy=fsdp")
+    args = ("experiment=paper_tinyllama", "train.micro_batch=1", "launch.num_processes=8", "launch.strategy=fsdp")
+    found = memory_of(plan(*args))
     assert {stage.states for stage in found.stages} == {4 * (4 * whole // 8 + outside + 2 * layer + whole)}
-    assert [stage.memory - stage.activation_bytes for stage in found.stages] == [found.stages[0].states] * 3
+    assert [stage.whole - stage.kept for stage in found.stages] == [found.stages[0].states] * 3
 
     def held(accumulates: bool, **launch: Any) -> int:
         config = LaunchConfig(strategy="fsdp", **{"num_processes": 8, **launch})
-        return found.memory.states_under(config, accumulates)
+        return found.estimate.states_under(config, accumulates)
 
     assert held(False) == 4 * (4 * whole // 8 + 2 * outside + 3 * layer)
     assert held(True, shard_size=2) - held(True) == 4 * (4 * whole // 2 - 4 * whole // 8)
     assert held(True) - held(True, gather_dtype=WireDtype.bf16) == 2 * 2 * layer
     assert held(True, reshard_after_forward=False) - held(True) == 4 * 20 * layer
-    assert held(True, num_processes=1) == 16 * whole == found.memory.states
+    assert held(True, num_processes=1) == 16 * whole == found.estimate.states
 
 
 def test_the_default_stages_are_the_papers_for_any_length() -> None:
@@ -84,7 +85,8 @@ def test_the_stages_add_up(args: list[str]) -> None:
     assert sum((stage.dense for stage in found.stages), Flops()) == found.ledger.dense
     assert sum(stage.steps for stage in found.stages) == 30 == found.scheduler.max_steps
     assert sum(stage.tokens for stage in found.stages) == 30 * 4096
-    assert [stage.activation_bytes for stage in found.stages] == [kept.of(2) for kept in found.memory.activations]
+    memory = memory_of(found)
+    assert [stage.kept for stage in memory.stages] == [kept.of(2) for kept in memory.estimate.activations]
     assert all(stage.steps > 0 for stage in found.stages)
 
 
@@ -97,7 +99,7 @@ def test_rates_are_those_realised() -> None:
 def test_the_micro_batch_is_no_larger_than_the_step() -> None:
     found = plan("train.micro_batch=64", "train.tokens_per_step=1024")
     assert [stage.micro_batch for stage in found.stages] == [4, 4, 4]
-    assert printed(found).splitlines()[-1].endswith("the rest is kept for the backward pass of 4 sequences in fp32")
+    assert printed(found).splitlines()[-1].endswith("is kept for the backward pass of 4 sequences in fp32")
 
 
 def test_each_process_has_its_part_of_the_micro_batch() -> None:
@@ -114,9 +116,10 @@ def memory_column(text: str) -> list[str]:
 def test_the_memory_of_each_stage_is_that_of_its_own_micro_batch() -> None:
     args = ("model=gpt2", "train.micro_batch=[16,2,1]", "train.tokens_per_step=4096")
     found = plan(*args)
-    wanted = [kept.of(size) for kept, size in zip(found.memory.activations, (16, 2, 1), strict=True)]
-    assert [stage.activation_bytes for stage in found.stages] == wanted and wanted[0] > max(wanted[1:])
-    numbers = [f"{(found.memory.states + kept) / 1e9:.2f}" for kept in (*wanted, max(wanted))]
+    memory = memory_of(found)
+    wanted = [kept.of(size) for kept, size in zip(memory.estimate.activations, (16, 2, 1), strict=True)]
+    assert [stage.kept for stage in memory.stages] == wanted and wanted[0] > max(wanted[1:])
+    numbers = [f"{(memory.estimate.states + kept) / 1e9:.2f}" for kept in (*wanted, max(wanted))]
     assert memory_column(printed(found)) == numbers and len(set(numbers)) == 3
     assert printed(found).splitlines()[-1].endswith("of 16 / 2 / 1 sequences in stages 1 / 2 / 3 in fp32")
 
@@ -124,9 +127,10 @@ def test_the_memory_of_each_stage_is_that_of_its_own_micro_batch() -> None:
 def test_a_micro_batch_that_is_not_chosen_yet_is_said_to_be_so() -> None:
     found = plan("train.micro_batch=[auto,auto,2]")
     assert [stage.micro_batch for stage in found.stages] == [None, None, 2]
-    kept = found.memory.activations
-    assert [stage.activation_bytes for stage in found.stages] == [kept[0].of(1), kept[1].of(1), kept[2].of(2)]
-    added = " / ".join(f"{stage.activations.per_sequence / 1e9:.3g}" for stage in found.stages[:2])
+    memory = memory_of(found)
+    kept = memory.estimate.activations
+    assert [stage.kept for stage in memory.stages] == [kept[0].of(1), kept[1].of(1), kept[2].of(2)]
+    added = " / ".join(f"{stage.activations.per_sequence / 1e9:.3g}" for stage in memory.stages[:2])
     assert printed(found).splitlines()[-1] == (
         "train.micro_batch=auto: est-train finds the size on its device when it starts; the memory of stages 1 / 2 is "
         f"that of 1 sequence, and each further one adds {added} GB"
@@ -193,8 +197,9 @@ def test_the_printed_tables_fit_80_columns_and_lose_nothing(paper_gpt2: Plan) ->
     assert cells[2] == ["2", "20,000", "50,000", "24,576,000,000", "0.5", "0.5", "1"]
     assert cells[3] == ["3", "70,000", "80,000", "39,321,600,000", "1", "1", "1"]
     assert cells[4] == ["all", "150,000", "73,728,000,000"]
-    assert [row[0] for row in cells[5:]] == ["stage", "1", "2", "3", "all"]
-    assert [row[3:7:2] for row in cells[6:]] == [
+    assert [row[0] for row in cells[5:]] == ["stage", "1", "2", "3", "all"] * 2
+    assert cells[10] == ["stage", "micro-batch", "model", "states", "activations", "memory"]
+    assert [row[3:7:2] for row in cells[6:10]] == [
         ["75.00", "54.67"], ["50.00", "36.45"], ["0.00", "0.00"], ["26.67", "19.44"]
     ]  # fmt: skip
     dense = paper_gpt2.ledger.dense
@@ -205,9 +210,11 @@ def test_the_real_command(tmp_path: Path) -> None:
     before = tree(tmp_path)
     ended = command("est-plan", "experiment=paper_gpt2", cwd=tmp_path, OMP_NUM_THREADS="1")
     assert (ended.code, ended.err) == (0, "")
-    total = [line.split() for line in ended.out.splitlines() if line.strip().startswith("all ")][-1]
+    total = [line.split() for line in ended.out.splitlines() if line.strip().startswith("all ")][1]
     assert total[3:7] == ["26.67", "%", "19.44", "%"]
     assert tree(tmp_path) == before
+    frames = [line for line in ended.out.splitlines() if not line.strip() or "─" in line]
+    assert not frames, "a pipe has neither frames nor blank lines"
 
 
 def test_the_real_command_refuses_to_plan_a_rest(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from est_cli.tracking.eta import StagePlan, hours_minutes, remaining_seconds
+from est_cli.tracking.eta import StagePlan, remaining_seconds
 
 STAGES = [StagePlan(1, 10, 100.0), StagePlan(2, 30, 200.0), StagePlan(3, 100, 400.0)]
 
@@ -33,10 +33,3 @@ def test_remaining_seconds(steps_done, observed_s, expected):
 def test_an_empty_stage_costs_nothing():
     stages = [StagePlan(1, 0, 100.0), StagePlan(2, 0, 200.0), StagePlan(3, 10, 400.0)]
     assert remaining_seconds(stages, 5, {3: [2.0]}) == 10.0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "--:--"), (0.4, "00:00"), (59.6, "01:00"), (3599, "59:59"), (93784, "26:03:04")]
-)
-def test_hours_minutes(seconds, text):
-    assert hours_minutes(seconds) == text

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from est_cli.storage.store import step_folders
+from est_cli.training.extend import how_to_lengthen
+from tests.lab.commands import accepted
 from tests.lab.lab import STEPS, Ended, Lab, Plant, losses, outcome, sha256_of
 
 LONGER, DECAY = 45, 24
@@ -33,6 +35,19 @@ def short(lab: Lab, finished: Path) -> Path:
 
 def extend(lab: Lab, *settings: str, plants: tuple[Plant, ...] = ()) -> Ended:
     return lab.train("resume=outputs/x", *(settings or (f"train.max_steps={LONGER}",)), plants=plants)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        ("wsd", "resume=outputs/x train.max_steps=60 makes it longer"),
+        ("cosine", "fork=outputs/x@30 run_name=NAME train.max_steps=60 begins a longer one from it"),
+    ],
+)
+def test_how_to_have_more_of_a_finished_run(schedule: str, told: str) -> None:
+    """Where the rate has come to its end the run itself cannot become longer."""
+    config = accepted("train.max_steps=30", f"optim.schedule={schedule}")
+    assert how_to_lengthen(Path("outputs/x"), config) == told
 
 
 def test_it_is_the_run_of_that_length(lab: Lab, short: Path) -> None:

@@ -25,9 +25,11 @@ def test_pictures_that_could_not_be_drawn_are_drawn_by_the_next_start(lab: Lab) 
     assert following == "next      est-report outputs/x"
     assert not (lab.at("x") / "plots").exists()
     again = lab.tiny("x", *SHORT)
-    assert (again.code, again.out) == (0, "outputs/x: this run is finished, nothing is left to do but its plots\n")
+    more = "resume=outputs/x train.max_steps=12 makes it longer\n"
+    assert again.code == 0
+    assert again.out == f"outputs/x: this run is finished, nothing is left to do but its plots; {more}"
     assert (lab.at("x") / "plots" / LAST_PLOT).exists()
-    assert lab.tiny("x", *SHORT).out == "outputs/x: this run is finished, nothing is left to do\n"
+    assert lab.tiny("x", *SHORT).out == f"outputs/x: this run is finished, nothing is left to do; {more}"
 
 
 def test_a_card_stands_beside_the_model(lab: Lab) -> None:

@@ -173,7 +173,7 @@ def run_of(config: Any, asked: Any, device: str = "cpu", step: int = 0, seq_len:
 def limited(run: Any, most: dict[int, int], seen: list[Any]) -> Callable[..., torch.Tensor]:
     """forward_backward on a device that runs out of memory, in the middle of the backward pass, above `most`."""
 
-    def forward_backward(run_: Any, tokens: torch.Tensor, targets: int) -> torch.Tensor:
+    def forward_backward(run_: Any, tokens: torch.Tensor, targets: int, drawn: None) -> torch.Tensor:
         layers = sum(layer.est_active for layer in run.handle.layers)
         sampled = run.handle.layers[0].attn.c_attn.est_taken != {}
         stage = 1 if layers < len(run.handle.layers) else 2 if sampled else 3
@@ -249,7 +249,7 @@ def test_other_errors_of_a_probe_are_not_taken_for_a_lack_of_memory(monkeypatch:
 def test_a_number_is_refused_only_if_it_does_not_fit_compiled_either(monkeypatch: pytest.MonkeyPatch) -> None:
     run, stances = small_run([8, 8, 4]), []
 
-    def fits_compiled(run: Any, tokens: torch.Tensor, targets: int) -> torch.Tensor:
+    def fits_compiled(run: Any, tokens: torch.Tensor, targets: int, drawn: None) -> torch.Tensor:
         stances.append(torch.compiler.is_compiling() or torch._dynamo.eval_frame._stance.stance)
         if stances[-1] == "force_eager":
             raise torch.OutOfMemoryError("CUDA out of memory")

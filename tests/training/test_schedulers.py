@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from est_cli.config.method import options_of
 from est_cli.config.resolve import resolve
+from est_cli.est import SamplingOptions
 from est_cli.est.flops import planned_ledger
 from est_cli.families import spec_of
 from est_cli.models import hf_config
@@ -79,6 +80,27 @@ def test_it_survives_kills_around_its_transitions_and_keeps_to_its_plan(lab: Lab
     assert (summary["flops"], summary["flops_dense"]) == (planned.used.total, planned.dense.total)
     assert summary["flops_saved_pct_blocks"] == planned.saved_pct("blocks")
     assert [change["step"] for change in summary["transitions"]] == [step + 1 for step in scheduler.transitions()]
+
+
+PROTECTED = ("sampling.protect=[layers:0,heads:1,columns:2]", "optim.unsampled_rows=frozen")
+
+
+def test_layers_of_different_sizes_survive_a_kill_and_keep_to_their_plan(lab: Lab, golden: Golden) -> None:
+    """What a step costs depends on which layers are drawn, beside the first."""
+    args = (*PROTECTED, "train.eval_every=3")
+    whole = golden(*args)
+    assert lab.tiny("x", *args, plants=[killed("est_cli.training.train.train_step", 5, "before")]).code == -9
+    ended = lab.tiny("x", *args)
+    assert ended.code == 0, ended.err
+    assert outcome(lab.at("x")) == whole
+    config = accepted(*lab.arguments(*args))
+    spec, scheduler = spec_of(hf_config(config.model)), resolve(config).scheduler
+    planned = planned_ledger(spec, scheduler, options_of(config.sampling), 4, 32, config.seed)
+    assert (whole["summary"]["flops"], whole["summary"]["flops_dense"]) == (planned.used.total, planned.dense.total)
+    unprotected = planned_ledger(spec, scheduler, SamplingOptions(), 4, 32, config.seed)
+    assert planned.used.total > unprotected.used.total
+    of_stage_1 = [record for record in whole["records"] if record.get("stage") == 1 and "loss" in record]
+    assert len({record["p_h"] for record in of_stage_1}) > 1
 
 
 @pytest.mark.long

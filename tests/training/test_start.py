@@ -36,7 +36,9 @@ def test_a_finished_run_says_so_and_changes_nothing(finished: Lab, how: str) -> 
         "auto by name": lambda: finished.tiny("x", *SHORT),
         "auto by its settings": lambda: finished.train(*finished.arguments(*SHORT, "resume=auto")),
     }[how]()
-    assert (ended.code, ended.out, ended.err) == (0, "outputs/x: this run is finished, nothing is left to do\n", "")
+    more = "resume=outputs/x train.max_steps=12 makes it longer\n"
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == f"outputs/x: this run is finished, nothing is left to do; {more}"
     assert tree_hash(finished.at("x")) == before
     assert [path.name for path in (finished.folder / "outputs").iterdir()] == ["x"]
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from est_cli.config.schedulers.shared.scheduler import DRAWN, LEFT_OUT, RATES, Scheduler, rates_dial, rates_of
+from est_cli.config.schedulers.shared.scheduler import (
+    DRAWN,
+    LEFT_OUT,
+    POSITIONS,
+    RATES,
+    Scheduler,
+    rates_dial,
+    rates_of,
+)
 from est_cli.est.schedule import constant
 
 SCHEDULER = Scheduler(
     meaning="the same rates in all steps: the complete model is never trained as a whole",
     make=lambda steps, stage: constant(steps, rates_of(stage)),
     reads=RATES,
+    optional=POSITIONS,
     sampling=DRAWN,
     optim=LEFT_OUT,
     dial=rates_dial,

@@ -9,14 +9,18 @@ from est_cli.est.schedule import SamplingRates, SamplingScheduler, n_stage
 
 def _make(steps: int, stage: StageConfig) -> SamplingScheduler:
     try:
-        rates = [SamplingRates(float(p_h), float(p_m), float(p_l)) for p_h, p_m, p_l in stage.rates or []]
+        rates = [_rates(*map(float, entry)) for entry in stage.rates or []]
     except ValueError as error:
         raise ValueError(f"stage.rates: {error}") from error
     return n_stage(steps, as_list(stage.boundaries), rates)
 
 
+def _rates(p_h: float, p_m: float, p_l: float, p_t: float = 1.0) -> SamplingRates:
+    return SamplingRates(p_h, p_m, p_l, p_t=p_t)
+
+
 SCHEDULER = Scheduler(
-    meaning="any stages: boundaries, and [p_h, p_m, p_l] of each",
+    meaning="any stages: boundaries, and [p_h, p_m, p_l] of each, or [p_h, p_m, p_l, p_t]",
     make=_make,
     reads=("boundaries", "rates"),
     sampling=DRAWN,

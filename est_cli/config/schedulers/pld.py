@@ -24,7 +24,7 @@ SCHEDULER = Scheduler(
     make=_make,
     reads=("theta",),
     optional=("gamma",),
-    sampling=("redraw", "ranks", "keep_ends"),
+    sampling=("redraw", "ranks", "keep_ends", "protect"),
     optim=("skipped_layers",),
     dial=_dial,
 )

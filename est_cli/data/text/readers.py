@@ -153,16 +153,22 @@ def _read_text(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[Piece]:
     yield Piece(held + _decoded(decoder, b"", name, line), ends=True)
 
 
+def converted(encoding: str) -> str:
+    """What makes UTF-8 of a file that is probably written in `encoding`."""
+    return f"if it is {encoding}: iconv -f {encoding} -t utf-8 OLD > NEW"
+
+
 def _decoded(decoder: io.IncrementalNewlineDecoder, data: bytes, name: str, line: int) -> str:
     """`data` as text; no data: what the decoder still holds. `line` is where the data starts."""
     try:
         text = decoder.decode(data, final=not data)
     except UnicodeDecodeError as error:
         line += error.object[: error.start].count(b"\n")
-        raise DataError(f"{name}:{line}: not UTF-8 (byte 0x{error.object[error.start]:02x})") from error
+        byte = f"0x{error.object[error.start]:02x}"
+        raise DataError(f"{name}:{line}: not UTF-8 (byte {byte}); {converted('latin1')}") from error
     if "\0" in text:
         line += text[: text.index("\0")].count("\n")
-        raise DataError(f"{name}:{line}: has a NUL byte, so this is no UTF-8 text")
+        raise DataError(f"{name}:{line}: has a NUL byte, so this is no UTF-8 text; {converted('utf-16')}")
     return text
 
 

@@ -87,14 +87,19 @@ def token_count(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def _check(tokenizer: PreTrainedTokenizerBase, name: str, vocab_size: int) -> None:
     if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
-        raise DataError(f"tokenizer: {name!r} has no tokenizer.json and none could be made of it")
+        raise DataError(
+            f"tokenizer: {name!r} has no tokenizer.json and none could be made of it; give a fast tokenizer"
+        )
     if tokenizer.eos_token_id is None:
         raise DataError(f"tokenizer: {name!r} has no end-of-text token (eos_token), which must stand between documents")
     count = token_count(tokenizer)
     if count <= len(tokenizer.all_special_ids):  # what transformers make of a folder without one
         raise DataError(f"tokenizer: {name!r} holds no tokens but special ones; save the whole tokenizer there")
     if count > vocab_size:
-        raise ConfigError(f"tokenizer: {name!r} has {count} tokens, the model only {vocab_size} (model.vocab_size)")
+        raise ConfigError(
+            f"tokenizer: {name!r} has {count} tokens, the model only {vocab_size}; use the model's own, or for a new "
+            f"model model.vocab_size={count}"
+        )
     if count < vocab_size:
         log.info("tokenizer %s has %d tokens, fewer than the model's %d: the rest stay unused", name, count, vocab_size)
 
@@ -140,7 +145,9 @@ def _trained(
     size = min(vocab_size, MAX_BPE_TOKENS)
     smallest = 1 + len(pre_tokenizers.ByteLevel.alphabet())
     if size < smallest:
-        raise ConfigError(f"model.vocab_size: is {vocab_size}; a byte-level BPE needs at least {smallest}")
+        raise ConfigError(
+            f"model.vocab_size: is {vocab_size}; a byte-level BPE needs at least model.vocab_size={smallest}"
+        )
     prints = [source.fingerprints for source in sources]
     key = fingerprint("bpe", BPE_VERSION, TRAINING_CHARACTERS, size, fraction, prints, list(weights))
     folder = cache_root / f"tokenizer-{key[:16]}"

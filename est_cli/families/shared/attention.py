@@ -90,13 +90,24 @@ def head_dim_of(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
+def _divisor(whole: int, wanted: int) -> int:
+    """The divisor of `whole` that is nearest to `wanted`."""
+    return min((one for one in range(1, whole + 1) if whole % one == 0), key=lambda one: abs(one - wanted))
+
+
 def head_problems(numbers: Numbers, turned: float = 1.0) -> Iterator[str]:
     """What is wrong with the numbers of heads; `turned` is the share of each head that rotary positions turn."""
     heads, kv_heads, width = numbers.num_heads, numbers.num_kv_heads, int(numbers.head_dim * turned)
     if numbers.head_dim == numbers.hidden_size // heads and numbers.hidden_size % heads:
-        yield f"model.num_heads: {heads} heads do not divide model.hidden_size={numbers.hidden_size}"
+        yield (
+            f"model.num_heads: {heads} heads do not divide model.hidden_size={numbers.hidden_size}; "
+            f"use model.num_heads={_divisor(numbers.hidden_size, heads)}"
+        )
     elif turned and (width < 2 or width % 2):
         of = f", {turned:g} of {numbers.head_dim}" if turned != 1.0 else ""
         yield f"model.num_heads: rotary positions need an even head size, got {width}{of}"
     if heads % kv_heads:
-        yield f"model.num_kv_heads: {kv_heads} KV heads do not divide model.num_heads={heads}"
+        yield (
+            f"model.num_kv_heads: {kv_heads} KV heads do not divide model.num_heads={heads}; "
+            f"use model.num_kv_heads={_divisor(heads, kv_heads)}"
+        )

@@ -13,18 +13,10 @@ if TYPE_CHECKING:
     from est_cli.config.stage import StageConfig
 
 RATES = ("p_h", "p_m", "p_l")
-DRAWN = (
-    "redraw",
-    "ranks",
-    "cover",
-    "layers_by",
-    "per_layer",
-    "kv_groups",
-    "layer_scale",
-    "unit_scale",
-    "keep_ends",
-    "multiple_of",
-)
+POSITIONS = ("p_t",)
+"""Read beside RATES; null means 1."""
+LAYERS_DRAWN = ("redraw", "ranks", "layer_scale", "keep_ends", "protect")
+DRAWN = (*LAYERS_DRAWN, "cover", "layers_by", "per_layer", "kv_groups", "unit_scale", "multiple_of")
 """All of `sampling.*`: read where heads, columns and layers are drawn."""
 GROWN = ("boundaries", "depths")
 LEFT_OUT = ("skipped_layers", "unsampled_rows")
@@ -84,8 +76,8 @@ def as_list(value: Any) -> Any:
 
 
 def rates_of(stage: StageConfig) -> SamplingRates:
-    """p_h, p_m and p_l."""
-    return checked_rates(p_h=stage.p_h, p_m=stage.p_m, p_l=stage.p_l)
+    """p_h, p_m, p_l and p_t."""
+    return checked_rates(p_h=stage.p_h, p_m=stage.p_m, p_l=stage.p_l, p_t=1.0 if stage.p_t is None else stage.p_t)
 
 
 def checked_rates(**rates: Any) -> SamplingRates:
@@ -120,7 +112,7 @@ def boundaries_dial(stage: StageConfig, steps: int, keep: str) -> Dial:
 
 def rates_dial(stage: StageConfig, steps: int, keep: str) -> Dial:
     """What the rates lack to 1, in the proportion that it has, up to the least rate that there is."""
-    lacking = {key: 1.0 - rate for key in RATES if (rate := getattr(stage, key)) is not None}
+    lacking = {key: 1.0 - rate for key in (*RATES, *POSITIONS) if (rate := getattr(stage, key)) is not None}
     most = max(lacking.values()) or math.inf
 
     def at(x: float) -> StageConfig:

@@ -1,0 +1,148 @@
+"""Prices that est-analyze has measured: what of a run they hold for, the file as others read it, what it predicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from est_cli.common.errors import ConfigError
+from est_cli.config.length import LENGTHS
+from est_cli.config.method import SamplingConfig
+from est_cli.config.resolve import Resolved
+from est_cli.config.run import RunConfig
+from est_cli.config.schema import leaves_of, plain
+from est_cli.config.setting import FREE, SETTLED, keys_with, left_open
+from est_cli.est.prices import Estimate, Moment, PriceList, spans_of
+from est_cli.est.schedule import SamplingRates
+from est_cli.storage import strict_json
+
+FILE = "analysis.json"
+"""In the folder that analysis=prices makes."""
+MAX_BYTES = 1 << 24
+_ANY = ("seed", "fork", "share_prefix", "launch.", "scheduler.", "stage.", *(f"train.{key}" for key in LENGTHS))
+"""What prices are expected to hold for whatever it is."""
+
+
+def settings_of_prices(run: RunConfig, sampling: SamplingConfig) -> dict[str, Any]:
+    """By dotted key what prices of this run hold for, with the draws that they were taken with."""
+    free = keys_with(RunConfig, FREE)
+    leaves = leaves_of(plain(run)) | leaves_of(plain(sampling), "sampling.")
+    return {key: value for key, value in leaves.items() if key not in free and not key.startswith(_ANY)}
+
+
+def read_prices(place: str) -> tuple[PriceList, dict[str, Any], int]:
+    """The prices in a file, or in the folder of an analysis; the settings that they hold for; that run's steps.
+
+    Raises ConfigError where there is none, or it is no such file.
+    """
+    path = Path(place)
+    path = path / FILE if path.is_dir() else path
+    try:
+        content = strict_json.read_file(path, MAX_BYTES)
+    except OSError as error:
+        raise ConfigError(f"prices: {path}: {error.strerror}; give the folder of an analysis=prices") from error
+    except ValueError as error:
+        raise ConfigError(f"prices: {path}: {error}; give the folder of an analysis=prices") from error
+    try:
+        return _parsed(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        missing = f"has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(f"prices: {path}: is not what est-analyze analysis=prices writes: {missing}") from error
+
+
+def other_settings(config: RunConfig, settings: Mapping[str, Any]) -> Iterator[str]:
+    """`KEY (THEIRS, here OURS)` of each setting that is not the one that prices hold for."""
+    ours, settled = settings_of_prices(config, config.sampling), keys_with(RunConfig, SETTLED)
+    for key, value in settings.items():
+        if key in ours and repr(ours[key]) != repr(value) and not (key in settled and left_open(key, ours[key])):
+            yield f"{key} ({value}, here {ours[key]})"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run is expected to end with, beside a dense run of as many steps."""
+
+    place: str
+    """Where the prices are from."""
+    steps: tuple[int, ...]
+    """Where in the run they were taken."""
+    lost: Estimate
+    """Complete steps."""
+    loss: Estimate
+    """Nats."""
+    shorter: Estimate
+    """Nats of dense training with the same FLOPs (total), which has fewer steps."""
+
+
+def prices_for(config: RunConfig, place: str) -> PriceList:
+    """Those in a file. ConfigError where they are of another model, text or training."""
+    prices, settings, _ = read_prices(place)
+    if others := [*other_settings(config, settings)]:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise ConfigError(f"prices: {place}: of a run with another {others[0]}{more}; take prices of this one")
+    return prices
+
+
+def predicted(run: Resolved, saved_pct: float, place: str) -> Prediction:
+    """Of a run that saves so much of the FLOPs (total, 0-100). ConfigError where prices are not of this run, or not of
+    the rates of its stages."""
+    prices, steps = prices_for(run.config, place), run.max_steps
+    try:
+        lost = prices.lost(spans_of(run.scheduler), steps)
+    except ValueError as error:
+        raise ConfigError(f"prices: {place}: {error}, which scheduler={run.config.scheduler.name} has") from error
+    gain, fewer = prices.gain_at(run.decay_begin or steps), Estimate(steps * saved_pct / 100.0, 0.0)
+    measured = tuple(moment.step for moment in prices.moments)
+    return Prediction(place, measured, lost, _product(lost, gain), _product(fewer, gain))
+
+
+def between(one: Estimate, form: str) -> str:
+    """Its 95 % interval."""
+    low, high = one.interval
+    return f"{low:{form}} to {high:{form}}"
+
+
+def _product(one: Estimate, other: Estimate) -> Estimate:
+    """Of independent ones, to first order in their errors."""
+    return Estimate(one.mean * other.mean, math.hypot(one.error * other.mean, one.mean * other.error))
+
+
+def _parsed(content: Mapping[str, Any]) -> tuple[PriceList, dict[str, Any], int]:
+    if content["analysis"] != "prices":
+        raise ValueError(f"it is of analysis={str(content['analysis'])[:40]}")
+    result = content["result"]
+    settings, steps = dict(result["settings"]), result["run_steps"]
+    if type(steps) is not int or steps < 1:
+        raise ValueError(f"run_steps is {str(steps)[:40]}")
+    return PriceList(tuple(map(_moment, result["moments"]))), settings, steps
+
+
+def _moment(found: Mapping[str, Any]) -> Moment:
+    step = found["step"]
+    if type(step) is not int or step < 1:
+        raise ValueError(f"the step of a moment is {str(step)[:40]}")
+    if any(offer["lost"] is None for offer in found["offers"]):
+        raise ValueError(f"complete steps gained nothing at step {step}, so nothing has a price; measure on more text")
+    lost = {
+        SamplingRates(_number(offer["p_h"]), _number(offer["p_m"]), _number(offer["p_l"])): _estimate(offer["lost"])
+        for offer in found["offers"]
+    }
+    if not lost or len(lost) < len(found["offers"]):
+        raise ValueError(f"the offers of step {step} are none, or the same rates twice")
+    return Moment(step, _estimate(found["gain"]), lost)
+
+
+def _estimate(found: Mapping[str, Any]) -> Estimate:
+    error = _number(found["standard_error"])
+    if error < 0:
+        raise ValueError(f"a standard error is {error}")
+    return Estimate(_number(found["mean"]), error)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{str(value)[:40]} is no number")
+    return float(value)
