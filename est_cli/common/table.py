@@ -30,7 +30,7 @@ def table_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=UNLIMITED)
 
 
-class _Whole(Table):
+class WholeTable(Table):
     """A table that fits: where there is little room its headings are broken, or the cells of a row stand in lines."""
 
     def __init__(self, headings: Sequence[str], **options: Any) -> None:
@@ -43,9 +43,7 @@ class _Whole(Table):
         self._rows.append(row)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if self._least() > options.max_width:
-            self._break_headings(options.max_width)
-        if self._least() <= options.max_width or len(self.columns) < 2:
+        if self.fits(options.max_width) or len(self.columns) < 2:
             self._narrow(options.max_width)
             yield from super().__rich_console__(console, options.update_width(max(options.max_width, self._least())))
             return
@@ -53,9 +51,20 @@ class _Whole(Table):
         for row in self._rows:
             yield from _stacked(self._headings, row)
 
+    def fits(self, room: int) -> bool:
+        """Whether each row stands on one line of `room` columns, or more where words may be broken."""
+        if self._least() > room:
+            self._break_headings(room)
+        return self._least() <= room
+
     def _least(self) -> int:
         """Columns of the terminal that it takes."""
         return sum((column.min_width or 1) + 3 for column in self.columns) + 1
+
+    def least_readable(self) -> int:
+        """The same, where no word of a heading is broken."""
+        words = [max([1, *map(cell_len, heading.split())]) for heading in self._headings]
+        return sum(max(column.min_width or 1, word) + 3 for column, word in zip(self.columns, words, strict=True)) + 1
 
     def _narrow(self, room: int) -> None:
         """Take from the widest column what is too much: down to whole words of headings, then to what cells need.
@@ -126,7 +135,7 @@ def table(
     fold: Collection[str] | None = None,
     widths: Mapping[str, int] | None = None,
     total: Sequence[str] | None = None,
-) -> Table:
+) -> WholeTable:
     """Whatever comes in is text, nothing of it markup. Columns are known by their headings.
 
     `words`: those on the left, the others are numbers, of which nothing is ever cut: where a terminal is too narrow for
@@ -135,7 +144,7 @@ def table(
     `total`: a last row, set off. `plain`: no frame, as in a file. Without any heading there is no head.
     """
     frame = None if plain else box.SIMPLE_HEAD
-    made = _Whole(headings, title=Text(title) if title else None, title_justify="left", box=frame, pad_edge=False)
+    made = WholeTable(headings, title=Text(title) if title else None, title_justify="left", box=frame, pad_edge=False)
     made.show_header = any(headings)
     for number, heading in enumerate(headings):
         folds, left = fold is None or heading in fold, heading in words
@@ -156,6 +165,20 @@ def table(
         made.add_section()
         made.add(total)
     return made
+
+
+def that_fits(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], room: int, spare: Sequence[str], **options: Any
+) -> tuple[Table, list[str]]:
+    """The table without as few of the columns `spare`, the first of them first, as it takes for rows to stand on a line
+    of `room` columns below headings of whole words; and the headings that were left out. `options`: see `table`."""
+    for count in range(len(spare) + 1):
+        kept = [number for number, heading in enumerate(headings) if heading not in spare[:count]]
+        cells = [[row[number] for number in kept] for row in rows]
+        made = table([headings[number] for number in kept], cells, **options)
+        if made.least_readable() <= room:
+            break
+    return made, [*spare[:count]]
 
 
 def print_lines(console: Console, *lines: str) -> None:

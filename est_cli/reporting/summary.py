@@ -18,7 +18,7 @@ _RATE = Cell("", ".3g")
 
 def summary_table(summary: Record, stages: Sequence[StageSummary], run_dir: Path, plain: bool = False) -> Group:
     """The table at the end of a run: `summary` as in summary.json, the stages, the transitions and where things are."""
-    parts = [table(["", ""], _run_rows(summary, run_dir), title="Run", words=[""], plain=plain)]
+    parts: list[Table] = [table(["", ""], _run_rows(summary, run_dir), title="Run", words=[""], plain=plain)]
     if stages:
         parts.append(_stage_table(stages, plain))
     if summary.get("transitions"):

@@ -58,6 +58,8 @@ class Program:
     """Which way a search may go, the usual one first: minimize, maximize."""
     numbers: Collection[str] = ()
     """Those of a summary.json that are of interest; empty: all."""
+    telling: Sequence[str] = ()
+    """Numbers that a table on a narrow terminal keeps beside the objective, the first of them longest."""
     repeats: str = ""
     """The key whose values repeat a job: jobs that differ in it alone are one cell. Empty: there is none."""
     every_job: Sequence[str] = ()

@@ -16,7 +16,7 @@ from est_cli.cli.sweep.cells import Cell, best_cell, cell_columns, cells_of, spr
 from est_cli.cli.sweep.jobs import Job
 from est_cli.cli.sweep.program import Column, Program
 from est_cli.common.errors import ConfigError, StorageError
-from est_cli.common.table import csv_bytes, print_lines, print_whole, table, table_console
+from est_cli.common.table import csv_bytes, print_lines, print_whole, table_console, that_fits
 from est_cli.config.setting import short_key
 from est_cli.storage import disk, strict_json
 from est_cli.storage.run_dir import LOCK, RunDir, write_json
@@ -128,12 +128,18 @@ def print_table(program: Program, sweep: str, rows: Sequence[Row]) -> None:
     console = table_console()
     columns = program.columns([row.numbers for row in rows])
     cells = _cells(program, rows)
-    print_whole(console, _table(sweep, rows, columns, plain=not console.is_terminal, marked=not cells))
+    look: dict[str, Any] = {"room": console.width, "spare": _spare(program, columns), "plain": not console.is_terminal}
+    shown, left_out = _table(sweep, rows, columns, marked=not cells, **look)
+    print_whole(console, shown)
     if cells:
-        print_whole(console, _table_of_cells(cells, columns, plain=not console.is_terminal))
+        shown, also = _table_of_cells(cells, columns, **look)
+        print_whole(console, shown)
+        left_out = [*dict.fromkeys([*left_out, *also])]
         print_lines(console, f"mean ± standard deviation (n - 1) over {program.repeats}s; *: the best mean")
     if program.note and any(column.key == program.objective for column in columns):
         print_lines(console, program.note)
+    if left_out:
+        print_lines(console, f"left out for room: {', '.join(left_out)}; all is in {Path(sweep) / _CSV}")
     print_lines(console, *(f"job {row.number} {_status(row)}: {row.reason}" for row in rows if row.reason))
     if program.report and sum(row.status in (Status.done, Status.done_before) for row in rows) > 1:
         print_lines(console, f"next      {program.report} {shlex.quote(sweep)}")
@@ -203,8 +209,17 @@ def _summary(run: RunDir) -> dict[str, Any] | None:
         raise StorageError(f"{run.summary}: cannot be read ({error}); is it a file that a run wrote?") from error
 
 
-def _table(sweep: str, rows: Sequence[Row], columns: Sequence[Column], plain: bool, marked: bool) -> Table:
-    """`marked`: with `*` at the best single jobs."""
+def _spare(program: Program, columns: Sequence[Column]) -> list[str]:
+    """Headings that a narrow terminal has no room for, what is missed least first; the objective is none of them."""
+    telling = [column.heading for key in reversed(program.telling) for column in columns if column.key == key]
+    others = [column.heading for column in reversed(columns) if column.key not in (program.objective, *program.telling)]
+    return ["folder", *(heading for heading in (*others, *telling) if heading is not None)]
+
+
+def _table(
+    sweep: str, rows: Sequence[Row], columns: Sequence[Column], marked: bool, **look: Any
+) -> tuple[Table, list[str]]:
+    """`marked`: with `*` at the best single jobs; `look`: see that_fits, which gives what this gives."""
     keys = list(dict.fromkeys(key for row in rows for key in row.swept))
     shown = {column.heading: column for column in columns if column.heading is not None}
     best = {heading: _best_of(column, rows, []) if marked else set() for heading, column in shown.items()}
@@ -214,11 +229,11 @@ def _table(sweep: str, rows: Sequence[Row], columns: Sequence[Column], plain: bo
         numbers = [_shown(row, column, row.name in best[heading]) for heading, column in shown.items()]
         lines.append([str(row.number), *values, _status(row), *numbers, row.name])
     shown_columns = ["job", *(short_key(key, keys) for key in keys), "status", *shown, "folder"]
-    return table(shown_columns, lines, title=f"Sweep {sweep}", words=["status", "folder"], plain=plain)
+    return that_fits(shown_columns, lines, title=f"Sweep {sweep}", words=["status", "folder"], **look)
 
 
-def _table_of_cells(cells: Sequence[Cell], columns: Sequence[Column], plain: bool) -> Table:
-    """A row for each cell, `*` at the best means."""
+def _table_of_cells(cells: Sequence[Cell], columns: Sequence[Column], **look: Any) -> tuple[Table, list[str]]:
+    """A row for each cell, `*` at the best means; `look` as above."""
     keys = [*cells[0].swept]
     shown = {column.heading: column for column in columns if column.heading is not None}
     best = {heading: best_cell(cells, column) for heading, column in shown.items()}
@@ -231,7 +246,8 @@ def _table_of_cells(cells: Sequence[Cell], columns: Sequence[Column], plain: boo
         ]
         lines.append([*cell.swept.values(), done, *numbers])
     headings = [*(short_key(key, keys) for key in keys), "seeds", *shown]
-    return table(headings, lines, title="Over seeds", plain=plain)
+    spare = [heading for heading in look["spare"] if heading in headings]
+    return that_fits(headings, lines, title="Over seeds", **look | {"spare": spare})
 
 
 def _status(row: Row) -> str:

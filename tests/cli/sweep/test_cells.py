@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,11 @@ from statistics import mean, stdev
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from est_cli.cli.sweep import command
 from est_cli.cli.sweep.run_job import JobExit
+from est_cli.cli.sweep.trainings import TRAININGS
 from est_cli.common.errors import ConfigError
 from tests.lab.sweep_lab import Lab, column, results
 
@@ -63,6 +66,42 @@ def test_a_cell_with_fewer_seeds_is_not_the_best(graded: Lab) -> None:
     result = graded.sweep(*GRID)  # what is left of the first cell is 3.0
     first, second = table_of_cells(result.out)
     assert first[:6] == ["0.1", "1", "of", "3", "300", "3.0000"] and "*3.3500" in second
+
+
+WIDE = ("stage.t1=0.1,0.2", "stage.p_h=0.5,0.75", "stage.p_m=0.5,0.75", "optim.lr=0.001,0.002", "seed=0,1")
+
+
+class Everywhere(dict[str, dict[str, Any]]):
+    """What every job has reached, the first values the least loss."""
+
+    def get(self, name: str, default: Any = None) -> dict[str, Any]:
+        saved = {"flops_saved_pct_blocks": 26.67, "flops_saved_pct_total": 17.8, "time_saved_pct": 20.0}
+        first = "t1=0.1" in name and name.count("0.5") == 2 and "lr=0.001" in name
+        return {"final_val_loss": 3.1 if first else 3.2, "perplexity": 21.5, "time_s": 12.0, **saved}
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(200, ""), (100, "folder"), (80, "folder, time s, perplexity, steps")])
+def test_what_a_narrow_terminal_has_no_room_for_is_left_out_and_named(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, width: int, left_out: str
+) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr("est_cli.cli.sweep.results.table_console", lambda: console)
+    lab.reached = Everywhere()
+    assert lab.sweep(*WIDE).code == 0
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    told = [line for line in lines if line.startswith("left out for room: ")]
+    assert bool(told) == bool(left_out) and all(left_out in line for line in told)
+    assert any("results.csv" in line for line in lines) == bool(left_out)
+    cells = lines[next(number for number, line in enumerate(lines) if "Over seeds" in line) :]
+    (best,) = [line for line in cells if "*3.1000" in line]
+    assert best.split()[:4] == ["0.001", "0.5", "0.5", "0.1"] and "26.67" in best, "the best cell stands on a line"
+    assert sum("3.2000" in line and "26.67" in line for line in cells) == 15
+
+
+def test_what_is_kept_longest_is_among_the_columns() -> None:
+    assert {*TRAININGS.telling, TRAININGS.objective} <= {column.key for column in TRAININGS.columns([])}
 
 
 @pytest.mark.parametrize("args", [["stage.t1=0.1,0.2"], ["stage.t1=0.1,0.2", "seed=4"]])
