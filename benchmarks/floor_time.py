@@ -32,21 +32,26 @@ PARTS = {
     "AdamW": lambda name: name.startswith("_fused_adamw"),
     "gradient norm": lambda name: "norm" in name and "layer_norm" not in name,
 }
-OTHER, ALL = "norms, activations, sums, softmax", "all operators"
+LOSS, OTHER, ALL = "softmax of the loss", "norms, activations, sums at full width", "all operators"
 STAGES = (*SAMPLED, "full")
 
 
 class OperatorTimes(TorchDispatchMode):
-    """(name, CPU seconds) of each operator, in their order."""
+    """(part, CPU seconds) of each operator, in their order; what is as wide as `vocabulary` is the loss's."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: int) -> None:
         super().__init__()
+        self._vocabulary = vocabulary
         self.found: list[tuple[str, float]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         begin = time.thread_time()
         result = func(*args, **(kwargs or {}))
-        self.found.append((func.overloadpacket.__name__, time.thread_time() - begin))
+        spent = time.thread_time() - begin
+        name = func.overloadpacket.__name__
+        wide = any(isinstance(tensor, torch.Tensor) and tensor.shape[-1:] == (self._vocabulary,) for tensor in args)
+        part = next((part for part, holds in PARTS.items() if holds(name)), LOSS if wide else OTHER)
+        self.found.append((part, spent))
         return result
 
 
@@ -57,11 +62,11 @@ def measure(case: Case, bench: Bench, rounds: int) -> dict[str, dict[str, float]
     for number in range(rounds + 1):
         tokens = torch.randint(bench.spec.vocab_size, case.shape)
         for stage in rng.sample(STAGES, len(STAGES)):
-            with OperatorTimes() as times:
+            with OperatorTimes(bench.spec.vocab_size) as times:
                 bench.step(stage, number, tokens)
             if number:  # the first step makes the moments
                 before = least.setdefault(stage, times.found)
-                assert [name for name, _ in before] == [name for name, _ in times.found]
+                assert [part for part, _ in before] == [part for part, _ in times.found]
                 least[stage] = [min(pair) for pair in zip(before, times.found, strict=True)]
     return {stage: by_part(found) for stage, found in least.items()}
 
@@ -69,8 +74,8 @@ def measure(case: Case, bench: Bench, rounds: int) -> dict[str, dict[str, float]
 def by_part(found: list[tuple[str, float]]) -> dict[str, float]:
     """Seconds of each part, and of all."""
     seconds: dict[str, float] = defaultdict(float)
-    for name, spent in found:
-        seconds[next((part for part, holds in PARTS.items() if holds(name)), OTHER)] += spent
+    for part, spent in found:
+        seconds[part] += spent
         seconds[ALL] += spent
     return seconds
 
@@ -79,7 +84,7 @@ def rows(case: Case, bench: Bench, seconds: dict[str, dict[str, float]]) -> Tabl
     """The table of one family."""
     ideal = {stage: ideal_ratio(case, bench.spec, stage) for stage in SAMPLED}
     table = Table(case.family, "full, ms", *(f"{stage}, {what}" for stage in SAMPLED for what in ("ms", "points")))
-    for part in (*PARTS, OTHER, ALL):
+    for part in (*PARTS, LOSS, OTHER, ALL):
         full, cells = seconds["full"][part], []
         for stage in SAMPLED:
             own = seconds[stage][part]

@@ -30,16 +30,16 @@ SHAPES = {
 TOKENS = (64, 256, 1024)
 
 
-def passes(states: Tensor, weights: list[Tensor], outer: list[Tensor]) -> None:
-    """Forward and backward of products that read the same states."""
+def passes(states: Tensor, weights: list[Tensor], rows: tuple[int, ...], outer: list[Tensor]) -> None:
+    """Forward and backward of products that read the same states; one product is split into what each would give."""
     outputs = [torch.nn.functional.linear(states, weight) for weight in weights]
-    torch.autograd.backward(outputs, outer)
+    torch.autograd.backward(outputs if len(outputs) > 1 else outputs[0].split(rows, -1), outer)
     states.grad = None
     for weight in weights:
         weight.grad = None
 
 
-def seconds(work: tuple[Tensor, list[Tensor], list[Tensor]], repeats: int) -> float:
+def seconds(work: tuple[Tensor, list[Tensor], tuple[int, ...], list[Tensor]], repeats: int) -> float:
     begin = time.thread_time()
     for _ in range(repeats):
         passes(*work)
@@ -51,7 +51,8 @@ def ratio(tokens: int, width: int, rows: tuple[int, ...], rounds: int) -> tuple[
     states = torch.randn(tokens, width, requires_grad=True)
     several = [torch.randn(count, width, requires_grad=True) for count in rows]
     outer = [torch.randn(tokens, count) for count in rows]
-    works = [(states, several, outer), (states, [torch.cat(several).detach().requires_grad_()], [torch.cat(outer, 1)])]
+    one = [torch.cat(several).detach().requires_grad_()]
+    works = [(states, several, rows, outer), (states, one, rows, outer)]
     repeats = max(1, int(2e9 / (6 * tokens * width * sum(rows))))
     times: list[list[float]] = [[], []]
     rng = random.Random(SEED)
@@ -66,14 +67,15 @@ def ratio(tokens: int, width: int, rows: tuple[int, ...], rounds: int) -> tuple[
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     table = Table("products", "tokens", "rate", "ms of several", "one / several", "95 % interval")
-    for name, (width, rows) in SHAPES.items():
+    for name, (width, rows) in ((name, SHAPES[name]) for name in arguments.shapes):
         for rate, tokens in [(rate, tokens) for rate in (0.5, 1.0) for tokens in TOKENS]:
             kept = tuple(int(rate * count) for count in rows)
-            milliseconds, middle, low, high = ratio(tokens, width, kept, rounds)
+            milliseconds, middle, low, high = ratio(tokens, width, kept, arguments.rounds)
             table.add_row(
                 name, str(tokens), str(rate), f"{milliseconds:.2f}", f"{middle:.3f}", f"{low:.3f} - {high:.3f}"
             )

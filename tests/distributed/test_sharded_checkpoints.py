@@ -14,7 +14,8 @@ from tests.lab.lab import Lab
 
 STEPS = ("train.max_steps=8", "stage.t1=2", "stage.t2=5", "train.checkpoint_every=3", "train.eval_every=0")
 FSDP = (*SHORT, *STEPS, "train.micro_batch=2", "launch.strategy=fsdp")
-SHARDED = (*FSDP, "launch.sharded_checkpoints=true")
+SHARES = "launch.sharded_checkpoints"
+SHARDED = (*FSDP, f"{SHARES}=true")
 WRITE = "est_cli.storage.together.write_shares"
 TENSORS = ("model.safetensors", "optim.safetensors")
 
@@ -49,6 +50,8 @@ def test_a_killed_run_goes_on_from_shares_bit_for_bit(lab: Lab, options: tuple[s
     assert (lab.at("x") / "model" / "model.safetensors").exists()
     newest = step_folders(lab.at("x") / "checkpoints")[-1][1]
     text = (f"eval.files=[{lab.corpus}]", "task=perplexity")
+    forked = lab.train(f"fork={lab.at('x')}@5", "run_name=forked", "launch.strategy=ddp", f"{SHARES}=false")
+    assert forked.code == 0, forked.err
     evaluated = lab.tool("eval", f"checkpoint={newest}", *text, plants=[])
     assert evaluated.code == 0, evaluated.err
 

@@ -205,6 +205,11 @@ def test_of_equal_copies_one_is_written(tmp_path: Path) -> None:
     assert [(shares.number, shares.count) for shares in found] == [(1, 2), (2, 2), (None, 2), (None, 2)]
     assert write_shares(tmp_path, found[2]) == {} and not found[2].snapshot.weights
     path, (model, optimizer) = save_shares(tmp_path / "x", world=4, shard_size=2), trained(gpt2)
+    held = [
+        sum(tensor.nbytes for tensor in (*s.snapshot.weights.values(), *s.snapshot.moments.values())) for s in found
+    ]
+    whole = sum(tensor.nbytes for tensor in everything(model, optimizer).values())
+    assert sum(held) == whole and max(held) < 0.51 * whole, "in the host's memory"
     other = gpt2(1)
     restored = adamw(other, fused=True)
     load_checkpoint(path, other, restored, silent)
