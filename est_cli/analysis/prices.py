@@ -37,6 +37,7 @@ from est_cli.config import AnalyzeConfig
 from est_cli.config.analyze import rates_asked
 from est_cli.config.prices import settings_of_prices
 from est_cli.config.resolve import options_of, resolve
+from est_cli.config.schedulers.shared.scheduler import POSITIONS, RATES
 from est_cli.config.stored import stored_config
 from est_cli.est import FlopsLedger, ModelSpec, SamplingOptions, SamplingRates, forward_flops, sample_sizes
 from est_cli.est.index import hash_numbers
@@ -49,7 +50,10 @@ KINDS = {
     "layers": ("p_l",),
     "heads and columns": ("p_h", "p_m"),
     "all": ("p_h", "p_m", "p_l"),
+    "positions": ("p_t",),
+    "all and positions": ("p_h", "p_m", "p_l", "p_t"),
 }
+"""`all`: of the layers; positions are those that the loss is the mean of."""
 PARTED = ("heads", "columns", "layers")
 """What is sampled in parts of the layers alone."""
 DRAWN = 0x9C
@@ -94,7 +98,7 @@ class Cell:
     def to_json(self) -> dict[str, Any]:
         """As it stands in analysis.json, beside what it costs."""
         where = {} if self.layers is None else {"layers": list(self.layers)}
-        rates = {"p_h": self.rates.p_h, "p_m": self.rates.p_m, "p_l": self.rates.p_l}
+        rates = {key: getattr(self.rates, key) for key in (*RATES, *POSITIONS)}
         return {"kind": self.kind, "rate": self.rate, **rates, **where}
 
 

@@ -102,9 +102,10 @@ def test_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert moment["step"] == 9, "the newest that leaves three steps before the decay, at 12"
     assert [offer["kind"] for offer in moment["offers"]] == list(KINDS) and "heads and columns at 0.5" in out
     blocks = [round(offer["saved"]["blocks"], 3) for offer in moment["offers"]]
-    assert blocks == [0.167, 0.333, 0.5, 0.5, 0.75]
+    assert blocks == [0.167, 0.333, 0.5, 0.5, 0.75, 0.0, 0.75]
+    assert moment["offers"][5]["price"]["blocks"] is None and moment["offers"][5]["saved"]["total"] > 0.1, "positions"
     for offer in moment["offers"]:
-        assert offer["price"]["blocks"]["mean"] == pytest.approx(offer["lost"]["mean"] / offer["saved"]["blocks"])
+        assert offer["price"]["total"]["mean"] == pytest.approx(offer["lost"]["mean"] / offer["saved"]["total"])
         assert offer["cost"]["mean"] == pytest.approx(np.mean(offer["each"]))
         assert offer["lost"]["mean"] * 2 * moment["gain"]["mean"] == pytest.approx(offer["cost"]["mean"])
     assert moment["loss"] - moment["loss_complete"] == pytest.approx(2 * moment["gain"]["mean"])
