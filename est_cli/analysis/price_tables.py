@@ -20,10 +20,10 @@ def prices_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         gain, steps = moment["gain"], result["steps"]
         gained = f"{steps * gain['mean']:.4f} ± {steps * gain['standard_error']:.1g}"
         rows.append([f"step {moment['step']}: {steps} complete steps gain", gained, "", "", "", ""])
-        for offer in moment["offers"]:
+        for offer in (*moment["offers"], *moment["parts"]):
             saved = [f"{100 * offer['saved'][name]:.1f} %" for name in ("total", "seconds")]
             prices = [_price(offer["price"][name]) for name in ("blocks", "total")]
-            rows.append([f"  {offer['kind']} at {offer['rate']:g}", _estimate(offer["cost"]), *saved, *prices])
+            rows.append([f"  {_name(offer)}", _estimate(offer["cost"]), *saved, *prices])
     return ["sampled", "loss lost", "saved total", "seconds", "price blocks", "price total"], rows
 
 
@@ -43,6 +43,12 @@ def price_notes(result: dict[str, Any]) -> list[str]:
     return [about, *untold]
 
 
+def _name(offer: dict[str, Any]) -> str:
+    first, last = offer.get("layers", (None, None))
+    where = "" if first is None else f" of layer {first}" if first == last else f" of layers {first}-{last}"
+    return f"{offer['kind']} at {offer['rate']:g}{where}"
+
+
 def _estimate(one: dict[str, float]) -> str:
     return f"{one['mean']:+.4f} ± {one['standard_error']:.1g}"
 
@@ -53,11 +59,12 @@ def _price(one: dict[str, float] | None) -> str:
 
 def prices_figure(result: dict[str, Any]) -> Figure:
     """The price (total FLOPs) of each kind and rate with its 95 % interval, a colour for each moment."""
-    names = [f"{offer['kind']} at {offer['rate']:g}" for offer in result["moments"][0]["offers"]]
+    offers = [[*moment["offers"], *moment["parts"]] for moment in result["moments"]]
+    names = [_name(offer) for offer in offers[0]]
     figure = new_figure(7.0, 1.6 + 0.3 * len(names))
     axes, moments = figure.subplots(), result["moments"]
     for number, moment in enumerate(moments):
-        found = [(row, offer["price"]["total"]) for row, offer in enumerate(moment["offers"])]
+        found = [(row, offer["price"]["total"]) for row, offer in enumerate(offers[number])]
         told = [(row, price) for row, price in found if price is not None]
         places = np.array([len(names) - 1 - row for row, _ in told]) - 0.12 * (number - (len(moments) - 1) / 2)
         axes.errorbar(

@@ -20,6 +20,8 @@ from all rates of a kind together.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,15 @@ from est_cli.analysis.check_analysis import run_of_prices
 from est_cli.analysis.draws import rates_drawn, sequence_losses
 from est_cli.analysis.price_tables import prices_figure
 from est_cli.config import AnalyzeConfig
+from est_cli.config.analyze import rates_asked
+from est_cli.config.method import options_of
 from est_cli.config.prices import settings_of_prices
 from est_cli.config.resolve import resolve
+from est_cli.config.schedulers.shared.scheduler import POSITIONS, RATES
 from est_cli.config.stored import stored_config
-from est_cli.est import FlopsLedger, ModelSpec, SamplingRates
+from est_cli.est import FlopsLedger, ModelSpec, SamplingOptions, SamplingRates, forward_flops, sample_sizes
 from est_cli.est.hashing import hash_numbers
+from est_cli.est.sizes import full_sizes
 from est_cli.training.segment import COMPLETE, Segment, opened_bench
 
 KINDS = {
@@ -45,7 +51,12 @@ KINDS = {
     "layers": ("p_l",),
     "heads and columns": ("p_h", "p_m"),
     "all": ("p_h", "p_m", "p_l"),
+    "positions": ("p_t",),
+    "all and positions": ("p_h", "p_m", "p_l", "p_t"),
 }
+"""`all`: of the layers; positions are those that the loss is the mean of."""
+PARTED = ("heads", "columns", "layers")
+"""What is sampled in parts of the layers alone."""
 DRAWN = 0x9C
 """Sets these draws apart from everything else that is drawn from the seed."""
 LEAST_GAIN = 2.0
@@ -74,10 +85,56 @@ def prices(job: AnalysisJob) -> Outcome:
     return found, {"prices.png": partial(prices_figure, found)}
 
 
+@dataclass(frozen=True)
+class Cell:
+    """What is sampled in some segments."""
+
+    kind: str
+    rate: float
+    rates: SamplingRates
+    options: SamplingOptions
+    layers: tuple[int, int] | None = None
+    """The first and the last layer of those that are sampled; None: all."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in analysis.json, beside what it costs."""
+        where = {} if self.layers is None else {"layers": list(self.layers)}
+        rates = {key: getattr(self.rates, key) for key in (*RATES, *POSITIONS)}
+        return {"kind": self.kind, "rate": self.rate, **rates, **where}
+
+
+def cells_of(config: AnalyzeConfig, spec: ModelSpec) -> list[Cell]:
+    """Of all layers each kind and rate, then of each part of them alone (the others are protected) the single kinds."""
+    options = options_of(config.sampling)
+    cells = [Cell(kind, rate, rates, options) for kind, rate, rates in rates_drawn(config, spec, KINDS)]
+    count, parts, rate = spec.num_layers, config.analyze.layer_parts, min(rates_asked(config))
+    for part in range(parts):
+        inside = range(count * part // parts, count * (part + 1) // parts)
+        alone = replace(options, protect=(*options.protect, *(n for n in range(count) if n not in inside)))
+        for kind in PARTED:
+            # Of the layers the rate is that of the part: the others run, and count.
+            chosen: dict[str, Any] = {KINDS[kind][0]: rate}
+            if kind == "layers":
+                chosen["p_l"] = 1.0 - (1.0 - rate) * len(inside) / count
+            rates = SamplingRates(**chosen)
+            if _samples(spec, rates, alone):
+                cells.append(Cell(kind, rate, rates, alone, (inside[0], inside[-1])))
+    return cells
+
+
+def _samples(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> bool:
+    """Whether anything is left out in the model."""
+    try:
+        sizes = sample_sizes(spec, rates, options)
+    except ValueError:
+        return False
+    return forward_flops(spec, sizes, 1, 1) != forward_flops(spec, full_sizes(spec), 1, 1)
+
+
 def cost_of_prices(config: AnalyzeConfig, spec: ModelSpec, checkpoints: int) -> float:
     """In optimizer steps."""
     settings = config.analyze
-    segments = 1 + len(rates_drawn(config, spec, KINDS)) * settings.repeats
+    segments = 1 + len(cells_of(config, spec)) * settings.repeats
     return float(checkpoints * (segments * (settings.steps + settings.cooldown) + settings.cooldown))
 
 
@@ -85,26 +142,23 @@ def _moment(job: AnalysisJob, folder: Path, opened: OpenedCheckpoint) -> dict[st
     """Everything at one checkpoint, as it stands in analysis.json."""
     config, settings, place = job.config, job.config.analyze, Path(opened.checkpoint.place)
     job.progress.begin(f"{opened.checkpoint.name}: prices")
-    stored = stored_config(folder)
-    stored.paths = config.paths
-    with opened_bench(stored, config.sampling, place) as bench:
+    stored = replace(stored_config(folder), paths=config.paths)
+    with opened_bench(stored, place) as bench:
 
-        def segment(rates: SamplingRates, number: int, steps: int) -> Segment[Losses]:
+        def segment(cell: Cell, number: int, steps: int) -> Segment[Losses]:
             seed = hash_numbers((config.seed, DRAWN, number))
             measure = partial(sequence_losses, bench.run.model, job.text)
-            return bench.train(rates, seed, steps, settings.cooldown, measure, lambda: job.work.advance(1.0))
+            how = cell.rates, cell.options, seed
+            return bench.train(*how, steps, settings.cooldown, measure, lambda: job.work.advance(1.0))
 
-        checkpoint, complete = segment(COMPLETE, 0, 0), segment(COMPLETE, 0, settings.steps)
+        nothing = Cell("none", 1.0, COMPLETE, options_of(config.sampling))
+        checkpoint, complete = segment(nothing, 0, 0), segment(nothing, 0, settings.steps)
         gained = checkpoint.cooled - complete.cooled
-        kinds: dict[str, list[tuple[float, SamplingRates, list[Segment[Losses]]]]] = {}
-        for kind, rate, rates in rates_drawn(config, bench.run.spec, KINDS):
-            segments = [segment(rates, number, settings.steps) for number in range(settings.repeats)]
-            kinds.setdefault(kind, []).append((rate, rates, segments))
-        offers = [
-            {"kind": kind, "rate": rate, **_rates(rates), **offer}
-            for kind, rows in kinds.items()
-            for (rate, rates, segments), offer in zip(rows, _offers(rows, complete, gained), strict=True)
-        ]
+        trained = {
+            cell: [segment(cell, number, settings.steps) for number in range(settings.repeats)]
+            for cell in cells_of(config, bench.run.spec)
+        }
+        found = _offers(trained, complete, gained)
         return {
             "step": bench.step,
             "checkpoint": opened.checkpoint.name,
@@ -112,34 +166,31 @@ def _moment(job: AnalysisJob, folder: Path, opened: OpenedCheckpoint) -> dict[st
             "loss_complete": float(complete.cooled.mean()),
             "gain": _over_sequences(gained / settings.steps),
             "step_s": complete.step_s,
-            "offers": offers,
+            "offers": [offer for cell, offer in found.items() if cell.layers is None],
+            "parts": [offer for cell, offer in found.items() if cell.layers is not None],
         }
 
 
-def _rates(rates: SamplingRates) -> dict[str, float]:
-    return {"p_h": rates.p_h, "p_m": rates.p_m, "p_l": rates.p_l}
-
-
 def _offers(
-    rows: list[tuple[float, SamplingRates, list[Segment[Losses]]]], complete: Segment[Losses], gained: Losses
-) -> list[dict[str, Any]]:
-    """Of one kind, for each of its rates; `gained`: what the complete steps gain on each sequence."""
-    cooled = np.array([[one.cooled - complete.cooled for one in segments] for _, _, segments in rows])
-    raw = np.array([[one.raw - complete.raw for one in segments] for _, _, segments in rows])
-    found = []
-    for (_, _, segments), after, before in zip(rows, cooled, raw, strict=True):
-        saved = _saved(segments, complete)
-        lost = lost_steps(after, gained, variance_of_draws(cooled))
-        found.append(
-            {
-                "cost": cost_of(after, variance_of_draws(cooled)),
-                "cost_before_cooldown": cost_of(before, variance_of_draws(raw)),
-                "each": after.mean(1).tolist(),
-                "saved": saved,
-                "lost": lost,
-                "price": {name: _divided(lost, share) for name, share in saved.items()},
-            }
-        )
+    trained: Mapping[Cell, list[Segment[Losses]]], complete: Segment[Losses], gained: Losses
+) -> dict[Cell, dict[str, Any]]:
+    """What each cell costs; the draws of one kind vary alike at all its rates."""
+    cooled = {cell: np.array([one.cooled - complete.cooled for one in segments]) for cell, segments in trained.items()}
+    raw = {cell: np.array([one.raw - complete.raw for one in segments]) for cell, segments in trained.items()}
+    found = {}
+    for cell, segments in trained.items():
+        alike = [other for other in trained if (other.kind, other.layers is None) == (cell.kind, cell.layers is None)]
+        of_draws, of_raw = (variance_of_draws(np.array([one[other] for other in alike])) for one in (cooled, raw))
+        lost, saved = lost_steps(cooled[cell], gained, of_draws), _saved(segments, complete)
+        found[cell] = {
+            **cell.to_json(),
+            "cost": cost_of(cooled[cell], of_draws),
+            "cost_before_cooldown": cost_of(raw[cell], of_raw),
+            "each": cooled[cell].mean(1).tolist(),
+            "saved": saved,
+            "lost": lost,
+            "price": {name: _divided(lost, share) for name, share in saved.items()},
+        }
     return found
 
 

@@ -131,6 +131,13 @@ class AnalyzeSettings:
         within=at_least(2),
         brief="prices: segments of each kind and rate",
     )
+    layer_parts: int = setting(
+        0,
+        "prices: equal parts of the layers, 3 for thirds: in each part alone heads, columns and layers are sampled, at "
+        "the lowest rate; 0: none.",
+        within=at_least(0),
+        brief="prices: parts of the layers sampled alone; 0: none",
+    )
 
 
 @dataclass
@@ -172,7 +179,17 @@ READS = {
     Analysis.compare: (*EVERY, "points", "trace"),
     Analysis.structural_dropout: (*EVERY, "draws"),
     Analysis.draws: (*EVERY, "draws", "rates", "units"),
-    Analysis.prices: ("tokens", "seq_len", "batch", "rates", "transitions", "steps", "cooldown", "repeats"),
+    Analysis.prices: (
+        "tokens",
+        "seq_len",
+        "batch",
+        "rates",
+        "transitions",
+        "steps",
+        "cooldown",
+        "repeats",
+        "layer_parts",
+    ),
 }
 """Which keys of `analyze` have a meaning where; with `trace` compare reads `parameters` and `probes`, too."""
 

@@ -13,6 +13,7 @@ from est_cli.config.length import LENGTHS
 from est_cli.config.method import SamplingConfig
 from est_cli.config.resolve import Resolved
 from est_cli.config.run import RunConfig
+from est_cli.config.schedulers.shared.scheduler import POSITIONS, RATES
 from est_cli.config.schema import leaves_of, plain
 from est_cli.config.setting import FREE, SETTLED, keys_with, left_open
 from est_cli.est.prices import Estimate, Moment, PriceList, spans_of
@@ -126,13 +127,15 @@ def _moment(found: Mapping[str, Any]) -> Moment:
         raise ValueError(f"the step of a moment is {str(step)[:40]}")
     if any(offer["lost"] is None for offer in found["offers"]):
         raise ValueError(f"complete steps gained nothing at step {step}, so nothing has a price; measure on more text")
-    lost = {
-        SamplingRates(_number(offer["p_h"]), _number(offer["p_m"]), _number(offer["p_l"])): _estimate(offer["lost"])
-        for offer in found["offers"]
-    }
+    lost = {_rates(offer): _estimate(offer["lost"]) for offer in found["offers"]}
     if not lost or len(lost) < len(found["offers"]):
         raise ValueError(f"the offers of step {step} are none, or the same rates twice")
     return Moment(step, _estimate(found["gain"]), lost)
+
+
+def _rates(offer: Mapping[str, Any]) -> SamplingRates:
+    p_h, p_m, p_l, p_t = (_number({"p_t": 1.0, **offer}[key]) for key in (*RATES, *POSITIONS))
+    return SamplingRates(p_h, p_m, p_l, p_t=p_t)
 
 
 def _estimate(found: Mapping[str, Any]) -> Estimate:

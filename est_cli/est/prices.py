@@ -106,8 +106,8 @@ class PriceList:
                 if here > 0 and not span.rates.full:
                     steps[span.rates] = steps.get(span.rates, 0) + here
             if missing := steps.keys() - moment.lost.keys():
-                p_h, p_m, p_l = min((one.p_h, one.p_m, one.p_l) for one in missing)
-                raise ValueError(f"no price was measured of p_h={p_h:g} p_m={p_m:g} p_l={p_l:g}")
+                p_h, p_m, p_l, p_t = min((one.p_h, one.p_m, one.p_l, one.p_t) for one in missing)
+                raise ValueError(f"no price was measured of p_h={p_h:g} p_m={p_m:g} p_l={p_l:g} p_t={p_t:g}")
             mean += sum(count * moment.lost[rates].mean for rates, count in steps.items())
             variance += sum(count * moment.lost[rates].error for rates, count in steps.items()) ** 2
         return Estimate(mean, math.sqrt(variance))

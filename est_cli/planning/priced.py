@@ -83,5 +83,6 @@ def _listed(value: Any) -> str:
 
 
 def _stages(design: Design) -> StageConfig:
-    rates = [[one.rates.p_h, one.rates.p_m, one.rates.p_l] for one in design.spans]
-    return StageConfig(boundaries=[one.end for one in design.spans], rates=[*rates, [1.0, 1.0, 1.0]])
+    rates = [[one.rates.p_h, one.rates.p_m, one.rates.p_l, one.rates.p_t] for one in design.spans]
+    written = [one[:3] if one[3] == 1.0 else one for one in rates]
+    return StageConfig(boundaries=[one.end for one in design.spans], rates=[*written, [1.0, 1.0, 1.0]])

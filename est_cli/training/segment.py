@@ -22,7 +22,6 @@ import torch
 
 from est_cli.common.errors import NumericsError
 from est_cli.config import OnSpike, RunConfig, SamplingConfig, WandbMode
-from est_cli.config.method import options_of
 from est_cli.config.resolve import resolve
 from est_cli.distributed import Group
 from est_cli.distributed.hardware import runs_ahead
@@ -64,8 +63,6 @@ class Bench:
     run: Run
     checkpoint: Path
     manifest: Manifest
-    options: SamplingOptions
-    """How subnetworks are drawn."""
     lr: float
     """The run's own optim.lr."""
 
@@ -77,6 +74,7 @@ class Bench:
     def train(
         self,
         rates: SamplingRates,
+        options: SamplingOptions,
         seed: int,
         steps: int,
         cooldown: int,
@@ -89,14 +87,14 @@ class Bench:
         """
         self._go_back()
         ledger, seconds, middle = FlopsLedger(), [], self.step + steps
-        self._sample(rates, seed)
+        self._sample(rates, options, seed)
         for step in range(self.step, middle):
             begin = time.perf_counter()
             ledger.add(*self._step(step, 1.0))
             seconds.append(time.perf_counter() - begin)
             told()
         raw = self._measured(measure)
-        self._sample(COMPLETE, seed)
+        self._sample(COMPLETE, options, seed)
         for number in range(cooldown):
             self._step(middle + number, 1.0 - (number + 1) / (cooldown + 1))
             told()
@@ -110,12 +108,12 @@ class Bench:
             scale = run.state.loss_scale, run.state.good_steps
             run.loss_scale = LossScale.at(*scale, run.accelerator.device)
 
-    def _sample(self, rates: SamplingRates, seed: int) -> None:
+    def _sample(self, rates: SamplingRates, options: SamplingOptions, seed: int) -> None:
         """Have the steps from now on draw at `rates`; stages stay where they are, with their batches and clipping."""
         run = self.run
         run.feed.close()
         run.resolved = replace(run.resolved, scheduler=at_rates(run.scheduler, rates))
-        run.generator = replace(run.generator, seed=seed, options=self.options)
+        run.generator = replace(run.generator, seed=seed, options=options)
         run.source = replace(run.source, scheduler=run.scheduler, generator=run.generator)
         run.feed = Feed(run.source.inputs_of, runs_ahead(run.accelerator.device))
 
@@ -147,10 +145,10 @@ def at_rates(scheduler: SamplingScheduler, rates: SamplingRates) -> SamplingSche
 
 
 @contextmanager
-def opened_bench(config: RunConfig, sampling: SamplingConfig, checkpoint: Path) -> Iterator[Bench]:
+def opened_bench(config: RunConfig, checkpoint: Path) -> Iterator[Bench]:
     """The run of this configuration at one of its checkpoints, which is copied: nothing is written beside it.
 
-    `sampling` says how subnetworks are drawn. Raises what build() raises when the run is resumed.
+    Raises what build() raises when the run is resumed.
     """
     config = deepcopy(config)
     config.sampling, config.tracking.wandb, config.tracking.also = SamplingConfig(), WandbMode.off, []
@@ -170,4 +168,4 @@ def opened_bench(config: RunConfig, sampling: SamplingConfig, checkpoint: Path) 
             yield folder
 
         with build(Start(complete, None), RunInputs(configured_corpus, copied, quiet=True)) as built:
-            yield Bench(built, checkpoint, manifest, options_of(sampling), config.optim.lr)
+            yield Bench(built, checkpoint, manifest, config.optim.lr)

@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 
-from est_cli.analysis.prices import KINDS, cost_of, lost_steps, variance_of_draws
+from est_cli.analysis.prices import KINDS, cells_of, cost_of, lost_steps, variance_of_draws
 from est_cli.analyze import main
 from est_cli.cli.entry import enter
+from est_cli.config import Analysis, AnalyzeConfig
 from est_cli.config.prices import read_prices
-from est_cli.est import SamplingRates
+from est_cli.est import IndexGenerator, SamplingRates, forward_flops, sample_sizes
+from est_cli.est.sizes import DEFAULTS, full_sizes
+from est_cli.families import spec_of
 from tests.lab.commands import tree
+from tests.lab.est_models import config_of
 from tests.lab.short_runs import trained
 
 SHORT = ["analysis=prices", "analyze.steps=2", "analyze.cooldown=1", "analyze.tokens=64", "analyze.rates=[0.5]"]
@@ -91,23 +95,52 @@ def result(folder: str) -> dict[str, Any]:
 def test_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = place / "outputs/dense"
     files = tree(run)
-    est_analyze(f"checkpoint={run}", *SHORT)
+    est_analyze(f"checkpoint={run}", *SHORT, "analyze.layer_parts=2")
     out = capsys.readouterr().out
     found = result("analyze-dense-prices")
     (moment,) = found["moments"]
     assert moment["step"] == 9, "the newest that leaves three steps before the decay, at 12"
     assert [offer["kind"] for offer in moment["offers"]] == list(KINDS) and "heads and columns at 0.5" in out
     blocks = [round(offer["saved"]["blocks"], 3) for offer in moment["offers"]]
-    assert blocks == [0.167, 0.333, 0.5, 0.5, 0.75]
+    assert blocks == [0.167, 0.333, 0.5, 0.5, 0.75, 0.0, 0.75]
+    assert moment["offers"][5]["price"]["blocks"] is None and moment["offers"][5]["saved"]["total"] > 0.1, "positions"
     for offer in moment["offers"]:
-        assert offer["price"]["blocks"]["mean"] == pytest.approx(offer["lost"]["mean"] / offer["saved"]["blocks"])
+        assert offer["price"]["total"]["mean"] == pytest.approx(offer["lost"]["mean"] / offer["saved"]["total"])
         assert offer["cost"]["mean"] == pytest.approx(np.mean(offer["each"]))
         assert offer["lost"]["mean"] * 2 * moment["gain"]["mean"] == pytest.approx(offer["cost"]["mean"])
     assert moment["loss"] - moment["loss_complete"] == pytest.approx(2 * moment["gain"]["mean"])
+    assert [(part["kind"], part["layers"]) for part in moment["parts"]] == [
+        (kind, [layer, layer]) for layer in (0, 1) for kind in ("heads", "columns")
+    ], "of one layer none can be left out"
+    assert [round(part["saved"]["blocks"], 3) for part in moment["parts"]] == [0.083, 0.167] * 2
+    assert "columns at 0.5 of layer 1" in out
     assert tree(run) == files and (Path("outputs/analyze-dense-prices/prices.png")).read_bytes()[:4] == b"\x89PNG"
     prices, settings, steps = read_prices("outputs/analyze-dense-prices")
     assert (steps, settings["train.seq_len"], prices.moments[0].step) == (16, 16, 9)
     assert prices.moments[0].lost[SamplingRates(p_h=0.5)].mean == moment["offers"][0]["lost"]["mean"]
+
+
+def test_parts_of_the_layers_are_sampled_alone() -> None:
+    """Of four layers the first or the last two; half of two layers is three quarters of four."""
+    config = AnalyzeConfig(analysis=Analysis.prices)
+    config.analyze.layer_parts, config.analyze.rates = 2, [0.75, 0.5]
+    spec = spec_of(config_of("gpt2", n_layer=4))
+    found = [cell for cell in cells_of(config, spec) if cell.layers is not None]
+    assert [(cell.kind, cell.rate, cell.layers) for cell in found] == [
+        (kind, 0.5, layers) for layers in ((0, 1), (2, 3)) for kind in ("heads", "columns", "layers")
+    ]
+    for cell in found:
+        drawn = IndexGenerator(spec, 0, cell.options).draw(0, cell.rates)
+        first, last = cell.layers or (0, 3)
+        running = drawn.layer_idx or (0, 1, 2, 3)
+        assert {n for n in range(4) if not first <= n <= last} <= set(running)
+        assert len(running) == (3 if cell.kind == "layers" else 4)
+        rates = SamplingRates(p_l=0.5) if cell.kind == "layers" else cell.rates
+        saved = [
+            forward_flops(spec, full_sizes(spec), 1, 8).blocks - forward_flops(spec, sizes, 1, 8).blocks
+            for sizes in (sample_sizes(spec, cell.rates, cell.options), sample_sizes(spec, rates, DEFAULTS))
+        ]
+        assert 2 * saved[0] == saved[1]
 
 
 @pytest.mark.slow

@@ -62,6 +62,7 @@ OUT_OF_RANGE = out_of_range(AnalyzeConfig) | {
     "analyze.steps": "0",
     "analyze.cooldown": "-1",
     "analyze.repeats": "1",
+    "analyze.layer_parts": "-1",
     "launch.num_processes": "0",
     "launch.strategy": "fsdp",
     "launch.reduce_dtype": "bf16",
@@ -134,7 +135,7 @@ def test_what_an_analysis_does_not_read_is_refused(analysis: Analysis) -> None:
     assert set().union(*READS.values()) == vars(AnalyzeSettings()).keys()
     changes = {
         **{"tokens": 9, "seq_len": 9, "batch": 9, "probes": 9, "directions": 9, "draws": 9, "points": 9, "radius": 0.5},
-        **{"rates": [0.25], "units": 9, "steps": 9, "cooldown": 9, "repeats": 9},
+        **{"rates": [0.25], "units": 9, "steps": 9, "cooldown": 9, "repeats": 9, "layer_parts": 9},
         **{"part": Part.training, "parameters": Parameters.mlp, "transitions": True, "trace": True},
     }
     baseline = "other" if analysis is Analysis.compare else None

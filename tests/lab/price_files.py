@@ -27,7 +27,7 @@ def price_content(
                     "step": step,
                     "gain": {"mean": gain, "standard_error": 0.0},
                     "offers": [
-                        {"p_h": h, "p_m": m, "p_l": n, "lost": {"mean": lost, "standard_error": error}}
+                        {"p_h": h, "p_m": m, "p_l": n, "p_t": 1.0, "lost": {"mean": lost, "standard_error": error}}
                         for (h, m, n), lost in offers.items()
                     ],
                 }

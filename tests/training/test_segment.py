@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from est_cli.common.errors import NumericsError
-from est_cli.config import SamplingConfig, StageConfig
+from est_cli.config import StageConfig
 from est_cli.config.stored import stored_config
-from est_cli.est import SamplingRates, training_flops
+from est_cli.est import SamplingOptions, SamplingRates, training_flops
 from est_cli.est.sizes import full_sizes, sample_sizes
 from est_cli.training.segment import COMPLETE, Bench, opened_bench
 from tests.lab.commands import tree
@@ -41,7 +41,7 @@ def dense(place: Path) -> Path:
 @pytest.fixture
 def bench(place: Path, dense: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.chdir(place)
-    with opened_bench(stored_config(dense), SamplingConfig(), dense / f"checkpoints/step-{BEGIN:06d}") as bench:
+    with opened_bench(stored_config(dense), dense / f"checkpoints/step-{BEGIN:06d}") as bench:
         yield bench
 
 
@@ -58,7 +58,7 @@ def same(found: Weights, expected: Weights) -> bool:
 
 
 def after(bench: Bench, rates: SamplingRates, steps: int, cooldown: int = 0, seed: int = 3) -> Weights:
-    return bench.train(rates, seed, steps, cooldown, lambda: weights_of(bench), lambda: None).cooled
+    return bench.train(rates, SamplingOptions(), seed, steps, cooldown, lambda: weights_of(bench), lambda: None).cooled
 
 
 def test_the_complete_segment_is_the_run_that_goes_on(bench: Bench, dense: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_cool_down_is_the_decay_of_a_run_that_ends_there(bench: Bench, place
 
 
 def test_what_it_says_of_flops_and_seconds(bench: Bench) -> None:
-    found = bench.train(HALF, 0, STEPS, 1, lambda: bench.run.model.training, lambda: None)
+    found = bench.train(HALF, SamplingOptions(), 0, STEPS, 1, lambda: bench.run.model.training, lambda: None)
     spec, options = bench.run.spec, bench.run.resolved.options
     sampled = training_flops(spec, sample_sizes(spec, HALF, options), 2, SEQ_LEN)
     assert found.ledger.used == sampled * STEPS
