@@ -50,6 +50,10 @@ def _llama(vocab: int, width: int, layers: int, heads: int, kv_heads: int, mlp: 
     return ModelConfig("llama", "llama", vocab, width, layers, heads, kv_heads, mlp, positions)
 
 
+GPT2_TINY = Case(_gpt2(4096, 128, 4, 4, 512), seq_len=256, tokens=1024, limit=1.0)
+GPT2 = Case(_gpt2(50257, 768, 12, 12, 1024), seq_len=128, tokens=256, limit=1.0)
+"""The presets' shapes with a small batch, for a CPU; without a gate."""
+
 CASES = {
     "cpu": (
         Case(_gpt2(8192, 512, 8, 8, 256), seq_len=256, tokens=2048, limit=1.05),
