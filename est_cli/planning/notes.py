@@ -114,6 +114,8 @@ def _tokens_per_parameter(plan: Plan, parameters: int) -> str:
 
 def _stage_notes(plan: Plan) -> Iterator[str]:
     """What the table's rates do not tell of a stage."""
+    if plan.scheduler.draws_positions:
+        yield "p_T: the share of its predictions that a loss is the mean of; the LM head computes these alone"
     for stage in plan.stages:
         planned = plan.scheduler.stages[stage.number - 1]
         if planned.rates.layers != "sample" or planned.rates.p_d < 1.0:

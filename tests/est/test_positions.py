@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, draw_positions, sample_sizes
+from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, draw_positions, sample_sizes, three_stage
+from est_cli.est.flops import planned_counts
 from est_cli.est.index import FULL
 from est_cli.est.positions import first_positions
-from est_cli.est.sizes import full_sizes, position_count, realised_p_t
+from est_cli.est.sizes import full_sizes, position_count, realised_p_t, varies
 from est_cli.families import spec_of
 from tests.lab.est_models import config_of
 
@@ -72,6 +73,17 @@ def test_the_complete_model_on_drawn_positions_is_complete_but_not_full() -> Non
     sizes = sample_sizes(spec, rates, SamplingOptions())
     assert sizes != full_sizes(spec) and sizes.p_t == 0.5
     assert realised_p_t([(sizes, 3), (full_sizes(spec), 1)], 16) == pytest.approx((3 * 8 / 15 + 1) / 4)
+
+
+def test_sizes_that_vary_from_draw_to_draw_keep_it() -> None:
+    """A plan replays them: with layers that are protected, draws of the others differ in size."""
+    spec, options = spec_of(config_of("gpt2")), SamplingOptions(protect=("heads:0",))
+    scheduler = three_stage(12, 4, 8, SamplingRates(0.5, 0.5, 0.5, p_t=0.5))
+    assert varies(spec, scheduler.stages[0].rates, options)
+    shares = {
+        number: {sizes.p_t for sizes, _ in ran} for number, ran in planned_counts(spec, scheduler, options, 4).items()
+    }
+    assert shares == {1: {0.5}, 2: {0.5}, 3: {1.0}}
 
 
 @pytest.mark.parametrize("p_t", [0.0, 1.1, float("nan")])

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from est_cli.config import Attention, OptimConfig, OptimName, Precision
 from est_cli.distributed.device import repeated_kv_heads
-from est_cli.est import IndexGenerator, SamplingRates, apply_est
+from est_cli.est import IndexGenerator, SamplingRates, apply_est, draw_positions
 from est_cli.est.sizes import SamplingOptions
 from est_cli.families import spec_of
 from est_cli.models import checkpoint_activations
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 BATCH, SEQ_LEN = 3, 16
 OPTIONS = SamplingOptions()
 RATES = [SamplingRates(0.4, 0.6, 0.4), SamplingRates(0.4, 0.6, 1.0), SamplingRates()]
+DRAWN = [SamplingRates(p_t=0.3), SamplingRates()]
 SEQ_LENS = [SEQ_LEN] * len(RATES)
 
 
@@ -63,7 +64,7 @@ def really_kept(config: Any, rates: SamplingRates, bf16: bool, checkpointing: bo
     tokens = torch.randint(0, config.vocab_size, (batch, SEQ_LEN))
     autocast = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
     with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor), autocast:
-        graph = LmLoss(loss)(model, tokens, 1)
+        graph = LmLoss(loss)(model, tokens, 1, drawn=draw_positions(0, 0, torch.arange(batch), SEQ_LEN, rates.p_t))
     assert graph.requires_grad
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
@@ -97,6 +98,15 @@ def test_kept_activations_are_those_of_a_real_model(family: str, loss: str, chec
     found = estimate(config, bf16, checkpointing, loss)
     for batch in (1, BATCH, 8):
         assert kept(found, batch) == [really_kept(config, rates, bf16, checkpointing, loss, batch) for rates in RATES]
+
+
+@pytest.mark.parametrize("loss", ["chunked", "whole"])
+def test_drawn_positions_keep_fewer_logits(loss: str) -> None:
+    config = small("gpt2")
+    precision, lens = Precision.fp32, [SEQ_LEN] * len(DRAWN)
+    found = estimate_memory(config, spec_of(config), OPTIONS, DRAWN, lens, precision, False, LmLoss(loss))
+    assert kept(found) == [really_kept(config, rates, False, False, loss, BATCH) for rates in DRAWN]
+    assert kept(found)[0] < kept(found)[1]
 
 
 def test_repeated_kv_heads_are_kept_too() -> None:
