@@ -136,13 +136,13 @@ def cheapest(
     """The schedule that saves `wanted` of a run's FLOPs and is expected to lose the fewest steps; None if none can.
 
     `until`: the step that sampling ends before; `saved`: share of a step's FLOPs that rates save. Up to MOST_BEFORE
-    stages in every order, complete ones among them, then the complete model.
+    stages in every order, complete ones among them, then the complete model; rates that save nothing are left alone.
 
     Exact: for one order of stages the expected loss is piecewise linear in their boundaries, with kinks at the edges
     between moments, and the saving is linear in them. So it is least where all boundaries but one are at an edge, or
     fall together, and the last one follows from what is wanted. (It is rounded to the whole step that saves no less.)
     """
-    shares = {rates: saved[rates] for rates in prices.rates} | {COMPLETE: 0.0}
+    shares = {rates: saved[rates] for rates in prices.rates if saved[rates] > 0.0} | {COMPLETE: 0.0}
     edges = sorted({*(edge for edge in prices.edges(max_steps) if edge <= until), until})
     designs = (
         _design(prices, max_steps, order, ends, shares)

@@ -80,6 +80,14 @@ def test_it_buys_where_it_is_cheap() -> None:
     assert end - begin == 400 and 300 <= begin < end <= 800
 
 
+def test_rates_that_save_nothing_are_left_alone_whatever_their_price() -> None:
+    """As positions do in the convention `blocks`: that they lose less than nothing is noise."""
+    free = SamplingRates(p_t=0.5)
+    prices = made((8, {A: 0.1, free: -0.3}))
+    design = cheapest(prices, 16, 12, {A: 0.25, free: 0.0}, 0.1)
+    assert design is not None and {span.rates for span in design.spans} <= {A, COMPLETE}
+
+
 def test_a_saving_that_is_out_of_reach_is_none() -> None:
     prices = made((3, {A: 0.1, B: 0.1, C: 0.1}))
     assert cheapest(prices, 16, 12, SAVED, 0.376) is None
