@@ -23,7 +23,7 @@ from est_cli.storage.run_dir import (
     name_of_model,
     run_of,
 )
-from est_cli.storage.store import OPTIMIZER, step_folders
+from est_cli.storage.store import OPTIMIZER, holds_moments, step_folders
 
 CONTINUES = "nothing was written; the same command begins anew"
 """What to do after it was stopped, or a process was lost."""
@@ -111,7 +111,7 @@ def priced_checkpoints(config: AnalyzeConfig) -> list[tuple[int | None, str]]:
             f"step {end}, where the run's {'rate falls' if run.decay_begin else 'steps end'}; see train.keep_every"
         )
     for _, path in roomy:
-        if not (path / OPTIMIZER).is_file():
+        if not holds_moments(path):
             raise CheckpointError(f"{path / OPTIMIZER}: missing, so this is no training checkpoint to continue from")
     return [(step, str(path)) for step, path in (roomy if config.analyze.transitions else roomy[-1:])]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import ConfigError
-from est_cli.config.length import LENGTHS
+from est_cli.config.length import LENGTHS, MOST_STEPS
 from est_cli.config.method import SamplingConfig
 from est_cli.config.resolve import Resolved
 from est_cli.config.run import RunConfig
@@ -23,6 +23,12 @@ from est_cli.storage import strict_json
 FILE = "analysis.json"
 """In the folder that analysis=prices makes."""
 MAX_BYTES = 1 << 24
+MOST_OFFERS = 100
+"""At a moment: the time that a design takes grows with their third power."""
+LARGEST = 1e9
+"""Of any number in a file of prices: what is added up and squared stays a number."""
+MOST_SHOWN = 40
+"""Characters of a value of the file in a message."""
 _ANY = ("seed", "fork", "share_prefix", "launch.", "scheduler.", "stage.", *(f"train.{key}" for key in LENGTHS))
 """What prices are expected to hold for whatever it is."""
 
@@ -57,9 +63,11 @@ def read_prices(place: str) -> tuple[PriceList, dict[str, Any], int]:
 def other_settings(config: RunConfig, settings: Mapping[str, Any]) -> Iterator[str]:
     """`KEY (THEIRS, here OURS)` of each setting that is not the one that prices hold for."""
     ours, settled = settings_of_prices(config, config.sampling), keys_with(RunConfig, SETTLED)
-    for key, value in settings.items():
-        if key in ours and repr(ours[key]) != repr(value) and not (key in settled and left_open(key, ours[key])):
-            yield f"{key} ({value}, here {ours[key]})"
+    defaults = settings_of_prices(RunConfig(), SamplingConfig())  # what a file from before est had a key was made with
+    for key, theirs in (defaults | dict(settings)).items():
+        is_open = key in settled and (key not in settings or left_open(key, ours.get(key)))
+        if key in ours and repr(ours[key]) != repr(theirs) and not is_open:
+            yield f"{key} ({_shown(theirs)}, here {ours[key]})"
 
 
 @dataclass(frozen=True)
@@ -113,24 +121,26 @@ def _product(one: Estimate, other: Estimate) -> Estimate:
 
 def _parsed(content: Mapping[str, Any]) -> tuple[PriceList, dict[str, Any], int]:
     if content["analysis"] != "prices":
-        raise ValueError(f"it is of analysis={str(content['analysis'])[:40]}")
+        raise ValueError(f"it is of analysis={_shown(content['analysis'])}")
     result = content["result"]
-    settings, steps = dict(result["settings"]), result["run_steps"]
-    if type(steps) is not int or steps < 1:
-        raise ValueError(f"run_steps is {str(steps)[:40]}")
+    settings, steps = dict(result["settings"]), _steps("run_steps", result["run_steps"])
     return PriceList(tuple(map(_moment, result["moments"]))), settings, steps
 
 
 def _moment(found: Mapping[str, Any]) -> Moment:
-    step = found["step"]
-    if type(step) is not int or step < 1:
-        raise ValueError(f"the step of a moment is {str(step)[:40]}")
-    if any(offer["lost"] is None for offer in found["offers"]):
+    step, gain = _steps("the step of a moment", found["step"]), _estimate(found["gain"])
+    if any(offer["lost"] is None for offer in found["offers"]) or gain.mean <= 0.0:
         raise ValueError(f"complete steps gained nothing at step {step}, so nothing has a price; measure on more text")
     lost = {_rates(offer): _estimate(offer["lost"]) for offer in found["offers"]}
-    if not lost or len(lost) < len(found["offers"]):
-        raise ValueError(f"the offers of step {step} are none, or the same rates twice")
-    return Moment(step, _estimate(found["gain"]), lost)
+    if not 0 < len(found["offers"]) <= MOST_OFFERS or len(lost) < len(found["offers"]):
+        raise ValueError(f"the offers of step {step} are none, over {MOST_OFFERS}, or the same rates twice")
+    return Moment(step, gain, lost)
+
+
+def _steps(what: str, value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= MOST_STEPS:
+        raise ValueError(f"{what} is {_shown(value)}")
+    return value
 
 
 def _rates(offer: Mapping[str, Any]) -> SamplingRates:
@@ -146,6 +156,10 @@ def _estimate(found: Mapping[str, Any]) -> Estimate:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{str(value)[:40]} is no number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST <= value <= LARGEST:
+        raise ValueError(f"{_shown(value)} is no number, or over {LARGEST:g}")
     return float(value)
+
+
+def _shown(value: Any) -> str:
+    return str(value)[:MOST_SHOWN]

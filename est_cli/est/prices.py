@@ -12,12 +12,12 @@ moment run at some rates, which is what makes the search below exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise, product
 
-from .schedule import SamplingRates, SamplingScheduler
+from .schedule import SamplingRates, SamplingScheduler, Stage
 
 Z95 = 1.959964
 """Standard errors to each side of a 95 % interval."""
@@ -106,8 +106,9 @@ class PriceList:
                 if here > 0 and not span.rates.full:
                     steps[span.rates] = steps.get(span.rates, 0) + here
             if missing := steps.keys() - moment.lost.keys():
-                p_h, p_m, p_l, p_t = min((one.p_h, one.p_m, one.p_l, one.p_t) for one in missing)
-                raise ValueError(f"no price was measured of p_h={p_h:g} p_m={p_m:g} p_l={p_l:g} p_t={p_t:g}")
+                raise ValueError(
+                    f"no price was measured of steps {min(Stage(0, rates).describe() for rates in missing)}"
+                )
             mean += sum(count * moment.lost[rates].mean for rates, count in steps.items())
             variance += sum(count * moment.lost[rates].error for rates, count in steps.items()) ** 2
         return Estimate(mean, math.sqrt(variance))
@@ -142,16 +143,39 @@ def cheapest(
     between moments, and the saving is linear in them. So it is least where all boundaries but one are at an edge, or
     fall together, and the last one follows from what is wanted. (It is rounded to the whole step that saves no less.)
     """
-    shares = {rates: saved[rates] for rates in prices.rates if saved[rates] > 0.0} | {COMPLETE: 0.0}
+    rates = (COMPLETE, *(one for one in prices.rates if saved[one] > 0.0))
+    shares = [0.0, *(saved[one] for one in rates[1:])]
+    lost = [_lost_before(prices, max_steps, one) for one in rates]  # numbers and tables: there are many designs
     edges = sorted({*(edge for edge in prices.edges(max_steps) if edge <= until), until})
+
+    def total(order: Sequence[int], ends: Sequence[int]) -> float:
+        parts = zip(order, pairwise([0, *ends]), strict=True)
+        return sum(lost[one](end) - lost[one](begin) for one, (begin, end) in parts)
+
     designs = (
-        _design(prices, max_steps, order, ends, shares)
+        (total(order, ends), order, ends)
         for count in range(1, MOST_BEFORE + 1)
-        for order in product(shares, repeat=count)
-        if not order[-1].full and all(one != after for one, after in pairwise(order))
-        for ends in _boundaries([shares[rates] for rates in order], edges, wanted * max_steps)
+        for order in product(range(len(rates)), repeat=count)
+        if order[-1] and all(one != after for one, after in pairwise(order))
+        for ends in _boundaries([shares[one] for one in order], edges, wanted * max_steps)
     )
-    return min(designs, key=lambda design: design.lost.mean, default=None)
+    # Of designs that lose as much the first, which has the fewest stages: the sums differ in their last bits.
+    found = min(designs, key=lambda design: round(design[0], 9), default=None)
+    if found is None:
+        return None
+    _, order, ends = found
+    return _design(prices, max_steps, [rates[one] for one in order], ends, dict(zip(rates, shares, strict=True)))
+
+
+def _lost_before(prices: PriceList, max_steps: int, rates: SamplingRates) -> Callable[[int], float]:
+    """What is lost where all steps before a step are at `rates`."""
+    if rates.full:
+        return lambda step: 0.0
+    each = [
+        (begin, end, moment.lost[rates].mean)
+        for (begin, end), moment in zip(pairwise(prices.edges(max_steps)), prices.moments, strict=True)
+    ]
+    return cache(lambda step: sum(price * (min(end, step) - begin) for begin, end, price in each if begin < step))
 
 
 def _boundaries(shares: Sequence[float], edges: Sequence[int], wanted: float) -> Iterator[list[int]]:

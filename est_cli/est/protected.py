@@ -25,8 +25,7 @@ class Protected(NamedTuple):
 
 def is_entry(entry: object) -> bool:
     """Whether it can stand in `sampling.protect`, whatever the model."""
-    fits = isinstance(entry, int) and not isinstance(entry, bool)
-    return fits or (isinstance(entry, str) and _ENTRY.fullmatch(entry) is not None)
+    return isinstance(entry, int | str) and not isinstance(entry, bool) and _ENTRY.fullmatch(str(entry)) is not None
 
 
 def kinds_of(entry: int | str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from est_cli.common.errors import reason
 from est_cli.families import classes_of
 from est_cli.storage import strict_json
 from est_cli.storage.shares import joined_weights
+from est_cli.storage.store import MOMENTS
 
 CODE_KEYS = (
     "auto_map",
@@ -50,7 +51,6 @@ FINETUNE_DROPOUTS = (
 """With those of encoders and heads. StarCoder2's residual_dropout, which is not among them, stays the checkpoint's:
 setting it would be another result of the same settings (FINETUNE_VERSION)."""
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]+\.safetensors")
-_NOT_A_MODEL = re.compile(r"optim(-\d{5,}-of-\d{5,})?\.safetensors")
 
 
 def read_config(place: str, local: bool, revision: str | None = None) -> Any:
@@ -185,7 +185,7 @@ def _held(folder: Path) -> tuple[int, int]:
     """Tensors in the weights of `folder`, and the numbers in them."""
     tensors = numbers = 0
     for path in folder.glob("*.safetensors"):
-        if _NOT_A_MODEL.fullmatch(path.name):
+        if MOMENTS.fullmatch(path.name):
             continue
         with path.open("rb") as begin:
             size = int.from_bytes(begin.read(8), "little")

@@ -17,7 +17,9 @@ from est_cli.storage import disk, manifest, strict_json
 from est_cli.storage.manifest import CARD, CARD_PICTURE, MANIFEST, Files, Manifest, blaming
 
 OPTIMIZER = "optim.safetensors"
-"""Of a checkpoint that training can go on from: the optimizer's state."""
+"""Of a checkpoint that training can go on from: the optimizer's state, ..."""
+MOMENTS = re.compile(r"optim(-[0-9]{5,}-of-[0-9]{5,})?\.safetensors")
+"""... in one file, or in a share for each process (see shares.py)."""
 _STEP = re.compile(r"step-([0-9]{6,})")
 _RECORDS = r"config\.yaml|(metrics|layers)\.jsonl|(forked_from|zero_shot|analysis|tracked-[a-z]+)\.json"
 _RECORDS += r"|tokens\.npy|(summary|results)\.(json|csv|md)"
@@ -90,6 +92,12 @@ def _check_listing(present: set[str], expected: set[str]) -> None:
         raise ValueError(f"{name} is missing")
     for name in sorted(present - expected - {CARD, CARD_PICTURE}):
         raise ValueError(f"{name!r} is not in {MANIFEST}, so it does not belong there")
+
+
+def holds_moments(path: Path) -> bool:
+    """Whether a checkpoint has the optimizer's state, by the names of its files."""
+    with blaming(path):
+        return any(map(MOMENTS.fullmatch, os.listdir(path)))
 
 
 def step_folders(folder: Path) -> list[tuple[int, Path]]:

@@ -44,9 +44,10 @@ def save_together(
 
     def fill(tmp: Path) -> Files:
         peers.share({"place": str(tmp)})
-        outcome = _outcome(tmp, shares)
+        files = _joined(peers.exchange(_outcome(tmp, shares)))
+        # Behind the exchange, in which the others wait: what fails here is told them by tell_refused().
         content.write_beside(tmp, shares.snapshot, tokenizer, state)
-        return _joined(peers.exchange(outcome))
+        return files
 
     try:
         target = content.place_for(folder, step)

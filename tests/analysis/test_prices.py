@@ -22,6 +22,7 @@ from est_cli.est.sizes import DEFAULTS, full_sizes
 from est_cli.families import spec_of
 from tests.lab.commands import tree
 from tests.lab.est_models import config_of
+from tests.lab.plain_shares import in_shares
 from tests.lab.short_runs import trained
 
 SHORT = ["analysis=prices", "analyze.steps=2", "analyze.cooldown=1", "analyze.tokens=64", "analyze.rates=[0.5]"]
@@ -151,6 +152,18 @@ def test_the_seed_decides_the_draws_alone(place: Path) -> None:
     (one,), (other,) = (result(name)["moments"] for name in "ab")
     assert one["loss_complete"] == other["loss_complete"] and one["loss"] == other["loss"]
     assert all(a["each"] != b["each"] for a, b in zip(one["offers"], other["offers"], strict=True))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_in_shares_has_the_prices_of_the_same_in_whole(place: Path) -> None:
+    shutil.copytree(place / "outputs/dense", "run")
+    step = "checkpoints/step-000005"
+    shutil.rmtree(Path("run", step))
+    in_shares(place / "outputs/dense" / step, Path("run", step))
+    for name, run in (("whole", place / "outputs/dense"), ("shares", "run")):
+        est_analyze(f"checkpoint={run}/{step}", *SHORT, f"run_name={name}")
+    (whole,), (shares,) = (result(name)["moments"] for name in ("whole", "shares"))
+    assert [offer["each"] for offer in whole["offers"]] == [offer["each"] for offer in shares["offers"]]
 
 
 REFUSED = [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from est_cli.common.errors import ConfigError
-from est_cli.config import RunConfig, SamplingConfig
+from est_cli.config import Precision, RunConfig, SamplingConfig
 from est_cli.config.prices import other_settings, read_prices, settings_of_prices
 from est_cli.est.prices import Estimate
 from est_cli.est.schedule import SamplingRates
@@ -52,6 +52,19 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a word for a number": (lambda found: moment_of(found)["gain"].update(mean="x"), "x is no number"),
     "an error below 0": (lambda found: moment_of(found)["gain"].update(standard_error=-1), "a standard error is -1"),
     "no price": (lambda found: moment_of(found)["offers"][0].update(lost=None), "gained nothing at step 50"),
+    "a number that no float is": (lambda found: moment_of(found)["gain"].update(mean=10**400), "is no number, or over"),
+    "a number beyond reason": (
+        lambda found: moment_of(found)["offers"][0]["lost"].update(standard_error=1e300),
+        "1e+300 is no number, or over 1e+09",
+    ),
+    "a step that no run has": (lambda found: moment_of(found).update(step=10**400), "the step of a moment is 1000"),
+    "no gain": (lambda found: moment_of(found)["gain"].update(mean=0.0), "gained nothing at step 50"),
+    "offers without end": (
+        lambda found: moment_of(found).update(
+            offers=[{**moment_of(found)["offers"][0], "p_m": 1 / n} for n in range(1, 102)]
+        ),
+        "over 100",
+    ),
     "steps that are none": (lambda found: found["result"].update(run_steps="9"), "run_steps is 9"),
 }
 
@@ -91,3 +104,16 @@ def test_settings_that_prices_do_not_hold_for() -> None:
         "sampling.keep_ends (False, here True)",
         f"optim.lr ({RunConfig().optim.lr}, here 0.5)",
     ]
+
+
+def test_a_setting_that_the_file_does_not_know_was_its_default(tmp_path: Path) -> None:
+    """As where est got it after the prices were taken."""
+    settings = settings_of_prices(RunConfig(), SamplingConfig())
+    del settings["sampling.protect"], settings["train.precision"]
+    other = RunConfig()
+    other.train.precision = Precision.fp32  # settled since
+    assert not [*other_settings(other, settings)]
+    other.sampling.protect = [0]
+    assert [*other_settings(other, settings)] == ["sampling.protect (None, here [0])"]
+    (name,) = other_settings(RunConfig(), {**settings, "model.name": "x" * 999})
+    assert name.startswith(f"model.name ({'x' * 40},")

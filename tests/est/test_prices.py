@@ -34,7 +34,7 @@ def test_each_step_has_the_price_of_the_nearest_moment() -> None:
     nearest = {step: int(step >= 8) for step in range(20)}
     for spans in ([Span(0, 10, A), Span(10, 20, COMPLETE)], [Span(0, 7, C), Span(7, 9, B), Span(9, 20, A)]):
         assert prices.lost(spans, 20).mean == pytest.approx(lost_by_hand(prices, spans, nearest), rel=1e-12)
-    with pytest.raises(ValueError, match=r"no price was measured of p_h=0\.25 p_m=1 p_l=1 p_t=1"):
+    with pytest.raises(ValueError, match=r"no price was measured of steps at p_h=0\.25 p_m=1 p_l=1"):
         prices.lost([Span(0, 5, SamplingRates(p_h=0.25))], 20)
 
 

@@ -49,7 +49,9 @@ def test_what_a_list_means_in_five_layers(entries: tuple[int | str, ...], expect
     assert protected(entries, 5) == expected
 
 
-@pytest.mark.parametrize("entry", [True, 0.5, None, "", "head:1", "first-2", "heads:", "1:2", "0-1-2", "all", [0]])
+@pytest.mark.parametrize(
+    "entry", [True, 0.5, None, "", "head:1", "first-2", "heads:", "1:2", "0-1-2", "all", [0], 10**6]
+)
 def test_anything_else_is_refused(entry: Any) -> None:
     assert not is_entry(entry)
     with pytest.raises(ValueError, match=r"^sampling\.protect: .* is not a layer \(0, -1, first, last\)"):

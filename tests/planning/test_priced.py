@@ -110,7 +110,7 @@ REFUSED: list[tuple[list[str], str]] = [
         "target_saving: 2 stages are cheapest, and for them train.micro_batch",
     ),
     (["scheduler=raptr"], "which scheduler=raptr has"),
-    ([], "no price was measured of p_h=0.5 p_m=0.5 p_l=1 p_t=1, which scheduler=three_stage has"),
+    ([], "no price was measured of steps at p_h=0.5 p_m=0.5 p_l=1, which scheduler=three_stage has"),
 ]
 
 

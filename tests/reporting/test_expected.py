@@ -46,7 +46,7 @@ def test_rates_without_a_price_are_told(place: Path) -> None:
     claims = with_predictions(claims_of(list(groups_in(place / "runs").values())), str(place / "prices"))
     told = [claim.cautions[0] for claim in claims if claim.expected is None]
     assert len(claims) == 2 and len(told) == 1
-    assert "no price was measured of p_h=0.25 p_m=1 p_l=1 p_t=1" in told[0]
+    assert "no price was measured of steps at p_h=0.25 p_m=1 p_l=1" in told[0]
 
 
 @pytest.mark.slow

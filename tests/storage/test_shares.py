@@ -238,6 +238,31 @@ def test_an_error_of_one_is_told_to_all_and_nothing_is_there(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_the_first_cannot_write_is_told_where_the_others_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = (shares_of(rank) for rank in range(COUNT))
+    asked = []
+
+    class Listening(Others):
+        def share(self, value: Any) -> Any:
+            asked.append("share")
+            return super().share(value)
+
+        def exchange(self, value: Any) -> list[Any]:
+            asked.append("exchange")
+            return super().exchange(value)
+
+    def full(name: str) -> None:
+        if name == "write state.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(disk, "fault_point", full)
+    with pytest.raises(StorageError, match="No space left"):
+        save_together(tmp_path, 3, first, None, STATE, {}, Listening(others))
+    assert asked == ["share", "exchange", "share"] and list(tmp_path.iterdir()) == []
+
+
 def test_a_share_that_is_not_seen_is_no_checkpoint(tmp_path: Path) -> None:
     """As where a machine has another file system."""
     first, *others = (shares_of(rank) for rank in range(COUNT))
