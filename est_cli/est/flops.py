@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from .kept import varies
 from .schedule import SamplingScheduler
 from .sizes import (
     MicroBatchSplit,
@@ -27,7 +28,6 @@ from .sizes import (
     full_sizes,
     position_count,
     scheduled_sizes,
-    varies,
 )
 from .spec import Kept, ModelSpec
 

@@ -18,11 +18,14 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from .kept import always_run, kept_units, largest_layers, layer_chances, layer_size
 from .schedule import SamplingRates, Stage
-from .sizes import DEFAULTS, SampleSizes, SamplingOptions, always_run, kept_units, largest_layers, layer_size
+from .sizes import DEFAULTS, SampleSizes, SamplingOptions
 from .spec import Kept, ModelSpec, Unit
+from .systematic import systematic
 
 _HEADS, _COLUMNS, _LAYERS = 1, 2, 3  # one independent stream of keys for each kind of unit
+_START = 0  # and one of where the draw of layers by their own chances begins
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # SplitMix64 (Steele, Lea, Flood 2014)
 _WORD = (1 << 64) - 1
@@ -183,45 +186,46 @@ class IndexGenerator:
         """(S, L) bool: which layers run in each step; `p_l` of each step counts where each layer is drawn by itself."""
         n, k = self.spec.num_layers, layer_size(self.spec, rates, self.options)
         if rates.random:
-            keys = self._layer_keys(steps, place, n)
-            return _shift_right(keys, 11).to(torch.float64) * 2.0**-53 < self._chances(rates, p_l)
+            return _uniform(self._layer_keys(steps, place, n)) < self._chances(rates, p_l)
         running = torch.zeros(len(steps), n, dtype=torch.bool)
         if k == n or rates.layers == "first":
             running[:, :k] = True
             return running
         always = sorted(always_run(self.spec, rates, self.options))
         others = torch.tensor([layer for layer in range(n) if layer not in always], dtype=torch.int64)
-        drawn = _least(self._layer_keys(steps, place, len(others)), k - len(always))
+        keys = self._layer_keys(steps, place, len(others))
         running[:, always] = True
+        if rates.by_layer:
+            start, chances = _uniform(self._layer_keys(steps, place, 1, _START)), self._chances(rates, [rates.p_l])[0]
+            running[:, others] = systematic(keys.argsort(dim=1), start, chances[others])
+            return running
+        drawn = _least(keys, k - len(always))
         return running.scatter_(1, others[drawn], True)
 
-    def _layer_keys(self, steps: Tensor, place: tuple[int, ...], n: int) -> Tensor:
+    def _layer_keys(self, steps: Tensor, place: tuple[int, ...], n: int, stream: int = _LAYERS) -> Tensor:
         """(S, n) int64: in each row what _keys() gives for its step."""
         key = torch.full_like(steps, _signed(hash_numbers((self.seed,))))
-        numbers: list[Tensor | int] = [steps, *place, _LAYERS]
+        numbers: list[Tensor | int] = [steps, *place, stream]
         for number in numbers:
             key = _mix(key + _signed(_GOLDEN) + number)  # as hash_numbers
         return _mix(torch.arange(1, n + 1) * _signed(_GOLDEN) + key.unsqueeze(1))
 
     def _chances(self, rates: SamplingRates, p_l: Sequence[float]) -> Tensor:
         """(S, L) float64: the probability of each layer to run at each of the rates `p_l`."""
-        n, k = self.spec.num_layers, layer_size(self.spec, rates, self.options)
-        always = sorted(always_run(self.spec, rates, self.options))
-        of_steps = torch.tensor(p_l, dtype=torch.float64).unsqueeze(1)
-        if rates.layers == "depth":
-            chances = 1.0 - torch.arange(n, dtype=torch.float64) / n * (1.0 - of_steps)
-        elif rates.layers == "chance":
-            chances = of_steps.repeat(1, n)
-        else:
-            chances = torch.full((len(p_l), n), 1.0 if k == n else (k - len(always)) / (n - len(always)))
-        chances[:, always] = 1.0
+        n, of_steps = self.spec.num_layers, torch.tensor(p_l, dtype=torch.float64).unsqueeze(1)
+        if not rates.random:
+            return torch.tensor(layer_chances(self.spec, rates, self.options), dtype=torch.float64).expand(len(p_l), n)
+        depth = torch.arange(n, dtype=torch.float64) / n
+        chances = 1.0 - depth * (1.0 - of_steps) if rates.layers == "depth" else of_steps.repeat(1, n)
+        chances[:, sorted(always_run(self.spec, rates, self.options))] = 1.0
         return chances
 
     def _scales(self, rates: SamplingRates) -> tuple[float, Tensor | None]:
         """(layer_scale, layer_scales) of a subnetwork."""
         inverse = self.options.layer_scale == "inverse" and rates.layers != "first"
         k, n = layer_size(self.spec, rates, self.options), self.spec.num_layers
-        each = rates.random or (bool(self.options.protect) and k < n)  # with keep_ends alone all are scaled alike
+        own = bool(self.options.protect or rates.by_layer)  # with keep_ends alone all are scaled alike
+        each = rates.random or (own and k < n)
         if rates.layers == "depth" or (inverse and each):
             return 1.0, (1.0 / self._chances(rates, [rates.p_l])[0]).to(torch.float32)
         return (n / k if inverse else 1.0), None
@@ -298,6 +302,11 @@ def _keys(key: tuple[int, ...], rows: Tensor, n: int) -> Tensor:
 def _least(keys: Tensor, k: int) -> Tensor:
     """(rows, k) int64: where the k smallest keys of each row stand, sorted."""
     return keys.topk(k, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
+
+
+def _uniform(keys: Tensor) -> Tensor:
+    """float64 in [0, 1) of keys."""
+    return _shift_right(keys, 11).to(torch.float64) * 2.0**-53
 
 
 def _mix(x: Tensor) -> Tensor:
