@@ -144,9 +144,13 @@ def scheduler_problems(config: RunConfig, steps: int) -> Iterator[str]:
     yield from wrong
     if not missing and not wrong and not _out_of_range(stage):
         try:
-            scheduler.make(steps, stage)
+            made = scheduler.make(steps, stage)
         except ValueError as error:
             yield str(error)
+            return
+        read = "layer_rates" in scheduler.optional
+        if read and stage.layer_rates is not None and all(one.rates.complete for one in made.stages):
+            yield "stage.layer_rates: changes nothing, since no stage samples anything; leave it null"
 
 
 def _sampling_problems(sampling: SamplingConfig) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from est_cli.config.setting import Items, above, at_least, setting
+from est_cli.config.setting import Items, above, at_least, between, setting
 
 MAX_STAGES = 32
 """Each stage may be another set of shapes to compile."""
@@ -57,6 +57,13 @@ class StageConfig:
         "each step, and the LM head sees those positions alone. linear, cosine: at the start; constant: always; "
         "n_stage has it as a fourth number in stage.rates; null: 1, all.",
         brief="Share of predictions that the loss sees",
+    )
+    layer_rates: list[float] | None = setting(
+        None,
+        "A rate for each layer, in (0, 1]: what a layer leaves out is in proportion to 1 minus its rate, so that the "
+        "mean over layers is p_h, p_m and, of the chance to run, p_l; 1 is a layer that is never sampled.",
+        within=between("(0, 1]"),
+        brief="Rates by layer, around the means p_h, p_m, p_l",
     )
     boundaries: int | float | list[int | float] | None = setting(
         None,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .gradient import GradientPart, packed_copies, reached_parts, sampled_parts, whole_parts
     from .growth import grow
     from .index import FULL, IndexGenerator, Subnetwork
+    from .kept import sample_size
     from .positions import draw_positions
     from .schedule import (
         SamplingRates,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
         n_stage,
         three_stage,
     )
-    from .sizes import SampleSizes, SamplingOptions, sample_size, sample_sizes
+    from .sizes import SampleSizes, SamplingOptions, sample_sizes
     from .spec import Kept, ModelSpec, Projection, SampledAttribute, SampledParameter, UnitSpan
     from .stacking import copied_from, g_stack, gradual_stacking, one_layer
     from .wrap import EstHandle, apply_est
@@ -51,7 +52,7 @@ _HOME = {
     "three_stage": "schedule", "raptr": "baselines", "layer_dropout": "baselines", "pld": "baselines",
     "early_dropout": "baselines", "gradual_stacking": "stacking", "g_stack": "stacking", "one_layer": "stacking",
     "copied_from": "stacking", "grow": "growth", "SampleSizes": "sizes", "SamplingOptions": "sizes",
-    "sample_size": "sizes", "sample_sizes": "sizes", "Kept": "spec", "ModelSpec": "spec", "Projection": "spec",
+    "sample_size": "kept", "sample_sizes": "sizes", "Kept": "spec", "ModelSpec": "spec", "Projection": "spec",
     "UnitSpan": "spec", "SampledAttribute": "spec", "SampledParameter": "spec", "EstHandle": "wrap",
     "apply_est": "wrap", "check": "checking", "draw_positions": "positions",
 }  # fmt: skip

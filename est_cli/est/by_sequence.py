@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from .kept import layer_size, sample_size
 from .schedule import SamplingRates
-from .sizes import MicroBatchSplit, SamplingOptions, SequenceCounts, layer_size, sample_size, sample_sizes
+from .sizes import MicroBatchSplit, SamplingOptions, SequenceCounts, sample_sizes
 from .spec import ModelSpec
 
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .by_sequence import step_counts
+from .kept import varies
 from .schedule import SamplingScheduler
 from .sizes import (
     MicroBatchSplit,
@@ -28,7 +29,6 @@ from .sizes import (
     full_sizes,
     position_count,
     scheduled_sizes,
-    varies,
 )
 from .spec import Kept, ModelSpec
 

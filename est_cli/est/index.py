@@ -22,12 +22,15 @@ from torch.nn import functional as F
 from .balanced import balanced
 from .by_sequence import LayerDesign, layer_design
 from .hashing import counted, further, hash_numbers, hashed, numbered, uniform
+from .kept import always_run, kept_units, largest_layers, layer_chances, layer_size
 from .schedule import SamplingRates, Stage
-from .sizes import DEFAULTS, SampleSizes, SamplingOptions, always_run, kept_units, largest_layers, layer_size
+from .sizes import DEFAULTS, SampleSizes, SamplingOptions
 from .spec import Kept, ModelSpec, Unit
+from .systematic import systematic
 
 _HEADS, _COLUMNS, _LAYERS = 1, 2, 3  # one independent stream of keys for each kind of unit; 4 is in positions.py
 _SEQUENCES = 5
+_START = 0  # and one of where the draw of layers by their own chances begins
 _POWERS = {"inverse": 1.0, "sqrt": 0.5, "none": 0.0}
 
 
@@ -255,12 +258,17 @@ class IndexGenerator:
             running[:, :k] = True
             return running
         always, others, count = self._free_layers(rates)
+        running[:, always] = True
+        if rates.by_layer:
+            start = uniform(counted(self._layer_states(steps, place, _START), 1))
+            order = self._layer_keys(steps, place, len(others)).argsort(dim=1)
+            running[:, others] = systematic(order, start, self._chances(rates, [rates.p_l])[0, others])
+            return running
         if self.options.cover == "independent" or not count:
             drawn = _least(self._layer_keys(steps, place, len(others)), count)
         else:
             numbers = torch.full_like(steps, self._number(place))
             drawn = balanced(self._layer_states(steps), numbers, len(others), count)
-        running[:, always] = True
         return running.scatter_(1, others[drawn], True)
 
     def _free_layers(self, rates: SamplingRates) -> tuple[list[int], Tensor, int]:
@@ -270,10 +278,10 @@ class IndexGenerator:
         count = layer_size(self.spec, rates, self.options) - len(always)
         return always, torch.tensor(others, dtype=torch.int64), count
 
-    def _layer_states(self, steps: Tensor, place: tuple[int, ...] = ()) -> Tensor:
+    def _layer_states(self, steps: Tensor, place: tuple[int, ...] = (), stream: int = _LAYERS) -> Tensor:
         """(S,) int64: a hash for each step, of the layers that are drawn at `place`, or anywhere in it."""
         state = hashed((self.seed,), steps)
-        numbers: list[Tensor | int] = [steps, *place, _LAYERS]
+        numbers: list[Tensor | int] = [steps, *place, stream]
         for number in numbers:
             state = further(state, number)
         return state
@@ -284,16 +292,12 @@ class IndexGenerator:
 
     def _chances(self, rates: SamplingRates, p_l: Sequence[float]) -> Tensor:
         """(S, L) float64: the probability of each layer to run at each of the rates `p_l`."""
-        n, k = self.spec.num_layers, layer_size(self.spec, rates, self.options)
-        always = sorted(always_run(self.spec, rates, self.options))
-        of_steps = torch.tensor(p_l, dtype=torch.float64).unsqueeze(1)
-        if rates.layers == "depth":
-            chances = 1.0 - torch.arange(n, dtype=torch.float64) / n * (1.0 - of_steps)
-        elif rates.layers == "chance":
-            chances = of_steps.repeat(1, n)
-        else:
-            chances = torch.full((len(p_l), n), 1.0 if k == n else (k - len(always)) / (n - len(always)))
-        chances[:, always] = 1.0
+        n, of_steps = self.spec.num_layers, torch.tensor(p_l, dtype=torch.float64).unsqueeze(1)
+        if not rates.random:
+            return torch.tensor(layer_chances(self.spec, rates, self.options), dtype=torch.float64).expand(len(p_l), n)
+        depth = torch.arange(n, dtype=torch.float64) / n
+        chances = 1.0 - depth * (1.0 - of_steps) if rates.layers == "depth" else of_steps.repeat(1, n)
+        chances[:, sorted(always_run(self.spec, rates, self.options))] = 1.0
         return chances
 
     def _scales(self, rates: SamplingRates, design: LayerDesign | None) -> tuple[float, Tensor | None]:
@@ -302,7 +306,8 @@ class IndexGenerator:
         if design is not None:
             return (self.spec.num_layers * design.sequences / design.passes if inverse else 1.0), None
         k, n = layer_size(self.spec, rates, self.options), self.spec.num_layers
-        each = rates.random or (bool(self.options.protect) and k < n)  # with keep_ends alone all are scaled alike
+        own = bool(self.options.protect or rates.by_layer)  # with keep_ends alone all are scaled alike
+        each = rates.random or (own and k < n)
         if rates.layers == "depth" or (inverse and each):
             return 1.0, (1.0 / self._chances(rates, [rates.p_l])[0]).to(torch.float32)
         return (n / k if inverse else 1.0), None

@@ -39,6 +39,9 @@ class SamplingRates:
     """The share of the entries of the residual branches' outputs that plain dropout keeps."""
     p_t: float = 1.0
     """The share of a sequence's predictions that the loss is the mean of (see positions.py)."""
+    by_layer: tuple[float, ...] = ()
+    """One for each layer: what it leaves out is in proportion to 1 minus its entry, and the mean over layers is that of
+    the rate, so at rates that are the mean of these they are the layers' own. Of p_l: the chance of each to run."""
 
     def __post_init__(self) -> None:
         for name in ("p_h", "p_m", "p_l", "p_d", "p_t"):
@@ -47,8 +50,19 @@ class SamplingRates:
                 raise ValueError(f"{name}: {rate} is not a sampling rate; it must be above 0 and at most 1")
         if self.layers not in LAYERS:
             raise ValueError(f"layers: {self.layers!r} is not one of {', '.join(LAYERS)}")
+        if self.by_layer and (not all(0.0 < rate <= 1.0 for rate in self.by_layer) or len(set(self.by_layer)) == 1):
+            raise ValueError(
+                f"layer_rates: {[*self.by_layer]} are not rates above 0 and at most 1 of which at least two differ"
+            )
         if self.num_layers is not None and self.num_layers < 1:
             raise ValueError(f"num_layers: {self.num_layers} is out of range; it must be at least 1")
+
+    def of_layer(self, p: float, layer: int) -> float:
+        """The rate of a layer where `p`, one of these rates, is the mean over layers."""
+        if not self.by_layer or p == 1.0:
+            return p
+        left_out = [1.0 - rate for rate in self.by_layer]
+        return 1.0 - (1.0 - p) * left_out[layer] * len(left_out) / sum(left_out)
 
     @property
     def complete(self) -> bool:
@@ -101,8 +115,8 @@ class Stage:
             return f"on paths of {share}"
         if rates.layers == "first":
             return f"with the first {share}"
-        positions = f" p_t={rates.p_t:g}" if rates.p_t < 1.0 else ""
-        return f"at p_h={rates.p_h:g} p_m={rates.p_m:g} p_l={rates.p_l:g}{positions}"
+        more = (f" p_t={rates.p_t:g}" if rates.p_t < 1.0 else "") + (", by layer" if rates.by_layer else "")
+        return f"at p_h={rates.p_h:g} p_m={rates.p_m:g} p_l={rates.p_l:g}{more}"
 
     def p_l_at(self, step: int) -> float:
         """The p_l of rates_at(step)."""
@@ -190,7 +204,7 @@ def three_stage(max_steps: int, t1: int | float, t2: int | float, rates: Samplin
         "three_stage",
         (
             Stage(first, rates),
-            Stage(second, SamplingRates(rates.p_h, rates.p_m, 1.0, p_t=rates.p_t)),
+            Stage(second, replace(rates, p_l=1.0)),
             Stage(max_steps, SamplingRates()),
         ),
     )
@@ -246,7 +260,7 @@ def _ramp(
         part = shape(level / levels)
         p_h, p_m, p_l, p_t = (rate + (1.0 - rate) * part for rate in (rates.p_h, rates.p_m, rates.p_l, rates.p_t))
         until_step = math.floor((level + 1) * end / levels + 0.5)
-        stages.append(Stage(until_step, SamplingRates(p_h, p_m, p_l, p_t=p_t), lasting=False))
+        stages.append(Stage(until_step, replace(rates, p_h=p_h, p_m=p_m, p_l=p_l, p_t=p_t), lasting=False))
     return SamplingScheduler(name, (*stages, Stage(max_steps, SamplingRates())))
 
 

@@ -1,8 +1,7 @@
-"""How many heads, columns and layers a sampling rate means for a model. No torch."""
+"""The options of sampling, and how many heads, columns and layers run. No torch."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,8 @@ from itertools import pairwise
 from operator import le
 from typing import NamedTuple
 
-from .protected import ENTRY_WORDS, Protected, is_entry, protected
+from .kept import kept_units, largest_layers, layer_chances, sample_size
+from .protected import ENTRY_WORDS, is_entry
 from .schedule import SamplingRates, SamplingScheduler
 from .spec import Kept, ModelSpec
 
@@ -168,28 +168,10 @@ def draws_of(options: SamplingOptions, split: MicroBatchSplit) -> list[StepDraw]
     ]
 
 
-def sample_size(p: float, n: int) -> int:
-    """Units that rate `p` keeps of `n`: p*n rounded half up, at least 1 (of 0: 0). Scaling uses the realised k/n."""
-    return min(n, max(1, math.floor(p * n + 0.5)))
-
-
 def position_count(p_t: float, seq_len: int) -> int:
     """Positions of a sequence that the LM head sees: at the rate 1 all, else the share of those that predict a token,
     which all but the last one do."""
     return seq_len if p_t == 1.0 else sample_size(p_t, seq_len - 1)
-
-
-def column_size(p: float, n: int, multiple_of: int | None) -> int:
-    """MLP columns that rate `p` keeps of `n`: the multiple nearest to p*n (see SamplingOptions), at least one.
-
-    Raises ValueError where the model has fewer.
-    """
-    step = (8 if n % 8 == 0 and n >= 64 else 1) if multiple_of is None else multiple_of
-    if p == 1.0 or n == 0:
-        return n
-    if step > n:
-        raise ValueError(f"sampling.multiple_of: {step} is more than the {n} MLP columns of the model")
-    return step * sample_size(p * n / (step * (n // step)), n // step)
 
 
 def full_sizes(spec: ModelSpec) -> SampleSizes:
@@ -200,60 +182,8 @@ def sample_sizes(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions
     """Sizes of the subnetworks that `rates` gives; of varying ones the largest. Raises ValueError where a choice would
     sample nothing, or does not fit the model."""
     kept = kept_units(spec, rates, options)
+    layer_chances(spec, rates, options)  # refuses
     return replace(SampleSizes.of_layers(kept, largest_layers(spec, rates, options)), p_t=rates.p_t)
-
-
-def kept_units(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> tuple[Kept, ...]:
-    """What runs in each layer, if it runs. Raises ValueError as sample_sizes() does."""
-    heads, kv_heads = _head_sizes(spec, rates.p_h, options.kv_groups)
-    columns = column_size(rates.p_m, spec.mlp_size, options.multiple_of)
-    if not options.protect:
-        return (Kept(heads, kv_heads, columns),) * spec.num_layers
-    always = protected_in(spec, options)
-    for kind, rate, whole in (("heads", "p_h", always.heads), ("columns", "p_m", always.columns)):
-        if getattr(rates, rate) < 1.0 and len(whole) == spec.num_layers:
-            raise ValueError(
-                f"sampling.protect: the {kind} of all {spec.num_layers} layers are protected, so stage.{rate} = "
-                f"{getattr(rates, rate)} samples none; set it to 1 or protect fewer layers"
-            )
-    return tuple(
-        Kept(
-            *(spec.full[:2] if layer in always.heads else (heads, kv_heads)),
-            spec.mlp_size if layer in always.columns else columns,
-        )
-        for layer in range(spec.num_layers)
-    )
-
-
-def protected_in(spec: ModelSpec, options: SamplingOptions) -> Protected:
-    """What always runs complete. Raises ValueError where the model has no such layer."""
-    return protected(options.protect, spec.num_layers, options.keep_ends)
-
-
-def always_run(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> frozenset[int]:
-    """The layers that are in every draw of some of the layers."""
-    return frozenset({0, spec.num_layers - 1}) if rates.layers == "path" else protected_in(spec, options).layers
-
-
-def largest_layers(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> list[int]:
-    """The layers of a draw that has the most parameters, in order."""
-    k, n = layer_size(spec, rates, options), spec.num_layers
-    if k == n or rates.layers == "first":
-        return list(range(k))
-    kept, always = kept_units(spec, rates, options), always_run(spec, rates, options)
-    size = {units: sum(held.kept_entries(spec.full, units) for held in spec.sampled) for units in set(kept)}
-    return sorted(sorted(range(n), key=lambda layer: (layer not in always, -size[kept[layer]]))[:k])
-
-
-def varies(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> bool:
-    """Whether draws at these rates differ in size: in how many layers run, or since not all of them keep as much."""
-    if rates.random:
-        return True
-    k, n = layer_size(spec, rates, options), spec.num_layers
-    if k == n or rates.layers == "first" or not options.protect:
-        return False
-    kept, always = kept_units(spec, rates, options), always_run(spec, rates, options)
-    return len(always) < k and len({kept[layer] for layer in range(n) if layer not in always}) > 1
 
 
 def scheduled_sizes(spec: ModelSpec, scheduler: SamplingScheduler, options: SamplingOptions) -> dict[int, SampleSizes]:
@@ -302,66 +232,3 @@ def realised_p_t(ran: SequenceCounts, seq_len: int) -> float:
     most, sequences = seq_len - 1, sum(count for _, count in ran)
     drawn = sum(min(position_count(sizes.p_t, seq_len), most) * count for sizes, count in ran)
     return drawn / (most * sequences)
-
-
-def layer_size(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> int:
-    """How many layers run; of a random number the most. Raises ValueError as sample_sizes() does."""
-    n = spec.num_layers
-    if rates.random:
-        if options.protect and len(protected_in(spec, options).layers) == n:
-            raise ValueError(f"sampling.protect: all {n} layers are protected, so none is sampled; protect fewer")
-        if options.cover == "balanced":
-            raise ValueError("sampling.cover: balanced needs as many layers in each draw, not some by chance")
-        if options.layers_by == "sequence":
-            raise ValueError("sampling.layers_by: sequence needs as many sequences in each layer, not some by chance")
-        return n
-    layers = sample_size(rates.p_l, n) if rates.num_layers is None else rates.num_layers
-    if layers > n:
-        raise ValueError(f"stage.depths: {layers} layers are more than the model's {n}")
-    if rates.layers == "path" and layers < min(2, n):
-        raise ValueError(
-            f"stage.depths: a path of {layers} of {n} layers is too short; it holds the first and the last one"
-        )
-    if rates.layers == "sample" and rates.p_l < 1.0:
-        _refuse_too_few(n, rates.p_l, layers, options)
-    return layers
-
-
-def _refuse_too_few(n: int, p_l: float, layers: int, options: SamplingOptions) -> None:
-    """Where those that always run are more than the rate keeps."""
-    always = protected(options.protect, n, options.keep_ends).layers
-    if layers >= len(always):
-        return
-    keeps = f"p_l = {p_l} of {n} layers keeps only {layers}, but"
-    if options.protect:
-        listed = ", ".join(map(str, sorted(always)))
-        raise ValueError(
-            f"sampling.protect: {keeps} {len(always)} always run ({listed}); raise stage.p_l, or protect only the "
-            "heads: and columns: of some"
-        )
-    raise ValueError(
-        f"sampling.keep_ends: {keeps} the first and the last are 2; raise stage.p_l or set sampling.keep_ends=false"
-    )
-
-
-def _head_sizes(spec: ModelSpec, p_h: float, kv_groups: str) -> tuple[int, int]:
-    """(query heads, KV heads) that run."""
-    if p_h == 1.0:
-        return spec.num_heads, spec.num_kv_heads
-    if kv_groups == "whole":
-        if spec.num_kv_heads == 1:
-            raise ValueError(
-                "sampling.kv_groups: `whole` cannot sample a model with one KV head; use sampling.kv_groups=within"
-            )
-        groups = sample_size(p_h, spec.num_kv_heads)
-        return groups * spec.group_size, groups
-    if spec.group_size == 1:
-        raise ValueError(
-            "sampling.kv_groups: `within` cannot sample groups of one query head; use sampling.kv_groups=whole"
-        )
-    if not spec.splits_groups:
-        raise ValueError(
-            f'sampling.kv_groups: `within` leaves out query heads of a group, and nothing in {spec.family} has "head" '
-            'on its "out" side, so that they are computed as whole groups; use sampling.kv_groups=whole'
-        )
-    return spec.num_kv_heads * sample_size(p_h, spec.group_size), spec.num_kv_heads

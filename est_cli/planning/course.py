@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from est_cli.est import IndexGenerator, training_flops
 from est_cli.est.by_sequence import step_counts
 from est_cli.est.flops import flops_of
-from est_cli.est.sizes import SequenceCounts, full_sizes, realised_p_t, realised_rates, varies
+from est_cli.est.kept import varies
+from est_cli.est.sizes import SequenceCounts, full_sizes, realised_p_t, realised_rates
 from est_cli.planning.plan import Plan
 
 _DRAWS = 64

@@ -55,7 +55,7 @@ def _saving(config: PlanConfig, wanted: float, ledger: Ledger) -> TargetSolution
     def saved(x: float) -> float:
         return ledger(replace(config, stage=dial.at(x))).saved_pct(convention) / 100.0
 
-    if config.sampling.keep_ends or config.sampling.protect is not None:
+    if config.sampling.keep_ends or config.sampling.protect is not None or config.stage.layer_rates is not None:
         dial = _fitting(dial, saved)
     try:
         x = solve(wanted, saved, dial.finest, tolerance=0.25 / steps)
@@ -78,7 +78,7 @@ def _saving(config: PlanConfig, wanted: float, ledger: Ledger) -> TargetSolution
 
 
 def _fitting(dial: Dial, value: Callable[[float], float]) -> Dial:
-    """The dial up to where its rates fit the model: a rate can be too low for the layers that always run."""
+    """The dial up to where its rates fit the model: a rate can be too low for what layers keep."""
 
     def fits(x: float) -> bool:
         try:

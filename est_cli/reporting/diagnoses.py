@@ -13,8 +13,9 @@ from est_cli.common.counts import counted
 from est_cli.est import ModelSpec, SamplingOptions, SamplingScheduler
 from est_cli.est.coverage import Coverage
 from est_cli.est.flops import flops_of, training_flops
+from est_cli.est.kept import protected_in
 from est_cli.est.protected import Protected
-from est_cli.est.sizes import full_sizes, protected_in, sample_sizes
+from est_cli.est.sizes import full_sizes, sample_sizes
 from est_cli.reporting.spikes import instabilities
 from est_cli.reporting.stages import described_stages, described_transitions, stage_summaries
 from est_cli.tracking.metrics import Record

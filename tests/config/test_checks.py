@@ -158,6 +158,20 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
         {"sampling.protect": ["columns:0"]},
         "sampling.protect: columns:0 changes nothing",
     ),
+    ((), {"stage.layer_rates": [0.5, 0.6]}, "stage.layer_rates: has 2 entries; the model has 4 layers"),
+    ((), {"stage.layer_rates": [0.5, 0.5, 0.5, 0.5]}, "stage.layer_rates: [0.5, 0.5, 0.5, 0.5] are not rates above 0"),
+    ((), {"stage.layer_rates": [0.5, 0.5, 0.5, 0.0]}, "stage.layer_rates: 0.0 is out of range; it must be in (0, 1]"),
+    (
+        (),
+        {"stage.layer_rates": [1.0, 0.5, 0.5, 1.0]},
+        "stage.layer_rates: at p_h = 0.5 the rate of layer 1 would be 0; raise p_h (the entries' mean is 0.75), or its",
+    ),
+    (
+        (),
+        {"stage.layer_rates": [0.4, 0.6, 0.5, 0.5], "stage.p_h": 1.0, "stage.p_m": 1.0, "stage.p_l": 1.0},
+        "stage.layer_rates: changes nothing, since no stage samples anything; leave it null",
+    ),
+    (DENSE, {"stage.layer_rates": [0.4, 0.6, 0.5, 0.5]}, "stage.layer_rates: has no meaning under scheduler=dense"),
     (MAMBA, {"sampling.protect": ["columns:0"]}, "sampling.protect: columns:0 changes nothing"),
     (
         ("scheduler=raptr",),

@@ -23,7 +23,15 @@ from tests.lab.commands import accepted, composed
 NAMES = [*SCHEDULERS]
 PICKED: dict[str, Any] = {
     **{"t1": 0.1, "t2": 0.2, "p_h": 0.5, "p_m": 0.5, "p_l": 0.5, "boundaries": [0.5], "rates": [[1.0, 1.0, 1.0]]},
-    **{"depths": [1], "levels": 2, "p_d": 0.5, "theta": 0.5, "gamma": 0.1, "p_t": 0.5},
+    **{
+        "depths": [1],
+        "levels": 2,
+        "p_d": 0.5,
+        "theta": 0.5,
+        "gamma": 0.1,
+        "p_t": 0.5,
+        "layer_rates": [0.4, 0.5, 0.6, 0.5],
+    },
 }
 ODD: dict[str, Any] = {
     **{"redraw": "forward", "ranks": "independent", "cover": "balanced", "per_layer": False, "kv_groups": "within"},

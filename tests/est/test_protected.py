@@ -15,9 +15,10 @@ from est_cli.est import IndexGenerator, ModelSpec, SamplingOptions, SamplingRate
 from est_cli.est.coverage import coverage
 from est_cli.est.flops import ledger_of, planned_counts, planned_ledger, training_flops
 from est_cli.est.index import Subnetwork, sizes_of
+from est_cli.est.kept import varies
 from est_cli.est.protected import Protected, is_entry, protected
 from est_cli.est.schedule import constant
-from est_cli.est.sizes import MicroBatchSplit, SampleSizes, realised_rates, varies
+from est_cli.est.sizes import MicroBatchSplit, SampleSizes, realised_rates
 from est_cli.est.spec import Kept
 from est_cli.families import spec_of
 from tests.est.test_equivalence import assert_same_pass, sampled_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, sample_size
-from est_cli.est.sizes import column_size
+from est_cli.est.kept import column_size
 from est_cli.families import spec_of
 from tests.lab.est_models import gpt2_config, llama_config
 

@@ -82,7 +82,10 @@ def test_it_survives_kills_around_its_transitions_and_keeps_to_its_plan(lab: Lab
     assert [change["step"] for change in summary["transitions"]] == [step + 1 for step in scheduler.transitions()]
 
 
-PROTECTED = ("sampling.protect=[layers:0,heads:1,columns:2]", "optim.unsampled_rows=frozen")
+PROTECTED = (
+    *("sampling.protect=[layers:0,heads:1,columns:2]", "stage.layer_rates=[0.4,0.5,0.6,0.5]"),
+    *("sampling.layer_scale=inverse", "optim.unsampled_rows=frozen"),
+)
 
 
 def test_layers_of_different_sizes_survive_a_kill_and_keep_to_their_plan(lab: Lab, golden: Golden) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from est_cli.config.schedulers.shared.scheduler import (
     DRAWN,
     LEFT_OUT,
-    POSITIONS,
+    MORE,
     RATES,
     Scheduler,
     rates_dial,
@@ -17,7 +17,7 @@ SCHEDULER = Scheduler(
     meaning="the same rates in all steps: the complete model is never trained as a whole",
     make=lambda steps, stage: constant(steps, rates_of(stage)),
     reads=RATES,
-    optional=POSITIONS,
+    optional=MORE,
     sampling=DRAWN,
     optim=LEFT_OUT,
     dial=rates_dial,

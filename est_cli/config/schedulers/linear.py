@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from est_cli.config.schedulers.shared.scheduler import DRAWN, LEFT_OUT, POSITIONS, RATES, Scheduler, ramp, t2_dial
+from est_cli.config.schedulers.shared.scheduler import DRAWN, LEFT_OUT, MORE, RATES, Scheduler, ramp, t2_dial
 from est_cli.est.schedule import linear
 
 SCHEDULER = Scheduler(
     meaning="every rate grows to 1 at t2 on a line, in equal steps",
     make=ramp(linear),
     reads=("t2", *RATES, "levels"),
-    optional=POSITIONS,
+    optional=MORE,
     sampling=DRAWN,
     optim=LEFT_OUT,
     dial=t2_dial,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from est_cli.config.schedulers.shared.scheduler import DRAWN, LEFT_OUT, POSITIONS, RATES, Dial, Scheduler, rates_of
+from est_cli.config.schedulers.shared.scheduler import DRAWN, LEFT_OUT, MORE, RATES, Dial, Scheduler, rates_of
 from est_cli.config.stage import StageConfig
 from est_cli.est.schedule import SamplingScheduler, boundary_step, three_stage
 
@@ -30,7 +30,7 @@ SCHEDULER = Scheduler(
     meaning="the paper's: heads, columns and layers sampled up to t1, all layers up to t2, then everything",
     make=_make,
     reads=("t1", "t2", *RATES),
-    optional=POSITIONS,
+    optional=MORE,
     sampling=DRAWN,
     optim=LEFT_OUT,
     dial=_dial,

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 RATES = ("p_h", "p_m", "p_l")
 POSITIONS = ("p_t",)
-"""Read beside RATES; null means 1."""
+MORE = (*POSITIONS, "layer_rates")
+"""What may stand beside RATES; null: all predictions, and all layers alike."""
 LAYERS_DRAWN = ("redraw", "ranks", "layer_scale", "keep_ends", "protect")
 DRAWN = (*LAYERS_DRAWN, "cover", "layers_by", "per_layer", "kv_groups", "unit_scale", "multiple_of")
 """All of `sampling.*`: read where heads, columns and layers are drawn."""
@@ -76,8 +77,17 @@ def as_list(value: Any) -> Any:
 
 
 def rates_of(stage: StageConfig) -> SamplingRates:
-    """p_h, p_m, p_l and p_t."""
-    return checked_rates(p_h=stage.p_h, p_m=stage.p_m, p_l=stage.p_l, p_t=1.0 if stage.p_t is None else stage.p_t)
+    """p_h, p_m, p_l and p_t, and the rates by layer."""
+    p_t = 1.0 if stage.p_t is None else stage.p_t
+    return with_layer_rates(checked_rates(p_h=stage.p_h, p_m=stage.p_m, p_l=stage.p_l, p_t=p_t), stage)
+
+
+def with_layer_rates(rates: SamplingRates, stage: StageConfig) -> SamplingRates:
+    """ValueError that names the key, where they are none."""
+    try:
+        return replace(rates, by_layer=tuple(stage.layer_rates or ()))
+    except ValueError as error:
+        raise ValueError(f"stage.{error}") from error
 
 
 def checked_rates(**rates: Any) -> SamplingRates:
