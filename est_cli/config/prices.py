@@ -82,8 +82,8 @@ class Prediction:
     """Complete steps."""
     loss: Estimate
     """Nats."""
-    shorter: Estimate
-    """Nats of dense training with the same FLOPs (total), which has fewer steps."""
+    gain: Estimate
+    """Nats that a complete step is worth at its end."""
 
 
 def prices_for(config: RunConfig, place: str) -> PriceList:
@@ -95,17 +95,15 @@ def prices_for(config: RunConfig, place: str) -> PriceList:
     return prices
 
 
-def predicted(run: Resolved, saved_pct: float, place: str) -> Prediction:
-    """Of a run that saves so much of the FLOPs (total, 0-100). ConfigError where prices are not of this run, or not of
-    the rates of its stages."""
+def predicted(run: Resolved, place: str) -> Prediction:
+    """Of a run. ConfigError where prices are not of this run, or not of the rates of its stages."""
     prices, steps = prices_for(run.config, place), run.max_steps
     try:
         lost = prices.lost(spans_of(run.scheduler), steps)
     except ValueError as error:
         raise ConfigError(f"prices: {place}: {error}, which scheduler={run.config.scheduler.name} has") from error
-    gain, fewer = prices.gain_at(run.decay_begin or steps), Estimate(steps * saved_pct / 100.0, 0.0)
-    measured = tuple(moment.step for moment in prices.moments)
-    return Prediction(place, measured, lost, _product(lost, gain), _product(fewer, gain))
+    gain, measured = prices.gain_at(run.decay_begin or steps), tuple(moment.step for moment in prices.moments)
+    return Prediction(place, measured, lost, _product(lost, gain), gain)
 
 
 def between(one: Estimate, form: str) -> str:

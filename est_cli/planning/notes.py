@@ -57,7 +57,8 @@ def _expected(plan: Plan) -> Iterator[str]:
     """What prices say, and where they have found the schedule, how it is run."""
     if plan.prediction is None:
         return
-    yield from prediction_lines(plan.prediction)
+    saved = plan.ledger.saved_pct("total") / 100.0
+    yield from prediction_lines(plan.prediction, saved * plan.scheduler.max_steps)
     if plan.target is not None and (command := command_of(plan.target.config)) is not None:
         yield f"the run: {command}"
 

@@ -135,7 +135,7 @@ def make_plan(config: PlanConfig) -> Plan:
         apart=apart,
         batch=run.batch,
         target=found,
-        prediction=None if config.prices is None else predicted(run, ledger.saved_pct("total"), config.prices),
+        prediction=None if config.prices is None else predicted(run, config.prices),
         step_s=_measured(config) if config.probe else None,
         processes=config.launch.num_processes,
         gpu_hours=gpu_hours(config.gpus, config.train.precision, config.mfu, ledger),

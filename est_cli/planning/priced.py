@@ -65,13 +65,13 @@ def command_of(config: PlanConfig) -> str | None:
     return None if words is None else f"est-train {shell_line(words)}"
 
 
-def prediction_lines(found: Prediction) -> list[str]:
-    """In words, for est-plan."""
-    steps = ", ".join(map(str, found.steps))
+def prediction_lines(found: Prediction, saved_steps: float) -> list[str]:
+    """In words, for est-plan; `saved_steps`: complete steps whose FLOPs (total) the run saves."""
+    steps, shorter = ", ".join(map(str, found.steps)), saved_steps * found.gain.mean
     return [
         f"expected by prices={found.place} (steps {steps}): {found.lost.mean:.1f} complete steps lost "
         f"({between(found.lost, '.1f')}), a final loss {found.loss.mean:+.4f} ({between(found.loss, '+.4f')}) beside "
-        f"dense training of as many steps; dense training with these FLOPs (total): {found.shorter.mean:+.4f}",
+        f"dense training of as many steps; dense training with these FLOPs (total): {shorter:+.4f}",
         "in brackets: 95 % interval of the measurement alone; it is assumed that lost steps add up, that a price holds "
         "until the next one, and that what a step is worth falls with 1 / step",
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import fmean
 
 from est_cli.common.errors import ConfigError
 from est_cli.config.prices import between, predicted, read_prices
@@ -21,8 +20,7 @@ def with_predictions(claims: Sequence[Claim], place: str) -> list[Claim]:
 def _with_prediction(claim: Claim, place: str) -> Claim:
     run = claim.group.counted[0]
     try:
-        saved = fmean(run.recorded("flops_saved_pct_total") for run in claim.group.counted)
-        found = predicted(resolve(run.config), saved, place)
+        found = predicted(resolve(run.config), place)
     except ConfigError as error:
         return replace(claim, cautions=[f"Nothing was expected of it ({error}).", *claim.cautions])
     told = f"Expected by prices: {found.loss.mean:+.4f} ({between(found.loss, '+.4f')}); {_seen(claim)}."

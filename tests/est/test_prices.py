@@ -88,6 +88,17 @@ def test_rates_that_save_nothing_are_left_alone_whatever_their_price() -> None:
     assert design is not None and {span.rates for span in design.spans} <= {A, COMPLETE}
 
 
+def test_three_stages_where_three_are_cheapest() -> None:
+    """Each of them free at its own moment alone."""
+    moments = [
+        (step, {rates: 0.0 if rates is free else 0.9 for rates in (A, B, C)})
+        for step, free in ((2, A), (6, B), (10, C))
+    ]
+    design = cheapest(made(*moments), 16, 12, SAVED, 0.25)
+    assert design is not None and design.lost.mean == 0.0
+    assert design.spans == (Span(0, 4, A), Span(4, 8, B), Span(8, 12, C))
+
+
 def test_a_saving_that_is_out_of_reach_is_none() -> None:
     prices = made((3, {A: 0.1, B: 0.1, C: 0.1}))
     assert cheapest(prices, 16, 12, SAVED, 0.376) is None

@@ -17,6 +17,7 @@ from est_cli.families import spec_of
 from est_cli.models import hf_config
 from est_cli.plan import main
 from est_cli.planning import make_plan
+from est_cli.planning.notes import notes
 from est_cli.planning.plan import Plan
 from est_cli.planning.priced import saved_shares
 from tests.lab.commands import accepted
@@ -72,7 +73,9 @@ def test_a_schedule_of_ones_own_is_predicted(folder: str) -> None:
     found = plan.prediction
     assert found is not None and found.lost.mean == pytest.approx(400 * 0.01 + 400 * 0.2)
     assert found.loss.mean == pytest.approx(84 * GAIN * 600 / 800)
-    assert found.shorter.mean == pytest.approx(1000 * plan.ledger.saved_pct("total") / 100 * GAIN * 0.75)
+    assert found.gain.mean == pytest.approx(GAIN * 0.75)
+    shorter = 1000 * plan.ledger.saved_pct("total") / 100 * GAIN * 0.75
+    assert any(line.endswith(f"these FLOPs (total): {shorter:+.4f}") for line in notes(plan))
 
 
 def test_shares_are_those_of_the_ledger(folder: str) -> None:
