@@ -31,8 +31,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 _HALF = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
+_WHOLE_PAGES = (
+    ",pinned_max_round_threshold_mb:1" if torch.torch_version.TorchVersion(torch.__version__) >= "2.13" else ""
+)
+"""A snapshot's page-locked memory is as large as its tensors; before torch 2.13 each takes the next power of two."""
 GPU_ENVIRONMENT = {
-    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # stages of other sizes leave gaps that fit nothing
+    # Stages of other sizes leave gaps that fit nothing.
+    "PYTORCH_CUDA_ALLOC_CONF": f"expandable_segments:True{_WHOLE_PAGES}",
     "TORCH_FR_BUFFER_SIZE": "2000",  # NCCL's flight recorder, written where a collective times out
     "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
 }
@@ -246,3 +251,12 @@ def peak_memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def allocator_record(device: torch.device) -> dict[str, float]:
+    """Of a GPU, whose memory torch takes in blocks and keeps: what it has at most taken, and how often it had to give
+    blocks back to get others. Nothing of a CPU."""
+    if device.type != "cuda":
+        return {}
+    retries = torch.cuda.memory_stats(device).get("num_alloc_retries", 0)
+    return {"mem_reserved_gb": torch.cuda.max_memory_reserved(device) / 1e9, "alloc_retries": retries}

@@ -177,6 +177,10 @@ FIELDS = (
           "0-1", extreme="max", null="the device's peak is not known"),
     Field("mem_gb", "most memory used so far, of the device, or on a CPU of the process", (In.step,), "1e9 bytes",
           extreme="max"),
+    Field("mem_reserved_gb", "on a GPU: most memory that torch has taken so far, gaps between what is used included",
+          (In.step,), "1e9 bytes"),
+    Field("alloc_retries", "on a GPU: how often so far torch gave memory back to the device to get a larger piece; a "
+          "number that grows means gaps, and slower steps", (In.step,)),
     Field("time_s", "wall-clock time of the whole run, evaluation and saving included", (In.summary,), "s",
           end=Cell("time", "clock"), sweep=Cell("time s", ".1f")),
     Field("train_s", "time of the training steps alone: the sum of `step_s`", (In.report,), "s", null="not recorded",

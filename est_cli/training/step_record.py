@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from est_cli.config import OnSpike
-from est_cli.distributed.device import peak_memory_gb
+from est_cli.distributed.device import allocator_record, peak_memory_gb
 from est_cli.distributed.hardware import peak_flop_per_s
 from est_cli.est.sizes import realised_p_t, realised_rates
 from est_cli.training.run import Run
@@ -54,6 +54,7 @@ def step_record(run: Run, window: Window, step: int, result: StepResult, numbers
         **({"passed_samples": run.reading.passed_by(step)} if run.config.train.on_spike is OnSpike.rewind else {}),
         "mfu": None if peak is None else window.flops / window.step_s / (peak * run.rank.world_size),
         "mem_gb": peak_memory_gb(run.accelerator.device),
+        **allocator_record(run.accelerator.device),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from est_cli.common.errors import ConfigError
 from est_cli.common.peaks import known_peak
 from est_cli.config import Precision
 from est_cli.distributed import hardware
-from est_cli.distributed.device import GPU_ENVIRONMENT, prepare_gpu_environment
+from est_cli.distributed.device import GPU_ENVIRONMENT, allocator_record, prepare_gpu_environment
 from est_cli.distributed.hardware import precisions_of, repeats_kv_heads, settled_precision
 
 CUDA = torch.device("cuda", 0)
@@ -105,3 +106,17 @@ def test_what_torch_reads_from_the_environment_is_a_users_first(monkeypatch: pyt
         "TORCH_FR_BUFFER_SIZE": "2000",
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
     }
+
+
+def test_large_pinned_blocks_are_not_rounded_up_where_torch_can_do_without() -> None:
+    """An older torch refuses a setting that it does not know."""
+    known = b"pinned_max_round_threshold_mb" in (Path(torch.__file__).parent / "lib" / "libc10.so").read_bytes()
+    assert ("pinned_max_round_threshold_mb:1" in GPU_ENVIRONMENT["PYTORCH_CUDA_ALLOC_CONF"]) == known
+
+
+def test_what_a_gpus_allocator_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gaps show in what was taken beside what was used."""
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {"num_alloc_retries": 3, "other": 1})
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 2_500_000_000)
+    assert allocator_record(torch.device("cuda")) == {"mem_reserved_gb": 2.5, "alloc_retries": 3}
+    assert allocator_record(torch.device("cpu")) == {}

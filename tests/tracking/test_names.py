@@ -9,9 +9,10 @@ from est_cli.tracking.records import FIELDS, In, fields_of
 
 LOGGED = (In.step, In.validation, In.transition, In.not_finite)
 NOW = {
-    In.step: "step tokens est/stage est/p_h est/p_m est/p_l train/loss train/lr train/grad_norm flops/used flops/dense "
+    In.step: "step tokens est/stage est/p_h est/p_m est/p_l est/p_t train/loss train/lr train/grad_norm "
+    "flops/used flops/dense "
     "flops/saved_pct_blocks flops/saved_pct_total perf/tokens_per_s perf/step_s perf/text_wait_s perf/mfu "
-    "perf/mem_gb train/passed_samples",
+    "perf/mem_gb perf/mem_reserved_gb perf/alloc_retries train/passed_samples",
     In.validation: "step tokens val/loss val/perplexity val/bits_per_byte est/draw_spread est/draw_range flops/used",
 }
 """In the order of the files."""

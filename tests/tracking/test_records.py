@@ -12,9 +12,11 @@ from est_cli.tracking.records import FIELDS, TOTALS, Cell, Field, In, fields_of,
 
 ROOT = Path(__file__).parents[2]
 KEPT = {
-    In.step: "step tokens est/stage est/p_h est/p_m est/p_l train/loss train/lr train/grad_norm flops/flops "
+    In.step: "step tokens est/stage est/p_h est/p_m est/p_l est/p_t train/loss train/lr train/grad_norm "
+    "flops/flops "
     "flops/flops_dense flops/flops_saved_pct_blocks flops/flops_saved_pct_total perf/tokens_per_s perf/step_s "
-    "perf/text_wait_s perf/mfu perf/mem_gb train/passed_samples",
+    "perf/text_wait_s perf/mfu perf/mem_gb perf/mem_reserved_gb "
+    "perf/alloc_retries train/passed_samples",
     In.validation: "step tokens val/val_loss val/perplexity val/bits_per_byte est/draw_spread est/draw_range "
     "flops/flops",
     In.transition: "est/event step est/from_stage est/to_stage est/loss_before est/loss_after",
