@@ -19,6 +19,13 @@ LARGEST = 1e100
 _CHECKED = {record: [field for field in FIELDS if record in field.checked] for record in In}
 _SHOWN = [field for field in FIELDS if field in _CHECKED[In.summary] or {In.summary, In.report} <= {*field.where}]
 """Of a summary, and of a checkpoint's state: what a report shows; each may be null."""
+_BOUNDS = {
+    field.name: (
+        -LARGEST if field.above is None else max(field.above, -LARGEST),
+        LARGEST if field.below is None else min(field.below, LARGEST),
+    )
+    for field in FIELDS
+}
 _ANYWHERE = [field for field in FIELDS if field.name == "step"]
 
 
@@ -63,9 +70,8 @@ def _possible(field: Field, value: Any) -> bool:
     """Whether this field can have the value."""
     if field.kind is not float:
         return isinstance(value, field.kind)
-    number = _is_number(value)
-    above, below = -LARGEST if field.above is None else field.above, LARGEST if field.below is None else field.below
-    return number and above < value < below
+    low, high = _BOUNDS[field.name]
+    return type(value) in (int, float) and low < value < high  # False of NaN
 
 
 def _is_number(value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from est_cli.common.errors import ConfigError
 from est_cli.config import PlanConfig, RunConfig, SurveyConfig, TrackingConfig, WandbMode
@@ -23,6 +24,7 @@ from est_cli.config.schema import (
     unknown_key,
 )
 from est_cli.config.setting import settings_of
+from tests.lab.commands import accepted
 
 
 def test_the_settings_are_the_leaves_of_a_configuration() -> None:
@@ -163,3 +165,24 @@ def test_what_other_tools_call_a_setting_leads_to_it() -> None:
     assert key_meant("train.seq_len", known) == "train.seq_len" and key_meant("qqqqqqqq", known) is None
     assert "ACCELERATE_USE_CPU=true" in unknown_key("train.device", known) and not last & NO_KEY.keys()
     assert "here it is" not in unknown_key("learning_rate", settings_of(SurveyConfig).keys() - {"optim.lr"})
+
+
+@pytest.mark.parametrize(
+    "args", [(), ("experiment=paper_gpt2",), ("model=llama_tiny", "stage.t1=3", "launch.num_processes=2")]
+)
+def test_a_tree_with_nothing_to_resolve_is_typed_as_by_omegaconf(args: tuple[str, ...]) -> None:
+    tree = plain(accepted(*args))
+    found = typed(tree, RunConfig)
+    assert plain(found) == plain(typed(OmegaConf.create(tree), RunConfig)) == tree
+    found.dataset.files.append("other.txt")
+    assert plain(typed(tree, RunConfig)) == tree, "no part of the tree is in what was made of it"
+
+
+@pytest.mark.parametrize("value", ["${seed}", "a ${oc.env:HOME}", "???"])
+def test_what_omegaconf_gives_a_meaning_is_left_to_it(value: str) -> None:
+    tree = plain(accepted()) | {"run_name": value, "seed": 3}
+    if value == "${seed}":
+        assert typed(tree, RunConfig).run_name == "3"
+    else:
+        with pytest.raises(ConfigError):
+            typed(tree, RunConfig)
