@@ -16,8 +16,8 @@ from est_cli.config import ModelConfig
 from est_cli.config.model import preset_sizes
 from est_cli.est import IndexGenerator, SamplingRates, Subnetwork, three_stage
 from est_cli.est.flops import training_flops
-from est_cli.est.index import sizes_of
 from est_cli.est.sizes import SamplingOptions, full_sizes
+from est_cli.est.subnetwork import sizes_of
 
 LAYERS, HEADS, COLUMNS, STEPS = 6, 4, 8, 150
 MODEL = ModelConfig(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .flops import Flops, FlopsLedger, forward_flops, planned_ledger, training_flops
     from .gradient import GradientPart, packed_copies, reached_parts, sampled_parts, whole_parts
     from .growth import grow
-    from .index import FULL, IndexGenerator, Subnetwork
+    from .index import IndexGenerator
     from .kept import sample_size
     from .positions import draw_positions
     from .schedule import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .sizes import SampleSizes, SamplingOptions, sample_sizes
     from .spec import Kept, ModelSpec, Projection, SampledAttribute, SampledParameter, UnitSpan
     from .stacking import copied_from, g_stack, gradual_stacking, one_layer
+    from .subnetwork import FULL, Subnetwork
     from .wrap import EstHandle, apply_est
 
 _HOME = {

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .footprint import check_units
-from .index import FULL, IndexGenerator, Subnetwork
+from .index import IndexGenerator
 from .layers import RoutedLayer
 from .located import located
 from .masked import (
@@ -33,6 +33,7 @@ from .masked import (
 from .schedule import SamplingRates
 from .sizes import SamplingOptions
 from .spec import ModelSpec
+from .subnetwork import FULL, Subnetwork
 from .wrap import apply_est
 
 TOLERANCE = 1e-6

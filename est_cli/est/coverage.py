@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .index import IndexGenerator, Subnetwork
+from .index import IndexGenerator
 from .schedule import SamplingRates, SamplingScheduler
 from .sizes import DEFAULTS, MicroBatchSplit, SamplingOptions, draws_of
 from .spec import ModelSpec
+from .subnetwork import Subnetwork
 
 ONE = MicroBatchSplit((1,))
 MOST_DRAWS = 100_000

@@ -13,9 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from .index import Subnetwork
 from .masked import Batch, entries, gradients_of, largest, layers_of, masked_copy, output_of
 from .spec import ModelSpec, SampledParameter, Unit
+from .subnetwork import Subnetwork
 
 _NOTHING = 1e-12
 """A gradient below this share of the largest one says nothing: it is rounding, as a key's bias has it."""

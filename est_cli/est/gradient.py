@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .index import Subnetwork
 from .layers import Packed, RoutedLayer, SampledModule
 from .spec import UNITS
+from .subnetwork import Subnetwork
 from .wrap import EstHandle, Units
 
 

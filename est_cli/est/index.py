@@ -5,15 +5,14 @@ its position, and the k units with the smallest keys are the sample. That is uni
 generator state (resuming is exact, every rank draws the same), and is one vectorised operation for all layers. Where
 each layer is drawn by itself, its key says whether it runs.
 
-Shapes: L layers, k units kept (K the most, where layers differ), S steps.
+Shapes: L layers, k units kept, S steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -21,119 +20,19 @@ from torch.nn import functional as F
 
 from .balanced import balanced
 from .by_sequence import LayerDesign, layer_design
-from .hashing import counted, further, hash_numbers, hashed, numbered, uniform
+from .hashing import counted, further, hash_numbers, hashed, uniform
+from .independent import least, sample
 from .kept import always_run, kept_units, largest_layers, layer_chances, layer_size
 from .schedule import SamplingRates, Stage
 from .sizes import DEFAULTS, SampleSizes, SamplingOptions
-from .spec import Kept, ModelSpec, Unit
+from .spec import Kept, ModelSpec
+from .subnetwork import FULL, Subnetwork
 from .systematic import systematic
 
 _HEADS, _COLUMNS, _LAYERS = 1, 2, 3  # one independent stream of keys for each kind of unit; 4 is in positions.py
 _SEQUENCES = 5
 _START = 0  # and one of where the draw of layers by their own chances begins
 _POWERS = {"inverse": 1.0, "sqrt": 0.5, "none": 0.0}
-
-
-@dataclass(frozen=True, eq=False)
-class Subnetwork:
-    """What runs in one forward and backward pass. None means all of it, with no index at all.
-
-    Indices are int64 and sorted in each row; rows of layers that do not run are drawn but not used. Where layers differ
-    (see kept), a row of (L, K) holds its layer's units first, and then the number of all units, which is none of them.
-    """
-
-    layer_idx: tuple[int, ...] | None = None
-    """I_L: the layers that run, sorted."""
-    head_idx: Tensor | None = None
-    """I_H, (L, k): query heads."""
-    kv_idx: Tensor | None = None
-    """(L, k): key/value heads that go with head_idx."""
-    mlp_idx: Tensor | None = None
-    """I_M, (L, k): MLP columns."""
-    sequence_idx: Tensor | None = None
-    """(L, k): instead of layer_idx, which sequences of the micro-batch each layer runs; `whole_layers` run all."""
-    sequences: int = 0
-    """Of the micro-batch that sequence_idx is of."""
-    whole_layers: tuple[int, ...] = ()
-    layer_scale: float = 1.0
-    """Factor on the residual branches of the layers that run."""
-    layer_scales: Tensor | None = None
-    """(L,) float32: instead of layer_scale, where each layer has its own."""
-    unit_power: float = 1.0
-    """What the factor N/k of heads and columns is raised to: see SamplingOptions.unit_scale."""
-    dropout: float = 0.0
-    """Share of the entries of the residual branches' outputs that plain dropout takes away."""
-    kept: tuple[Kept, ...] | None = None
-    """How many units run in each layer, where layers differ."""
-
-    def units(self, unit: Unit, layer: int) -> Tensor | None:
-        """(k,) those that run in a layer; None: all, with no index."""
-        idx = getattr(self, _INDEX_OF[unit])
-        if idx is None or self.kept is None:
-            return None if idx is None else idx[layer]
-        row: Tensor = idx[layer, : self.kept[layer].of(unit)]
-        return row
-
-    def alike(self, spec: ModelSpec) -> Iterator[tuple[Sequence[int], Subnetwork]]:
-        """In parts whose layers keep the same numbers of units: these layers, and the subnetwork with their rows alone.
-        What runs whole in them has no index."""
-        if self.kept is None:
-            yield range(spec.num_layers), self
-            return
-        for kept in dict.fromkeys(self.kept):
-            rows = [layer for layer, own in enumerate(self.kept) if own == kept]
-            part: dict[str, Any] = {"kept": None}
-            for unit, name in _INDEX_OF.items():
-                idx, k = getattr(self, name), kept.of(unit)
-                part[name] = None if idx is None or k == spec.full.of(unit) else idx[rows, :k]
-            part["layer_scales"] = None if self.layer_scales is None else self.layer_scales[rows]
-            yield rows, replace(self, **part)
-
-    def shares_of_layers(self, num_layers: int) -> Tensor:
-        """(L,) float64: the share of the sequences that each layer runs."""
-        shares = torch.zeros(num_layers, dtype=torch.float64)
-        if self.sequence_idx is None:
-            shares[slice(None) if self.layer_idx is None else list(self.layer_idx)] = 1.0
-        else:
-            shares += self.sequence_idx.shape[1] / self.sequences
-            shares[list(self.whole_layers)] = 1.0
-        return shares
-
-    def to(self, device: torch.device) -> Subnetwork:
-        """The same subnetwork with its indices on `device`, sent there in one copy that nobody waits for."""
-        if device.type == "cpu":
-            return self
-        sent: dict[str, Any] = {}
-        parts = {name: idx for name in _SENT if (idx := getattr(self, name)) is not None}
-        if parts:
-            packed = _sent(torch.cat([idx.reshape(-1) for idx in parts.values()]), device)
-            pieces = packed.split([idx.numel() for idx in parts.values()])
-            sent = {name: piece.view(parts[name].shape) for name, piece in zip(parts, pieces, strict=True)}
-        if self.layer_scales is not None:
-            sent["layer_scales"] = _sent(self.layer_scales, device)
-        return replace(self, **sent) if sent else self
-
-    def checksum(self) -> int:
-        """A 32-bit number that differs for different subnetworks, but for one in four billion; the same everywhere."""
-        numbers = (self.layer_idx, self.layer_scale, self.dropout, *([] if self.kept is None else [self.kept]))
-        sum32 = crc32(repr(numbers).encode())
-        for name in (*_SENT, "layer_scales"):
-            if (idx := getattr(self, name)) is not None:
-                sum32 = crc32(idx.contiguous().numpy(), sum32)
-        return sum32
-
-
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
-
-
-_INDEX_OF: dict[Unit, str] = {"head": "head_idx", "kv_head": "kv_idx", "column": "mlp_idx"}
-INDICES = tuple(_INDEX_OF.values())
-"""The fields of a Subnetwork that hold indices of units."""
-_SENT = (*INDICES, "sequence_idx")
-
-FULL = Subnetwork()
-"""The complete model."""
 
 
 class _At(NamedTuple):
@@ -265,7 +164,7 @@ class IndexGenerator:
             running[:, others] = systematic(order, start, self._chances(rates, [rates.p_l])[0, others])
             return running
         if self.options.cover == "independent" or not count:
-            drawn = _least(self._layer_keys(steps, place, len(others)), count)
+            drawn = least(self._layer_keys(steps, place, len(others)), count)
         else:
             numbers = torch.full_like(steps, self._number(place))
             drawn = balanced(self._layer_states(steps), numbers, len(others), count)
@@ -320,9 +219,9 @@ class IndexGenerator:
         return self._sampled(at, kind, rows, n, counts)
 
     def _sampled(self, at: _At, kind: int, rows: int, n: int, counts: Sequence[int]) -> Tensor:
-        """As _sample(); rows of one layer stand together, and a layer that keeps more than others keeps all."""
+        """As sample(); rows of one layer stand together, and a layer that keeps more than others keeps all."""
         if at.turns is None:
-            return _sample((self.seed, at.step, *at.place, kind), rows, n, counts)
+            return sample((self.seed, at.step, *at.place, kind), rows, n, counts)
         k, layers, numbers = min(counts), self.spec.num_layers if self.options.per_layer else 1, torch.arange(rows)
         states = further(hashed((self.seed, at.step, kind), numbers), numbers)
         drawn = balanced(states, at.turns[:layers].repeat_interleave(rows // layers), n, k)
@@ -349,60 +248,9 @@ class IndexGenerator:
         return heads.masked_fill(inside == spec.group_size, spec.num_heads).flatten(1).sort(dim=1).values, None
 
 
-def sizes_of(spec: ModelSpec, subnetwork: Subnetwork) -> SampleSizes:
-    """What of the model that `spec` describes runs in a subnetwork."""
-    running = range(spec.num_layers) if subnetwork.layer_idx is None else subnetwork.layer_idx
-    if subnetwork.kept is not None:
-        return SampleSizes.of_layers(subnetwork.kept, running)
-    indices = (getattr(subnetwork, name) for name in INDICES)
-    heads, kv_heads, columns = (n if idx is None else idx.shape[1] for n, idx in zip(spec.full, indices, strict=True))
-    return SampleSizes(heads, kv_heads, columns, len(running))
-
-
-def sizes_of_each(spec: ModelSpec, subnetwork: Subnetwork) -> list[SampleSizes]:
-    """What runs of each sequence of a micro-batch, in their order; one for all, where it is the same."""
-    sizes, idx = sizes_of(spec, subnetwork), subnetwork.sequence_idx
-    if idx is None:
-        return [sizes]
-    drawn = [row for number, row in enumerate(idx) if number not in subnetwork.whole_layers]
-    layers = torch.cat(drawn).bincount(minlength=subnetwork.sequences) + len(subnetwork.whole_layers)
-    return [replace(sizes, layers=count) for count in layers.tolist()]
-
-
 def _heads_of(groups: Tensor, spec: ModelSpec) -> Tensor:
     """(L, k) KV groups -> (L, k * group size) their query heads, in order."""
     if spec.group_size == 1:
         return groups
     heads = groups.unsqueeze(-1) * spec.group_size + torch.arange(spec.group_size)
     return heads.flatten(1).clamp(max=spec.num_heads)
-
-
-def _sample(key: tuple[int, ...], rows: int, n: int, counts: Sequence[int]) -> Tensor:
-    """(len(counts), K) int64: in each row so many of range(n), uniform without replacement, sorted, and behind them n.
-
-    `rows` are drawn; one that stands for several rows of `counts` gives all of them the same units, as far as they go.
-    """
-    keys, most = _keys(key, torch.arange(rows), n), max(counts)
-    if min(counts) == most:
-        return _least(keys, most).repeat(len(counts) // rows, 1)
-    ranks = keys.argsort(dim=1).argsort(dim=1).repeat(len(counts) // rows, 1)
-    drawn = ranks < torch.tensor(counts).unsqueeze(1)
-    return torch.where(drawn, torch.arange(n), n).sort(dim=1).values[:, :most]
-
-
-def sample_rows(key: tuple[int, ...], rows: Tensor, n: int, k: int) -> Tensor:
-    """(len(rows), k) int64: k of range(n) in each row, uniform without replacement, sorted.
-
-    `rows`, int64: the numbers that the rows have among any number of them.
-    """
-    return _least(_keys(key, rows, n), k)
-
-
-def _keys(key: tuple[int, ...], rows: Tensor, n: int) -> Tensor:
-    """(len(rows), n) int64, for each of n units in the rows of these numbers."""
-    return numbered(hash_numbers(key), rows.unsqueeze(1) * n + torch.arange(1, n + 1))
-
-
-def _least(keys: Tensor, k: int) -> Tensor:
-    """(rows, k) int64: where the k smallest keys of each row stand, sorted."""
-    return keys.topk(k, dim=1, largest=False, sorted=False).indices.sort(dim=1).values

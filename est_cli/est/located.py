@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .index import Subnetwork
 from .masked import Batch, entries, largest, layers_of, output_of
 from .spec import ModelSpec, Projection
+from .subnetwork import Subnetwork
 
 _CLOSE = 1e-6
 

@@ -14,8 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .index import Subnetwork
 from .spec import UNITS, Kept, ModelSpec, SampledParameter
+from .subnetwork import Subnetwork
 
 Batch = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 """What a model is called with: one tensor, positional arguments, or arguments by name."""

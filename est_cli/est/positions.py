@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .index import sample_rows
+from .independent import sample_rows
 from .sizes import position_count
 
 _POSITIONS = 4

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .index import FULL, INDICES, Subnetwork
 from .layers import OwnView, RoutedLayer, Rows, SampledModule, Taken, swap
 from .spec import Kept, ModelSpec, SampledAttribute, SampledParameter, Unit, UnitSpan
+from .subnetwork import FULL, INDICES, Subnetwork
 
 
 class _Holder(NamedTuple):

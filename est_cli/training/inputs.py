@@ -23,9 +23,9 @@ from est_cli.data.parts import PartOrder
 from est_cli.distributed import StepPlan
 from est_cli.est import IndexGenerator, SamplingRates, SamplingScheduler, Subnetwork
 from est_cli.est.by_sequence import draws_by_sequence
-from est_cli.est.index import sizes_of_each
 from est_cli.est.positions import draw_positions
 from est_cli.est.sizes import SampleSizes, SequenceCounts
+from est_cli.est.subnetwork import sizes_of_each
 from est_cli.training.reading import Reading
 
 

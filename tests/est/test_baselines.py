@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from est_cli.est import FULL, IndexGenerator, SamplingOptions, SamplingScheduler, Subnetwork, apply_est
 from est_cli.est.baselines import early_dropout, layer_dropout, pld, raptr
-from est_cli.est.index import sizes_of
 from est_cli.est.sizes import sample_sizes
+from est_cli.est.subnetwork import sizes_of
 from est_cli.families import spec_of
 from tests.lab.est_models import build, config_of, gpt2_config, llama_config, tokens
 

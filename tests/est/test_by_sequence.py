@@ -22,9 +22,9 @@ from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, Subnetwo
 from est_cli.est.baselines import raptr
 from est_cli.est.coverage import coverage
 from est_cli.est.flops import flops_of, planned_counts, planned_ledger
-from est_cli.est.index import sizes_of_each
 from est_cli.est.schedule import constant
 from est_cli.est.sizes import MicroBatchSplit, realised_rates
+from est_cli.est.subnetwork import sizes_of_each
 from est_cli.families import spec_of
 from est_cli.models import checkpoint_activations
 from est_cli.models.documents import document_inputs

@@ -12,10 +12,10 @@ import torch
 
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, sample_sizes, three_stage
 from est_cli.est.flops import ledger_of, planned_ledger
-from est_cli.est.index import Subnetwork, sizes_of
 from est_cli.est.kept import kept_units, layer_chances, varies
 from est_cli.est.sizes import MicroBatchSplit, SampleSizes
 from est_cli.est.spec import Kept
+from est_cli.est.subnetwork import Subnetwork, sizes_of
 from est_cli.est.systematic import systematic
 from est_cli.families import spec_of
 from tests.est.test_equivalence import assert_same_pass, sampled_model

@@ -7,10 +7,10 @@ import torch
 
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, draw_positions, sample_sizes, three_stage
 from est_cli.est.flops import planned_counts
-from est_cli.est.index import FULL
 from est_cli.est.kept import varies
 from est_cli.est.positions import first_positions
 from est_cli.est.sizes import full_sizes, position_count, realised_p_t
+from est_cli.est.subnetwork import FULL
 from est_cli.families import spec_of
 from tests.lab.est_models import config_of
 

@@ -14,12 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from est_cli.est import IndexGenerator, ModelSpec, SamplingOptions, SamplingRates, apply_est, sample_sizes, three_stage
 from est_cli.est.coverage import coverage
 from est_cli.est.flops import ledger_of, planned_counts, planned_ledger, training_flops
-from est_cli.est.index import Subnetwork, sizes_of
 from est_cli.est.kept import varies
 from est_cli.est.protected import Protected, is_entry, protected
 from est_cli.est.schedule import constant
 from est_cli.est.sizes import MicroBatchSplit, SampleSizes, realised_rates
 from est_cli.est.spec import Kept
+from est_cli.est.subnetwork import Subnetwork, sizes_of
 from est_cli.families import spec_of
 from tests.est.test_equivalence import assert_same_pass, sampled_model
 from tests.lab.est_models import build, config_of, gpt2_config, llama_config, tokens

@@ -16,10 +16,10 @@ from est_cli.config.micro_batch import pieces
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates, SamplingScheduler, apply_est, training_flops
 from est_cli.est.baselines import early_dropout, layer_dropout, pld, raptr
 from est_cli.est.flops import ledger_of, planned_counts, planned_ledger
-from est_cli.est.index import sizes_of
 from est_cli.est.schedule import constant, cosine, linear, n_stage
 from est_cli.est.sizes import MicroBatchSplit, SampleSizes, full_sizes, realised_rates, sample_sizes
 from est_cli.est.stacking import g_stack, gradual_stacking, one_layer
+from est_cli.est.subnetwork import sizes_of
 from est_cli.families import spec_of
 from tests.lab.est_models import build, config_of, gpt2_config, tokens
 

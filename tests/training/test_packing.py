@@ -17,7 +17,7 @@ from est_cli.common.rank import Rank
 from est_cli.config.stored import keys_newer_than, stored_config
 from est_cli.data import BlockOrder
 from est_cli.est import IndexGenerator, SamplingOptions, SamplingRates
-from est_cli.est.index import sizes_of
+from est_cli.est.subnetwork import sizes_of
 from est_cli.families import spec_of
 from est_cli.tracking import read_metrics
 from est_cli.training.inputs import own_samples, plan_step
