@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from est_cli.common.errors import ConfigError
+from est_cli.common.redact import one_line
 from est_cli.config.length import LENGTHS, MOST_STEPS
 from est_cli.config.method import SamplingConfig
 from est_cli.config.resolve import Resolved
@@ -160,4 +161,4 @@ def _number(value: Any) -> float:
 
 
 def _shown(value: Any) -> str:
-    return str(value)[:MOST_SHOWN]
+    return one_line(str(value)[:MOST_SHOWN])  # it may end on a page of est-report, too

@@ -42,9 +42,9 @@ def kept_units(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) 
         raise ValueError(f"stage.layer_rates: does not go with sampling.{key}, which counts layers that are alike")
     kept = []
     for layer in range(spec.num_layers):
-        p_h, p_m = (_rate(rates, name, layer) for name in ("p_h", "p_m"))
-        heads, columns = layer in always.heads, layer in always.columns
-        kept.append(_kept(spec, 1.0 if heads else p_h, 1.0 if columns else p_m, options))
+        p_h = 1.0 if layer in always.heads else _rate(rates, "p_h", layer)
+        p_m = 1.0 if layer in always.columns else _rate(rates, "p_m", layer)
+        kept.append(_kept(spec, p_h, p_m, options))
     return tuple(kept)
 
 
@@ -57,11 +57,22 @@ def _refuse_unsampled(n: int, rates: SamplingRates, always: Protected) -> None:
     if rates.by_layer and len(rates.by_layer) != n:
         raise ValueError(f"stage.layer_rates: has {len(rates.by_layer)} entries; the model has {n} layers")
     for kind, rate, whole in (("heads", "p_h", always.heads), ("columns", "p_m", always.columns)):
-        if getattr(rates, rate) < 1.0 and len(whole) == n:
-            raise ValueError(
-                f"sampling.protect: the {kind} of all {n} layers are protected, so stage.{rate} = "
-                f"{getattr(rates, rate)} samples none; set it to 1 or protect fewer layers"
-            )
+        if getattr(rates, rate) < 1.0 and len(whole | never_sampled(rates)) == n:
+            raise ValueError(_none_left(kind, rate, rates, n))
+
+
+def _none_left(kind: str, name: str, rates: SamplingRates, n: int) -> str:
+    """Why a rate samples nothing."""
+    all_of_them = f"all {n} layers" if kind == "layers" else f"the {kind} of all {n} layers"
+    samples = f"so stage.{name} = {getattr(rates, name)} samples none; set it to 1"
+    if rates.by_layer:
+        return f"stage.layer_rates: {all_of_them} have the rate 1 or are protected, {samples}, or lower a rate"
+    return f"sampling.protect: {all_of_them} are protected, {samples} or protect fewer layers"
+
+
+def never_sampled(rates: SamplingRates) -> frozenset[int]:
+    """The layers whose rate by layer says that all of them always runs."""
+    return frozenset(layer for layer, rate in enumerate(rates.by_layer) if rate == 1.0)
 
 
 def _rate(rates: SamplingRates, name: str, layer: int) -> float:
@@ -88,6 +99,8 @@ def layer_chances(spec: ModelSpec, rates: SamplingRates, options: SamplingOption
     if k == n:
         return [1.0] * n
     left_out = [0.0 if layer in always else 1.0 - rate for layer, rate in enumerate(rates.by_layer or [0.0] * n)]
+    if not any(left_out):
+        raise ValueError(_none_left("layers", "p_l", rates, n))
     chances = [1.0 - (n - k) * share / sum(left_out) for share in left_out]
     if rates.by_layer and min(chances) <= 0.0:
         layer = chances.index(min(chances))
@@ -107,7 +120,7 @@ def always_run(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) 
     """The layers that are in every draw of some of the layers."""
     if rates.layers == "path":
         return frozenset({0, spec.num_layers - 1})
-    return protected_in(spec, options).layers | {layer for layer, rate in enumerate(rates.by_layer) if rate == 1.0}
+    return protected_in(spec, options).layers | never_sampled(rates)
 
 
 def largest_layers(spec: ModelSpec, rates: SamplingRates, options: SamplingOptions) -> list[int]:

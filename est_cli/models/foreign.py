@@ -9,13 +9,13 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from est_cli.common.errors import reason
@@ -106,6 +106,9 @@ def load_weights(kind: Any, place: str, config: Any, **options: Any) -> tuple[Pr
             output_loading_info=True,
             **options,
         )
+        if weights is not None and model.can_generate():
+            with suppress(OSError):  # there is none
+                model.generation_config = GenerationConfig.from_pretrained(place, local_files_only=True)
     return model, sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
 
 

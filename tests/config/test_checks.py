@@ -171,6 +171,7 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
         {"stage.layer_rates": [0.4, 0.6, 0.5, 0.5], "stage.p_h": 1.0, "stage.p_m": 1.0, "stage.p_l": 1.0},
         "stage.layer_rates: changes nothing, since no stage samples anything; leave it null",
     ),
+    ((), {"stage.layer_rates": []}, "stage.layer_rates: is empty; give a rate for each layer, or null"),
     (DENSE, {"stage.layer_rates": [0.4, 0.6, 0.5, 0.5]}, "stage.layer_rates: has no meaning under scheduler=dense"),
     (MAMBA, {"sampling.protect": ["columns:0"]}, "sampling.protect: columns:0 changes nothing"),
     (

@@ -115,5 +115,5 @@ def test_a_setting_that_the_file_does_not_know_was_its_default(tmp_path: Path) -
     assert not [*other_settings(other, settings)]
     other.sampling.protect = [0]
     assert [*other_settings(other, settings)] == ["sampling.protect (None, here [0])"]
-    (name,) = other_settings(RunConfig(), {**settings, "model.name": "x" * 999})
-    assert name.startswith(f"model.name ({'x' * 40},")
+    (name,) = other_settings(RunConfig(), {**settings, "model.name": "\x1b[2J\n" + "x" * 999})
+    assert name.startswith(f"model.name (?[2J {'x' * 35},")

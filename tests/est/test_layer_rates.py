@@ -68,6 +68,28 @@ def test_rates_that_cannot_be_are_refused(rates: SamplingRates, message: str) ->
         sample_sizes(spec_of(gpt2_config()), rates, SamplingOptions())
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "options"),
+    [
+        ("p_l", "all 5 layers", {"protect": ("layers:0",)}),
+        ("p_l", "all 5 layers", {"keep_ends": True}),
+        ("p_h", "the heads of all 5 layers", {"protect": ("heads:0",)}),
+        ("p_m", "the columns of all 5 layers", {"protect": (0,)}),
+    ],
+)
+def test_where_what_has_a_rate_is_protected_nothing_is_sampled(name: str, kind: str, options: dict[str, Any]) -> None:
+    rates, spec = SamplingRates(**{name: 0.8}, by_layer=(0.5, *[1.0] * 4)), spec_of(gpt2_config())
+    with pytest.raises(ValueError, match=rf"^stage\.layer_rates: {kind} have the rate 1 or are protected, so stage"):
+        sample_sizes(spec, rates, SamplingOptions(**options))
+
+
+def test_a_rate_that_nothing_is_drawn_by_is_not_asked_for() -> None:
+    """The heads of the first layer are protected, whose rate would be below 0."""
+    rates = SamplingRates(0.5, by_layer=(0.1, 0.9, 0.9, 0.9, 0.9))
+    kept = kept_units(spec_of(gpt2_config()), rates, SamplingOptions(protect=("heads:0",)))
+    assert [layer.heads for layer in kept] == [5, 4, 4, 4, 4]
+
+
 @pytest.mark.parametrize("by_layer", [(0.5, 0.5), (0.0, 0.5), (0.5, 1.1)])
 def test_entries_that_are_no_rates_or_all_the_same_are_refused(by_layer: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"^layer_rates: .* at least two differ"):

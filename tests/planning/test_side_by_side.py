@@ -51,6 +51,10 @@ def test_a_row_for_each_and_what_was_found(capsys: pytest.CaptureFixture[str]) -
         (["hydra/launcher=submitit_slurm", "seed=0,1"], "hydra/launcher: est-plan -m plans every combination itself"),
         (["run_name=x", "seed=0,1"], "run_name: has no meaning for plans"),
         (["plot=a.png,b.png"], "plot: is one picture of all plans"),
+        (
+            ["prices=x", "target_saving=0.1", "scheduler=n_stage,raptr"],
+            "scheduler.name: is what prices with target_saving",
+        ),
     ],
 )
 def test_where_nothing_can_be_planned(capsys: pytest.CaptureFixture[str], args: list[str], told: str) -> None:

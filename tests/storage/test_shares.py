@@ -154,7 +154,9 @@ def test_they_are_the_checkpoint_of_one_process(
     for entry in plain.iterdir():
         if entry.name != "MANIFEST.json":
             assert (tmp_path / "plain" / entry.name).read_bytes() == entry.read_bytes()
+    (path / "generation_config.json").write_text('{"max_length": 77}')
     opened, missing = load_weights(AutoModelForCausalLM, str(path), model.config)
+    assert opened.generation_config.max_length == 77
     assert missing == [] and torch.equal(opened.lm_head.weight, model.lm_head.weight)
     assert_same(dict(opened.named_parameters()), {name: p.detach() for name, p in model.named_parameters()})
 

@@ -10,7 +10,6 @@ from est_cli.config import PlanConfig
 from est_cli.config.command_line import CommandLine
 from est_cli.config.compose import composed
 from est_cli.config.method import refuse_stage_option
-from est_cli.config.resolve import check
 
 _NO_PLACE = {
     "resume": "est-plan plans whole runs; leave it out",
@@ -50,7 +49,7 @@ def _checked(values: dict[str, str], parts: Parts) -> _Checked:
     try:
         found = composed("plan", PlanConfig, overrides, parts.config_dir)
         refuse_stage_option(found.chosen)
-        check(found.config)
+        accepted: PlanConfig = command_named("plan").accept(found.config, found.given)
     except ConfigError as error:
         return error
-    return found.config
+    return accepted

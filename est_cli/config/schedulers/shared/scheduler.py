@@ -84,6 +84,8 @@ def rates_of(stage: StageConfig) -> SamplingRates:
 
 def with_layer_rates(rates: SamplingRates, stage: StageConfig) -> SamplingRates:
     """ValueError that names the key, where they are none."""
+    if stage.layer_rates == []:
+        raise ValueError("stage.layer_rates: is empty; give a rate for each layer, or null")
     try:
         return replace(rates, by_layer=tuple(stage.layer_rates or ()))
     except ValueError as error:
