@@ -12,9 +12,9 @@ from est_cli.tracking.records import Field, In, fields_of
 HEAD = """\
 # What runs record
 
-Made by `python docs/metrics_page.py` from `est_cli/tracking/records.py` and `est_cli/evaluation/outcomes.py`: change
-these, not this page. Conventions of FLOPs: [performance.md](performance.md); realised sampling rates:
-[schedulers.md](schedulers.md).
+This page is made by `python docs/metrics_page.py` from `est_cli/tracking/records.py` and
+`est_cli/evaluation/outcomes.py`. Change these, not this page. [method.md](method.md#flops) tells how FLOPs are counted,
+and [what a realised rate is](method.md#how-it-is-built-here).
 """
 IN_FILES = {
     In.step: "A line for each logged step (`train.log_every`, and around each transition); it has a `loss`.",
@@ -30,21 +30,21 @@ IN_FILES = {
 
 def page() -> Iterator[str]:
     yield HEAD
-    yield "## metrics.jsonl\n\nOne JSON object a line. W&B mirrors every line, without what is null.\n"
+    yield "## metrics.jsonl\n\nEach line is one JSON object. W&B mirrors every line, without what is null.\n"
     for record, about in IN_FILES.items():
         yield f"### `{record.value}`\n\n{about}\n"
         declared = fields_of(record)
         rows = [[f"`{one.name}`", one.unit, f"`{tracker_name(one.name)}`", _meaning(one)] for one in declared]
         yield _table(["key", "unit", "in trackers", "meaning"], rows)
     about = "One JSON object for each step at which the layers' health was measured (`train.log_layers_every`)."
-    lists = "a list has an entry for each layer, in trackers as `layers/KEY/03`; lists of lists are not sent there"
-    yield f"## layers.jsonl\n\n{about} Where nothing else is said, {lists}.\n"
+    lists = "Unless a row says otherwise, a list has an entry for each layer. In trackers it is `layers/KEY/03`. "
+    yield f"## layers.jsonl\n\n{about} {lists}Lists of lists are not sent to trackers.\n"
     yield _plain(fields_of(In.layers))
-    yield "## summary.json\n\nWritten last: a run that has it is done. Its numbers are the summary of the run in W&B.\n"
+    yield "## summary.json\n\nWritten last: a run that has it is done. W&B has its numbers as the run's summary.\n"
     yield _plain(fields_of(In.summary))
-    yield "## report.json\n\nest-report's numbers of each run; of `groups` the mean, and as KEY_sd the spread.\n"
+    yield "## report.json\n\nest-report's numbers of each run. Of `groups` they are means, and KEY_sd is the spread.\n"
     yield _plain(fields_of(In.report))
-    yield "## results.json\n\nest-eval's, one of `records` for each fine-tuning (a checkpoint, a task, a seed).\n"
+    yield "## results.json\n\nest-eval writes one of `records` for each fine-tuning (a checkpoint, a task, a seed).\n"
     results = [[f"`{field.name}`", field.metadata["unit"], field.metadata["meaning"]] for field in fields(Record)]
     yield _table(["key", "unit", "meaning"], results)
 

@@ -13,9 +13,11 @@ from est_cli.config.setting import FREE, Setting, settings_of
 HEAD = """\
 # Settings
 
-Every key of every command, as its field in `est_cli/config/` tells it (made by `python docs/settings_page.py`; a test
-keeps this page equal). *Free* keys may change when a run is resumed, or a sweep continued; all others define the
-run. On a command line: `KEY=VALUE`, a preset of a group as `GROUP=OPTION`.
+This page has every key of every command, as its field in `est_cli/config/` tells it. It is made by
+`python docs/settings_page.py`, and a test keeps the two equal.
+
+*Free* keys may change when a run is resumed, or a sweep continued. All other keys define the run. On a command line,
+write `KEY=VALUE`, and for a preset of a group `GROUP=OPTION`.
 
 ## Schedulers (`scheduler=NAME`)
 

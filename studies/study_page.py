@@ -89,6 +89,7 @@ def _about(letter: str, cells: Sequence[Cell]) -> Iterator[str]:
     torch = ", ".join(sorted({cell["summary"]["versions"]["torch"] for cell in cells}))
     yield f"Commit {', '.join(commits)}; {'; '.join(machines)}; torch {torch}; {len(cells)} runs, each a file"
     yield f"in [data/{letter}](data/{letter}). Differences are paired by seed, with 95 % intervals (Student's t)."
+    yield "[Results](README.md) explains the words."
 
 
 def _size(size: str, arms: Runs) -> str:
