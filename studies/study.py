@@ -114,8 +114,9 @@ def run(cell: Cell, corpus: str) -> None:
     records = read_metrics(folder / "metrics.jsonl")
     flops = {record["step"]: record["flops"] for record in records if "flops" in record}
     curve = [(r["step"], flops.get(r["step"]), r["val_loss"]) for r in records if "val_loss" in r]
+    draws = [(r["step"], r["draw_spread"], r["draw_range"]) for r in records if "draw_spread" in r]
     told = {"study": cell.study, "size": cell.size, "arm": cell.arm, "seed": cell.seed, "overrides": overrides}
-    _keep(cell, {**told, "summary": {key: summary[key] for key in KEPT}, "validation": curve})
+    _keep(cell, {**told, "summary": {key: summary[key] for key in KEPT}, "validation": curve, "draws": draws})
 
 
 def kept_of(cell: Cell) -> Path:
