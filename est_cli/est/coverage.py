@@ -64,7 +64,8 @@ class Counts:
 
     def add(self, subnetwork: Subnetwork, weight: float) -> None:
         """Count the units of a subnetwork, whose indices are on the CPU."""
-        ran = weight * subnetwork.shares_of_layers(len(self._layers))
+        shares = subnetwork.shares_of_layers(len(self._layers))
+        ran = torch.tensor([weight * share for share in shares], dtype=torch.float64)
         self._layers += ran
         for counts, idx in ((self._heads, subnetwork.head_idx), (self._columns, subnetwork.mlp_idx)):
             if idx is None:

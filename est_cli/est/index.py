@@ -144,8 +144,8 @@ class IndexGenerator:
         return {"sequence_idx": idx, "sequences": design.sequences, "whole_layers": whole}
 
     def _draw_layers(self, at: _At, rates: SamplingRates) -> tuple[int, ...] | None:
-        running = self._running(torch.tensor([at.step]), at.place, rates, [rates.p_l])[0]
-        return None if bool(running.all()) else tuple(running.nonzero()[:, 0].tolist())
+        running = self._running(torch.tensor([at.step]), at.place, rates, [rates.p_l])[0].tolist()
+        return None if all(running) else tuple(layer for layer, runs in enumerate(running) if runs)
 
     def _running(self, steps: Tensor, place: tuple[int, ...], rates: SamplingRates, p_l: Sequence[float]) -> Tensor:
         """(S, L) bool: which layers run in each step; `p_l` of each step counts where each layer is drawn by itself."""

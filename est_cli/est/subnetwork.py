@@ -72,15 +72,13 @@ class Subnetwork:
             part["layer_scales"] = None if self.layer_scales is None else self.layer_scales[rows]
             yield rows, replace(self, **part)
 
-    def shares_of_layers(self, num_layers: int) -> Tensor:
-        """(L,) float64: the share of the sequences that each layer runs."""
-        shares = torch.zeros(num_layers, dtype=torch.float64)
+    def shares_of_layers(self, num_layers: int) -> list[float]:
+        """The share of the sequences that each layer runs."""
         if self.sequence_idx is None:
-            shares[slice(None) if self.layer_idx is None else list(self.layer_idx)] = 1.0
-        else:
-            shares += self.sequence_idx.shape[1] / self.sequences
-            shares[list(self.whole_layers)] = 1.0
-        return shares
+            running = range(num_layers) if self.layer_idx is None else set(self.layer_idx)
+            return [float(layer in running) for layer in range(num_layers)]
+        share = self.sequence_idx.shape[1] / self.sequences
+        return [1.0 if layer in self.whole_layers else share for layer in range(num_layers)]
 
     def to(self, device: torch.device) -> Subnetwork:
         """The same subnetwork with its indices on `device`, sent there in one copy that nobody waits for."""
