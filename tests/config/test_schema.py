@@ -30,7 +30,7 @@ from tests.lab.commands import accepted
 def test_the_settings_are_the_leaves_of_a_configuration() -> None:
     assert settings_of(RunConfig).keys() == leaves_of(plain(RunConfig())).keys()
     assert set(settings_of(PlanConfig)) - set(settings_of(RunConfig)) == {
-        *("target_saving", "target_flops", "target_convention", "target_keep", "probe", "plot", "gpus", "mfu")
+        *("target_saving", "target_flops", "target_convention", "target_keep", "probe", "plot", "gpus", "mfu", "prices")
     }
     assert settings_of(RunConfig)["sampling.kv_groups"].choices == ("whole", "within")
 
