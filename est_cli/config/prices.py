@@ -32,6 +32,8 @@ MOST_SHOWN = 40
 """Characters of a value of the file in a message."""
 _ANY = ("seed", "fork", "share_prefix", "launch.", "scheduler.", "stage.", *(f"train.{key}" for key in LENGTHS))
 """What prices are expected to hold for whatever it is."""
+OF_STEPS = ("sampling.cover", "sampling.layers_by", "sampling.ranks")
+"""How the draws of a step go together: est-analyze takes prices of the default alone."""
 
 
 def settings_of_prices(run: RunConfig, sampling: SamplingConfig) -> dict[str, Any]:
@@ -92,7 +94,9 @@ def prices_for(config: RunConfig, place: str) -> PriceList:
     prices, settings, _ = read_prices(place)
     if others := [*other_settings(config, settings)]:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        raise ConfigError(f"prices: {place}: of a run with another {others[0]}{more}; take prices of this one")
+        unpriced = others[0].startswith(OF_STEPS)
+        way_out = "no prices can be taken of that; leave it so" if unpriced else "take prices of this one"
+        raise ConfigError(f"prices: {place}: of a run with another {others[0]}{more}; {way_out}")
     return prices
 
 

@@ -29,6 +29,7 @@ from est_cli.est import FULL, Flops, FlopsLedger, SamplingRates, SamplingSchedul
 from est_cli.est.flops import flops_of, training_flops
 from est_cli.est.sizes import SamplingOptions, full_sizes
 from est_cli.storage.content import load_checkpoint
+from est_cli.storage.disk import storage_errors
 from est_cli.storage.manifest import Manifest
 from est_cli.storage.run_dir import RunDir
 from est_cli.storage.store import verify_folder
@@ -144,6 +145,14 @@ def at_rates(scheduler: SamplingScheduler, rates: SamplingRates) -> SamplingSche
     return replace(scheduler, stages=tuple(replace(one, rates=rates, gamma=0.0) for one in scheduler.stages))
 
 
+def _copy(checkpoint: Path, target: Path) -> None:
+    """StorageError where the disk refuses."""
+    with storage_errors(target, "{reason} ({code}), where the checkpoint is copied to; TMPDIR names another place"):
+        target.mkdir(parents=True)
+        for path in checkpoint.iterdir():
+            shutil.copyfile(path, target / path.name)
+
+
 @contextmanager
 def opened_bench(config: RunConfig, checkpoint: Path) -> Iterator[Bench]:
     """The run of this configuration at one of its checkpoints, which is copied: nothing is written beside it.
@@ -160,7 +169,7 @@ def opened_bench(config: RunConfig, checkpoint: Path) -> Iterator[Bench]:
     complete = replace(run, scheduler=at_rates(run.scheduler, COMPLETE))
     with TemporaryDirectory(prefix="est-prices-") as place:
         folder = RunDir(Path(place))
-        shutil.copytree(checkpoint, folder.checkpoints / checkpoint.name)
+        _copy(checkpoint, folder.checkpoints / checkpoint.name)
 
         @contextmanager
         def copied(start: Start, group: Group) -> Iterator[RunDir]:

@@ -105,6 +105,10 @@ def test_what_is_printed(folder: str, capsys: pytest.CaptureFixture[str]) -> Non
 REFUSED: list[tuple[list[str], str]] = [
     (["target_saving=0.15", "model=llama_tiny"], "of a run with another model."),
     (["target_saving=0.15", "optim.lr=0.5"], "of a run with another optim.lr (0.001, here 0.5)"),
+    (
+        ["target_saving=0.15", "sampling.layers_by=sequence", "train.micro_batch=2"],
+        "another sampling.layers_by (batch, here sequence); no prices can be taken of that; leave it so",
+    ),
     (["target_saving=0.7"], "target_saving: 0.7 is out of reach; the rates in "),
     (["target_saving=0.15", "scheduler=raptr"], "scheduler.name: is what prices with target_saving find"),
     (["target_saving=0.15", "stage.t1=0.2"], "stage.t1: is what prices with target_saving find"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from est_cli.common.errors import NumericsError
+from est_cli.common.errors import NumericsError, StorageError
 from est_cli.config import StageConfig
 from est_cli.config.stored import stored_config
 from est_cli.est import SamplingOptions, SamplingRates, training_flops
@@ -100,3 +103,16 @@ def test_a_step_that_is_not_finite_is_told(bench: Bench) -> None:
     bench.run.model.transformer.ln_f.register_forward_hook(lambda *_: _[2] * float("nan"))
     with pytest.raises(NumericsError, match=f"step {BEGIN + 1} is not finite"):
         after(bench, COMPLETE, 1)
+
+
+def test_a_full_disk_is_told(place: Path, dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, target: Path, **_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copy2", full)
+    told = r"/step-000004/.*: No space left on device \(ENOSPC\), where .* TMPDIR names another place"
+    opened = opened_bench(stored_config(dense), dense / f"checkpoints/step-{BEGIN:06d}")
+    with pytest.raises(StorageError, match=told), opened:
+        pass
