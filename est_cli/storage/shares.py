@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from est_cli.common.errors import CheckpointError
-from est_cli.storage import disk, manifest
+from est_cli.storage import disk, manifest, strict_json
 from est_cli.storage.manifest import Files, blaming
 from est_cli.storage.tensors import (
     Buffers,
@@ -39,6 +39,7 @@ WEIGHTS_SHARES, MOMENTS_SHARES = "weights", "optim"
 """Kinds of files of shares, with which their names begin."""
 _NAME = re.compile(rf"({WEIGHTS_SHARES}|{MOMENTS_SHARES})-([0-9]{{5,}})-of-([0-9]{{5,}})\.safetensors")
 _BEGINNINGS, _VERSION = "DCP_SHARDING_INFO", {"DCP_VERSION": "1.0", "format": "pt"}
+_BEGINNINGS_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def write_shares(folder: Path, shares: Shares) -> Files:
 def share_names(names: Iterable[str], kind: str) -> list[str]:
     """Those of `names` that hold shares of `kind`. ValueError where some are missing."""
     matches = [match for name in names if (match := _NAME.fullmatch(name)) and match[1] == kind]
-    numbers, counts = {int(match[2]) for match in matches}, {int(match[3]) for match in matches}
-    if matches and (len(counts) > 1 or numbers != set(range(1, counts.pop() + 1))):
+    numbers, counts = sorted(int(match[2]) for match in matches), {int(match[3]) for match in matches}
+    if matches and (numbers != [*range(1, len(matches) + 1)] or counts != {len(matches)}):  # any count may be written
         raise ValueError(f"holds {len(matches)} files {kind}-NUMBER-of-COUNT.safetensors, which are not all of them")
     return sorted(match.string for match in matches)
 
@@ -195,7 +196,7 @@ def _beginnings(file: Any) -> dict[str, list[int]]:
     """{name: where its rows begin} of each tensor of an open file."""
     told = (file.metadata() or {}).get(_BEGINNINGS)
     try:
-        said = json.loads(told or "")
+        said = strict_json.read_object((told or "").encode(), _BEGINNINGS_BYTES)
         found = {name: said[name]["saved_offsets"] for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError("does not say where the rows of its tensors begin") from error

@@ -291,6 +291,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: save_file(load_file(path), path, {"DCP_SHARDING_INFO": '{"lm_head.weight": 3}'}),
         "does not say where the rows",
     ),
+    "beginnings without end": (
+        lambda path: save_file(load_file(path), path, {"DCP_SHARDING_INFO": "[" * 99_999}),
+        "does not say where the rows",
+    ),
+    "a count without end": (
+        lambda path: path.rename(path.with_name(f"weights-00002-of-{10**20}.safetensors")),
+        "3 files weights-NUMBER-of-COUNT.safetensors, which are not all",
+    ),
     "rows too few": (
         lambda path: save_file(cut_rows(load_file(path)), path, header_of(path)),
         "in pieces that do not join",
