@@ -196,7 +196,7 @@ STUDIES: dict[str, Study] = {
         },
         sizes=("w64",),
         seeds=(0,),
-        reference="dense, lr 0.003",
+        reference="dense, lr 0.0015",
     ),
     "w": Study(
         "Does the gap to dense training close as the model gets wider?",
