@@ -180,8 +180,8 @@ def _written(default: Any) -> str:
     return "null" if default is None else str(default).lower()
 
 
-def protect_problems(options: SamplingOptions, scheduler: SamplingScheduler, sizes: ModelSpec) -> Iterator[str]:
-    """Entries of `sampling.protect` that name a kind which no stage samples."""
+def idle_problems(options: SamplingOptions, scheduler: SamplingScheduler, sizes: ModelSpec) -> Iterator[str]:
+    """What `sampling.*` asks of a kind which no stage samples."""
     rates = [scheduler.stages[number - 1].rates for number in scheduler.occupied()]
     sampled = {
         "layers": any(rate.p_l < 1.0 or rate.num_layers is not None for rate in rates),
@@ -192,6 +192,10 @@ def protect_problems(options: SamplingOptions, scheduler: SamplingScheduler, siz
         if not any(sampled[kind] for kind in kinds_of(entry)):
             what = " or ".join(kinds_of(entry))
             yield f"sampling.protect: {entry} changes nothing, since no stage samples {what}; leave it out"
+    if options.layers_by == "sequence" and not sampled["layers"]:
+        yield "sampling.layers_by: sequence changes nothing, since no stage samples layers; leave it batch"
+    if options.cover == "balanced" and not any(sampled.values()):
+        yield "sampling.cover: balanced changes nothing, since no stage samples anything; leave it independent"
 
 
 def _reader_of(key: str) -> str:

@@ -58,6 +58,8 @@ def read_prices(place: str) -> tuple[PriceList, dict[str, Any], int]:
         raise ConfigError(f"prices: {path}: {error}; give the folder of an analysis=prices") from error
     try:
         return _parsed(content)
+    except _NoPriceError as error:
+        raise ConfigError(f"prices: {path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         missing = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(f"prices: {path}: is not what est-analyze analysis=prices writes: {missing}") from error
@@ -130,10 +132,17 @@ def _parsed(content: Mapping[str, Any]) -> tuple[PriceList, dict[str, Any], int]
     return PriceList(tuple(map(_moment, result["moments"]))), settings, steps
 
 
+class _NoPriceError(Exception):
+    """A file as it should be, of a measurement that told nothing."""
+
+
 def _moment(found: Mapping[str, Any]) -> Moment:
     step, gain = _steps("the step of a moment", found["step"]), _estimate(found["gain"])
     if any(offer["lost"] is None for offer in found["offers"]) or gain.mean <= 0.0:
-        raise ValueError(f"complete steps gained nothing at step {step}, so nothing has a price; measure on more text")
+        raise _NoPriceError(
+            f"what complete steps gain at step {step} is not told from 0, so nothing has a price there; measure with "
+            "more analyze.tokens or analyze.steps, or give est-analyze an earlier checkpoint alone"
+        )
     lost = {_rates(offer): _estimate(offer["lost"]) for offer in found["offers"]}
     if not 0 < len(found["offers"]) <= MOST_OFFERS or len(lost) < len(found["offers"]):
         raise ValueError(f"the offers of step {step} are none, over {MOST_OFFERS}, or the same rates twice")

@@ -10,7 +10,7 @@ from est_cli.config.batch import batch_schedule, stage_problems
 from est_cli.config.data import dataset_problems
 from est_cli.config.launch import launch_problems
 from est_cli.config.length import max_steps, with_steps
-from est_cli.config.method import options_of, protect_problems, scheduler_problems
+from est_cli.config.method import idle_problems, options_of, scheduler_problems
 from est_cli.config.micro_batch import pieces, requested
 from est_cli.config.model import HF, fit_problems, model_problems, preset_sizes
 from est_cli.config.optim import decay_begin, lr_span_problems, optim_problems
@@ -73,8 +73,8 @@ class Resolved:
         splits, stages = self.splits(world_size), self.scheduler.stages
         sampled = [number for number in self.scheduler.occupied() if stages[number - 1].rates.sampled]
         draws = [len(draws_of(self.options, splits[number])) for number in sampled]
-        pieces = {count // world_size for number in sampled for count in splits[number].micro_batches}
-        if 1 in pieces and any(draws_by_sequence(stages[number - 1].rates, self.options) for number in sampled):
+        apart = [number for number in sampled if draws_by_sequence(stages[number - 1].rates, self.options)]
+        if 1 in {count // world_size for number in apart for count in splits[number].micro_batches}:
             yield ALONE
         if self.options.cover == "balanced" and draws and max(draws) == 1:
             more = "a smaller train.micro_batch" if self.options.redraw == "forward" else "more processes"
@@ -103,7 +103,7 @@ class Resolved:
             scheduled_sizes(sizes, self.scheduler, self.options)
         except ValueError as error:
             yield str(error)
-        yield from protect_problems(self.options, self.scheduler, sizes)
+        yield from idle_problems(self.options, self.scheduler, sizes)
 
 
 def check(config: RunConfig) -> Resolved:

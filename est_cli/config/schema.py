@@ -231,14 +231,16 @@ def _converted(value: Any, known: Setting) -> Any:
         if known.choices and found not in known.choices and not (known.others and known.others(found)):
             raise _NotThat(value)
     except _NotThat as error:
-        raise _refused(known.key, error.args[0], _entry_of_list(known.hint) or describe(known)) from None
+        words = _entry_of_list(known.hint, isinstance(value, list)) or describe(known)
+        raise _refused(known.key, error.args[0], words) from None
     return found
 
 
-def _entry_of_list(hint: Any) -> str | None:
-    """What an entry of a list of choices may be; None for anything else."""
-    kinds = typing.get_args(hint) if typing.get_origin(hint) is list else ()
-    return describe_type(kinds[0]) if kinds and issubclass(kinds[0], Enum) else None
+def _entry_of_list(hint: Any, given: bool) -> str | None:
+    """What an entry of a list may be, if a list was `given` or its entries are choices; None for anything else."""
+    parts = typing.get_args(hint) if _is_union(hint) else (hint,)
+    kinds = [typing.get_args(part)[0] for part in parts if typing.get_origin(part) is list]
+    return describe_type(kinds[0]) if kinds and (given or issubclass(kinds[0], Enum)) else None
 
 
 def _with_entries(value: Any, known: Setting) -> Any:

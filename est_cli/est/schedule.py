@@ -50,9 +50,12 @@ class SamplingRates:
                 raise ValueError(f"{name}: {rate} is not a sampling rate; it must be above 0 and at most 1")
         if self.layers not in LAYERS:
             raise ValueError(f"layers: {self.layers!r} is not one of {', '.join(LAYERS)}")
-        if self.by_layer and (not all(0.0 < rate <= 1.0 for rate in self.by_layer) or len(set(self.by_layer)) == 1):
+        if not all(0.0 < rate <= 1.0 for rate in self.by_layer):
+            raise ValueError(f"layer_rates: {[*self.by_layer]} are not sampling rates, above 0 and at most 1")
+        if len(set(self.by_layer)) == 1:
             raise ValueError(
-                f"layer_rates: {[*self.by_layer]} are not rates above 0 and at most 1 of which at least two differ"
+                f"layer_rates: {[*self.by_layer]} makes no difference between layers; give one rate for each layer, of "
+                "which at least two differ, or null"
             )
         if self.num_layers is not None and self.num_layers < 1:
             raise ValueError(f"num_layers: {self.num_layers} is out of range; it must be at least 1")

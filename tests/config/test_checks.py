@@ -159,7 +159,7 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
         "sampling.protect: columns:0 changes nothing",
     ),
     ((), {"stage.layer_rates": [0.5, 0.6]}, "stage.layer_rates: has 2 entries; the model has 4 layers"),
-    ((), {"stage.layer_rates": [0.5, 0.5, 0.5, 0.5]}, "stage.layer_rates: [0.5, 0.5, 0.5, 0.5] are not rates above 0"),
+    ((), {"stage.layer_rates": [0.5, 0.5, 0.5, 0.5]}, "stage.layer_rates: [0.5, 0.5, 0.5, 0.5] makes no difference"),
     ((), {"stage.layer_rates": [0.5, 0.5, 0.5, 0.0]}, "stage.layer_rates: 0.0 is out of range; it must be in (0, 1]"),
     (
         (),
@@ -170,6 +170,16 @@ CONTRADICTIONS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
         (),
         {"stage.layer_rates": [0.4, 0.6, 0.5, 0.5], "stage.p_h": 1.0, "stage.p_m": 1.0, "stage.p_l": 1.0},
         "stage.layer_rates: changes nothing, since no stage samples anything; leave it null",
+    ),
+    (
+        (),
+        {"sampling.layers_by": "sequence", "stage.p_l": 1.0},
+        "sampling.layers_by: sequence changes nothing, since no stage samples layers; leave it batch",
+    ),
+    (
+        ("scheduler=constant",),
+        {"sampling.cover": "balanced", "sampling.redraw": "forward"} | {f"stage.p_{kind}": 1.0 for kind in "hml"},
+        "sampling.cover: balanced changes nothing, since no stage samples anything; leave it independent",
     ),
     ((), {"stage.layer_rates": []}, "stage.layer_rates: is empty; give a rate for each layer, or null"),
     (DENSE, {"stage.layer_rates": [0.4, 0.6, 0.5, 0.5]}, "stage.layer_rates: has no meaning under scheduler=dense"),
@@ -232,7 +242,7 @@ def test_all_problems_are_told_at_once() -> None:
         ((), {"sampling.cover": "balanced", "sampling.redraw": "forward", "train.micro_batch": 4}),
         ((), {"sampling.cover": "balanced", "sampling.ranks": "independent"}),
         ((), {"sampling.layers_by": "sequence", "train.micro_batch": 2}),
-        ((), {"sampling.layers_by": "sequence", "train.micro_batch": 1, "stage.p_l": 1.0}),
+        ((), {"sampling.layers_by": "sequence", "train.micro_batch": [2, 1, 1]}),
         (LLAMA, {"model.num_kv_heads": 1, "sampling.kv_groups": "within"}),
         (LLAMA, {"model.num_kv_heads": 1, "stage.t1": 0, "stage.t2": 0}),  # nothing is ever sampled
         (DENSE, {"optim.decay": 60}),

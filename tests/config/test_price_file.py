@@ -51,14 +51,12 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "the same rates twice": (lambda found: moment_of(found)["offers"][0].update(p_h=1.0, p_l=0.5), "twice"),
     "a word for a number": (lambda found: moment_of(found)["gain"].update(mean="x"), "x is no number"),
     "an error below 0": (lambda found: moment_of(found)["gain"].update(standard_error=-1), "a standard error is -1"),
-    "no price": (lambda found: moment_of(found)["offers"][0].update(lost=None), "gained nothing at step 50"),
     "a number that no float is": (lambda found: moment_of(found)["gain"].update(mean=10**400), "is no number, or over"),
     "a number beyond reason": (
         lambda found: moment_of(found)["offers"][0]["lost"].update(standard_error=1e300),
         "1e+300 is no number, or over 1e+09",
     ),
     "a step that no run has": (lambda found: moment_of(found).update(step=10**400), "the step of a moment is 1000"),
-    "no gain": (lambda found: moment_of(found)["gain"].update(mean=0.0), "gained nothing at step 50"),
     "offers without end": (
         lambda found: moment_of(found).update(
             offers=[{**moment_of(found)["offers"][0], "p_m": 1 / n} for n in range(1, 102)]
@@ -78,6 +76,22 @@ def test_what_is_wrong_is_told(tmp_path: Path, damage: str) -> None:
         read_prices(str(folder))
     assert told in str(caught.value) and "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"prices: {folder / 'analysis.json'}: is not what est-analyze analysis=prices")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: moment_of(found)["offers"][0].update(lost=None),
+        lambda found: moment_of(found)["gain"].update(mean=0.0),
+    ],
+)
+def test_a_measurement_that_told_nothing_is_no_broken_file(tmp_path: Path, change: Callable[[Any], None]) -> None:
+    found = content()
+    change(found)
+    folder = write_prices(tmp_path / "p", found)
+    told = "what complete steps gain at step 50 is not told from 0, so nothing has a price there; measure with more"
+    with pytest.raises(ConfigError, match=f"^prices: {folder / 'analysis.json'}: {told}"):
+        read_prices(str(folder))
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"\xff", b'{"a": NaN}', b'{"a": 1, "a": 2}', b"[" * 9999])

@@ -131,7 +131,7 @@ def test_a_bare_comma_makes_a_list_of_tasks(typed: str, meant: str) -> None:
         (["train.lr=1"], "train.lr: unknown key; did you mean 'eval.lr'?"),
         (["model=gpt2"], "model: unknown key"),
         (["eval.seeds=0,1"], "eval.seeds: a list of values to sweep over is not a value; write a list as [a,b]"),
-        (["eval.seeds=[a]"], "eval.seeds: 'a' is not a list of integers"),
+        (["eval.seeds=[a]"], "eval.seeds: 'a' is not an integer"),
         (["run_name=a/b"], "run_name: 'a/b' is no folder name"),
         (["task=perplexity"], "eval.files: is empty; task=perplexity needs"),
         (["sweep=a/b", "run_name=a"], "sweep: 'a/b' is no folder name"),
