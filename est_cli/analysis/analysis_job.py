@@ -18,9 +18,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from est_cli.analysis.check_analysis import run_of_prices
 from est_cli.common.errors import ConfigError, DataError, NumericsError
 from est_cli.common.rank import Rank
-from est_cli.config import AnalyzeConfig, Packing, Part
+from est_cli.config import Analysis, AnalyzeConfig, Packing, Part
+from est_cli.config.batch import longest_sequence
+from est_cli.config.stored import stored_config
 from est_cli.data import TokenBlocks, load_corpus
 from est_cli.distributed import weight_checksum
 from est_cli.distributed.workers import Processes, WorkShare
@@ -117,13 +120,18 @@ def mean_loss(loss: Loss, batches: int) -> float:
         return sum(loss(batch).item() for batch in range(batches))
 
 
+def _trained_lengths(config: AnalyzeConfig) -> list[int]:
+    """Of prices the longest sequence of the run: at later positions a model that learns them was never trained."""
+    return [longest_sequence(stored_config(run_of_prices(config)).train)] if config.analysis is Analysis.prices else []
+
+
 def load_text(config: AnalyzeConfig, checkpoint: Checkpoint, rank: Rank) -> Text:
     """What `dataset` and `analyze` choose, in the tokens of the checkpoint; tokenised now or taken from the cache.
 
     Raises DataError, ConfigError or StorageError.
     """
     settings = config.analyze
-    seq_len = min(max_tokens(checkpoint, settings.seq_len), settings.tokens)
+    seq_len = min(max_tokens(checkpoint, settings.seq_len), settings.tokens, *_trained_lengths(config))
     tokenizer = config.tokenizer or checkpoint.place
     size, verify = checkpoint.config.vocab_size, rank.local_rank == 0
     cache = config.paths.data_folder

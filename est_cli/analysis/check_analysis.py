@@ -108,7 +108,8 @@ def priced_checkpoints(config: AnalyzeConfig) -> list[tuple[int | None, str]]:
         steps = ", ".join(str(step) for step, _ in found) or "none"
         raise ConfigError(
             f"checkpoint: {place} has the steps {steps}; none lies {room} (analyze.steps and analyze.cooldown) before "
-            f"step {end}, where the run's {'rate falls' if run.decay_begin else 'steps end'}; see train.keep_every"
+            f"step {end}, where the run's {'rate falls' if run.decay_begin else 'steps end'}; a run keeps more by "
+            "train.keep_every, of what train.checkpoint_every saves"
         )
     for _, path in roomy:
         if not holds_moments(path):

@@ -65,7 +65,11 @@ class AnalyzeSettings:
     )
     part: Part = setting(Part.validation, "The text that training held out, or what it read.")
     seq_len: int = setting(
-        256, "Tokens of a sequence; a model with fewer positions gets as many as it has.", within=at_least(2)
+        256,
+        "Tokens of a sequence; a model with fewer positions gets as many as it has, and prices at most the run's "
+        "train.seq_len.",
+        within=at_least(2),
+        brief="Tokens of a sequence",
     )
     batch: int = setting(
         4,

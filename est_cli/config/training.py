@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -249,7 +250,7 @@ class TrainConfig:
     )
     keep_every: int = setting(
         0,
-        "Also keep each checkpoint whose step is a multiple of this.",
+        "Also keep each checkpoint whose step is a multiple of this, of those that checkpoint_every saves.",
         FREE,
         within=EVERY,
         brief="Also keep checkpoints of multiples of this",
@@ -306,6 +307,20 @@ def _spike_problems(train: TrainConfig) -> Iterator[str]:
             yield f"train.{key}: has a meaning only with train.on_spike=skip or rewind"
     if train.on_spike is OnSpike.rewind and not train.checkpoint_every:
         yield "train.on_spike: rewind needs checkpoints to go back to; set train.checkpoint_every, or use skip"
+
+
+def kept_none(train: TrainConfig, steps: int) -> Iterator[str]:
+    """A line where `train.keep_every` keeps nothing of a run of so many steps. No error: a longer run may keep some."""
+    every, saved = train.keep_every, train.checkpoint_every
+    if every and (not saved or math.lcm(every, saved) > steps):
+        yield (
+            (
+                f"train.keep_every={every} keeps no checkpoint: train.checkpoint_every={saved} saves at no multiple of "
+                f"{every} within {steps} steps; train.checkpoint_every={every} does"
+            )
+            if every <= steps
+            else f"train.keep_every={every} keeps no checkpoint of a run of {steps} steps"
+        )
 
 
 def _tasks_problems(train: TrainConfig) -> Iterator[str]:

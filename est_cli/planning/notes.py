@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from est_cli.config.micro_batch import in_stages, sequences_by_stage
+from est_cli.config.training import kept_none
 from est_cli.planning.memory import PlannedMemory, StageMemory
 from est_cli.planning.plan import Plan
 from est_cli.planning.priced import command_of, prediction_lines
@@ -75,6 +76,7 @@ def memory_notes(plan: Plan, memory: PlannedMemory) -> Iterator[str]:
     """What follows from the number of parameters, and what the table of memory stands for."""
     yield _tokens_per_parameter(plan, memory.estimate.parameters)
     yield _disk_note(plan, memory.disk)
+    yield from kept_none(plan.run.config.train, plan.scheduler.max_steps)
     if plan.processes > 1:
         each = ", ".join(f"{name} {memory.under(name) / 1e9:.2f} GB" for name in ("ddp", "fsdp"))
         yield f"memory of each of {plan.processes} processes (launch.strategy): {each}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from est_cli.common.counts import counted
 from est_cli.config.batch import describe_batch
 from est_cli.config.micro_batch import describe_micro_batches
+from est_cli.config.training import kept_none
 from est_cli.training.run import Run
 
 SHOWN_STAGES = 5
@@ -29,6 +30,7 @@ def describe(run: Run) -> list[str]:
         f"stages    {', '.join(stages)}",
         f"saving    {run.planned.saved_pct('blocks'):.2f} % of the block FLOPs, "
         f"{run.planned.saved_pct('total'):.2f} % of the total, at the end",
+        *kept_none(run.config.train, run.batch.max_steps),
     ]
 
 

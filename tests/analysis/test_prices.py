@@ -99,6 +99,7 @@ def test_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     est_analyze(f"checkpoint={run}", *SHORT, "analyze.layer_parts=2")
     out = capsys.readouterr().out
     found = result("analyze-dense-prices")
+    assert "60 tokens in 4 sequences of 16" in out, "as many as the run trains on, not all that its model could read"
     (moment,) = found["moments"]
     assert moment["step"] == 9, "the newest that leaves three steps before the decay, at 12"
     assert [offer["kind"] for offer in moment["offers"]] == list(KINDS) and "heads and columns at 0.5" in out

@@ -14,6 +14,7 @@ from rich.console import Console
 from est_cli.common.errors import ConfigError
 from est_cli.config import LaunchConfig, PlanConfig, Precision, WireDtype
 from est_cli.config.resolve import resolve
+from est_cli.config.training import TrainConfig, kept_none
 from est_cli.est import Flops, FlopsLedger
 from est_cli.planning import Plan, PlannedMemory, make_plan, memory_of, print_plan
 from est_cli.planning.resources import gpu_hours, kept_checkpoints
@@ -102,6 +103,22 @@ def memory(two: Plan) -> PlannedMemory:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("every", "saved", "steps", "said"),
+    [
+        (20, 20, 60, None),
+        (20, 50, 100, None),  # step 100 is a multiple of both
+        (20, 50, 99, "train.keep_every=20 keeps no checkpoint: train.checkpoint_every=50 saves at no multiple of 20"),
+        (20, 0, 99, "train.keep_every=20 keeps no checkpoint: train.checkpoint_every=0 saves at no multiple of 20"),
+        (20, 20, 19, "train.keep_every=20 keeps no checkpoint of a run of 19 steps"),
+        (0, 20, 19, None),
+    ],
+)
+def test_what_keeps_no_checkpoint_is_said(every: int, saved: int, steps: int, said: str | None) -> None:
+    lines = list(kept_none(TrainConfig(keep_every=every, checkpoint_every=saved), steps))
+    assert [line[: len(said or "")] for line in lines] == ([] if said is None else [said])
+
+
 def test_disk_is_weights_and_two_moments(memory: PlannedMemory) -> None:
     parameters, disk = 124_439_808, memory.disk
     assert (disk.checkpoint, disk.model, disk.token) == (12 * parameters, 4 * parameters, 2)
