@@ -119,6 +119,9 @@ def _stage_notes(plan: Plan) -> Iterator[str]:
     """What the table's rates do not tell of a stage."""
     if plan.scheduler.draws_positions:
         yield "p_T: the share of its predictions that a loss is the mean of; the LM head computes these alone"
+    if plan.run.options.protect or plan.run.config.stage.layer_rates:
+        key = "sampling.protect" if plan.run.options.protect else "stage.layer_rates"
+        yield f"p_H, p_M: the mean shares over the layers that run, which differ by {key}"
     for stage in plan.stages:
         planned = plan.scheduler.stages[stage.number - 1]
         if planned.rates.layers != "sample" or planned.rates.p_d < 1.0:

@@ -15,6 +15,7 @@ from est_cli.common.errors import ConfigError
 from est_cli.config import LaunchConfig, PlanConfig, WireDtype
 from est_cli.est import Flops
 from est_cli.planning import Plan, make_plan, memory_of, print_plan
+from est_cli.planning.notes import notes
 from tests.lab.commands import accepted, command, tree
 
 pytestmark = pytest.mark.slow
@@ -220,3 +221,10 @@ def test_the_real_command(tmp_path: Path) -> None:
 def test_the_real_command_refuses_to_plan_a_rest(tmp_path: Path) -> None:
     ended = command("est-plan", "resume=auto", cwd=tmp_path)
     assert (ended.code, ended.err) == (2, "est-plan: error: resume: est-plan plans whole runs; leave it null\n")
+
+
+@pytest.mark.parametrize("given", ["sampling.protect=[first]", "stage.layer_rates=[0.5,0.5,0.75,0.75]"])
+def test_rates_that_are_a_mean_over_layers_are_told_as_one(given: str) -> None:
+    found = [note for note in notes(plan(given)) if "mean shares" in note]
+    assert len(found) == 1 and given.partition("=")[0] in found[0]
+    assert not any("mean shares" in note for note in notes(plan()))
