@@ -90,9 +90,16 @@ def test_a_rate_that_nothing_is_drawn_by_is_not_asked_for() -> None:
     assert [layer.heads for layer in kept] == [5, 4, 4, 4, 4]
 
 
-@pytest.mark.parametrize("by_layer", [(0.5, 0.5), (0.0, 0.5), (0.5, 1.1)])
-def test_entries_that_are_no_rates_or_all_the_same_are_refused(by_layer: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=r"^layer_rates: .* at least two differ"):
+@pytest.mark.parametrize(
+    ("by_layer", "told"),
+    [
+        ((0.5, 0.5), "at least two differ"),
+        ((0.0, 0.5), "are not sampling rates"),
+        ((0.5, 1.1), "are not sampling rates"),
+    ],
+)
+def test_entries_that_are_no_rates_or_all_the_same_are_refused(by_layer: tuple[float, ...], told: str) -> None:
+    with pytest.raises(ValueError, match=rf"^layer_rates: .* {told}"):
         SamplingRates(0.5, by_layer=by_layer)
 
 

@@ -156,6 +156,10 @@ def test_every_reader_of_transformers_is_told_not_to_trust() -> None:
     named = [(node, str(node.func.attr), dotted(node.func.value, {})) for node in calls]
     assert {name for _, name, _ in named} == {"from_pretrained", "from_config"}
     for node, name, of in named:
+        if (
+            of == "GenerationConfig"
+        ):  # numbers from a JSON file: it opens neither code nor weights, and takes no such word
+            continue
         given = {keyword.arg for keyword in node.keywords}
         assert "trust_remote_code" in given, ast.unparse(node)
         if name == "from_pretrained" and of not in ("AutoConfig", "AutoTokenizer"):
