@@ -69,6 +69,13 @@ WIDE = {"dense": DENSE, "three_stage": EST, "raptr": CANDIDATES["raptr"]}
 WIDE_LR = "optim.lr=0.0015"
 """The best of those of study v, for each arm."""
 
+DESIGNED = (
+    "scheduler=n_stage",
+    "stage.boundaries=[142,300,1536]",
+    "stage.rates=[[0.5,0.5,0.5,0.5],[0.5,0.5,1.0],[0.5,1.0,1.0],[1.0,1.0,1.0]]",
+)
+"""What est-plan found at width 64 for the saving of three_stage, by prices of a dense run of another seed: study w."""
+
 STUDIES: dict[str, Study] = {
     "a": Study(
         "Does EST reach the loss of dense training at equal steps, and is it better at equal FLOPs?",
@@ -203,6 +210,7 @@ STUDIES: dict[str, Study] = {
         {
             **{name: replace(arm, overrides=(*arm.overrides, WIDE_LR)) for name, arm in WIDE.items()},
             "dense, equal FLOPs": Arm((*DENSE.overrides, WIDE_LR), as_long_as="three_stage"),
+            "designed by prices": Arm((*DESIGNED, WIDE_LR)),
         },
         sizes=("w64", "w128"),
     ),
