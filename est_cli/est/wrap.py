@@ -38,8 +38,7 @@ class EstHandle:
         What was packed must be unpacked before.
 
         Indices are sent to the model's device in one copy, or one for each number of units that layers keep, without
-        waiting for it. Raises ValueError where the
-        subnetwork was drawn for a model with another number of layers.
+        waiting for it. Raises ValueError where the subnetwork was drawn for a model with another number of layers.
         """
         if subnetwork is self._active:
             return

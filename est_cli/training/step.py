@@ -89,12 +89,8 @@ def train_step(run: Run, step: int, stop: StopRequest = NO_STOP) -> StepResult:
 
     `stop`: whether a signal has asked this process to stop, for the others to know.
     """
-    config, device, batch, micro_batch = (
-        run.config,
-        run.accelerator.device,
-        run.batch.at(step),
-        run.micro_batch_at(step),
-    )
+    config, device = run.config, run.accelerator.device
+    batch, micro_batch = run.batch.at(step), run.micro_batch_at(step)
     # Inputs: tokens (own sequences, T), and the subnetworks that were drawn for them.
     _grow(run, step)
     inputs = run.feed.take(step, last=step + 1 == run.scheduler.max_steps)
